@@ -1,0 +1,1 @@
+"""Variational autoencoders as pairs of Pyro programs."""

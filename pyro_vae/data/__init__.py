@@ -1,0 +1,8 @@
+"""Datasets by name, as splits of tensors with batches and binarization."""
+
+from pyro_vae.data.binarize import binarize
+from pyro_vae.data.data import Data, as_data
+from pyro_vae.data.datasets import dataset_names, load_data
+from pyro_vae.data.split import Split
+
+__all__ = ["Data", "Split", "as_data", "binarize", "dataset_names", "load_data"]

@@ -1,0 +1,100 @@
+"""Binary data from grey ones: threshold, drawn once, or drawn anew."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import InputError, unknown
+
+Binarization = Literal["none", "threshold", "static", "dynamic"]
+BINARIZATIONS = ("none", "threshold", "static", "dynamic")
+CHUNK_ELEMENTS = 1 << 22  # numbers drawn at once
+
+
+def binarize(
+    x: Tensor, how: Literal["threshold", "static"], *, seed: int = 0, part: str = "train", name: str = "data"
+) -> Tensor:
+    """Binarize a whole split once, in bounded memory.
+
+    threshold: x/255 >= 0.5;  static: one draw of Bernoulli(x/255) per number.  For floating-point x, x itself
+    takes the place of x/255.
+
+    Args:
+        x: (N, ...) uint8 grey levels, bool, or floating point in [0, 1].
+        how: which of the two.
+        seed: of the static draw. On the CPU the first n data are drawn the same whether more follow or not.
+        part: name of the split; each has a random stream of its own.
+        name: what errors call the data.
+
+    Returns:
+        bool (N, ...).
+
+    Raises:
+        InputError: for floating-point numbers outside [0, 1].
+
+    Source: static draws as in Salakhutdinov & Murray 2008, "On the quantitative analysis of deep belief
+    networks".
+    """
+    check_probability(x, name)
+    generator = torch.Generator(x.device).manual_seed(_stream(seed, part))
+    result = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+    size = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+    for source, target in zip(x.split(size), result.split(size), strict=True):
+        if how == "static":
+            target.copy_(draw(source, generator))
+        else:
+            target.copy_(as_probability(source) >= 0.5)
+    return result
+
+
+def draw(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw Bernoulli(x/255) (uint8) or Bernoulli(x) (bool, floating point).
+
+    result = u < probability,  u uniform in [0, 1): 0 and 255 are never drawn otherwise than 0 and 1.
+
+    Args:
+        x: any shape.
+        generator: on x's device; torch's own if not given.
+
+    Returns:
+        bool, the shape of x.
+    """
+    probability = as_probability(x)
+    return torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32) < probability
+
+
+def as_probability(x: Tensor) -> Tensor:
+    """Convert grey levels to float32 x/255, bool to float32 0./1.; floating point stays as it is."""
+    if x.is_floating_point():
+        return x
+    converted = x.to(torch.float32)
+    return converted.div_(255.0) if x.dtype == torch.uint8 else converted
+
+
+def check_probability(x: Tensor, name: str) -> None:
+    """Raise an InputError if x cannot be the probabilities of binary data."""
+    if not x.is_floating_point():
+        return
+    low, high = torch.stack(x.aminmax()).tolist()
+    if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+        raise InputError(
+            f"{name}: binarization needs x in [0, 1] (or uint8 grey levels), "
+            f"but x lies in [{low:.4g}, {high:.4g}]; rescale it, or use binarization='none'"
+        )
+
+
+def check_binarization(how: str, seed: int) -> None:
+    """Raise an InputError for an unknown binarization or an unusable seed."""
+    if how not in BINARIZATIONS:
+        raise unknown("binarization", str(how), BINARIZATIONS)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"binarization_seed must be a non-negative integer, got {seed!r}")
+
+
+def _stream(seed: int, part: str) -> int:
+    digest = hashlib.sha256(f"{seed} {part}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1  # 63 bits, what every torch generator takes

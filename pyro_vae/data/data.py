@@ -1,0 +1,69 @@
+"""A dataset: its splits, and what they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pyro_vae.data.split import Split
+from pyro_vae.errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset's splits, and a line or two that say how they were made.
+
+    Args:
+        train: the training data.
+        validation: the validation data, if any.
+        test: the test data, if any.
+        name: its name, e.g. ``"mnist5k"``.
+        description: sizes of the splits, binarization and its seed.
+
+    Raises:
+        InputError: if the splits' data have different shapes.
+    """
+
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+    name: str = "data"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that one model fits all splits."""
+        for part in ("validation", "test"):
+            split = getattr(self, part)
+            if split is not None and split.shape != self.train.shape:
+                raise InputError(
+                    f"{self.name}: x has shape {self.train.shape} in train but {split.shape} in {part}; "
+                    "all splits must have the same"
+                )
+
+
+def as_data(obj: Data | Split | dict[str, Tensor] | Tensor) -> Data:
+    """Make a :class:`Data` of what the user has in hand.
+
+    Args:
+        obj: a ``Data`` (returned as it is), a ``Split``, a dict of tensors with an ``x``, or the tensor x,
+            shape (N, ...).
+
+    Returns:
+        The data; validation and test are None where ``obj`` has none.
+
+    Raises:
+        InputError: for anything else, and for what :class:`Split` refuses.
+    """
+    if isinstance(obj, Data):
+        return obj
+    if isinstance(obj, Tensor):
+        obj = {"x": obj}
+    if isinstance(obj, dict):
+        obj = Split(obj)
+    if isinstance(obj, Split):
+        return Data(obj, name=obj.name, description=f"{len(obj)} data, all of them for training")
+    raise InputError(
+        "data must be a Data, a Split, a dict of tensors with an 'x', or a tensor (N, ...), "
+        f"got {type(obj).__name__}; load_data(name) loads a dataset or a file by name"
+    )

@@ -1,0 +1,170 @@
+"""Datasets by name: the registry, and how a dataset becomes splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pyro_vae.data.arrays import load_arrays
+from pyro_vae.data.binarize import Binarization, binarize, check_binarization
+from pyro_vae.data.data import Data
+from pyro_vae.data.folder import load_folder
+from pyro_vae.data.idx import load_idx_set
+from pyro_vae.data.images import square
+from pyro_vae.data.mnist5k import load_mnist5k
+from pyro_vae.data.parts import PARTS, Parts
+from pyro_vae.data.split import Split
+from pyro_vae.data.torchvision_sets import load_celeba, load_cifar10, load_omniglot, load_svhn
+from pyro_vae.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A registered dataset: one line on it, and its loader ``(root, image_size, limit) -> parts``."""
+
+    description: str
+    load: Callable[[Path | None, int | None, int | None], Parts]
+
+
+def _idx_set(name: str, what: str) -> Dataset:
+    text = f"{what}, 28x28 grey, 10 classes; 50,000 train / 10,000 validation / 10,000 test"
+    return Dataset(text, lambda root, image_size, limit: load_idx_set(name, root))
+
+
+DATASETS: dict[str, Dataset] = {
+    "mnist5k": Dataset(
+        "5,000 MNIST digits embedded in the package, 28x28 grey, 10 classes; "
+        "4,000 train / 500 validation / 500 test",
+        lambda root, image_size, limit: load_mnist5k(),
+    ),
+    "fashion-mnist": _idx_set("fashion-mnist", "Fashion-MNIST clothes (Xiao et al. 2017)"),
+    "mnist": _idx_set("mnist", "MNIST handwritten digits (LeCun & Cortes)"),
+    "kmnist": _idx_set("kmnist", "Kuzushiji-MNIST characters (Clanuwat et al. 2018)"),
+    "omniglot": Dataset(
+        "Omniglot characters (Lake et al. 2015), grey, 28x28 unless image_size says otherwise, ink white; "
+        "17,352 train / 1,928 validation / 13,180 test",
+        load_omniglot,
+    ),
+    "cifar10": Dataset(
+        "CIFAR-10 photographs (Krizhevsky 2009), 32x32 RGB, 10 classes; "
+        "45,000 train / 5,000 validation / 10,000 test",
+        load_cifar10,
+    ),
+    "svhn": Dataset(
+        "SVHN house numbers (Netzer et al. 2011), 32x32 RGB, 10 classes; "
+        "65,932 train / 7,325 validation / 26,032 test",
+        load_svhn,
+    ),
+    "celeba": Dataset(
+        "CelebA faces (Liu et al. 2015), RGB, 64x64 unless image_size says otherwise; "
+        "162,770 train / 19,867 validation / 19,962 test",
+        load_celeba,
+    ),
+}
+
+
+def dataset_names() -> dict[str, str]:
+    """Return the registered datasets: name -> one-line description."""
+    return {name: dataset.description for name, dataset in DATASETS.items()}
+
+
+def load_data(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    binarization: Binarization = "none",
+    binarization_seed: int = 0,
+    image_size: int | None = None,
+    limit: int | None = None,
+) -> Data:
+    """Load a dataset by name, from an array file, or from a folder of images.
+
+    Args:
+        name: a registered name (:func:`dataset_names`), a path to a ``.npz`` or ``.npy`` file, or a folder of
+            images.
+        root: folder in which a registered dataset's files are looked for first.
+        binarization: ``"none"``; ``"threshold"`` (x/255 >= 0.5); ``"static"`` (drawn once as
+            Bernoulli(x/255)); ``"dynamic"`` (training data drawn anew for every batch, validation and test data
+            as under static).
+        binarization_seed: of the draws done once; each split has its own stream.
+        image_size: images are cut to their central square and resized to this many pixels a side.
+        limit: at most that many data of each split (the first ones), for quick trials.
+
+    Returns:
+        The splits, on the CPU. ``x`` is stored as uint8 grey levels, bool (binarized) or float.
+
+    Raises:
+        InputError: for an unknown name (with the nearest one), a missing or damaged file (named), and
+            unusable arguments.
+    """
+    check_binarization(binarization, binarization_seed)
+    _check_positive("image_size", image_size)
+    _check_positive("limit", limit)
+    root = _check_root(root)
+    load = _loader(str(name))
+    parts = load(root, image_size, limit)
+    splits: dict[str, Split] = {}
+    for part in PARTS:
+        if part in parts:
+            tensors = {key: tensor[:limit] for key, tensor in parts[part].items()}
+            if image_size is not None:
+                tensors["x"] = square(tensors["x"], image_size, name=f"{name} {part}")
+            splits[part] = _split(tensors, str(name), part, binarization, binarization_seed)
+    return Data(
+        **splits, name=str(name), description=_describe(name, splits, binarization, binarization_seed, limit)
+    )
+
+
+def _split(tensors: dict[str, Tensor], name: str, part: str, binarization: Binarization, seed: int) -> Split:
+    label = f"{name} {part}"
+    if binarization == "dynamic" and part == "train":
+        return Split(tensors, binarization="dynamic", name=label)
+    if binarization != "none":
+        how = "threshold" if binarization == "threshold" else "static"
+        tensors["x"] = binarize(tensors["x"], how, seed=seed, part=part, name=label)
+    return Split(tensors, name=label)
+
+
+def _describe(name: str, splits: dict[str, Split], binarization: str, seed: int, limit: int | None) -> str:
+    sizes = " / ".join(f"{len(split):,} {part}" for part, split in splits.items())
+    limited = f" (at most {limit:,} of each)" if limit is not None else ""
+    how = {
+        "none": "not binarized",
+        "threshold": "binarized by threshold, x/255 >= 0.5",
+        "static": f"binarized once as Bernoulli(x/255), seed {seed}",
+        "dynamic": "training data binarized anew for every batch as Bernoulli(x/255)"
+        + (f", the others once, seed {seed}" if len(splits) > 1 else ""),
+    }[binarization]
+    return f"{name}: {sizes}{limited}\n{how}"
+
+
+def _loader(name: str) -> Callable[[Path | None, int | None, int | None], Parts]:
+    if name in DATASETS:
+        return DATASETS[name].load
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return lambda root, image_size, limit: load_folder(path, image_size, limit)
+    if path.is_file():
+        if path.suffix.lower() not in (".npz", ".npy"):
+            raise InputError(f"{path}: a data file must be .npz or .npy (or give a folder of images)")
+        return lambda root, image_size, limit: load_arrays(path)
+    if path.suffix or "/" in name or "\\" in name:
+        raise InputError(f"dataset '{name}': no such file or folder (looked in {Path.cwd()})")
+    raise unknown("dataset", name, DATASETS)
+
+
+def _check_positive(argument: str, value: int | None) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InputError(f"{argument} must be a positive integer, got {value!r}")
+
+
+def _check_root(root: str | Path | None) -> Path | None:
+    if root is None:
+        return None
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise InputError(f"root: no such folder: {path}")
+    return path

@@ -1,0 +1,190 @@
+"""One part of a dataset (train, validation or test) as tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.binarize import as_probability, check_probability, draw
+from pyro_vae.errors import InputError
+
+CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
+EVALUATION_SEED = 0  # of the draws in Split.batches
+
+
+class Split:
+    """Tensors with a common leading data dimension, handed out as batches.
+
+    ``x`` of dtype uint8 holds grey levels 0..255 and becomes float32 x/255 in a batch; ``torch.bool`` holds
+    binary data and becomes float32 0./1.; floating-point ``x`` and every other tensor come out as they are. The
+    stored tensors stay small: conversion happens per batch, on the device.
+
+    Args:
+        tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,).
+        binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every batch.
+        name: what errors call this split.
+
+    Raises:
+        InputError: without an ``x``, for tensors of different lengths or without data, an ``x`` of another
+            integer type, NaN or infinite numbers, and dynamic binarization of numbers outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        *,
+        binarization: Literal["none", "dynamic"] = "none",
+        name: str = "data",
+    ) -> None:
+        _check(tensors, name)
+        if binarization not in ("none", "dynamic"):
+            raise InputError(
+                f"{name}: a split's binarization is 'none' or 'dynamic', got {binarization!r} "
+                "(threshold and static binarization are done once, by load_data)"
+            )
+        x = tensors["x"]
+        if binarization == "dynamic":
+            check_probability(x, name)
+        self.tensors = dict(tensors)
+        self.binarization = binarization
+        self.name = name
+
+    def __len__(self) -> int:
+        """Return the number of data."""
+        return len(self.tensors["x"])
+
+    def __repr__(self) -> str:
+        """Say name, size, dtype and binarization."""
+        x = self.tensors["x"]
+        return (
+            f"Split({self.name!r}, {len(self)} x {self.shape}, {x.dtype}, binarization={self.binarization!r})"
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one x, e.g. (1, 28, 28)."""
+        return tuple(self.tensors["x"].shape[1:])
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the tensors, as in a batch."""
+        return tuple(self.tensors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors["x"].device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stored tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return a copy on the device, in the stored (small) types."""
+        return self._with({key: tensor.to(device) for key, tensor in self.tensors.items()})
+
+    def subset(self, n: int) -> Split:
+        """Return the first n data (all, if there are fewer).
+
+        Raises:
+            InputError: if n is not positive.
+        """
+        if n < 1:
+            raise InputError(f"{self.name}: a subset needs at least 1 datum, got n = {n}")
+        return self._with({key: tensor[:n] for key, tensor in self.tensors.items()})
+
+    def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return the data at an index, converted as the class describes.
+
+        Args:
+            index: int64 (B,) on the split's device, or a slice.
+            generator: of the dynamic binarization's draws, on the split's device; torch's own if not given.
+
+        Returns:
+            One tensor (B, ...) per key.
+        """
+        batch = {key: tensor[index] for key, tensor in self.tensors.items()}
+        x = batch["x"]  # (B, *shape)
+        if self.binarization == "dynamic":
+            batch["x"] = draw(x, generator).to(torch.float32)
+        elif not x.is_floating_point():
+            batch["x"] = as_probability(x)
+        return batch
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the whole split in order; the last batch may be smaller.
+
+        Dynamic binarization draws with a generator seeded ``EVALUATION_SEED`` (0) at the start, so that every
+        pass with the same batch size sees the same data.
+
+        Raises:
+            InputError: if batch_size is not positive.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size must be a positive integer, got {batch_size}")
+        return self._batches(batch_size)
+
+    def mean(self) -> Tensor:
+        """Return the mean of x over the data, float32 of shape ``shape``; in [0, 1] for grey and binary data.
+
+        Under dynamic binarization this is the mean probability. The data are read in chunks: memory is bounded.
+        """
+        x = self.tensors["x"]
+        mean = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
+        seen = 0
+        for chunk in chunks(x):
+            seen += len(chunk)
+            if chunk.is_floating_point():
+                average = chunk.mean(0, dtype=torch.float32)
+            else:
+                average = as_probability(chunk).mean(0)
+            mean += (average - mean) * (len(chunk) / seen)
+        return mean
+
+    def _batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        generator = None
+        if self.binarization == "dynamic":
+            generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
+        for start in range(0, len(self), batch_size):
+            yield self.batch(slice(start, start + batch_size), generator)
+
+    def _with(self, tensors: dict[str, Tensor]) -> Split:
+        other = copy.copy(self)
+        other.tensors = tensors
+        return other
+
+
+def chunks(x: Tensor) -> Iterator[Tensor]:
+    """Cut (N, ...) along the data into pieces of at most about ``CHUNK_ELEMENTS`` numbers."""
+    per_datum = max(1, x[0].numel())
+    return iter(x.split(max(1, CHUNK_ELEMENTS // per_datum)))
+
+
+def _check(tensors: dict[str, Tensor], name: str) -> None:
+    if "x" not in tensors:
+        raise InputError(
+            f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'}"
+        )
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{name}: '{key}' must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.dim() == 0:
+            raise InputError(f"{name}: '{key}' is a single number; its leading dimension must be the data")
+    lengths = {key: len(tensor) for key, tensor in tensors.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise InputError(f"{name}: the tensors must have the same length, got {told}")
+    x = tensors["x"]
+    if len(x) == 0:
+        raise InputError(f"{name}: there are no data (x has shape {tuple(x.shape)})")
+    if x.dtype not in (torch.uint8, torch.bool) and not x.is_floating_point():
+        raise InputError(
+            f"{name}: x must be uint8 (grey levels 0..255), bool (binary) or floating point, got {x.dtype}"
+        )
+    if x.is_floating_point() and not all(bool(chunk.isfinite().all()) for chunk in chunks(x)):
+        raise InputError(f"{name}: x holds NaN or infinite numbers; remove or replace them first")

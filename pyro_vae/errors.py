@@ -1,0 +1,35 @@
+"""The package's exceptions, and how it phrases an unknown name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message says what was wrong, where, and what would be right."""
+
+
+class CorruptFileError(InputError):
+    """A file exists but cannot be read as what it should be (truncated, damaged, wrong format)."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training loss became NaN or infinite; the message names the step and the site."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
+    """Build the error for an unknown name, with the nearest known ones.
+
+    Args:
+        kind: what the name should have been, e.g. ``"dataset"``.
+        name: what was given.
+        choices: the known names.
+
+    Returns:
+        An :class:`InputError` to raise.
+    """
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return InputError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(known)}.")

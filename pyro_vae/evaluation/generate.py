@@ -1,0 +1,273 @@
+"""What a model generates: samples, reconstructions, decoded latents; for any pair of Pyro programs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.program import Batch, Program, accepted_arguments, as_programs
+from pyro_vae.traces import Site, is_latent
+
+
+def sample(
+    model: Callable[..., Any],
+    num_samples: int,
+    *,
+    seed: int = 0,
+    site: str = "x",
+    batch: Batch | None = None,
+    batch_size: int = 500,
+) -> dict[str, Tensor]:
+    """Run the model without data: ``z ~ p(z)``, ``x ~ p(x | z)``.
+
+    Args:
+        model: a Pyro program that samples its data site when its data argument is None.
+        num_samples: how many data to generate.
+        seed: of the draws (which also depend on ``batch_size``); the global random state is left as it was.
+        site: the data site.
+        batch: context that the model is given, ``(num_samples, ...)`` each; an entry named like the site is left out.
+        batch_size: data generated at once.
+
+    Returns:
+        on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
+        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``.
+
+    Raises:
+        InputError: for non-positive numbers, an unknown site, a context of another length, and a model that
+            cannot be run without data.
+    """
+    for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if number < 1:
+            raise InputError(f"{name} must be a positive integer, got {number}")
+    context = {name: value for name, value in (batch or {}).items() if name != site}
+    for name, value in context.items():
+        if len(value) != num_samples:
+            raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
+    program = _program(model)
+    parts: dict[str, list[Tensor]] = {}
+    with evaluating([program], context, seed) as context:
+        for start in range(0, num_samples, batch_size):
+            count = min(batch_size, num_samples - start)
+            rows = {name: value[start : start + count] for name, value in context.items()}
+            trace = trace_without_data(program, count, rows, site)
+            for name, node in trace.nodes.items():
+                if is_latent(node) and in_data_plate(node):
+                    parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
+            parts.setdefault(f"{site}.mean", []).append(_mean_of_data(trace, site))
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def reconstruct(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, *, seed: int = 0, site: str = "x"
+) -> Tensor:
+    """Mean of p(x | z) with z ~ q(z | x): what the model makes of data seen through its latents.
+
+    The model is run without its data, so a program that looks at earlier parts of x cannot copy them.
+
+    Args:
+        model: generative program.
+        guide: its guide.
+        batch: data, ``(batch, ...)`` each.
+        seed: of the draws of z.
+        site: the data site.
+
+    Returns:
+        ``(batch, *event)``, on the CPU.
+
+    Raises:
+        InputError: for an unknown site.
+    """
+    model, guide = as_programs(model, guide)
+    with evaluating([model, guide], batch, seed) as batch:
+        guide_trace = poutine.trace(guide).get_trace(**batch)
+        replayed = poutine.replay(model, trace=guide_trace)
+        if _takes(model, "num_samples"):
+            context = {name: value for name, value in batch.items() if name != site}
+            trace = trace_without_data(model, _length(batch), context, site, run=replayed)
+        else:  # a program that needs its data, if only to know how many: the data site is sampled all the same
+            trace = poutine.trace(poutine.uncondition(replayed)).get_trace(**batch)
+        return _mean_of_data(trace, site)
+
+
+def decode(
+    model: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    *,
+    seed: int = 0,
+    site: str = "x",
+    batch: Batch | None = None,
+) -> Tensor:
+    """Mean of p(x | .) with the given latents held and the others drawn from the model.
+
+    Args:
+        model: generative program.
+        values: latent sites' values, ``(batch, *event)``, as :func:`pyro_vae.evaluation.latents.encode` gives them.
+        seed: of the draws of the other latents.
+        site: the data site.
+        batch: context that the model is given, ``(batch, ...)`` each.
+
+    Returns:
+        ``(batch, *event)``, on the CPU.
+
+    Raises:
+        InputError: for an unknown site, a value of another event shape, values of different lengths, and a model
+            that cannot be run without data.
+    """
+    program = _program(model)
+    count = _length(values)
+    context = {name: value for name, value in (batch or {}).items() if name != site}
+    with evaluating([program], {**values, **context}, seed) as moved:
+        held = {name: moved[name] for name in values}
+        rows = {name: moved[name] for name in context}
+        run = _Hold(held)(program)
+        trace = trace_without_data(program, count, rows, site, run=run)
+    for name in values:
+        if name not in trace.nodes:
+            latents = (n for n, node in trace.nodes.items() if node["type"] == "sample" and n != site)
+            raise unknown("latent site", name, latents)
+    return _mean_of_data(trace, site)
+
+
+@contextmanager
+def evaluating(
+    programs: Sequence[nn.Module], batch: Mapping[str, Tensor], seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Evaluation mode, no gradients, and a random state of its own; all is put back afterwards.
+
+    Args:
+        programs: their modules' training flags are restored one by one.
+        batch: moved to the device of the programs' parameters.
+        seed: of the CPU's generator and of the devices' that are used.
+
+    Yields:
+        the batch on the programs' device.
+    """
+    modes = [(module, module.training) for program in programs for module in program.modules()]
+    tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
+    if tensors:
+        batch = {name: value.to(tensors[0].device) for name, value in batch.items()}
+    used = [*tensors, *batch.values()]
+    devices = sorted({t.device.index for t in used if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for index in devices:  # not torch.manual_seed, which would seed devices that nobody restores
+            torch.cuda.default_generators[index].manual_seed(seed)
+        try:
+            for module, _ in modes:
+                module.training = False
+            yield dict(batch)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def trace_without_data(
+    program: Program, count: int, context: Mapping[str, Tensor], site: str, run: Callable[..., Any] | None = None
+) -> Trace:
+    """Trace a program whose data argument is None, for a plate of ``count`` data.
+
+    Args:
+        program: the model.
+        count: number of data to generate.
+        context: its other arguments, ``(count, ...)`` each.
+        site: the data site, and the name of the argument that is None.
+        run: what to call in its stead: the program under handlers.
+
+    Raises:
+        InputError: if the model takes neither ``num_samples`` nor a context to know the number from, or lacks a
+            context that it needs.
+    """
+    missing = [name for name in required_arguments(program, site) if name not in context]
+    if missing:
+        raise InputError(f"the model needs {', '.join(missing)} to generate: give it in batch")
+    if not _takes(program, "num_samples") and not any(_takes(program, name) for name in context):
+        raise InputError(
+            f"the model cannot be run without data: give it an argument num_samples, the size of its data plate when "
+            f"{site} is None"
+        )
+    arguments = {**context, site: None, "num_samples": count}
+    return prune_subsample_sites(poutine.trace(run or program).get_trace(**arguments))
+
+
+def required_arguments(model: Callable[..., Any], site: str = "x") -> list[str]:
+    """The context that a model cannot do without: its arguments without a default, but for its data's."""
+    target = model.program if isinstance(model, Program) else model
+    target = target.forward if isinstance(target, nn.Module) else target
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(target).parameters.values()
+    needed = [p.name for p in parameters if p.kind in named and p.default is p.empty]
+    return [name for name in needed if name not in (site, "num_samples")]
+
+
+def in_data_plate(node: Site) -> bool:
+    """Whether a site has a value per datum."""
+    return any(frame.dim == -1 for frame in node["cond_indep_stack"])
+
+
+def data_first(value: Tensor, node: Site) -> Tensor:
+    """Bring a site's value ``(..., batch, *event)`` to ``(batch, ..., *event)``."""
+    return value.movedim(value.dim() - 1 - node["fn"].event_dim, 0)
+
+
+def mean_of(node: Site) -> Tensor:
+    """The mean of a site's distribution where it has one, else the site's value; ``(batch, ..., *event)``."""
+    try:
+        mean = node["fn"].mean
+    except (NotImplementedError, AttributeError):
+        mean = node["value"]
+    if bool(mean.isnan().any()):  # torch's way to say that there is none, e.g. of Categorical
+        mean = node["value"]
+    return data_first(mean, node)
+
+
+class _Hold(Messenger):
+    """Gives sites the values ``(batch, ..., *event)``, with the data dimension moved to where plates want it."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.values:
+            return
+        value, event = self.values[msg["name"]], tuple(msg["fn"].event_shape)
+        if value.dim() <= len(event) or tuple(value.shape[value.dim() - len(event) :]) != event:
+            raise InputError(
+                f"values of latent site '{msg['name']}' must have shape (batch, *{event}), got {tuple(value.shape)}"
+            )
+        msg["value"] = value.movedim(0, value.dim() - 1 - len(event))
+        msg["done"] = True
+
+
+def _program(model: Callable[..., Any]) -> Program:
+    return model if isinstance(model, Program) else Program(model)
+
+
+def _takes(program: Program, argument: str) -> bool:
+    names = accepted_arguments(program.program)
+    return names is None or argument in names
+
+
+def _length(values: Mapping[str, Tensor]) -> int:
+    lengths = {name: len(value) for name, value in values.items()}
+    if len(set(lengths.values())) != 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "nothing"
+        raise InputError(f"the tensors must have one common length, got {told}")
+    return next(iter(lengths.values()))
+
+
+def _mean_of_data(trace: Trace, site: str) -> Tensor:
+    nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+    if site not in nodes:
+        raise unknown("data site", site, nodes)
+    return mean_of(nodes[site]).cpu()

@@ -1,0 +1,103 @@
+"""Where data lie in latent space, and the directions in which they spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.data import Split, as_data
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.generate import evaluating, in_data_plate, mean_of
+from pyro_vae.program import as_programs
+from pyro_vae.traces import is_latent
+
+
+def encode(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Split | Mapping[str, Tensor] | Tensor,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """The guide's mean E_q[z | x] of every latent site, for every datum.
+
+    A site that depends on other latents has its mean given their draws. A distribution without a mean gives its
+    draw. Left out: sites that all data share, and those only the guide has (``infer={"is_auxiliary": True}``).
+
+    Args:
+        model: generative program (shares its parameters with a guide that is a plain function).
+        guide: its guide.
+        data: a split, a dict of tensors, or the tensor x.
+        batch_size: data encoded at once.
+        seed: of the draws; the global random state is left as it was.
+
+    Returns:
+        ``(num_data, *event)`` by site name, on the CPU.
+
+    Raises:
+        InputError: if batch_size is not positive, or the guide samples nothing per datum.
+    """
+    split = data if isinstance(data, Split) else as_data(data).train
+    programs = as_programs(model, guide)
+    parts: dict[str, list[Tensor]] = {}
+    for number, batch in enumerate(split.batches(batch_size)):
+        with evaluating(programs, batch, seed + number) as batch:
+            trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
+        for name, node in trace.nodes.items():
+            if is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
+                parts.setdefault(name, []).append(mean_of(node).cpu())
+    if not parts:
+        raise InputError("the guide samples no latent site in a plate at dim -1: there is nothing to encode into")
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+class PrincipalComponents(NamedTuple):
+    """Principal components of a cloud of points.
+
+    Attributes:
+        scores: coordinates of the centred points, ``(num_data, k)``.
+        directions: orthonormal columns, ``(dim, k)``.
+        explained: part of the total variance in each component, ``(k,)``, in [0, 1].
+    """
+
+    scores: Tensor
+    directions: Tensor
+    explained: Tensor
+
+
+def principal_components(z: Tensor, k: int = 2) -> PrincipalComponents:
+    """The k orthogonal directions of greatest variance: ``z - mean = U S V^T``, scores ``U S``, directions ``V``.
+
+    Each direction's sign is such that its largest entry by magnitude is positive.
+
+    Args:
+        z: points, ``(num_data, dim)``.
+        k: number of components.
+
+    Raises:
+        InputError: if z is no matrix of at least two points, or k is not in 1 ... dim.
+
+    Source: Pearson 1901, doi:10.1080/14786440109462720.
+    """
+    if z.dim() != 2 or len(z) < 2:
+        raise InputError(f"z must have shape (num_data, dim) with at least 2 data, got {tuple(z.shape)}")
+    if not 1 <= k <= z.shape[1]:
+        raise InputError(f"k must be in 1 ... {z.shape[1]} (the dimensions of z), got {k}")
+    centred = z.double() - z.double().mean(0)
+    scatter = centred.T @ centred if len(z) >= z.shape[1] else None  # (dim, dim)
+    if scatter is not None:
+        _, directions = torch.linalg.eigh(scatter)
+        directions = directions.flip(1)[:, :k]  # eigh's are in ascending order
+    else:
+        directions = torch.linalg.svd(centred, full_matrices=k > len(z)).Vh[:k].T
+    largest = directions.abs().argmax(0, keepdim=True)  # (1, k)
+    directions = directions * directions.gather(0, largest).sign()
+    scores = centred @ directions  # (num_data, k)
+    explained = scores.square().sum(0) / centred.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return PrincipalComponents(scores.to(z), directions.to(z), explained.to(z))

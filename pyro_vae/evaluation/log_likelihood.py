@@ -1,0 +1,178 @@
+"""Test log-likelihood of any Pyro model by importance sampling from its guide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae.data import Data, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.memory import bytes_per_row
+from pyro_vae.evaluation.results import LogLikelihood
+from pyro_vae.evaluation.session import evaluating, positive
+from pyro_vae.program import Program
+from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights, trace_pair
+
+MEMORY_BUDGET = 512 * 2**20
+CACHE_ROWS = 4000  # rows that a CPU does together; more only fall out of its caches
+
+
+def log_likelihood(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    *,
+    num_particles: int = 5000,
+    memory_budget: int = MEMORY_BUDGET,
+    vectorize: bool = True,
+    max_plate_nesting: int = 1,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> LogLikelihood:
+    r"""Importance-weighted bound on log p(x) of every datum; it rises to log p(x) with K.
+
+    .. math:: \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k | x)}, \qquad z_k \sim q(z | x)
+
+    Works from the two programs' traces, so for plain Pyro functions as well as for modules. The sum is a running
+    logsumexp over chunks of particles. A guide whose sites do not depend on one another's samples is run once per
+    datum and then drawn from again; a hierarchical one is run once per chunk.
+
+    Args:
+        model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
+        data: a Split, a dict of tensors, a tensor ``x`` ``(num_data, *shape)``, or Data (its test part).
+        num_particles: K.
+        memory_budget: bytes that the tensors of one chunk may take; measured on a small run, chunks are chosen by it.
+        vectorize: particles in a plate left of the data plate (the program must broadcast); False: each datum is repeated
+            instead, for programs that cannot.
+        max_plate_nesting: batch dimensions of the programs' own plates.
+        seed: of the draws; the global random state is left as it was.
+        device: where to evaluate; the programs' device if None.
+        progress: show a bar.
+
+    Returns:
+        per-datum estimates (nats) with mean, standard error, bits per dimension, effective sample sizes.
+
+    Raises:
+        InputError: for non-positive particles or budget, data out of the likelihood's support, sites that do
+            not match, latents shared by all data.
+
+    Source: Burda et al. 2016, arXiv:1509.00519, section 5 (K = 5000).
+    """
+    positive("num_particles", num_particles)
+    positive("memory_budget", memory_budget)
+    with evaluating(model, guide, data, seed, device) as (model, guide, split):
+        first = split.batch(slice(0, 1))
+        sampler = _Sampler(model, guide, max_plate_nesting, vectorize)
+        dimensions = sampler.dimensions(first)
+        cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)))
+        budget_rows = int(0.8 * memory_budget / cost)
+        if budget_rows < 1:
+            raise InputError(
+                f"memory_budget {memory_budget} bytes is too small: one particle of one datum takes {cost:.0f} bytes"
+            )
+        rows = min(budget_rows, CACHE_ROWS) if split.device.type == "cpu" else budget_rows
+        chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
+        batch_size = max(1, min(rows // chunk, len(split)))
+        estimates, sizes = [], []
+        bar = tqdm(total=len(split), unit="datum", disable=not progress)
+        with bar:
+            for batch in split.batches(batch_size):
+                estimate, size = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
+                estimates.append(estimate)
+                sizes.append(size)
+                bar.update(len(estimate))
+        return LogLikelihood(
+            torch.cat(estimates).cpu(), torch.cat(sizes).cpu(), num_particles, dimensions, split.name
+        )
+
+
+def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
+    """log mean w and the effective sample size, ``(N,)`` float64, of log w in chunks ``(k, N)``."""
+    log_sum = log_square_sum = None
+    drawn = 0
+    for log_w in chunks:
+        log_w = log_w.double()
+        parts = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+        log_sum = parts[0] if log_sum is None else torch.logaddexp(log_sum, parts[0])
+        log_square_sum = parts[1] if log_square_sum is None else torch.logaddexp(log_square_sum, parts[1])
+        drawn += len(log_w)
+    assert log_sum is not None and log_square_sum is not None and drawn == num_particles
+    return log_sum - math.log(drawn), (2 * log_sum - log_square_sum).exp()
+
+
+class _Sampler:
+    """Importance weights of a pair of programs, in chunks of particles."""
+
+    def __init__(self, model: Program, guide: Program, max_plate_nesting: int, vectorize: bool) -> None:
+        self.model, self.guide = model, guide
+        self.nesting, self.vectorize = max_plate_nesting, vectorize
+
+    def dimensions(self, batch: Mapping[str, Tensor]) -> int:
+        """Values in one datum, over the data sites."""
+        sites = self._pair(batch, 1).observed().values()
+        return sum(math.prod(s["fn"].event_shape) for s in sites)
+
+    def log_weights(self, batch: Mapping[str, Tensor], num_particles: int, chunk: int) -> Iterator[Tensor]:
+        """log w in chunks ``(k, N)`` of at most ``chunk`` particles, ``num_particles`` in all."""
+        if not self.vectorize:
+            yield from self._repeated(batch, num_particles, chunk)
+            return
+        pair = self._pair(batch, chunk)
+        yield log_weights(pair, scaled=False)[:num_particles]
+        done, again = chunk, _independent_of_particles(pair)
+        while done < num_particles:
+            pair = self._drawn_again(pair, batch) if again else self._pair(batch, chunk)
+            yield log_weights(pair, scaled=False)[: num_particles - done]
+            done += chunk
+
+    def _repeated(self, batch: Mapping[str, Tensor], num_particles: int, chunk: int) -> Iterator[Tensor]:
+        for start in range(0, num_particles, chunk):
+            k = min(chunk, num_particles - start)
+            repeated = {name: value.repeat_interleave(k, 0) for name, value in batch.items()}
+            yield log_weights(self._pair(repeated, 1), scaled=False).reshape(-1, k).T  # (k, N)
+
+    def _pair(self, batch: Mapping[str, Tensor], particles: int) -> TracePair:
+        return trace_pair(self.model, self.guide, (), batch, particles, self.nesting)
+
+    def _drawn_again(self, pair: TracePair, batch: Mapping[str, Tensor]) -> TracePair:
+        """New draws from the guide's distributions, which the batch alone determines; only the model is run."""
+        guide = Trace()
+        for name, site in pair.guide.nodes.items():
+            guide.add_node(name, **({**site, "value": site["fn"].sample()} if is_latent(site) else site))
+        model = in_particle_plate(self.model, pair.num_particles, pair.particle_dim)
+        trace = poutine.trace(poutine.replay(model, trace=guide)).get_trace(**batch)
+        return TracePair(trace, guide, pair.num_particles, pair.particle_dim, pair.size, pair.full_size)
+
+
+def _independent_of_particles(pair: TracePair) -> bool:
+    """Whether the guide's distributions are the same for all particles: broadcast along them (stride 0).
+
+    Where a site's parameters were computed from another site's samples they differ between particles.
+    """
+    if pair.num_particles == 1:
+        return len(pair.latent()) == 1
+    for q, _ in pair.latent().values():
+        rank = len(q["fn"].batch_shape)
+        for tensor in _tensors_of(q["fn"]):
+            dim = tensor.dim() - len(q["fn"].event_shape) - rank  # batch dims come before event dims
+            at = rank + pair.particle_dim + max(dim, 0)
+            if tensor.dim() > at >= 0 and tensor.shape[at] > 1 and tensor.stride(at) != 0:
+                return False
+    return True
+
+
+def _tensors_of(fn: Any) -> Iterator[Tensor]:
+    """The tensors that a distribution holds, also through the distributions that it wraps."""
+    for value in vars(fn).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, torch.distributions.Distribution):
+            yield from _tensors_of(value)

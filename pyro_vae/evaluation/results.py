@@ -1,0 +1,102 @@
+"""What evaluation returns: per-datum tensors with their means, errors and units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean of per-datum values and its standard error over data (nan for one datum)."""
+    values = values.double()
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return values.mean().item(), error
+
+
+@dataclass
+class LogLikelihood:
+    """Importance-weighted estimates of log p(x).
+
+    Attributes:
+        per_datum: log (1/K) sum_k w_k, nats, ``(num_data,)``, float64 on the CPU.
+        effective_sample_size: (sum w)^2 / sum w^2 of each datum, between 1 and K, ``(num_data,)``.
+        num_particles: K, the particles that were drawn and used.
+        num_dimensions: values in one datum (all data sites), for bits per dimension.
+        split: the name of the data.
+    """
+
+    per_datum: Tensor
+    effective_sample_size: Tensor
+    num_particles: int
+    num_dimensions: int
+    split: str = "data"
+
+    @property
+    def mean(self) -> float:
+        """Mean over data, nats."""
+        return mean_and_error(self.per_datum)[0]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over data, nats."""
+        return mean_and_error(self.per_datum)[1]
+
+    @property
+    def bits_per_dim(self) -> float:
+        """-mean / (dimensions * ln 2). For densities (Gaussian) it depends on the data's units."""
+        return -self.mean / (self.num_dimensions * math.log(2)) if self.num_dimensions else math.nan
+
+    def to_dict(self) -> dict[str, float | int | str]:
+        """The summary as plain values (nats unless the name says otherwise)."""
+        return {
+            "log_likelihood": self.mean,
+            "standard_error": self.standard_error,
+            "bits_per_dim": self.bits_per_dim,
+            "num_particles": self.num_particles,
+            "num_data": len(self.per_datum),
+            "effective_sample_size": mean_and_error(self.effective_sample_size)[0],
+            "split": self.split,
+        }
+
+
+@dataclass
+class EvidenceBound:
+    """The ELBO and its parts.
+
+    Attributes:
+        per_datum: ELBO, nats, ``(num_data,)``, float64 on the CPU.
+        log_likelihood: E_q log p(x | z) of each data site, nats, ``(num_data,)`` each.
+        kl: KL of each latent site, raw (not weighted, not clamped), nats, ``(num_data,)`` each.
+        num_particles: draws per datum.
+        split: the name of the data.
+    """
+
+    per_datum: Tensor
+    log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    kl: dict[str, Tensor] = field(default_factory=dict)
+    num_particles: int = 1
+    split: str = "data"
+
+    @property
+    def mean(self) -> float:
+        """Mean over data, nats."""
+        return mean_and_error(self.per_datum)[0]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over data, nats."""
+        return mean_and_error(self.per_datum)[1]
+
+    def to_dict(self) -> dict[str, object]:
+        """The summary as plain values, nats."""
+        return {
+            "elbo": self.mean,
+            "standard_error": self.standard_error,
+            "reconstruction": {k: mean_and_error(v)[0] for k, v in self.log_likelihood.items()},
+            "kl": {k: mean_and_error(v)[0] for k, v in self.kl.items()},
+            "num_particles": self.num_particles,
+            "num_data": len(self.per_datum),
+            "split": self.split,
+        }

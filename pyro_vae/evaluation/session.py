@@ -1,0 +1,70 @@
+"""What every estimator does first: programs on a device in evaluation mode, checked data, a private seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.checks import check_data
+from pyro_vae.data import Data, Split, as_data
+from pyro_vae.errors import InputError
+from pyro_vae.program import Program, as_programs
+
+
+def positive(name: str, value: int) -> int:
+    """The value, if it is a positive integer.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a positive integer, got {value!r}")
+    return value
+
+
+@contextmanager
+def evaluating(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    seed: int,
+    device: str | torch.device | None = None,
+) -> Iterator[tuple[Program, Program, Split]]:
+    """Programs in evaluation mode without gradients, and the data beside them on the device.
+
+    Modes and random states are put back at the end. Of :class:`~pyro_vae.data.Data` the test part is taken, or the
+    only one.
+
+    Args:
+        model, guide: Pyro programs.
+        data: what to evaluate on.
+        seed: of all draws inside the block.
+        device: where to; the programs' own if None.
+
+    Raises:
+        InputError: if the data are not in the support of the model's likelihood.
+    """
+    programs = as_programs(model, guide)
+    parts = as_data(data)
+    split = parts.test if parts.test is not None else parts.train
+    parameter = next((p for program in programs for p in program.parameters()), None)
+    target = torch.device(device) if device is not None else (parameter.device if parameter is not None else None)
+    split = split.to(target) if target is not None else split
+    modes = [(m, m.training) for program in programs for m in program.modules()]
+    cuda = [split.device.index or 0] if split.device.type == "cuda" else []
+    try:
+        for program in programs:
+            program.to(split.device).eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed)
+            check_data(*programs, split)
+            with pyro.validation_enabled(False):
+                yield *programs, split
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,36 @@
+"""Writing files so that a kill at any moment leaves the old or the new one, whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pyro_vae.errors import InputError
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a temporary file beside ``path``, then rename it into place.
+
+    Raises:
+        InputError: if the file cannot be written (full disk, no permission); an old one is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"cannot write {path}: {error}. The file that was there before is unharmed; free some disk space "
+            "or choose another directory, then resume"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""The order in which an epoch's batches come: a pure function of seed, epoch and position."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.errors import InputError
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed from a few numbers and names, different for different ones."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class EpochBatches:
+    """Shuffled batches of a split, on its device.
+
+    Which data batch ``index`` of epoch ``epoch`` holds, and how they are binarized, depends on the seed and these two
+    numbers only; so training can resume anywhere. Among ``world`` processes each takes its part of every joint batch
+    (batch_size data), with the joint batch's order and binarization.
+
+    Args:
+        split: the data.
+        batch_size: data in a joint batch; the last of an epoch may be smaller (and is cut to a multiple of
+            ``world``).
+        seed: of order and binarization.
+        rank, world: this process and how many there are.
+
+    Raises:
+        InputError: if batch_size is not positive or not a multiple of ``world``, or there are no data.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be a positive integer, got {batch_size}")
+        if batch_size % world:
+            raise InputError(f"batch_size {batch_size} must be a multiple of the number of devices, {world}")
+        if len(split) < world:
+            raise InputError(f"the training data hold {len(split)} data, at least {world} are needed")
+        self.split, self.batch_size, self.seed = split, min(batch_size, len(split)), seed
+        self.rank, self.world = rank, world
+        self._generator = torch.Generator(split.device)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        full, rest = divmod(len(self.split), self.batch_size)
+        return full + (rest >= self.world)
+
+    def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
+        """This process's part of one batch."""
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
+            order = torch.randperm(len(self.split), generator=generator)
+            self._epoch, self._order = epoch, order.to(self.split.device)
+        joint = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        self._generator.manual_seed(derived_seed(self.seed, "draw", epoch, index))
+        batch = self.split.batch(joint, self._generator)
+        if self.world == 1:
+            return batch
+        share = len(joint) // self.world
+        return {k: v[self.rank * share : (self.rank + 1) * share] for k, v in batch.items()}

@@ -1,0 +1,95 @@
+"""The evidence lower bound, with closed-form KL terms and free bits per site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pyro.distributions.util import scale_and_mask
+
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.inference.objective import Objective, Terms
+from pyro_vae.traces import TracePair, analytic_sites, log_prob, site_kl, subsample_scale, total
+
+
+class ELBO(Objective):
+    r"""Evidence lower bound, averaged over data.
+
+    .. math:: -E_{q(z|x)}[\log p(x|z)] + \sum_i \max(\lambda_i, KL(q(z_i|\cdot) \,\|\, p(z_i|\cdot)))
+
+    with z_i the latent sites and lambda_i the free bits of site i (0 if not given). The maximum is taken over the mean
+    over the batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15); below it a site's KL gives no gradient.
+
+    Args:
+        num_particles: draws per datum for the expectation.
+        analytic_kl: take a site's KL in closed form where one is registered with
+            ``torch.distributions.kl`` and where that is the same expectation (see
+            :func:`pyro_vae.traces.analytic_sites`); otherwise at the drawn value.
+        free_bits: lambda in **nats** (the literature's name notwithstanding), for every latent site or by site
+            name. For training; evaluation reports the raw KL.
+        max_plate_nesting: batch dimensions of the programs' own plates.
+
+    Raises:
+        InputError: for non-positive particles, negative free bits, free bits for a site that is not there.
+
+    Source: Kingma & Welling 2014, arXiv:1312.6114.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        analytic_kl: bool = True,
+        free_bits: float | dict[str, float] = 0.0,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        super().__init__(num_particles, max_plate_nesting)
+        values = free_bits.values() if isinstance(free_bits, Mapping) else [free_bits]
+        if any(v < 0 for v in values):
+            raise InputError(f"free_bits must not be negative (nats per site), got {free_bits}")
+        self.analytic_kl = analytic_kl
+        self.free_bits = free_bits
+
+    def for_validation(self) -> ELBO:
+        """The ELBO without free bits."""
+        return ELBO(self.num_particles, self.analytic_kl, max_plate_nesting=self.plate_nesting)
+
+    def pair_terms(self, pair: TracePair) -> Terms:
+        """The loss and its parts from one pair of traces."""
+        subsample = subsample_scale(pair)
+        log_likelihood, kl, loss = {}, {}, []
+        for name, site in pair.observed().items():
+            raw = log_prob(site, scaled=False)
+            weighted = scale_and_mask(raw, site["scale"], None)
+            loss.append(-pair.per_datum(weighted, site).mean() / self._subsample(site, subsample))
+            log_likelihood[name] = pair.per_datum(raw.detach(), site).mean()
+
+        analytic = analytic_sites(pair) if self.analytic_kl else set()
+        for name, (q, p) in pair.latent().items():
+            raw, weighted = site_kl(q, p, analytic=name in analytic)
+            raw_mean = pair.per_datum(raw, q).mean()
+            term = pair.per_datum(weighted, q).mean() / self._subsample(q, subsample)
+            loss.append(term + self._free_bits_gap(name, raw_mean, q, subsample))
+            kl[name] = raw_mean.detach()
+        self._check_free_bits(kl)
+        return Terms(total(loss), log_likelihood, kl)
+
+    @staticmethod
+    def _subsample(site: dict, scale: float) -> float:
+        """A subsampled plate scales its sites by full_size / size; the mean over data takes that back."""
+        return scale if any(f.dim == -1 for f in site["cond_indep_stack"]) else 1.0
+
+    def _free_bits_gap(
+        self, name: str, kl: torch.Tensor, site: dict, subsample: float
+    ) -> torch.Tensor | float:
+        """What lifts a KL below its free bits up to them: weight * (lambda - KL), which cancels its gradient."""
+        free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
+        if free == 0.0:
+            return 0.0
+        weight = torch.as_tensor(site["scale"], device=kl.device).mean() / self._subsample(site, subsample)
+        return weight * (free - kl).clamp(min=0)
+
+    def _check_free_bits(self, kl: Mapping[str, torch.Tensor]) -> None:
+        if isinstance(self.free_bits, Mapping):
+            for name in self.free_bits:
+                if name not in kl:
+                    raise unknown("latent site in free_bits", name, kl)

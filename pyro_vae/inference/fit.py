@@ -1,0 +1,227 @@
+"""Train a model and its guide."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pyro_vae.checks import check_data
+from pyro_vae.data import Data, Split, as_data
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.inference.batches import EpochBatches, derived_seed
+from pyro_vae.inference.checkpoint import load_checkpoint
+from pyro_vae.inference.elbo import ELBO
+from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.inference.objective import Objective
+from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
+from pyro_vae.inference.step import Step
+from pyro_vae.inference.trainer import Trainer
+from pyro_vae.program import as_programs, prime
+
+logger = logging.getLogger(__name__)
+
+OptimizerName = Literal["adam", "adamw", "adamax", "sgd"]
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+    "sgd": torch.optim.SGD,
+}
+
+
+@dataclass
+class FitResult:
+    """What training returns.
+
+    Attributes:
+        model, guide: the trained programs, ready for evaluation (wrapped, if they were plain functions).
+        records: one dict per epoch, as in ``metrics.jsonl``; nats per datum.
+        epochs, steps: how many were done; best_epoch: the one whose weights were kept (None: the last).
+        seconds: training time, over all resumed parts.
+        stopped: why training ended.
+    """
+
+    model: nn.Module
+    guide: nn.Module
+    records: list[dict[str, Any]]
+    epochs: int
+    steps: int
+    best_epoch: int | None
+    seconds: float
+    stopped: str
+
+
+def fit(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    *,
+    objective: Objective | None = None,
+    epochs: int = 100,
+    batch_size: int = 100,
+    optimizer: OptimizerName = "adam",
+    optimizer_options: dict[str, Any] | None = None,
+    learning_rate: float | Schedule = 1e-3,
+    kl_weight: float | Schedule = 1.0,
+    clip_norm: float | None = None,
+    ema_decay: float | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: float = 30.0,
+    device: str = "auto",
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true",
+    num_devices: int = 1,
+    progress: bool = True,
+) -> FitResult:
+    """Fit a Pyro model and guide to data by stochastic variational inference.
+
+    The programs are trained in place; their parameters belong to their modules, not to Pyro's global store, and
+    the global random state is left as it was. Training data stay on the device.
+
+    Args:
+        model, guide: Pyro programs with per-datum sites in ``pyro.plate("data", len(x), dim=-1)``; modules or plain
+            functions. Each is given the batch's entries that it has arguments for.
+        data: with a validation part (:class:`~pyro_vae.data.Data`), it is measured after each epoch.
+        objective: what is minimized; :class:`~pyro_vae.inference.ELBO` with one particle if not given.
+        epochs: passes over the training data.
+        batch_size: data in a step (over all devices together).
+        optimizer: adam, adamw, adamax or sgd.
+        optimizer_options: further arguments of it (``eps``, ``betas``, ``weight_decay``, …).
+        learning_rate: a number, or a schedule in epochs.
+        kl_weight: weight of the KL terms during training, a number or a schedule (warm-up).
+        clip_norm: the gradient's largest norm.
+        ema_decay: keep a moving average of the weights, validate with it and return it.
+        patience: stop when validation has not improved for so many epochs, and return the best epoch's weights.
+            Epochs before the end of the KL schedule do not count.
+        seed: of order, binarization and noise.
+        out: directory for checkpoints, metrics and weights.
+        resume: go on from the last checkpoint in ``out``, to the very result of an uninterrupted run.
+        checkpoint_every: seconds between checkpoints.
+        device: "auto", "cpu", "cuda", …
+        precision: Lightning Fabric's names.
+        num_devices: data-parallel processes, each with its part of every batch.
+        progress: show a bar with the time left.
+
+    Raises:
+        InputError: for arguments out of range, data out of a likelihood's support, sites that do not match.
+        NonFiniteLossError: if the loss becomes NaN or infinite; names the step and the site.
+        CorruptFileError: if the checkpoint to resume from is damaged.
+        KeyboardInterrupt: after Ctrl-C, when the state is saved.
+    """
+    data = as_data(data)
+    objective = objective if objective is not None else ELBO()
+    _check(epochs, patience, data, objective, resume, out)
+    kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
+    if kl_schedule.end > epochs:
+        logger.warning(
+            "the KL weight reaches its final value at epoch %g, after training ends (%d epochs): it ends at %g",
+            kl_schedule.end,
+            epochs,
+            kl_schedule(epochs),
+        )
+    fabric = Fabric(
+        accelerator="auto" if device == "auto" else device.split(":")[0],
+        devices=[int(device.split(":")[1])] if ":" in device else num_devices,
+        strategy="ddp" if num_devices > 1 else "auto",
+        precision=precision,
+    )
+    if num_devices > 1:
+        fabric.launch()
+    programs = [p.to(fabric.device) for p in as_programs(model, guide)]
+    train = data.train.to(fabric.device)
+    batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
+    check_data(*programs, train)
+    cuda = [fabric.device.index] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(derived_seed(seed, "noise"))
+        prime(*programs, batches.batch(0, 0))
+        weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
+        weight = torch.ones((), device=fabric.device) if weighted else None
+        step = Step(*programs, objective, weight, fabric.global_rank, fabric.world_size)
+        validation = None
+        if data.validation is not None:
+            held_out = data.validation.to(fabric.device)
+            check_data(*programs, held_out)
+            validation = held_out, Step(*programs, objective.for_validation())
+        trainer = Trainer(
+            fabric,
+            step,
+            _optimizer(optimizer, step, rates(0), optimizer_options or {}),
+            batches,
+            validation=validation,
+            learning_rate=rates,
+            kl_schedule=kl_schedule,
+            kl_weight=weight,
+            epochs=epochs,
+            clip_norm=clip_norm,
+            ema=None if ema_decay is None else WeightEMA(step, ema_decay),
+            patience=patience,
+            run=None if out is None else Path(out),
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+            programs=programs,
+            seed=seed,
+        )
+        saved = load_checkpoint(Path(out)) if resume and out is not None else None
+        if saved is not None:
+            trainer.restore(saved, f"checkpoint in {out}")
+        else:
+            trainer.start()
+        trainer.train()
+    at = trainer.at
+    for program in programs:
+        program.eval()
+    return FitResult(
+        *(p.program if isinstance(p.program, nn.Module) else p for p in programs),
+        trainer.records,
+        at.epoch,
+        at.step,
+        at.best_epoch if at.best_epoch >= 0 else None,
+        at.seconds,
+        at.finished,
+    )
+
+
+def _check(
+    epochs: int, patience: int | None, data: Data, objective: Objective, resume: bool, out: str | Path | None
+) -> None:
+    if epochs < 1:
+        raise InputError(f"epochs must be a positive integer, got {epochs}")
+    if patience is not None and patience < 1:
+        raise InputError(f"patience must be a positive integer, got {patience}")
+    if patience is not None and data.validation is None:
+        raise InputError("patience needs validation data: give a Data with a validation split, or drop patience")
+    if not isinstance(objective, Objective):
+        raise InputError(
+            f"objective must be one of pyro_vae.inference's (ELBO(), IWAE(), …), got {type(objective).__name__}; "
+            "Pyro's own objectives train with pyro.infer.SVI"
+        )
+    if resume and out is None:
+        raise InputError("resume needs out, the directory of the run to go on with")
+
+
+def _optimizer(name: str, step: nn.Module, rate: float, options: dict[str, Any]) -> torch.optim.Optimizer:
+    if name not in _OPTIMIZERS:
+        raise unknown("optimizer", name, _OPTIMIZERS)
+    parameters = [p for p in step.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError(
+            "neither the model nor the guide has a parameter to train: plain functions must refer to their "
+            "modules by name, or use pyro.param"
+        )
+    if "betas" in options:
+        options = {**options, "betas": tuple(options["betas"])}
+    fused = {"fused": True} if name != "adamax" and "fused" not in options else {}
+    try:
+        return _OPTIMIZERS[name](parameters, lr=rate, **fused, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer '{name}' refuses its options {options} at rate {rate}: {error}") from error

@@ -1,0 +1,145 @@
+"""The base of the package's objectives: Pyro ELBOs that stay on the device and report per site."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro.infer
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+from pyro_vae.program import module_parameters
+from pyro_vae.traces import TracePair, trace_pair
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Terms:
+    """A loss and what it is made of.
+
+    Attributes:
+        loss: scalar with gradient, nats per datum.
+        log_likelihood: mean log p(x | z) of each data site, nats per datum, detached.
+        kl: mean KL of each latent site, nats per datum, detached; raw: neither weighted nor clamped.
+    """
+
+    loss: Tensor
+    log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    kl: dict[str, Tensor] = field(default_factory=dict)
+
+    def named(self) -> dict[str, Tensor]:
+        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``."""
+        return (
+            {"loss": self.loss.detach()}
+            | {f"log_likelihood/{k}": v for k, v in self.log_likelihood.items()}
+            | {f"kl/{k}": v for k, v in self.kl.items()}
+        )
+
+
+class Objective(pyro.infer.ELBO):
+    """An objective for a model/guide pair, in nats, summed over event dimensions and averaged over data.
+
+    ``objective(model, guide)`` is an ``nn.Module`` whose call with a batch is the differentiable loss. It
+    also serves as the loss of plain ``pyro.infer.SVI``. Nothing in it leaves the device or looks at a value,
+    so that a step can be recorded as a graph.
+
+    Args:
+        num_particles: draws of the latents per datum, in one vectorized plate.
+        max_plate_nesting: batch dimensions taken by the programs' own plates (1: the data plate at -1).
+
+    Raises:
+        InputError: if num_particles is not a positive integer.
+    """
+
+    def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
+        if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
+            raise InputError(f"num_particles must be a positive integer, got {num_particles!r}")
+        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self.plate_nesting = max_plate_nesting
+        self._fallback: dict[str, pyro.infer.ELBO] = {}
+
+    @abstractmethod
+    def pair_terms(self, pair: TracePair) -> Terms:
+        """The loss and its parts from one pair of traces."""
+
+    def for_validation(self) -> Objective:
+        """The same objective as it is measured on held-out data: without what is for training only."""
+        return self
+
+    def terms(
+        self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Terms:
+        """Run both programs on a batch and return the loss and its parts."""
+        pair = self._pair(model, guide, args, kwargs)
+        draws = [n for n, (q, _) in pair.latent().items() if not q["fn"].has_rsample]
+        if draws and torch.is_grad_enabled():
+            return self._score_function_terms(draws, pair, model, guide, args, kwargs)
+        return self.pair_terms(pair)
+
+    def _pair(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> TracePair:
+        return trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting)
+
+    def _score_function_terms(
+        self,
+        sites: list[str],
+        pair: TracePair,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Terms:
+        """Pyro's own score-function estimator, for guides with sites that cannot be reparameterized."""
+        key = ", ".join(sites)
+        if key not in self._fallback:
+            self._fallback[key] = pyro.infer.Trace_ELBO(
+                num_particles=self.num_particles,
+                vectorize_particles=self.num_particles > 1,
+                max_plate_nesting=self.plate_nesting,
+            )
+            logger.warning(
+                "%s: guide site %s has no reparameterized samples; %s",
+                type(self).__name__,
+                ", ".join(f"'{n}' ({type(pair.guide.nodes[n]['fn']).__name__})" for n in sites),
+                self._fallback_reason(),
+            )
+        loss = self._fallback[key].differentiable_loss(model, guide, *args, **kwargs)
+        return Terms(loss / pair.full_size)
+
+    def _fallback_reason(self) -> str:
+        return "training with Pyro's score-function estimator Trace_ELBO"
+
+    # ----------------------------------------------------------------- Pyro's interface
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The loss of a batch with gradient, nats per datum; PyroModules use their own parameters."""
+        with module_parameters(model, guide):
+            return self.terms(model, guide, *args, **kwargs).loss
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch as a number, for ``pyro.infer.SVI.evaluate_loss``."""
+        with torch.no_grad():
+            return self.terms(model, guide, *args, **kwargs).loss.item()
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch as a number, its gradient being accumulated, for ``pyro.infer.SVI.step``."""
+        loss = self.terms(model, guide, *args, **kwargs).loss
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        pair = self._pair(model, guide, args, kwargs)
+        return pair.model, pair.guide

@@ -1,0 +1,329 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae.data import Split
+from pyro_vae.errors import InputError, NonFiniteLossError
+from pyro_vae.inference import checkpoint as files
+from pyro_vae.inference.batches import EpochBatches, derived_seed
+from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.inference.schedules import Schedule
+from pyro_vae.inference.step import Step
+from pyro_vae.inference.weights import copy_into, named_weights, save_weights
+
+logger = logging.getLogger(__name__)
+WINDOW = 100  # steps between looks at the loss
+
+
+
+
+@dataclass
+class Progress:
+    """How far training has come; with weights, optimizer and random state, all that resuming needs."""
+
+    epoch: int = 0
+    index: int = 0  # next batch of the epoch
+    step: int = 0
+    sums: list[float] = field(default_factory=list)  # of the terms over the epoch so far
+    best: float = math.inf  # validation loss, nats
+    best_epoch: int = -1
+    seconds: float = 0.0
+    finished: str = ""  # why training ended, if it did
+
+
+class Trainer:
+    """Everything that :func:`~pyro_vae.inference.fit` sets up, and the loop over it.
+
+    Args:
+        fabric: devices, precision, distribution.
+        step: the training step (not yet set up by Fabric).
+        optimizer: over the step's parameters.
+        batches: training batches.
+        validation: held-out data and the step that measures them (same programs, weight 1), or None.
+        learning_rate, kl_schedule: schedules in epochs; kl_weight: the live tensor that the latter sets (or None).
+        epochs: how many.
+        clip_norm: largest gradient norm, or None.
+        ema: moving average of the weights, or None.
+        patience: epochs without a better validation loss before training stops, or None.
+        run: run directory, or None.
+        checkpoint_every: seconds between checkpoints.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        step: Step,
+        optimizer: torch.optim.Optimizer,
+        batches: EpochBatches,
+        *,
+        validation: tuple[Split, Step] | None,
+        learning_rate: Schedule,
+        kl_schedule: Schedule,
+        kl_weight: Tensor | None,
+        epochs: int,
+        clip_norm: float | None,
+        ema: WeightEMA | None,
+        patience: int | None,
+        run: Path | None,
+        checkpoint_every: float,
+        progress: bool,
+        programs: tuple[Any, Any],
+        seed: int,
+    ) -> None:
+        self.fabric, self.raw_step, self.batches, self.validation = fabric, step, batches, validation
+        self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
+        self.epochs, self.clip_norm, self.ema, self.patience = epochs, clip_norm, ema, patience
+        self.run, self.checkpoint_every, self.show = run, checkpoint_every, progress
+        self.model, self.guide, self.seed = *programs, seed
+        self.step, self.optimizer = fabric.setup(step, optimizer)
+        self.at = Progress()
+        self.best_weights: dict[str, Tensor] | None = None
+        self.records: list[dict[str, Any]] = []
+        self._interrupted = False
+        self._saved_at = time.monotonic()
+
+    # ------------------------------------------------------------------ the loop
+    def start(self) -> None:
+        """Leave a readable run directory before the first step."""
+        if self.run is not None and self.fabric.global_rank == 0:
+            files.rewrite_metrics(self.run, [])
+        self.save()
+
+    def train(self) -> None:
+        """Run to the end, or to the next interruption.
+
+        Raises:
+            NonFiniteLossError: names the step and the site; the last checkpoint stays as it is.
+            KeyboardInterrupt: after Ctrl-C, when the state has been saved.
+        """
+        started = time.monotonic() - self.at.seconds
+        total = self.epochs * len(self.batches)
+        bar = tqdm(
+            total=total, initial=self.at.step, unit="step", disable=not self.show or self.fabric.global_rank > 0
+        )
+        with bar, self._catching_interrupts():
+            while self.at.epoch < self.epochs and not self.at.finished:
+                self._epoch(bar, started)
+        if not self.at.finished:
+            self.at.finished = f"all {self.epochs} epochs"
+        self.at.seconds = time.monotonic() - started
+        self._restore_best()
+        self.save()
+
+    def _epoch(self, bar: tqdm, started: float) -> None:
+        at, count = self.at, len(self.batches)
+        self.step.train()
+        rows: list[Tensor] = []
+        while at.index < count:
+            rows.append(self._one_step(at.epoch + at.index / count))
+            at.index += 1
+            at.step += 1
+            if len(rows) == WINDOW or at.index == count or self._interrupted:
+                self._account(rows)
+                bar.update(len(rows))
+                bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, loss {rows[-1][0]:.2f}", refresh=False)
+                rows = []
+                at.seconds = time.monotonic() - started
+                if at.index < count:
+                    self._maybe_save()
+        self._finish_epoch(started)
+        self._maybe_save()
+
+    def _one_step(self, epoch: float) -> Tensor:
+        """Forward, backward, update; returns the row of terms, still on the device."""
+        rate = self.learning_rate(epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.kl_weight is not None:
+            self.kl_weight.fill_(self.kl_schedule(epoch))
+        loss, row = self.step(**self.batches.batch(self.at.epoch, self.at.index))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.raw_step.parameters(), self.clip_norm)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update()
+        return row
+
+    def _account(self, rows: list[Tensor]) -> None:
+        """Fetch a window of terms (the only host synchronization), check them, add them up."""
+        table = self.fabric.all_reduce(torch.stack(rows), reduce_op="mean") if self._world > 1 else torch.stack(rows)
+        table = table.double().cpu()
+        bad = (~table.isfinite()).nonzero()
+        if len(bad):
+            first = int(bad[:, 0].min())
+            names = [self.raw_step.names[i] for i in bad[bad[:, 0] == first, 1].tolist()]
+            site = next((n for n in names if n != "loss"), "loss")
+            where = f"site '{site.split('/')[1]}' ({site.split('/')[0]})" if "/" in site else "the loss"
+            value = table[first, self.raw_step.names.index(site)].item()
+            raise NonFiniteLossError(
+                f"{where} became {value} at step {self.at.step - len(rows) + first + 1} (epoch {self.at.epoch + 1}). "
+                + (f"The last good checkpoint in {self.run} is unchanged. " if self.run else "")
+                + "Try a smaller learning rate, gradient clipping (clip_norm), or a lower bound on scales"
+            )
+        sums = table.sum(0).tolist()
+        self.at.sums = [a + b for a, b in zip(self.at.sums, sums, strict=True)] if self.at.sums else sums
+
+    def _finish_epoch(self, started: float) -> None:
+        at, count = self.at, len(self.batches)
+        record: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
+        record |= {f"train/{n}": s / count for n, s in zip(self.raw_step.names, at.sums, strict=True)}
+        record |= {"learning_rate": self.learning_rate(at.epoch), "kl_weight": self.kl_schedule(at.epoch)}
+        at.epoch, at.index, at.sums = at.epoch + 1, 0, []
+        if self.validation is not None:
+            measured = self.validate()
+            record |= {f"validation/{k}": v for k, v in measured.items()}
+            self._judge(measured["loss"], record)
+        at.seconds = time.monotonic() - started
+        record["seconds"] = round(at.seconds, 3)
+        self.records.append(record)
+        if self.run and self.fabric.global_rank == 0:
+            files.append_metrics(self.run, record)
+
+    def _judge(self, loss: float, record: dict[str, Any]) -> None:
+        """Remember the best weights; stop when patience is at its end. Counts once the KL weight is final."""
+        at = self.at
+        if at.epoch < self.kl_schedule.end or self.patience is None:
+            return
+        if loss < at.best:
+            at.best, at.best_epoch, record["best"] = loss, at.epoch, True
+            with self._averaged():
+                self.best_weights = {k: v.detach().clone() for k, v in self._weights().items()}
+        elif at.epoch - at.best_epoch >= self.patience and at.best_epoch >= 0:
+            at.finished = f"no better validation loss for {self.patience} epochs"
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Terms of the validation data, nats per datum, at KL weight 1, with the averaged weights if there are."""
+        assert self.validation is not None
+        split, step = self.validation
+        devices = [split.device.index] if split.device.type == "cuda" else []
+        step.eval()
+        sums = torch.zeros((), dtype=torch.float64, device=split.device)
+        with torch.random.fork_rng(devices=devices), self._averaged(), self.fabric.autocast():
+            torch.manual_seed(derived_seed(self.seed, "validation"))
+            for batch in split.batches(self.batches.batch_size):
+                sums = sums + step(**batch)[1].double() * len(batch["x"])
+        step.train()
+        means = (sums / len(split)).tolist()
+        return dict(zip(step.names, means, strict=True))
+
+    # ------------------------------------------------------------------ weights
+    @property
+    def _world(self) -> int:
+        return self.fabric.world_size
+
+    def _weights(self) -> dict[str, Tensor]:
+        return named_weights(self.model, self.guide)
+
+    def _averaged(self) -> Any:
+        return self.ema.applied() if self.ema is not None else nullcontext()
+
+    @torch.no_grad()
+    def _restore_best(self) -> None:
+        """Leave in the programs the weights that are to be used: best, else averaged, else last."""
+        if self.best_weights is not None:
+            copy_into(self._weights(), self.best_weights, "best weights")
+        elif self.ema is not None:
+            torch._foreach_copy_(self.ema.source, self.ema.average)
+
+    # ------------------------------------------------------------------ saving
+    def _maybe_save(self) -> None:
+        if self._interrupted:
+            self.save()
+            raise KeyboardInterrupt(f"stopped at step {self.at.step}" + (", saved" if self.run else ""))
+        if time.monotonic() - self._saved_at >= self.checkpoint_every:
+            self.save()
+
+    @torch.no_grad()
+    def save(self) -> None:
+        """Write weights and checkpoint to the run directory, if there is one."""
+        self._saved_at = time.monotonic()
+        if self.run is None or self.fabric.global_rank > 0:
+            return
+        if not self.at.finished:  # once finished, the programs hold the weights to use
+            files.save_checkpoint(self.run, self.state())
+            if self.best_weights is not None:
+                kept = {k: v.clone() for k, v in self._weights().items()}
+                copy_into(self._weights(), self.best_weights, "best weights")
+                save_weights(self.run / "model.safetensors", self.model, self.guide)
+                copy_into(self._weights(), kept, "current weights")
+                return
+        with nullcontext() if self.at.finished else self._averaged():
+            save_weights(self.run / "model.safetensors", self.model, self.guide)
+        if self.at.finished:
+            files.save_checkpoint(self.run, {"progress": vars(self.at)})
+
+    def state(self) -> dict[str, Any]:
+        """Everything that :meth:`restore` needs, in tensors and plain values."""
+        cuda = torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None
+        return {
+            "progress": vars(self.at),
+            "weights": dict(self._weights()),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state() if self.ema is not None else None,
+            "best_weights": self.best_weights,
+            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "names": self.raw_step.names,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        """Continue from a saved state, and drop what the log holds beyond it."""
+        self.at = Progress(**state["progress"])
+        if self.run is not None and self.fabric.global_rank == 0:
+            self.records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
+            files.rewrite_metrics(self.run, self.records)
+        if self.at.finished:
+            return
+        device = self.fabric.device
+        copy_into(self._weights(), state["weights"], source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if (self.ema is None) != (state["ema"] is None):
+            raise InputError(f"{source} was saved with{'out' if state['ema'] is None else ''} ema_decay; resume the same way")
+        if self.ema is not None:
+            self.ema.restore([t.to(device) for t in state["ema"]])
+        best = state["best_weights"]
+        self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
+        self.raw_step.names = state["names"]
+        torch.set_rng_state(state["rng"]["cpu"])
+        if state["rng"]["cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"], device)
+
+    @contextmanager
+    def _catching_interrupts(self) -> Iterator[None]:
+        """Let the first Ctrl-C end the current step and save; a second one is immediate."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old = signal.getsignal(signal.SIGINT)
+
+        def remember(number: int, frame: Any) -> None:
+            self._interrupted = True
+            signal.signal(signal.SIGINT, old if callable(old) else signal.default_int_handler)
+
+        signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, old)
+
+

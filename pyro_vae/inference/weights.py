@@ -1,0 +1,69 @@
+"""A model's and a guide's weights in one safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.files import write_atomically
+from pyro_vae.program import Program
+
+
+def named_weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, ``model.…`` and ``guide.…``; a shared tensor appears once."""
+    weights, seen = {}, set()
+    for prefix, program in (("model", model), ("guide", guide)):
+        inner = program.program if isinstance(program, Program) else program
+        owner = inner if isinstance(inner, nn.Module) else program
+        for name, value in owner.state_dict(keep_vars=True).items():
+            if id(value) not in seen:
+                seen.add(id(value))
+                weights[f"{prefix}.{name}"] = value
+    return weights
+
+
+def save_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
+    """Write the weights of a pair to a safetensors file, atomically."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in named_weights(model, guide).items()}
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary))
+
+
+def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
+    """Read the weights of a pair into it.
+
+    Raises:
+        CorruptFileError: if the file is missing or damaged.
+        InputError: if its names or shapes are not the pair's.
+    """
+    if not Path(path).is_file():
+        raise CorruptFileError(f"{path} does not exist: it should hold the run's weights")
+    try:
+        saved = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CorruptFileError(f"{path} is damaged or truncated and cannot be read as weights: {error}") from error
+    copy_into(named_weights(model, guide), saved, str(path))
+
+
+def copy_into(ours: dict[str, Tensor], saved: dict[str, Tensor], source: str) -> None:
+    """Copy saved tensors into existing ones of the same names and shapes.
+
+    Raises:
+        InputError: names a tensor that is missing, unknown, or of another shape; nothing is copied then.
+    """
+    for name, value in ours.items():
+        if name not in saved:
+            raise InputError(f"{source} has no weight '{name}': it belongs to another model or guide")
+        if saved[name].shape != value.shape:
+            raise InputError(
+                f"{source}: weight '{name}' has shape {tuple(saved[name].shape)}, the program's has "
+                f"{tuple(value.shape)}: it was saved from a model or guide with other sizes"
+            )
+    extra = sorted(saved.keys() - ours.keys())
+    if extra:
+        raise InputError(f"{source} holds weight '{extra[0]}', which this model and guide do not have")
+    for name, value in ours.items():
+        value.detach().copy_(saved[name])

@@ -1,0 +1,35 @@
+"""Binary data."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.likelihoods.base import Likelihood
+
+
+class _Bernoulli(dist.Bernoulli):
+    """Pyro's, with a mode that is a number at probability 1/2 too (torch's is NaN there)."""
+
+    @property
+    def mode(self) -> Tensor:
+        return (self.logits >= 0).to(self.logits.dtype)
+
+
+class Bernoulli(Likelihood):
+    """x in {0, 1}:  log p(x) = x log p + (1 - x) log(1 - p) nats,  with the features as logits of p.
+
+    Grey data are no data of this likelihood: binarize them.
+    """
+
+    support = constraints.boolean
+
+    def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
+        """Bernoulli of the logits ``(..., C, *rest)``."""
+        (logits,) = self.split(features, event_dim)
+        return _Bernoulli(logits=logits).to_event(event_dim)
+
+    def initial_bias(self, mean: Tensor) -> Tensor:
+        """The logit of the mean clipped to [0.001, 0.999], ``(C, *rest)``."""
+        return mean.clamp(0.001, 0.999).logit()

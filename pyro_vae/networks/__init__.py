@@ -1,0 +1,20 @@
+"""Deterministic modules; all accept any number of leading batch dimensions."""
+
+from pyro_vae.networks.activations import activation
+from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
+from pyro_vae.networks.factory import NetworkKind, make_decoder, make_encoder
+from pyro_vae.networks.leading import apply_batched
+from pyro_vae.networks.mlp import MLP, MLPDecoder, MLPEncoder
+
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+    "NetworkKind",
+    "activation",
+    "apply_batched",
+    "make_decoder",
+    "make_encoder",
+]

@@ -1,0 +1,134 @@
+"""Fully connected networks: plain, as an encoder of data of any shape, as a decoder to any shape."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.networks.activations import activation as make_activation
+from pyro_vae.networks.leading import apply_batched, check_event_shape
+
+
+def glorot_(module: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases, in place, for linear and convolutional layers.
+
+    Source: Glorot & Bengio 2010, AISTATS.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def set_bias_(parameter: Tensor, bias: Tensor, out_shape: tuple[int, ...]) -> None:
+    """Copy a bias of shape ``out_shape`` into a decoder's parameter, whatever that parameter's layout.
+
+    Raises:
+        InputError: if the bias has another shape.
+    """
+    if tuple(bias.shape) != out_shape:
+        raise InputError(f"bias: expected shape {out_shape} (the decoder's output), got {tuple(bias.shape)}")
+    parameter.copy_(bias.reshape(parameter.shape))
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron, linear in its last layer; Glorot-uniform weights, zero biases.
+
+    Args:
+        in_dim: size of the last dimension of the input.
+        hidden_dims: sizes of the hidden layers, in the order of application; empty for a linear map.
+        out_dim: size of the last dimension of the output.
+        activation: name of the activation after each hidden layer (``activations.ACTIVATIONS``), or ``"gated"``
+            for gated layers h = (A x + a) * sigmoid(B x + b) (Dauphin et al. 2017, arXiv:1612.08083).
+
+    Raises:
+        InputError: if the activation is unknown or a size is not positive.
+    """
+
+    def __init__(self, in_dim: int, hidden_dims: Sequence[int], out_dim: int, activation: str = "tanh") -> None:
+        super().__init__()
+        sizes = [in_dim, *hidden_dims, out_dim]
+        if min(sizes) < 1:
+            raise InputError(f"MLP: layer sizes (in_dim, *hidden_dims, out_dim) must be >= 1, got {sizes}")
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(sizes[:-1]):
+            if activation == "gated":
+                layers += [nn.Linear(before, 2 * after), nn.GLU(dim=-1)]
+            else:
+                layers += [nn.Linear(before, after), make_activation(activation)]
+        self.hidden = nn.Sequential(*layers)
+        self.out = nn.Linear(sizes[-2], out_dim)
+        self.apply(glorot_)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in_dim)`` to ``(..., out_dim)``."""
+        return self.out(self.hidden(x))
+
+
+class MLPEncoder(nn.Module):
+    """An MLP on flattened data: ``(..., *data_shape)`` to ``(..., out_dim)``.
+
+    Args:
+        data_shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(10,)``.
+        hidden_dims: sizes of the hidden layers.
+        out_dim: number of features.
+        activation: name of the activation.
+    """
+
+    def __init__(
+        self, data_shape: Sequence[int], hidden_dims: Sequence[int], out_dim: int, activation: str = "tanh"
+    ) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+        self.mlp = MLP(math.prod(self.data_shape), hidden_dims, out_dim, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map data ``(..., *data_shape)`` to features ``(..., out_dim)``.
+
+        Raises:
+            InputError: if the trailing shape of ``x`` is not ``data_shape``.
+        """
+        check_event_shape(x, self.data_shape, "encoder")
+        return apply_batched(lambda rows: self.mlp(rows.flatten(1)), x, len(self.data_shape))
+
+
+class MLPDecoder(nn.Module):
+    """An MLP whose output is reshaped: ``(..., in_dim)`` to ``(..., *out_shape)``.
+
+    Args:
+        in_dim: size of a latent vector.
+        hidden_dims: sizes of the hidden layers, the one nearest to the latent first.
+        out_shape: shape of one output, e.g. ``(1, 28, 28)``.
+        activation: name of the activation.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dims: Sequence[int], out_shape: Sequence[int], activation: str = "tanh"
+    ) -> None:
+        super().__init__()
+        self.in_dim = in_dim
+        self.out_shape = tuple(out_shape)
+        self.mlp = MLP(in_dim, hidden_dims, math.prod(self.out_shape), activation)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents ``(..., in_dim)`` to outputs ``(..., *out_shape)``.
+
+        Raises:
+            InputError: if the last dimension of ``z`` is not ``in_dim``.
+        """
+        check_event_shape(z, (self.in_dim,), "decoder")
+        return apply_batched(lambda rows: self.mlp(rows).reshape(-1, *self.out_shape), z, 1)
+
+    def set_output_bias(self, bias: Tensor) -> None:
+        """Set the bias of the last layer, shape ``out_shape``.
+
+        Raises:
+            InputError: if the bias has another shape.
+        """
+        set_bias_(self.mlp.out.bias, bias, self.out_shape)

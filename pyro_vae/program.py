@@ -1,0 +1,135 @@
+"""Any Pyro program, module or plain function, as an ``nn.Module`` that owns its parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+
+
+def accepted_arguments(program: Callable[..., Any]) -> set[str] | None:
+    """The keyword arguments a program takes, or None if it takes any (``**kwargs``)."""
+    target = program.forward if isinstance(program, nn.Module) else program
+    parameters = inspect.signature(target).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+@contextmanager
+def module_parameters(*programs: Callable[..., Any]) -> Iterator[None]:
+    """Let PyroModules use their own parameters, not Pyro's global store, inside this block.
+
+    The setting is scoped, because setting it for good breaks plain ``pyro.infer.SVI`` on
+    PyroModules that hold ordinary parameters (pyro-ppl 1.9.2).
+
+    Args:
+        programs: made ready for it: a PyroModule that was constructed outside the setting lacks the (here unused)
+            store that Pyro enters.
+    """
+    for program in programs:
+        for module in program.modules() if isinstance(program, nn.Module) else ():
+            if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+                module._pyro_context.param_state = {"params": {}, "constraints": {}}
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+class Program(nn.Module):
+    """A Pyro program that is called with a whole batch and owns what it trains.
+
+    ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a
+    program without a ``y`` argument is never handed ``y``. A PyroModule keeps its own parameters. A plain
+    function's are found where it keeps them: modules that it refers to (globals or closure) become
+    submodules, and ``pyro.param`` values become parameters of this module at the first call, in a private
+    store. Pyro's global parameter store is neither read nor written.
+
+    Args:
+        program: a module or a function with Pyro statements.
+        store: the private store of ``pyro.param`` values, shared by a model and its guide
+            (:func:`as_programs`).
+    """
+
+    def __init__(self, program: Callable[..., Any], store: _ParameterStore | None = None) -> None:
+        super().__init__()
+        self._arguments = accepted_arguments(program)
+        self.store = None if isinstance(program, nn.Module) else (store or _ParameterStore())
+        self.program = program
+        if not isinstance(program, nn.Module):
+            self.modules_used = nn.ModuleDict(_modules_of(program))
+
+    def forward(self, **batch: Any) -> Any:
+        """Run the program on the entries of ``batch`` that it accepts."""
+        known = self._arguments
+        kwargs = batch if known is None else {k: v for k, v in batch.items() if k in known}
+        if self.store is None:
+            with module_parameters(self.program):
+                return self.program(**kwargs)
+        with module_parameters():
+            with self.store.active():
+                return self.program(**kwargs)
+
+
+class _ParameterStore(nn.Module):
+    """The ``pyro.param`` values of plain functions, as parameters of a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constraints: dict[str, Any] = {}
+        self.names: dict[str, str] = {}  # name in Pyro -> name here (no dots)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        params = {name: self._parameters[key] for name, key in self.names.items()}
+        state = {"params": params, "constraints": dict(self.constraints)}
+        with pyro.get_param_store().scope(state) as scope:
+            yield
+        for name, value in scope["params"].items():
+            if name not in self.names and "$$$" not in name:  # a$$$b: from pyro.module, owned there
+                key = name.replace(".", "__")
+                self.names[name] = key
+                self.constraints[name] = scope["constraints"][name]
+                self.register_parameter(key, nn.Parameter(value.detach().clone()))
+
+
+def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
+    """The modules that a plain function refers to by a global or closed-over name."""
+    target = inspect.unwrap(function)
+    target = getattr(target, "func", target)  # functools.partial
+    found = {}
+    if inspect.isfunction(target) or inspect.ismethod(target):
+        used = inspect.getclosurevars(target)
+        found = {k: v for k, v in {**used.globals, **used.nonlocals}.items() if isinstance(v, nn.Module)}
+    return found
+
+
+def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Program, Program]:
+    """Wrap a model and its guide, which share one private store; Programs are returned as they are."""
+    store = next((p.store for p in (model, guide) if isinstance(p, Program) and p.store), _ParameterStore())
+    wrapped = [p if isinstance(p, Program) else Program(p, store) for p in (model, guide)]
+    return wrapped[0], wrapped[1]
+
+
+def prime(model: Program, guide: Program, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
+    """Run both programs once, so that every parameter exists; the random state is left as it was.
+
+    Returns:
+        the model's and the guide's trace on the batch, for looking at their sites.
+    """
+    devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
+    training = model.training, guide.training
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        model.eval(), guide.eval()  # batch statistics are not to move because somebody looked
+        guide_trace = poutine.trace(guide).get_trace(**batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
+    model.train(training[0]), guide.train(training[1])
+    return model_trace, guide_trace

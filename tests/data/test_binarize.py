@@ -1,0 +1,78 @@
+"""Binarization done once, and load_data's wiring of it."""
+
+import pytest
+import torch
+
+from pyro_vae.data import binarize, load_data
+from pyro_vae.errors import InputError
+
+
+def test_threshold_at_one_half():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 256)
+    expected = torch.tensor([[i / 255 >= 0.5 for i in range(256)]])
+    result = binarize(levels, "threshold")
+    assert result.dtype == torch.bool and torch.equal(result, expected)
+    assert binarize(torch.tensor([[0.499, 0.5, 1.0]]), "threshold").tolist() == [[False, True, True]]
+
+
+@pytest.mark.parametrize("floating", [False, True])
+def test_static_statistics(floating):
+    draws = 4000
+    levels = torch.arange(256, dtype=torch.uint8).repeat(draws, 1)
+    p = torch.arange(256).double() / 255
+    mean = binarize(levels.float() / 255 if floating else levels, "static", seed=3).double().mean(0)
+    sigma = (p * (1 - p) / draws).sqrt()
+    assert mean[0] == 0 and mean[255] == 1
+    assert ((mean - p).abs() <= 5 * sigma).all()
+
+
+def test_static_streams():
+    x = torch.full((100, 30), 127, dtype=torch.uint8)
+    first = binarize(x, "static", seed=0)
+    assert torch.equal(first, binarize(x, "static", seed=0))
+    for other in (binarize(x, "static", seed=1), binarize(x, "static", seed=0, part="test")):
+        assert 0.4 < (first != other).double().mean() < 0.6
+
+
+def test_chunks_and_prefixes_draw_the_same(monkeypatch):
+    import importlib
+
+    module = importlib.import_module("pyro_vae.data.binarize")
+    x = torch.full((100, 30), 127, dtype=torch.uint8)
+    whole = binarize(x, "static", seed=5)
+    assert torch.equal(binarize(x[:37], "static", seed=5), whole[:37])
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 200)
+    assert torch.equal(binarize(x, "static", seed=5), whole)
+
+
+def test_load_data_wires_each_kind():
+    options = {"limit": 60}
+    grey = load_data("mnist5k", **options)
+    threshold = load_data("mnist5k", binarization="threshold", **options)
+    static = load_data("mnist5k", binarization="static", binarization_seed=2, **options)
+    dynamic = load_data("mnist5k", binarization="dynamic", binarization_seed=2, **options)
+    levels = grey.train.tensors["x"]
+    assert torch.equal(threshold.train.tensors["x"], levels >= 128)
+    assert torch.equal(threshold.test.tensors["x"], grey.test.tensors["x"] >= 128)
+    for part in ("train", "validation", "test"):
+        stored = getattr(static, part).tensors["x"]
+        assert stored.dtype == torch.bool
+        assert torch.equal(stored, binarize(getattr(grey, part).tensors["x"], "static", seed=2, part=part))
+    assert dynamic.train.binarization == "dynamic" and torch.equal(dynamic.train.tensors["x"], levels)
+    for part in ("validation", "test"):
+        assert torch.equal(getattr(dynamic, part).tensors["x"], getattr(static, part).tensors["x"])
+        assert getattr(dynamic, part).binarization == "none"
+    assert "seed 2" in static.description and "seed 2" in dynamic.description
+    assert "threshold" in threshold.description and "not binarized" in grey.description
+    whole = load_data("mnist5k", binarization="static", binarization_seed=2)
+    assert torch.equal(whole.test.tensors["x"][:60], static.test.tensors["x"])
+
+
+def test_refusals():
+    with pytest.raises(InputError, match=r"\[-1, 0.5\]"):
+        binarize(torch.tensor([[-1.0, 0.5]]), "static")
+    with pytest.raises(InputError, match="Did you mean 'static'"):
+        load_data("mnist5k", binarization="statc")
+    for seed in (-1, 1.5, True):
+        with pytest.raises(InputError, match="binarization_seed"):
+            load_data("mnist5k", binarization="static", binarization_seed=seed)

@@ -1,0 +1,144 @@
+"""Splits: checks, batches, conversion, dynamic binarization."""
+
+import pytest
+import torch
+
+from pyro_vae.data import Data, Split, as_data, split as split_module
+from pyro_vae.errors import InputError
+
+
+def grey(n: int = 20) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (n, 1, 3, 4), generator=generator, dtype=torch.uint8)
+    return {"x": x, "y": torch.arange(n)}
+
+
+def test_grey_levels_become_exact_fractions():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(256, 1)
+    x = Split({"x": levels}).batch(slice(None))["x"]
+    assert x.dtype == torch.float32
+    assert x.flatten().tolist() == [torch.tensor(i / 255, dtype=torch.float32).item() for i in range(256)]
+
+
+def test_properties_and_indexing():
+    tensors = grey()
+    split = Split(tensors, name="mine")
+    assert len(split) == 20 and split.shape == (1, 3, 4) and split.keys == ("x", "y")
+    assert split.nbytes == 20 * 12 + 20 * 8
+    assert split.device == torch.device("cpu")
+    batch = split.batch(torch.tensor([7, 3, 7]))
+    assert batch["y"].tolist() == [7, 3, 7]
+    assert torch.equal(batch["x"] * 255, tensors["x"][[7, 3, 7]].float())
+
+
+def test_bool_and_float():
+    batch = Split({"x": torch.tensor([[True, False]])}).batch(slice(0, 1))
+    assert batch["x"].dtype == torch.float32 and batch["x"].tolist() == [[1.0, 0.0]]
+    x = torch.tensor([[-3.0, 7.5]], dtype=torch.float64)
+    assert torch.equal(Split({"x": x}).batch(slice(0, 1))["x"], x)
+
+
+def test_batches_cover_the_split_in_order():
+    split = Split(grey())
+    batches = list(split.batches(8))
+    assert [len(batch["x"]) for batch in batches] == [8, 8, 4]
+    assert torch.cat([batch["y"] for batch in batches]).tolist() == list(range(20))
+    with pytest.raises(InputError, match="batch_size"):
+        split.batches(0)
+
+
+def test_mean_over_chunks(monkeypatch):
+    monkeypatch.setattr(split_module, "CHUNK_ELEMENTS", 50)  # 4 data a chunk: 7 is no multiple
+    tensors = grey(7)
+    expected = tensors["x"].double().mean(0) / 255
+    for x, truth in (
+        (tensors["x"], expected),
+        (tensors["x"] > 99, (tensors["x"] > 99).double().mean(0)),
+        (tensors["x"].float() - 300.0, tensors["x"].double().mean(0) - 300),
+    ):
+        mean = Split({"x": x}).mean()
+        assert mean.dtype == torch.float32 and mean.shape == (1, 3, 4)
+        torch.testing.assert_close(mean.double(), truth, rtol=1e-6, atol=1e-6)
+    assert torch.equal(Split({"x": tensors["x"]}, binarization="dynamic").mean(), Split({"x": tensors["x"]}).mean())
+
+
+def test_subset_and_to_keep_type_and_binarization():
+    split = Split(grey(), binarization="dynamic", name="mine")
+    small = split.subset(3)
+    assert len(small) == 3 and small.batch(slice(None))["y"].tolist() == [0, 1, 2]
+    assert len(split) == 20 and len(split.subset(100)) == 20
+    moved = small.to("meta")
+    assert moved.device.type == "meta" and moved.tensors["x"].dtype == torch.uint8
+    assert moved.binarization == "dynamic" and moved.name == "mine"
+    assert small.device.type == "cpu"
+    with pytest.raises(InputError, match="at least 1"):
+        split.subset(0)
+
+
+def test_dynamic_draws_follow_the_generator():
+    split = Split({"x": torch.full((50, 40), 128, dtype=torch.uint8)}, binarization="dynamic")
+
+    def epoch(generator):
+        return torch.cat([split.batch(slice(i, i + 10), generator)["x"] for i in range(0, 50, 10)])
+
+    generator = torch.Generator().manual_seed(4)
+    first, second = epoch(generator), epoch(generator)
+    assert set(first.unique().tolist()) == {0.0, 1.0} and first.dtype == torch.float32
+    assert 0.4 < (first != second).double().mean() < 0.6
+    generator.manual_seed(4)
+    assert torch.equal(epoch(generator), first)
+
+
+def test_dynamic_batches_are_the_same_every_pass_and_leave_the_global_state():
+    split = Split({"x": torch.full((50, 40), 128, dtype=torch.uint8)}, binarization="dynamic")
+    state = torch.get_rng_state()
+    first = torch.cat([batch["x"] for batch in split.batches(20)])
+    second = torch.cat([batch["x"] for batch in split.batches(20)])
+    assert torch.equal(first, second) and 0.4 < first.mean() < 0.6
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dynamic_probability_of_every_level():
+    draws = 4000
+    split = Split({"x": torch.arange(256, dtype=torch.uint8).repeat(draws, 1)}, binarization="dynamic")
+    mean = split.batch(slice(None), torch.Generator().manual_seed(0))["x"].double().mean(0)
+    p = torch.arange(256).double() / 255
+    assert mean[0] == 0 and mean[255] == 1
+    sigma = (p * (1 - p) / draws).sqrt()
+    assert ((mean - p).abs() <= 5 * sigma).all()
+    assert ((mean - p)[1:-1] / sigma[1:-1]).square().mean() < 1.5  # chi-squared / 254, sigma 0.09
+
+
+@pytest.mark.parametrize(
+    ("tensors", "options", "message"),
+    [
+        ({"y": torch.zeros(3)}, {}, "need a tensor 'x'"),
+        ({}, {}, "nothing"),
+        ({"x": torch.zeros(3, 2), "y": torch.zeros(4)}, {}, "x 3, y 4"),
+        ({"x": torch.zeros(0, 2)}, {}, "no data"),
+        ({"x": torch.tensor(1.0)}, {}, "single number"),
+        ({"x": [[1.0]]}, {}, "torch.Tensor, got list"),
+        ({"x": torch.zeros(3, 2, dtype=torch.int64)}, {}, "uint8 .* got torch.int64"),
+        ({"x": torch.tensor([[0.0], [float("nan")]])}, {}, "NaN"),
+        ({"x": torch.tensor([[float("inf")]])}, {}, "infinite"),
+        ({"x": torch.tensor([[0.5], [1.5]])}, {"binarization": "dynamic"}, r"\[0.5, 1.5\]"),
+        ({"x": torch.zeros(3, 2)}, {"binarization": "static"}, "load_data"),
+    ],
+)
+def test_refusals(tensors, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Split(tensors, name="my split", **options)
+    assert "my split" in str(caught.value)
+
+
+def test_as_data():
+    x = torch.rand(5, 2)
+    for obj in (x, {"x": x}, Split({"x": x})):
+        data = as_data(obj)
+        assert torch.equal(data.train.batch(slice(None))["x"], x)
+        assert data.validation is None and data.test is None
+    assert as_data(data) is data
+    with pytest.raises(InputError, match="got list"):
+        as_data([1, 2])
+    with pytest.raises(InputError, match=r"\(2,\) in train but \(3,\) in test"):
+        Data(Split({"x": x}), test=Split({"x": torch.rand(5, 3)}))
