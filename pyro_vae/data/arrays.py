@@ -51,9 +51,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {key: loaded[key] for key in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if "allow_pickle" in str(error) and "Object arrays" in str(error):
-            raise InputError(
-                f"{path}: holds Python objects, which are not loaded; save numeric arrays"
-            ) from error
+            raise InputError(f"{path}: holds Python objects, which are not loaded; save numeric arrays") from error
         raise CorruptFileError(f"{path}: truncated or damaged, or no {suffix} file ({error})") from error
 
 
@@ -117,8 +115,7 @@ def _images_or_vectors(x: Tensor, label: str) -> Tensor:
         return x.unsqueeze(1)  # (N, 1, H, W)
     if x.dim() != 4:
         raise InputError(
-            f"{label} has shape {tuple(x.shape)}; "
-            "expected (N, D), (N, H, W), (N, C, H, W) or (N, H, W, 1 or 3)"
+            f"{label} has shape {tuple(x.shape)}; expected (N, D), (N, H, W), (N, C, H, W) or (N, H, W, 1 or 3)"
         )
     channels_last = x.shape[3] in (1, 3) and x.shape[1] not in (1, 3)
     return x.permute(0, 3, 1, 2).contiguous() if channels_last else x  # (N, C, H, W)

@@ -87,8 +87,8 @@ def load_data(
             images.
         root: folder in which a registered dataset's files are looked for first.
         binarization: ``"none"``; ``"threshold"`` (x/255 >= 0.5); ``"static"`` (drawn once as
-            Bernoulli(x/255)); ``"dynamic"`` (training data drawn anew for every batch, validation and test data
-            as under static).
+            Bernoulli(x/255)); ``"dynamic"`` (training data drawn anew for every batch, validation and test
+            data as under static).
         binarization_seed: of the draws done once; each split has its own stream.
         image_size: images are cut to their central square and resized to this many pixels a side.
         limit: at most that many data of each split (the first ones), for quick trials.

@@ -63,8 +63,7 @@ def _find_splits(path: Path) -> dict[str, Labelled]:
     if not any(folder.name in PARTS for folder in folders):
         everything = _list_images(path)
         return {
-            part: [everything[i] for i in index.tolist()]
-            for part, index in random_order(len(everything)).items()
+            part: [everything[i] for i in index.tolist()] for part, index in random_order(len(everything)).items()
         }
     for entry in [*folders, *_images_in(path)]:
         if entry.name not in PARTS:
@@ -79,9 +78,7 @@ def _find_splits(path: Path) -> dict[str, Labelled]:
 def _list_images(path: Path) -> Labelled:
     flat, folders = _images_in(path), _visible_folders(path)
     if flat and folders:
-        raise InputError(
-            f"{path}: holds both images and sub-folders ('{folders[0].name}'); use one or the other"
-        )
+        raise InputError(f"{path}: holds both images and sub-folders ('{folders[0].name}'); use one or the other")
     found: Labelled = [(file, None) for file in flat]
     for folder in folders:
         files = _images_in(folder)
@@ -119,5 +116,6 @@ def _check_classes(path: Path, splits: dict[str, Labelled], classes: list[str]) 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:
     return (
         f"{file}: is {shape[1]} x {shape[2]} pixels (height x width), "
-        f"but {first} is {expected[1]} x {expected[2]}; give image_size to cut and resize all images to one size"
+        f"but {first} is {expected[1]} x {expected[2]}; "
+        "give image_size to cut and resize all images to one size"
     )

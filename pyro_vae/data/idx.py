@@ -43,9 +43,7 @@ def read_idx(path: str | Path) -> Tensor:
         try:
             content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
-            raise CorruptFileError(
-                f"{path}: truncated or damaged gzip file ({error}); get it again"
-            ) from error
+            raise CorruptFileError(f"{path}: truncated or damaged gzip file ({error}); get it again") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08" or content[3] == 0:
         raise CorruptFileError(
             f"{path}: not an IDX file of unsigned bytes (begins with {content[:4].hex(' ') or 'nothing'}, "
@@ -87,7 +85,7 @@ def load_idx_set(name: str, root: Path | None) -> Parts:
             if tensor.dim() != dim or len(tensor) != count:
                 what = "images" if dim == 3 else "labels"
                 raise CorruptFileError(
-                    f"{path}: expected {count:,} {what} of the complete {name}, got shape {tuple(tensor.shape)}"
+                    f"{path}: expected {count:,} {what} of {name}, got shape {tuple(tensor.shape)}"
                 )
         whole[part] = {"x": x.unsqueeze(1), "y": y.long()}  # (N, 1, 28, 28), (N,)
     train, validation = hold_out_last(whole["train"], NUM_VALIDATION)

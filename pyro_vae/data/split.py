@@ -20,8 +20,8 @@ class Split:
     """Tensors with a common leading data dimension, handed out as batches.
 
     ``x`` of dtype uint8 holds grey levels 0..255 and becomes float32 x/255 in a batch; ``torch.bool`` holds
-    binary data and becomes float32 0./1.; floating-point ``x`` and every other tensor come out as they are. The
-    stored tensors stay small: conversion happens per batch, on the device.
+    binary data and becomes float32 0./1.; floating-point ``x`` and every other tensor come out as they are.
+    The stored tensors stay small: conversion happens per batch, on the device.
 
     Args:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,).
@@ -60,9 +60,7 @@ class Split:
     def __repr__(self) -> str:
         """Say name, size, dtype and binarization."""
         x = self.tensors["x"]
-        return (
-            f"Split({self.name!r}, {len(self)} x {self.shape}, {x.dtype}, binarization={self.binarization!r})"
-        )
+        return f"Split({self.name!r}, {len(self)} x {self.shape}, {x.dtype}, binarization={self.binarization!r})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,9 +128,9 @@ class Split:
         return self._batches(batch_size)
 
     def mean(self) -> Tensor:
-        """Return the mean of x over the data, float32 of shape ``shape``; in [0, 1] for grey and binary data.
+        """Return the mean of x over the data, float32 of shape ``shape``; in [0, 1] for uint8 and bool.
 
-        Under dynamic binarization this is the mean probability. The data are read in chunks: memory is bounded.
+        Under dynamic binarization this is the mean probability. Read in chunks: memory is bounded.
         """
         x = self.tensors["x"]
         mean = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
@@ -167,9 +165,7 @@ def chunks(x: Tensor) -> Iterator[Tensor]:
 
 def _check(tensors: dict[str, Tensor], name: str) -> None:
     if "x" not in tensors:
-        raise InputError(
-            f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'}"
-        )
+        raise InputError(f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'}")
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"{name}: '{key}' must be a torch.Tensor, got {type(tensor).__name__}")

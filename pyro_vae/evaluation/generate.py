@@ -35,7 +35,7 @@ def sample(
         num_samples: how many data to generate.
         seed: of the draws (which also depend on ``batch_size``); the global random state is left as it was.
         site: the data site.
-        batch: context that the model is given, ``(num_samples, ...)`` each; an entry named like the site is left out.
+        batch: context that the model is given, ``(num_samples, ...)`` each; the data site's is left out.
         batch_size: data generated at once.
 
     Returns:
@@ -111,7 +111,7 @@ def decode(
 
     Args:
         model: generative program.
-        values: latent sites' values, ``(batch, *event)``, as :func:`pyro_vae.evaluation.latents.encode` gives them.
+        values: latent sites' values, ``(batch, *event)``, as from :func:`pyro_vae.evaluation.latents.encode`.
         seed: of the draws of the other latents.
         site: the data site.
         batch: context that the model is given, ``(batch, ...)`` each.
@@ -192,8 +192,8 @@ def trace_without_data(
         raise InputError(f"the model needs {', '.join(missing)} to generate: give it in batch")
     if not _takes(program, "num_samples") and not any(_takes(program, name) for name in context):
         raise InputError(
-            f"the model cannot be run without data: give it an argument num_samples, the size of its data plate when "
-            f"{site} is None"
+            f"the model cannot be run without data: give it an argument num_samples, "
+            f"the size of its data plate when {site} is None"
         )
     arguments = {**context, site: None, "num_samples": count}
     return prune_subsample_sites(poutine.trace(run or program).get_trace(**arguments))
@@ -242,8 +242,9 @@ class _Hold(Messenger):
             return
         value, event = self.values[msg["name"]], tuple(msg["fn"].event_shape)
         if value.dim() <= len(event) or tuple(value.shape[value.dim() - len(event) :]) != event:
+            shape = ", ".join(["batch", *map(str, event)])
             raise InputError(
-                f"values of latent site '{msg['name']}' must have shape (batch, *{event}), got {tuple(value.shape)}"
+                f"values of latent site '{msg['name']}' must have shape ({shape}), got {tuple(value.shape)}"
             )
         msg["value"] = value.movedim(0, value.dim() - 1 - len(event))
         msg["done"] = True

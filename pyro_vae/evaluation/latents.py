@@ -46,12 +46,13 @@ def encode(
     split = data if isinstance(data, Split) else as_data(data).train
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
-    for number, batch in enumerate(split.batches(batch_size)):
-        with evaluating(programs, batch, seed + number) as batch:
+    with evaluating(programs, {"x": split.tensors["x"][:1]}, seed) as first:
+        for batch in split.batches(batch_size):
+            batch = {name: value.to(first["x"].device) for name, value in batch.items()}
             trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
-        for name, node in trace.nodes.items():
-            if is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
-                parts.setdefault(name, []).append(mean_of(node).cpu())
+            for name, node in trace.nodes.items():
+                if is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
+                    parts.setdefault(name, []).append(mean_of(node).cpu())
     if not parts:
         raise InputError("the guide samples no latent site in a plate at dim -1: there is nothing to encode into")
     return {name: torch.cat(values) for name, values in parts.items()}
@@ -81,23 +82,19 @@ def principal_components(z: Tensor, k: int = 2) -> PrincipalComponents:
         k: number of components.
 
     Raises:
-        InputError: if z is no matrix of at least two points, or k is not in 1 ... dim.
+        InputError: if z is no matrix of at least two points, or k is more than there are data or dimensions.
 
     Source: Pearson 1901, doi:10.1080/14786440109462720.
     """
     if z.dim() != 2 or len(z) < 2:
         raise InputError(f"z must have shape (num_data, dim) with at least 2 data, got {tuple(z.shape)}")
-    if not 1 <= k <= z.shape[1]:
-        raise InputError(f"k must be in 1 ... {z.shape[1]} (the dimensions of z), got {k}")
+    if not 1 <= k <= min(z.shape):
+        raise InputError(f"k must be in 1 ... {min(z.shape)} (the least side of z, {tuple(z.shape)}), got {k}")
+    dtype = z.dtype if z.is_floating_point() else torch.float32
     centred = z.double() - z.double().mean(0)
-    scatter = centred.T @ centred if len(z) >= z.shape[1] else None  # (dim, dim)
-    if scatter is not None:
-        _, directions = torch.linalg.eigh(scatter)
-        directions = directions.flip(1)[:, :k]  # eigh's are in ascending order
-    else:
-        directions = torch.linalg.svd(centred, full_matrices=k > len(z)).Vh[:k].T
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:k].T  # (dim, k)
     largest = directions.abs().argmax(0, keepdim=True)  # (1, k)
     directions = directions * directions.gather(0, largest).sign()
     scores = centred @ directions  # (num_data, k)
     explained = scores.square().sum(0) / centred.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return PrincipalComponents(scores.to(z), directions.to(z), explained.to(z))
+    return PrincipalComponents(scores.to(dtype), directions.to(dtype), explained.to(dtype))

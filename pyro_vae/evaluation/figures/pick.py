@@ -1,0 +1,24 @@
+"""A few data of a split, spread evenly over it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Split
+
+
+def pick(split: Split, n: int, seed: int = 0) -> dict[str, Tensor]:
+    """A batch of at most n data at even distances, so that a split sorted by class shows all of them.
+
+    Args:
+        split: the data.
+        n: how many.
+        seed: of dynamic binarization's draws.
+
+    Returns:
+        ``(min(n, len(split)), ...)`` by key.
+    """
+    n = min(n, len(split))
+    index = torch.arange(n, device=split.device) * len(split) // n
+    return split.batch(index, torch.Generator(split.device).manual_seed(seed))

@@ -1,0 +1,55 @@
+"""What the model imagines."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pyro_vae.evaluation.figures.images import is_curve, is_image, mosaic
+from pyro_vae.evaluation.generate import sample
+from pyro_vae.program import Batch
+
+logger = logging.getLogger(__name__)
+
+
+def prior_samples(
+    model: Callable[..., Any], n: int = 64, seed: int = 0, batch: Batch | None = None
+) -> Figure | None:
+    """A grid of means of p(x | z), for z drawn from the prior.
+
+    Args:
+        model: the generative program.
+        n: how many.
+        seed: of the draws.
+        batch: context that the model needs, ``(n, ...)`` each.
+
+    Returns:
+        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+    """
+    mean = sample(model, n, seed=seed, batch=batch)["x.mean"]  # (n, *shape)
+    shape = tuple(mean.shape[1:])
+    columns = math.ceil(math.sqrt(n))
+    if is_image(shape):
+        figure = Figure(figsize=(7, 7 * shape[-2] / shape[-1] * math.ceil(n / columns) / columns + 0.4))
+        figure.set_layout_engine("constrained")
+        axes = figure.subplots()
+        axes.imshow(mosaic(mean, columns))
+        axes.set_axis_off()
+    elif is_curve(shape):
+        figure = Figure(figsize=(7, 7), layout="constrained")
+        rows = math.ceil(n / columns)
+        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        for axes, values in zip(panels, mean.tolist(), strict=False):
+            axes.plot(values, linewidth=1, marker="." if len(values) < 30 else None, markersize=3)
+            axes.tick_params(labelsize="x-small")
+        for axes in panels[n:]:
+            axes.set_axis_off()
+    else:
+        logger.info("no figure of prior samples: data of shape %s are neither images nor vectors", shape)
+        return None
+    figure.suptitle("Samples from the prior: mean of p(x | z), z ~ p(z)")
+    return figure

@@ -1,0 +1,74 @@
+"""Data beside what the model makes of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.figures.images import is_curve, is_image, mosaic
+from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.evaluation.generate import reconstruct
+
+logger = logging.getLogger(__name__)
+
+
+def reconstructions(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0
+) -> Figure | None:
+    """Two rows: data, and below each the mean of p(x | z) for one z ~ q(z | x).
+
+    Args:
+        model, guide: the programs.
+        split: the data, of which n at even distances are drawn.
+        n: columns.
+        seed: of the draws of z.
+
+    Returns:
+        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+    """
+    if not (is_image(split.shape) or is_curve(split.shape)):
+        logger.info("no figure of reconstructions: data of shape %s are neither images nor vectors", split.shape)
+        return None
+    batch = pick(split, n, seed)
+    x, mean = batch["x"].cpu(), reconstruct(model, guide, batch, seed=seed)  # each (n, *shape)
+    figure = _curves(x, mean) if is_curve(split.shape) else _images(x, mean)
+    figure.suptitle(f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)")
+    return figure
+
+
+def _images(x: Tensor, mean: Tensor) -> Figure:
+    n, height, width = len(x), x.shape[-2], x.shape[-1]
+    side = 0.95  # inches an image is wide
+    figure = Figure(figsize=(max(6.0, side * n + 1.4), 2 * side * height / width + 0.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(mosaic(torch.cat([x, mean]), columns=n))
+    axes.set_xticks([])
+    axes.set_yticks([height / 2, height * 1.5 + 1], ["data", "reconstruction"])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _curves(x: Tensor, mean: Tensor) -> Figure:
+    n = len(x)
+    columns = min(5, n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(max(6.0, 2.2 * columns), 1.7 * rows + 0.9), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    marker = "." if x.shape[1] < 30 else None
+    for axes, datum, its_mean in zip(panels, x.tolist(), mean.tolist(), strict=False):
+        axes.plot(datum, color="0.6", marker=marker, label="data")
+        axes.plot(its_mean, color="C0", marker=marker, linewidth=1, label="reconstruction")
+    for axes in panels[n:]:
+        axes.set_axis_off()
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small"
+    )
+    figure.supylabel("value")
+    return figure

@@ -1,0 +1,127 @@
+"""From a configuration to objects: data, model, guide, objective, arguments of ``fit``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor, nn
+
+import pyro_vae.guides
+import pyro_vae.likelihoods
+import pyro_vae.models  # noqa: F401  (known to the parser by short name)
+from pyro_vae.data import Data, load_data
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.inference import ELBO, Objective, fit
+from pyro_vae.inference.batches import derived_seed
+
+SECTIONS = ("data", "model", "guide", "objective", "fit", "seed")
+NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "seed", "progress"}
+
+
+@dataclass
+class Experiment:
+    """What a configuration describes, built."""
+
+    model: nn.Module
+    guide: nn.Module
+    objective: Objective
+    fit_options: dict[str, Any]
+
+
+def add_experiment_arguments(parser: ArgumentParser) -> None:
+    """Give a parser the sections of a configuration, typed from the signatures that they go to."""
+    parser.add_function_arguments(load_data, "data")
+    parser.add_subclass_arguments(nn.Module, "model", skip={"data_shape", "data_mean"}, required=True)
+    parser.add_subclass_arguments(nn.Module, "guide", skip={"model"}, required=True)
+    parser.add_subclass_arguments(Objective, "objective")
+    parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
+
+
+def experiment_parser() -> ArgumentParser:
+    """A parser of configurations alone."""
+    parser = ArgumentParser(exit_on_error=False)
+    add_experiment_arguments(parser)
+    return parser
+
+
+def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str) -> Namespace:
+    """Check a configuration against the signatures and fill in the defaults.
+
+    Raises:
+        InputError: names what does not fit, with the nearest known section.
+    """
+    for section in config:
+        if section not in SECTIONS:
+            raise unknown(f"section in {source}", section, SECTIONS)
+    try:
+        return parser.parse_object(dict(config))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def foreign_class_paths(config: Any) -> list[str]:
+    """Import paths in a configuration that lie outside the package (the data section has none)."""
+    if isinstance(config, Mapping):
+        return [p for k, v in config.items() if k != "data" for p in foreign_class_paths(v)]
+    if isinstance(config, list | tuple):
+        return [p for v in config for p in foreign_class_paths(v)]
+    dotted = isinstance(config, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", config)
+    return [config] if dotted and not config.startswith("pyro_vae.") else []
+
+
+def load_configured_data(config: Namespace) -> Data:
+    """The data that a configuration names."""
+    return load_data(**vars(config.data))
+
+
+def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | None = None) -> Experiment:
+    """Construct model, guide and objective.
+
+    What a class needs and only the data know is handed to it by name, if it has such an argument:
+    ``data_shape``, ``data_mean`` for the model, ``model`` for the guide. Initial weights depend on the
+    configuration's seed alone.
+
+    Args:
+        config: from :func:`parse_config`.
+        data_shape: shape of one datum.
+        data_mean: mean of the training data, shape ``data_shape`` (None when weights will be loaded).
+
+    Raises:
+        InputError: if a class refuses its arguments.
+    """
+    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean}
+    built: dict[str, Any] = {}
+
+    def make(cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
+        accepted = inspect.signature(cls).parameters
+        known = {k: v for k, v in facts.items() if k in accepted and k not in kwargs}
+        return cls(*args, **{**known, **kwargs})
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        for part in ("model", "guide", "objective"):
+            built[part] = _instantiate(part, config, make)
+            facts[part] = built[part]
+    options = dict(vars(_instantiate("fit", config, make)))
+    return Experiment(built["model"], built["guide"], built["objective"] or ELBO(), options)
+
+
+def _instantiate(part: str, config: Namespace, make: Any) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    if part == "fit":
+        parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
+    elif part == "objective":
+        parser.add_subclass_arguments(Objective, "objective")
+    else:
+        skip = {"data_shape", "data_mean"} if part == "model" else {"model"}
+        parser.add_subclass_arguments(nn.Module, part, skip=skip)
+    chosen = Namespace({part: config.get(part)})
+    return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)

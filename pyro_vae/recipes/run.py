@@ -1,0 +1,166 @@
+"""The run directory: what training leaves, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from torch import nn
+
+from pyro_vae.data import Data
+from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.files import write_atomically
+from pyro_vae.inference import FitResult, fit
+from pyro_vae.inference.checkpoint import read_metrics
+from pyro_vae.inference.weights import load_weights
+from pyro_vae.recipes.catalogue import parse_yaml
+from pyro_vae.recipes.experiment import (
+    build,
+    experiment_parser,
+    foreign_class_paths,
+    load_configured_data,
+    parse_config,
+)
+
+CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
+
+
+class Run:
+    """A run directory.
+
+    ``config.yaml`` (everything needed to rebuild), ``model.safetensors``, ``metrics.jsonl``, ``checkpoints/``,
+    ``figures/``, ``summary.json``. Files are replaced whole, so that a kill leaves the last good state.
+
+    Args:
+        path: the directory.
+        trust: allow class paths outside ``pyro_vae`` in its configuration, whose code is then imported and run.
+
+    Raises:
+        InputError: if there is no run, or its configuration names foreign classes and is not trusted.
+        CorruptFileError: if the configuration is damaged.
+    """
+
+    def __init__(self, path: str | Path, *, trust: bool = False) -> None:
+        self.path = Path(path)
+        file = self.path / CONFIG
+        if not file.is_file():
+            raise InputError(f"{self.path} is not a run directory: it has no {CONFIG}")
+        raw = parse_yaml(file.read_text(), str(file))
+        try:
+            self.data_shape = tuple(int(n) for n in raw.pop("data_shape"))
+            self.recipe = str(raw.pop("recipe"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptFileError(f"{file} lacks a usable 'data_shape' or 'recipe'") from error
+        raw.pop("version", None)
+        foreign = foreign_class_paths(raw)
+        if foreign and not trust:
+            raise InputError(
+                f"{file} names code outside pyro_vae ({', '.join(foreign)}), which loading would run. If you trust it, "
+                "say so: trust=True in Python, --trust on the command line"
+            )
+        if foreign and "" not in sys.path:
+            sys.path.insert(0, "")  # classes beside the working directory, as for python -m
+        self.config: Namespace = parse_config(experiment_parser(), raw, str(file))
+
+    @classmethod
+    def create(cls, path: str | Path, config: Namespace, recipe: str, data_shape: tuple[int, ...]) -> Run:
+        """Start a run directory.
+
+        Raises:
+            InputError: if the directory holds a run already, or cannot be written.
+        """
+        from pyro_vae import __version__
+
+        file = Path(path) / CONFIG
+        if file.exists():
+            raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
+        head = {"version": __version__, "recipe": recipe, "data_shape": list(data_shape)}
+        parser = experiment_parser()
+        body = yaml.safe_load(parser.dump(config, skip_none=False))
+        text = yaml.safe_dump(head | body, sort_keys=False)
+        write_atomically(file, lambda temporary: temporary.write_text(text))
+        return cls(path, trust=True)  # the user has just configured it himself
+
+    def data(self) -> Data:
+        """The data that the run was configured with."""
+        return load_configured_data(self.config)
+
+    def train(self, data: Data, *, resume: bool = False, progress: bool = True) -> FitResult:
+        """Train, or go on training, and write the summary."""
+        parts = build(self.config, self.data_shape, data.train.mean())
+        result = fit(
+            parts.model,
+            parts.guide,
+            data,
+            objective=parts.objective,
+            seed=self.config.seed,
+            out=self.path,
+            resume=resume,
+            progress=progress,
+            **parts.fit_options,
+        )
+        if resume and (self.path / WEIGHTS).is_file():
+            load_weights(self.path / WEIGHTS, result.model, result.guide)
+        summary = {
+            "recipe": self.recipe,
+            "epochs": result.epochs,
+            "steps": result.steps,
+            "best_epoch": result.best_epoch,
+            "seconds": round(result.seconds, 1),
+            "stopped": result.stopped,
+        }
+        self.write_json(SUMMARY, summary)
+        return result
+
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        """Model and guide with the saved weights, in evaluation mode.
+
+        Raises:
+            CorruptFileError: if the weights are missing or damaged.
+        """
+        parts = build(self.config, self.data_shape)
+        load_weights(self.path / WEIGHTS, parts.model, parts.guide)
+        return parts.model.eval(), parts.guide.eval()
+
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics log."""
+        return read_metrics(self.path)
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write a JSON file of the directory, atomically."""
+        text = json.dumps(value, indent=2) + "\n"
+        write_atomically(self.path / name, lambda temporary: temporary.write_text(text))
+
+
+def load(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    guide: nn.Module | None = None,
+    trust: bool = False,
+) -> tuple[nn.Module, nn.Module]:
+    """Model and guide of a run directory, ready to use.
+
+    Args:
+        path: the directory.
+        model, guide: programs of one's own to load the weights into, for a run that was trained from Python
+            (``fit(..., out=path)``) and so has no configuration.
+        trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
+
+    Returns:
+        the pair, in evaluation mode.
+
+    Raises:
+        InputError: see :class:`Run`; or if only one of model and guide is given.
+        CorruptFileError: if a file is damaged.
+    """
+    if model is None and guide is None:
+        return Run(path, trust=trust).programs()
+    if model is None or guide is None:
+        raise InputError("load needs both model and guide, or neither")
+    load_weights(Path(path) / WEIGHTS, model, guide)
+    return model.eval(), guide.eval()
