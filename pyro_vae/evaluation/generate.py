@@ -55,7 +55,7 @@ def sample(
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
     parts: dict[str, list[Tensor]] = {}
-    with evaluating([program], context, seed) as context:
+    with quiet([program], context, seed) as context:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             rows = {name: value[start : start + count] for name, value in context.items()}
@@ -88,7 +88,7 @@ def reconstruct(
         InputError: for an unknown site.
     """
     model, guide = as_programs(model, guide)
-    with evaluating([model, guide], batch, seed) as batch:
+    with quiet([model, guide], batch, seed) as batch:
         guide_trace = poutine.trace(guide).get_trace(**batch)
         replayed = poutine.replay(model, trace=guide_trace)
         if _takes(model, "num_samples"):
@@ -126,7 +126,7 @@ def decode(
     program = _program(model)
     count = _length(values)
     context = {name: value for name, value in (batch or {}).items() if name != site}
-    with evaluating([program], {**values, **context}, seed) as moved:
+    with quiet([program], {**values, **context}, seed) as moved:
         held = {name: moved[name] for name in values}
         rows = {name: moved[name] for name in context}
         run = _Hold(held)(program)
@@ -139,9 +139,7 @@ def decode(
 
 
 @contextmanager
-def evaluating(
-    programs: Sequence[nn.Module], batch: Mapping[str, Tensor], seed: int
-) -> Iterator[dict[str, Tensor]]:
+def quiet(programs: Sequence[nn.Module], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
     """Evaluation mode, no gradients, and a random state of its own; all is put back afterwards.
 
     Args:

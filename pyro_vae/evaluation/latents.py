@@ -10,9 +10,9 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.data import Split, as_data
+from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.generate import evaluating, in_data_plate, mean_of
+from pyro_vae.evaluation.generate import quiet, in_data_plate, mean_of
 from pyro_vae.program import as_programs
 from pyro_vae.traces import is_latent
 
@@ -20,7 +20,7 @@ from pyro_vae.traces import is_latent
 def encode(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Split | Mapping[str, Tensor] | Tensor,
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
     *,
     batch_size: int = 500,
     seed: int = 0,
@@ -33,7 +33,7 @@ def encode(
     Args:
         model: generative program (shares its parameters with a guide that is a plain function).
         guide: its guide.
-        data: a split, a dict of tensors, or the tensor x.
+        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, if it has one.
         batch_size: data encoded at once.
         seed: of the draws; the global random state is left as it was.
 
@@ -43,10 +43,11 @@ def encode(
     Raises:
         InputError: if batch_size is not positive, or the guide samples nothing per datum.
     """
-    split = data if isinstance(data, Split) else as_data(data).train
+    parts_of_data = as_data(data)
+    split = parts_of_data.test if parts_of_data.test is not None else parts_of_data.train
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
-    with evaluating(programs, {"x": split.tensors["x"][:1]}, seed) as first:
+    with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
         for batch in split.batches(batch_size):
             batch = {name: value.to(first["x"].device) for name, value in batch.items()}
             trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))

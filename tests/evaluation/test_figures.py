@@ -79,7 +79,8 @@ def test_training_curves_hold_the_records():
     assert drawn["validation"] == [[r["epoch"], r["validation/loss"]] for r in rows]
     best = [v for k, v in drawn.items() if k.startswith("best")]
     assert best == [[[8, rows[7]["validation/loss"]]]]  # the last of those that were best at their time
-    assert curves(kl)["z, train"] == [[r["epoch"], r["train/kl/z"]] for r in rows]
+    assert curves(kl)["z"] == [[r["epoch"], r["train/kl/z"]] for r in rows]
+    assert curves(kl)["_z"] == [[r["epoch"], r["validation/kl/z"]] for r in rows]
     assert all("nats per datum" in axes.get_ylabel() for axes in (loss, kl))
     (band,) = loss.patches  # the weight reaches 1 in epoch 5
     assert band.get_x() + band.get_width() == 4
@@ -92,7 +93,7 @@ def test_training_curves_without_validation_with_gaps_and_with_a_steep_start():
     loss, kl = figures.training_curves(rows).axes
     assert list(curves(loss)) == ["train"] and len(curves(loss)["train"]) == 39
     assert loss.get_ylim()[1] < 200 and not loss.patches
-    assert len(curves(kl)["z, train"]) == 39
+    assert len(curves(kl)["z"]) == 39
 
 
 def test_training_curves_of_one_epoch_of_no_epoch_and_of_no_latent(caplog):

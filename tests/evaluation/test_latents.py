@@ -3,7 +3,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.data import Split
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.latents import encode, principal_components
 
@@ -30,7 +30,7 @@ def test_encode_gives_the_posterior_mean_of_a_linear_gaussian_model():
     x = points(23, 3)
     # E[z | x] by regression of z on x under the joint Gaussian, not by the formula of the guide
     expected = x @ torch.linalg.inv(w @ w.T + noise**2 * torch.eye(3)) @ w
-    for data in (x, {"x": x}, Split({"x": x})):
+    for data in (x, {"x": x}, Split({"x": x}), Data(Split({"x": x[:2]}), test=Split({"x": x}))):
         encoded = encode(no_model, guide, data, batch_size=10)
         assert list(encoded) == ["z"]
         torch.testing.assert_close(encoded["z"], expected, rtol=1e-4, atol=1e-4)

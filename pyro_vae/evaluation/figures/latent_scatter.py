@@ -72,8 +72,8 @@ def _draw(axes: Axes, name: str, points: Tensor, labels: Tensor | None) -> None:
     else:
         xy, _, explained = principal_components(points)
         parts = [f"{100 * part:.1f}" for part in explained.tolist()]
-        names = [f"component {i + 1} ({part} % of the variance)" for i, part in enumerate(parts)]
-        axes.set_title(f"{name} ({dim} dimensions): first two principal components")
+        names = [f"principal component {i + 1} ({part} % of the variance)" for i, part in enumerate(parts)]
+        axes.set_title(f"{name} ({dim} dimensions)")
     colours = "C0" if labels is None else [_colours(labels)[k] for k in labels.tolist()]
     axes.scatter(*xy.T.tolist(), c=colours, s=9, alpha=0.7, linewidths=0)
     axes.set(xlabel=names[0], ylabel=names[1])

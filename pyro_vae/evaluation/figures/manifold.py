@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.figures.images import is_image, mosaic
-from pyro_vae.evaluation.generate import decode, evaluating, in_data_plate, trace_without_data
+from pyro_vae.evaluation.generate import decode, quiet, in_data_plate, trace_without_data
 from pyro_vae.program import Program
 from pyro_vae.traces import Site, is_latent
 
@@ -48,7 +48,7 @@ def manifold(model: Callable[..., Any], n: int = 20) -> Figure | None:
     Source: Kingma & Welling 2014, arXiv:1312.6114, figure 4.
     """
     program = model if isinstance(model, Program) else Program(model)
-    with evaluating([program], {}, seed=0):
+    with quiet([program], {}, seed=0):
         trace = trace_without_data(program, 1, {}, "x")
     if "x" not in trace.nodes:
         raise unknown("data site", "x", trace.nodes)

@@ -67,8 +67,16 @@ def _draw_kl(axes: Axes, records: Records, sites: Sequence[str]) -> None:
         for part, style in PARTS.items():
             epochs, values = _series(records, f"{part}/kl/{site}")
             if epochs:
-                _line(axes, epochs, values, label=f"{site}, {part}", linestyle=style, color=f"C{colour % 10}")
-    axes.set(title="KL of q(z | x) from the prior, by latent site", ylabel="KL (nats per datum)")
+                _line(
+                    axes,
+                    epochs,
+                    values,
+                    label=site if part == "train" else f"_{site}",
+                    linestyle=style,
+                    color=f"C{colour % 10}",
+                )
+    dashed = any(key.startswith("validation/kl/") for record in records for key in record)
+    axes.set(title="KL by latent site" + " (dashed: validation)" * dashed, ylabel="KL (nats per datum)")
 
 
 def _finish(axes: Axes, records: Records) -> None:
@@ -85,7 +93,8 @@ def _finish(axes: Axes, records: Records) -> None:
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, fontsize="small", ncols=1 + (len(handles) > 12))
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(handles) > 6 else {}
+        axes.legend(handles, labels, fontsize="small", ncols=1 + (len(handles) > 15), **beside)
 
 
 def _line(axes: Axes, epochs: Sequence[int], values: Sequence[float], **style: Any) -> None:
