@@ -57,7 +57,9 @@ def check_values(name: str, site: Site, batch: Batch) -> None:
 
 def _depends_on_parameters(support: Any) -> bool:
     """Whether a constraint holds tensors (bounds that differ between data), so that it fits one batch only."""
-    base = getattr(support, "base_constraint", support)
+    base = support
+    while hasattr(base, "base_constraint"):
+        base = base.base_constraint
     return any(isinstance(v, Tensor) and v.numel() > 1 for v in vars(base).values())
 
 

@@ -219,7 +219,7 @@ def log_weights(pair: TracePair, *, scaled: bool = True, guide_sites: dict[str, 
 
     Args:
         pair: traces of one batch.
-        scaled: apply the sites' scales (KL weights; a subsampled plate's factor is taken out); False: log p and log q.
+        scaled: apply the sites' scales (KL weights; a subsampled plate's factor is taken out); False: log p, log q.
         guide_sites: latent sites to take log q from, in place of the guide trace's.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.generate import quiet, in_data_plate, mean_of
+from pyro_vae.evaluation.generate import in_data_plate, mean_of, quiet
 from pyro_vae.program import as_programs
 from pyro_vae.traces import is_latent
 

@@ -18,10 +18,11 @@ from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.results import LogLikelihood
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.program import Program
+from pyro_vae.runtime import keep_freed_memory
 from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights, trace_pair
 
 MEMORY_BUDGET = 512 * 2**20
-CACHE_ROWS = 4000  # rows that a CPU does together; more only fall out of its caches
+CPU_CHUNK = 24 * 2**20  # bytes of a chunk on a CPU: larger ones only fall out of its caches
 
 
 def log_likelihood(
@@ -49,9 +50,9 @@ def log_likelihood(
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: a Split, a dict of tensors, a tensor ``x`` ``(num_data, *shape)``, or Data (its test part).
         num_particles: K.
-        memory_budget: bytes that the tensors of one chunk may take; measured on a small run, chunks are chosen by it.
-        vectorize: particles in a plate left of the data plate (the program must broadcast); False: each datum is repeated
-            instead, for programs that cannot.
+        memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
+        vectorize: particles in a plate left of the data plate (the program must broadcast); False: each datum is
+            repeated instead, for programs that cannot.
         max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
@@ -69,6 +70,7 @@ def log_likelihood(
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)
     with evaluating(model, guide, data, seed, device) as (model, guide, split):
+        keep_freed_memory()
         first = split.batch(slice(0, 1))
         sampler = _Sampler(model, guide, max_plate_nesting, vectorize)
         dimensions = sampler.dimensions(first)
@@ -78,7 +80,7 @@ def log_likelihood(
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: one particle of one datum takes {cost:.0f} bytes"
             )
-        rows = min(budget_rows, CACHE_ROWS) if split.device.type == "cpu" else budget_rows
+        rows = min(budget_rows, max(1, int(CPU_CHUNK / cost))) if split.device.type == "cpu" else budget_rows
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
         batch_size = max(1, min(rows // chunk, len(split)))
         estimates, sizes = [], []

@@ -14,6 +14,7 @@ from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program, as_programs
+from pyro_vae.runtime import private_seed
 
 
 def positive(name: str, value: int) -> int:
@@ -56,12 +57,10 @@ def evaluating(
     target = torch.device(device) if device is not None else (parameter.device if parameter is not None else None)
     split = split.to(target) if target is not None else split
     modes = [(m, m.training) for program in programs for m in program.modules()]
-    cuda = [split.device.index or 0] if split.device.type == "cuda" else []
     try:
         for program in programs:
             program.to(split.device).eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(seed)
+        with torch.no_grad(), private_seed(seed, split.device):
             check_data(*programs, split)
             with pyro.validation_enabled(False):
                 yield *programs, split

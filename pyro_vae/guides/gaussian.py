@@ -35,8 +35,8 @@ class GaussianGuide(PyroModule):
         data_site: the site, and the name of the argument, that the guide is conditioned on.
 
     Raises:
-        InputError: if the model has no such data site, has no latent site, or has one that is not real-valued or not in the
-            data plate.
+        InputError: if the model has no such data site, has no latent site, or has one that is not real-valued or
+            not in the data plate.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114.
     """
@@ -101,5 +101,6 @@ def _sites_of(model: Callable[..., Any], data_site: str) -> tuple[tuple[int, ...
 
 
 def _is_real(support: Any) -> bool:
-    base = getattr(support, "base_constraint", support)
-    return base in (dist.constraints.real, dist.constraints.real_vector)
+    while hasattr(support, "base_constraint"):  # independent dimensions, mixtures
+        support = support.base_constraint
+    return support in (dist.constraints.real, dist.constraints.real_vector)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyro
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.program import as_programs, prime
+from pyro_vae.runtime import keep_freed_memory, private_seed
 
 logger = logging.getLogger(__name__)
 
@@ -140,9 +142,8 @@ def fit(
     train = data.train.to(fabric.device)
     batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
     check_data(*programs, train)
-    cuda = [fabric.device.index] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(derived_seed(seed, "noise"))
+    keep_freed_memory()
+    with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
         weight = torch.ones((), device=fabric.device) if weighted else None
@@ -176,7 +177,8 @@ def fit(
             trainer.restore(saved, f"checkpoint in {out}")
         else:
             trainer.start()
-        trainer.train()
+        with pyro.validation_enabled(False):  # checked above, once; inside a step it would synchronize
+            trainer.train()
     at = trainer.at
     for program in programs:
         program.eval()

@@ -26,6 +26,7 @@ from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.schedules import Schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.weights import copy_into, named_weights, save_weights
+from pyro_vae.runtime import private_seed
 
 logger = logging.getLogger(__name__)
 WINDOW = 100  # steps between looks at the loss
@@ -215,11 +216,10 @@ class Trainer:
         """Terms of the validation data, nats per datum, at KL weight 1, with the averaged weights if there are."""
         assert self.validation is not None
         split, step = self.validation
-        devices = [split.device.index] if split.device.type == "cuda" else []
         step.eval()
         sums = torch.zeros((), dtype=torch.float64, device=split.device)
-        with torch.random.fork_rng(devices=devices), self._averaged(), self.fabric.autocast():
-            torch.manual_seed(derived_seed(self.seed, "validation"))
+        seed = derived_seed(self.seed, "validation")
+        with private_seed(seed, split.device), self._averaged(), self.fabric.autocast():
             for batch in split.batches(self.batches.batch_size):
                 sums = sums + step(**batch)[1].double() * len(batch["x"])
         step.train()
@@ -298,7 +298,8 @@ class Trainer:
         copy_into(self._weights(), state["weights"], source)
         self.optimizer.load_state_dict(state["optimizer"])
         if (self.ema is None) != (state["ema"] is None):
-            raise InputError(f"{source} was saved with{'out' if state['ema'] is None else ''} ema_decay; resume the same way")
+            had = "without" if state["ema"] is None else "with"
+            raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
         if self.ema is not None:
             self.ema.restore([t.to(device) for t in state["ema"]])
         best = state["best_weights"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from pyro_vae.data import Data, load_data
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference import ELBO, Objective, fit
 from pyro_vae.inference.batches import derived_seed
+from pyro_vae.runtime import private_seed
 
 SECTIONS = ("data", "model", "guide", "objective", "fit", "seed")
 NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "seed", "progress"}
@@ -105,8 +105,7 @@ def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | No
         known = {k: v for k, v in facts.items() if k in accepted and k not in kwargs}
         return cls(*args, **{**known, **kwargs})
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed, "weights"))
+    with private_seed(derived_seed(config.seed, "weights")):
         for part in ("model", "guide", "objective"):
             built[part] = _instantiate(part, config, make)
             facts[part] = built[part]
@@ -124,4 +123,14 @@ def _instantiate(part: str, config: Namespace, make: Any) -> Any:
         skip = {"data_shape", "data_mean"} if part == "model" else {"model"}
         parser.add_subclass_arguments(nn.Module, part, skip=skip)
     chosen = Namespace({part: config.get(part)})
-    return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)
+    try:
+        return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)
+    except (TypeError, ValueError) as error:
+        ours = next((e for e in _causes(error) if isinstance(e, InputError)), None)
+        raise ours or InputError(f"{part}: {error}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -59,8 +59,8 @@ class Run:
         foreign = foreign_class_paths(raw)
         if foreign and not trust:
             raise InputError(
-                f"{file} names code outside pyro_vae ({', '.join(foreign)}), which loading would run. If you trust it, "
-                "say so: trust=True in Python, --trust on the command line"
+                f"{file} names code outside pyro_vae ({', '.join(foreign)}), which loading would run. If you trust "
+                "it, say so: trust=True in Python, --trust on the command line"
             )
         if foreign and "" not in sys.path:
             sys.path.insert(0, "")  # classes beside the working directory, as for python -m
@@ -77,7 +77,9 @@ class Run:
 
         file = Path(path) / CONFIG
         if file.exists():
-            raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
+            raise InputError(
+                f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out"
+            )
         head = {"version": __version__, "recipe": recipe, "data_shape": list(data_shape)}
         parser = experiment_parser()
         body = yaml.safe_load(parser.dump(config, skip_none=False))

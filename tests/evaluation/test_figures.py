@@ -162,6 +162,7 @@ def test_vectors_are_drawn_as_curves():
     assert [v for _, v in drawn["data"]] == pytest.approx(pick(split, 7)["x"][1].tolist())
     assert [v for _, v in drawn["reconstruction"]][2:] == [0.5] * 6
     assert len(figures.prior_samples(model, n=9).axes) == 9
+    assert len(figures.prior_samples(model, n=5000).axes) == 64
 
 
 # ------------------------------------------------------------------ latents

@@ -28,12 +28,22 @@ __all__ = [
     "manifold_grid",
     "prior_samples",
     "reconstructions",
+    "save_figure",
     "training_curves",
 ]
 
 logger = logging.getLogger(__name__)
 DPI = 120
 NUM_PRIOR_SAMPLES = 64
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure to a file, whole or not at all; the suffix says the format.
+
+    Raises:
+        InputError: if the file cannot be written; an older one is left as it was.
+    """
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
 
 
 def draw_all(
@@ -87,6 +97,6 @@ def draw_all(
             continue
         if figure is not None:
             path = Path(folder) / f"{name}.png"
-            write_atomically(path, lambda temporary, figure=figure: figure.savefig(temporary, dpi=DPI))
+            save_figure(figure, path)
             written.append(path)
     return written

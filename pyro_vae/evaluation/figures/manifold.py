@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.figures.images import is_image, mosaic
-from pyro_vae.evaluation.generate import decode, quiet, in_data_plate, trace_without_data
+from pyro_vae.evaluation.generate import decode, in_data_plate, quiet, trace_without_data
 from pyro_vae.program import Program
 from pyro_vae.traces import Site, is_latent
 

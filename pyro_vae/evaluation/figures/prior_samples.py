@@ -14,6 +14,7 @@ from pyro_vae.evaluation.generate import sample
 from pyro_vae.program import Batch
 
 logger = logging.getLogger(__name__)
+MAX_CURVES = 64
 
 
 def prior_samples(
@@ -23,7 +24,7 @@ def prior_samples(
 
     Args:
         model: the generative program.
-        n: how many.
+        n: how many; of vectors, at most 64.
         seed: of the draws.
         batch: context that the model needs, ``(n, ...)`` each.
 
@@ -32,6 +33,9 @@ def prior_samples(
     """
     mean = sample(model, n, seed=seed, batch=batch)["x.mean"]  # (n, *shape)
     shape = tuple(mean.shape[1:])
+    if is_curve(shape):
+        mean = mean[:MAX_CURVES]  # a panel each: more would take minutes
+    n = len(mean)
     columns = math.ceil(math.sqrt(n))
     if is_image(shape):
         figure = Figure(figsize=(7, 7 * shape[-2] / shape[-1] * math.ceil(n / columns) / columns + 0.4))

@@ -1,0 +1,97 @@
+"""What the benchmark scripts share: arguments, interleaved timing, the table and the JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+
+import pyro_vae
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that every script takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="under a minute on two cores")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (torch's default if not given)")
+    return parser
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the figures depend on."""
+    cuda = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {
+        "device": cuda or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "pyro_vae": pyro_vae.__version__,
+    }
+
+
+def interleaved(
+    case: str, variants: dict[str, Callable[[], Any]], reference: str | None, repeats: int, device: str
+) -> list[dict[str, Any]]:
+    """Time variants in turn, ``repeats`` rounds after one to warm up.
+
+    Args:
+        case: name of what is measured.
+        variants: what to call; each call is timed whole.
+        reference: the variant that ratios refer to (None: the fastest by median).
+        repeats: rounds.
+        device: CUDA devices are synchronized around each call.
+
+    Returns:
+        rows ``{case, variant, median_ms, ratio, reference}``; ratio is the median of the rounds' paired ratios.
+    """
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for round_number in range(repeats + 1):
+        for name, run in variants.items():
+            _synchronize(device)
+            started = time.perf_counter()
+            run()
+            _synchronize(device)
+            if round_number:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    base = reference or min(medians, key=lambda name: medians[name])
+    return [
+        {
+            "case": case,
+            "variant": name,
+            "median_ms": round(medians[name], 3),
+            "ratio": round(statistics.median(a / b for a, b in zip(values, times[base], strict=True)), 4),
+            "reference": base,
+        }
+        for name, values in times.items()
+    ]
+
+
+def _synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the table, or the JSON object."""
+    result = {"environment": environment(options.device), "rows": rows}
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(", ".join(f"{k} {v}" for k, v in result["environment"].items()))
+    for row in rows:
+        extra = "".join(f"  {k} {v}" for k, v in row.items() if k not in _COLUMNS)
+        print(f"{row['case']:<34} {row['variant']:<26} {row['median_ms']:>12.3f} ms {row['ratio']:>8.3f}{extra}")
+
+
+_COLUMNS = ("case", "variant", "median_ms", "ratio", "reference")
