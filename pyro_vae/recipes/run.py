@@ -15,7 +15,7 @@ from pyro_vae.data import Data
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.inference import FitResult, fit
-from pyro_vae.inference.checkpoint import read_metrics
+from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
 from pyro_vae.inference.weights import load_weights
 from pyro_vae.recipes.catalogue import parse_yaml
 from pyro_vae.recipes.experiment import (
@@ -76,7 +76,7 @@ class Run:
         from pyro_vae import __version__
 
         file = Path(path) / CONFIG
-        if file.exists():
+        if (Path(path) / WEIGHTS).exists() or (Path(path) / CHECKPOINT).exists():
             raise InputError(
                 f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out"
             )
