@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
+import torch
 from jsonargparse import ArgumentParser
 
 from pyro_vae import __version__
@@ -89,7 +90,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--limit", type=int | None, default=None, help="measure the first so many data only")
     parser.add_argument("--memory_mib", type=int, default=512, help="memory budget of a chunk")
     parser.add_argument("--seed", type=int, default=0, help="of the particles")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, …")
+    parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
     parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
     options = _parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
@@ -100,7 +101,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.limit is not None:
         split = split.subset(options.limit)
     started = time.monotonic()
-    common = {"seed": options.seed, "device": options.device}
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    common = {"seed": options.seed, "device": automatic if options.device == "auto" else options.device}
     likelihood = log_likelihood(
         model,
         guide,
