@@ -44,7 +44,8 @@ def check_values(name: str, site: Site, batch: Batch) -> None:
     """
     fn, value = site["fn"], batch[name]
     event = tuple(fn.event_shape)
-    if tuple(value.shape[1:]) != event:
+    inner_plates = any(f.vectorized and f.dim != -1 for f in site["cond_indep_stack"])  # the program lays x out itself
+    if not inner_plates and tuple(value.shape[1:]) != event:
         raise InputError(
             f"data '{name}' have shape {tuple(value.shape[1:])} each, but site '{name}' has event shape {event}"
         )

@@ -37,7 +37,8 @@ def train(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the run directory to make")
     add_experiment_arguments(parser)
     if not arguments or arguments[0].startswith("-"):
-        parser.parse_args(list(arguments) if "--help" in arguments or "-h" in arguments else [])
+        if "--help" in arguments or "-h" in arguments:
+            parser.parse_args(list(arguments))
         raise InputError("the recipe comes first: pyro-vae train RECIPE --out DIR [--section.option value …]")
     recipe = read_recipe(arguments[0])
     if arguments[0].endswith((".yaml", ".yml")):
@@ -51,7 +52,7 @@ def train(arguments: Sequence[str]) -> None:
     config = namespace.clone(with_meta=False)
     out = config.pop("out")
     config.pop("recipe")
-    run = Run.create(out, config, arguments[0], data.train.shape)
+    run = Run.create(out, config, arguments[0], data)
     logging.info("%s", data.description)
     _train(run, data, resume=False)
 
@@ -269,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unknown("command", arguments[0], COMMANDS)
         COMMANDS[arguments[0]](arguments[1:])
     except (InputError, NonFiniteLossError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

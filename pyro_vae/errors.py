@@ -30,6 +30,6 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
         An :class:`InputError` to raise.
     """
     known = sorted(choices)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return InputError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(known)}.")

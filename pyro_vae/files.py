@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from pyro_vae.errors import InputError
 
 
@@ -17,20 +19,30 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         InputError: if the file cannot be written (full disk, no permission); an old one is left as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot write {path}: {error}. The file that was there before is unharmed; free some disk space "
             "or choose another directory, then resume"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(*directories: Path) -> None:
+    """Remove the temporary files that a kill in the middle of :func:`write_atomically` left in directories."""
+    for directory in directories:
+        for path in directory.glob(".*.????????.*"):
+            if path.is_file():
+                path.unlink(missing_ok=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from types import CodeType
 from typing import Any
 
 import pyro
@@ -50,9 +51,9 @@ class Program(nn.Module):
 
     ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a
     program without a ``y`` argument is never handed ``y``. A PyroModule keeps its own parameters. A plain
-    function's are found where it keeps them: modules that it refers to (globals or closure) become
-    submodules, and ``pyro.param`` values become parameters of this module at the first call, in a private
-    store. Pyro's global parameter store is neither read nor written.
+    function's are found where it keeps them: modules that it refers to (globals or closure, itself or through
+    its helper functions) become submodules, and ``pyro.param`` values become parameters of this module at the
+    first call, in a private store. Pyro's global parameter store is neither read nor written.
 
     Args:
         program: a module or a function with Pyro statements.
@@ -74,7 +75,7 @@ class Program(nn.Module):
         known = self._arguments
         kwargs = batch if known is None else {k: v for k, v in batch.items() if k in known}
         if self.store is not None:
-            with module_parameters(), self.store.active():
+            with module_parameters(*self.modules_used.values()), self.store.active():
                 return self.program(**kwargs)
         with module_parameters(self.program):
             return self._call(**kwargs)
@@ -115,14 +116,63 @@ class _ParameterStore(nn.Module):
 
 
 def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
-    """The modules that a plain function refers to by a global or closed-over name."""
-    target = inspect.unwrap(function)
-    target = getattr(target, "func", target)  # functools.partial
-    found = {}
-    if inspect.isfunction(target) or inspect.ismethod(target):
-        used = inspect.getclosurevars(target)
-        found = {k: v for k, v in {**used.globals, **used.nonlocals}.items() if isinstance(v, nn.Module)}
+    """The modules that a plain function works with, by name.
+
+    Those that it, or a function that it refers to, names as a global or from a closure, also in lists and dicts; the
+    bound arguments of a ``functools.partial``; the object of a bound method, or that object's attributes.
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+
+    def visit(name: str, value: Any) -> None:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            while name in found or hasattr(nn.ModuleDict, name):
+                name += "_"
+            found[name] = value
+        elif isinstance(value, (list, tuple)):
+            visit_all({f"{name}_{i}": v for i, v in enumerate(value)})
+        elif isinstance(value, dict):
+            visit_all({f"{name}_{k}".replace(".", "_"): v for k, v in value.items()})
+        elif isinstance(value, partial):
+            visit_all({name: value.func, **value.keywords})
+            visit(name, value.args)
+        elif inspect.ismethod(value):
+            owner = value.__self__
+            visit_all({name: owner} if isinstance(owner, nn.Module) else dict(getattr(owner, "__dict__", {})))
+            visit(name, value.__func__)
+        elif inspect.isfunction(value) and str(value.__module__).partition(".")[0] not in _LIBRARIES:
+            visit_all(_names_used(value))
+            visit(name, getattr(value, "__wrapped__", None))
+
+    def visit_all(values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            visit(name, value)
+
+    visit("module", function)
     return found
+
+
+_LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy"}  # their functions hold no parameters of the user's
+
+
+def _names_used(function: Any) -> dict[str, Any]:
+    """What a function's code refers to by a global or closed-over name, nested functions' code included."""
+
+    def names(code: CodeType) -> Iterator[str]:
+        yield from code.co_names
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                yield from names(constant)
+
+    space = function.__globals__
+    used = {name: space[name] for name in names(function.__code__) if name in space}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # a name that is not bound yet
+            used[name] = cell.cell_contents
+    return used
 
 
 def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Program, Program]:

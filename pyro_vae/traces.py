@@ -65,11 +65,17 @@ class TracePair:
         """
         frames = site["cond_indep_stack"]
         rank = -self.particle_dim
-        if value.dim() > rank:
+        outer = next((f for f in frames if f.vectorized and f.dim <= -rank and f.name != PARTICLES), None)
+        if outer is not None:
             raise InputError(
-                f"site '{site['name']}' has {value.dim()} batch dimensions, {rank} were expected with plates at "
-                f"dim -1 (data) and {self.particle_dim} (particles): declare event dimensions with .to_event, "
-                "or raise max_plate_nesting"
+                f"site '{site['name']}' is in plate '{outer.name}' at dim {outer.dim}, but only {rank - 1} batch "
+                f"dimensions were said to be the programs' own: use max_plate_nesting={-outer.dim}"
+            )
+        if value.dim() > rank or (value.dim() == rank and value.shape[0] not in (1, self.num_particles)):
+            raise InputError(
+                f"site '{site['name']}' has batch shape {tuple(value.shape)}, at most {rank} dimensions were expected, "
+                f"with plates at dim -1 (data: {self.size}) and {self.particle_dim} (particles: {self.num_particles}): "
+                "declare event dimensions with .to_event"
             )
         value = value.reshape((1,) * (rank - value.dim()) + value.shape)
         if rank > 2:  # inner plates between the particles and the data

@@ -6,7 +6,6 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from pyro.distributions.util import validation_enabled
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules contract and linear_gaussian
 pytest.register_assert_rewrite("contract", "linear_gaussian")
@@ -14,16 +13,12 @@ pytest.register_assert_rewrite("contract", "linear_gaussian")
 
 @pytest.fixture(autouse=True)
 def no_global_state():
-    """Seed torch; afterwards Pyro's parameter store must be empty and its settings what they were."""
+    """Seed torch; afterwards Pyro's parameter store must be empty and its settings (validation) what they were."""
     torch.manual_seed(0)
-    before = pyro.settings.get()
-    dtype, validation = torch.get_default_dtype(), validation_enabled_everywhere()
+    settings, dtype = pyro.settings.get(), torch.get_default_dtype()
     yield
-    assert dict(pyro.get_param_store().items()) == {}, "the test left parameters in Pyro's global store"
-    assert pyro.settings.get() == before, "the test changed Pyro's settings"
-    assert validation_enabled_everywhere() == validation, "the test changed Pyro's validation"
-    assert torch.get_default_dtype() == dtype
-
-
-def validation_enabled_everywhere():
-    return (pyro.settings.get("validate_distributions_pyro"), pyro.settings.get("validate_infer"))
+    left = dict(pyro.get_param_store().items())
+    pyro.clear_param_store()  # one test's fault is not the next one's
+    assert left == {}, "the test left parameters in Pyro's global store"
+    assert pyro.settings.get() == settings, "the test changed Pyro's settings"
+    assert torch.get_default_dtype() == dtype, "the test changed torch's default dtype"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -23,6 +24,8 @@ from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights
 
 MEMORY_BUDGET = 512 * 2**20
 CPU_CHUNK = 24 * 2**20  # bytes of a chunk on a CPU: larger ones only fall out of its caches
+
+_CACHES = {"_inv", "_cached_x_y"}  # of torch's transforms: what they have seen, not what they are
 
 
 def log_likelihood(
@@ -82,7 +85,8 @@ def log_likelihood(
             )
         rows = min(budget_rows, max(1, int(CPU_CHUNK / cost))) if split.device.type == "cpu" else budget_rows
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
-        batch_size = max(1, min(rows // chunk, len(split)))
+        data_cost = bytes_per_row(lambda n: next(sampler.log_weights(_repeat(first, n), 1, 1)))  # with the guide's part
+        batch_size = max(1, min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
         estimates, sizes = [], []
         bar = tqdm(total=len(split), unit="datum", disable=not progress)
         with bar:
@@ -119,8 +123,9 @@ class _Sampler:
 
     def dimensions(self, batch: Mapping[str, Tensor]) -> int:
         """Values in one datum, over the data sites."""
-        sites = self._pair(batch, 1).observed().values()
-        return sum(math.prod(s["fn"].event_shape) for s in sites)
+        sites = [s for s in self._pair(batch, 1).observed().values() if not isinstance(s["fn"], dist.Unit)]  # factors
+        inner = [[f.size for f in s["cond_indep_stack"] if f.vectorized and f.dim != -1] for s in sites]
+        return sum(math.prod((*s["fn"].event_shape, *sizes)) for s, sizes in zip(sites, inner, strict=True))
 
     def log_weights(self, batch: Mapping[str, Tensor], num_particles: int, chunk: int) -> Iterator[Tensor]:
         """log w in chunks ``(k, N)`` of at most ``chunk`` particles, ``num_particles`` in all."""
@@ -138,8 +143,7 @@ class _Sampler:
     def _repeated(self, batch: Mapping[str, Tensor], num_particles: int, chunk: int) -> Iterator[Tensor]:
         for start in range(0, num_particles, chunk):
             k = min(chunk, num_particles - start)
-            repeated = {name: value.repeat_interleave(k, 0) for name, value in batch.items()}
-            yield log_weights(self._pair(repeated, 1), scaled=False).reshape(-1, k).T  # (k, N)
+            yield log_weights(self._pair(_repeat(batch, k), 1), scaled=False).reshape(-1, k).T  # (k, N)
 
     def _pair(self, batch: Mapping[str, Tensor], particles: int) -> TracePair:
         return trace_pair(self.model, self.guide, (), batch, particles, self.nesting)
@@ -154,27 +158,29 @@ class _Sampler:
         return TracePair(trace, guide, pair.num_particles, pair.particle_dim, pair.size, pair.full_size)
 
 
-def _independent_of_particles(pair: TracePair) -> bool:
-    """Whether the guide's distributions are the same for all particles: broadcast along them (stride 0).
+def _repeat(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+    """Each datum as often as asked, its copies one after another."""
+    return {name: value.repeat_interleave(times, 0) for name, value in batch.items()}
 
-    Where a site's parameters were computed from another site's samples they differ between particles.
+
+def _independent_of_particles(pair: TracePair) -> bool:
+    """Whether the guide's distributions are the same for all particles, so that they can be drawn from again.
+
+    What was computed from another site's samples has the plate of particles as its first dimension. In doubt the
+    answer is no: then the guide is run again, which is right for any guide.
     """
     if pair.num_particles == 1:
         return len(pair.latent()) == 1
-    for q, _ in pair.latent().values():
-        rank = len(q["fn"].batch_shape)
-        for tensor in _tensors_of(q["fn"]):
-            dim = tensor.dim() - len(q["fn"].event_shape) - rank  # batch dims come before event dims
-            at = rank + pair.particle_dim + max(dim, 0)
-            if tensor.dim() > at >= 0 and tensor.shape[at] > 1 and tensor.stride(at) != 0:
-                return False
-    return True
+    return all(_same_for_all(q["fn"], pair.num_particles) for q, _ in pair.latent().values())
 
 
-def _tensors_of(fn: Any) -> Iterator[Tensor]:
-    """The tensors that a distribution holds, also through the distributions that it wraps."""
-    for value in vars(fn).values():
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, torch.distributions.Distribution):
-            yield from _tensors_of(value)
+def _same_for_all(value: Any, particles: int) -> bool:
+    """Whether nothing in a distribution (or in its transforms, in lists, in wrapped ones) differs between particles."""
+    if isinstance(value, Tensor):
+        dim = next((i for i, size in enumerate(value.shape) if size != 1), None)
+        return dim is None or value.shape[dim] != particles or value.stride(dim) == 0
+    if isinstance(value, (list, tuple)):
+        return all(_same_for_all(v, particles) for v in value)
+    if isinstance(value, (torch.distributions.Distribution, torch.distributions.Transform)):
+        return all(_same_for_all(v, particles) for k, v in vars(value).items() if k not in _CACHES)
+    return value is None or isinstance(value, (bool, int, float, str))

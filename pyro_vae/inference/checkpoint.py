@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pyro_vae.errors import CorruptFileError
+from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 
 CHECKPOINT = Path("checkpoints") / "last.pt"
@@ -22,8 +21,11 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Write the state as the run's last checkpoint; the one before is kept as ``previous.pt``."""
     last, previous = run / CHECKPOINT, run / PREVIOUS
     if last.exists():
-        previous.unlink(missing_ok=True)
-        previous.hardlink_to(last)  # a second name: at no moment is there no last.pt
+        try:
+            previous.unlink(missing_ok=True)
+            previous.hardlink_to(last)  # a second name: at no moment is there no last.pt
+        except OSError:  # a file system without hard links
+            write_atomically(previous, lambda path: shutil.copyfile(last, path))
     write_atomically(last, lambda path: torch.save(state, path))
 
 
@@ -38,13 +40,15 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # damaged bytes make the reader fail in many ways
         remedy = (
             f"to resume from the checkpoint before it: mv {run / PREVIOUS} {path}"
             if (run / PREVIOUS).exists()
             else "there is no older checkpoint: train again into a new directory"
         )
-        raise CorruptFileError(f"checkpoint {path} is damaged or truncated; {remedy}") from error
+        raise CorruptFileError(
+            f"checkpoint {path} is damaged or truncated; {remedy}. The weights in model.safetensors can still be loaded"
+        ) from error
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -56,16 +60,21 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     path = run / METRICS
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     lines = text.splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                raise ValueError("a record has an integer 'epoch'")
+            records.append(record)
+        except ValueError as error:
             if number == len(lines) and not text.endswith("\n"):
                 break
-            raise CorruptFileError(f"{path}, line {number}, is not a JSON object: {error}") from error
+            raise CorruptFileError(
+                f"{path}, line {number}, is not a record of training: {error}. Remove the line, then go on"
+            ) from error
     return records
 
 
@@ -76,6 +85,15 @@ def rewrite_metrics(run: Path, records: list[dict[str, Any]]) -> None:
 
 
 def append_metrics(run: Path, record: dict[str, Any]) -> None:
-    """Add one record to the log."""
-    with open(run / METRICS, "a") as file:
-        file.write(json.dumps(record) + "\n")
+    """Add one record to the log.
+
+    Raises:
+        InputError: if it cannot be written (full disk, no permission).
+    """
+    try:
+        with open(run / METRICS, "a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {run / METRICS}: {error}. The last checkpoint is unharmed; free some disk space, then resume"
+        ) from error

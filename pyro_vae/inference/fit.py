@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from pyro_vae.checks import check_data
@@ -29,6 +30,7 @@ from pyro_vae.runtime import keep_freed_memory, private_seed
 
 logger = logging.getLogger(__name__)
 
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 OptimizerName = Literal["adam", "adamw", "adamax", "sgd"]
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -110,7 +112,9 @@ def fit(
         checkpoint_every: seconds between checkpoints.
         device: "auto", "cpu", "cuda", …
         precision: Lightning Fabric's names.
-        num_devices: data-parallel processes, each with its part of every batch.
+        num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
+            to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
+            each process's part.)
         progress: show a bar with the time left.
 
     Raises:
@@ -122,6 +126,8 @@ def fit(
     data = as_data(data)
     objective = objective if objective is not None else ELBO()
     _check(epochs, patience, data, objective, resume, out)
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"clip_norm must be positive, got {clip_norm}")
     kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
     if kl_schedule.end > epochs:
         logger.warning(
@@ -130,12 +136,7 @@ def fit(
             epochs,
             kl_schedule(epochs),
         )
-    fabric = Fabric(
-        accelerator="auto" if device == "auto" else device.split(":")[0],
-        devices=[int(device.split(":")[1])] if ":" in device else num_devices,
-        strategy="ddp" if num_devices > 1 else "auto",
-        precision=precision,
-    )
+    fabric = _fabric(device, precision, num_devices)
     if num_devices > 1:
         fabric.launch()
     programs = [p.to(fabric.device) for p in as_programs(model, guide)]
@@ -146,13 +147,16 @@ def fit(
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
-        weight = torch.ones((), device=fabric.device) if weighted else None
+        real = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
+        weight = torch.ones((), device=fabric.device, dtype=real) if weighted else None
         step = Step(*programs, objective, weight, fabric.global_rank, fabric.world_size)
         validation = None
         if data.validation is not None:
             held_out = data.validation.to(fabric.device)
             check_data(*programs, held_out)
             validation = held_out, Step(*programs, objective.for_validation())
+        if precision == "64-true":
+            step.double()  # before the averages are made
         trainer = Trainer(
             fabric,
             step,
@@ -209,6 +213,27 @@ def _check(
         )
     if resume and out is None:
         raise InputError("resume needs out, the directory of the run to go on with")
+
+
+def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
+    if num_devices < 1:
+        raise InputError(f"num_devices must be a positive integer, got {num_devices}")
+    if precision not in _PRECISIONS:
+        raise unknown("precision", precision, _PRECISIONS)
+    kind, _, index = device.partition(":")
+    if index and not index.isdigit():
+        raise InputError(f"device must be like 'auto', 'cpu', 'cuda' or 'cuda:1', got '{device}'")
+    try:
+        return Fabric(
+            accelerator=kind,
+            devices=[int(index)] if index and kind != "cpu" else num_devices,
+            strategy="ddp" if num_devices > 1 else "auto",
+            precision=precision,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise InputError(
+            f"cannot train with device '{device}', num_devices {num_devices}, precision '{precision}': {error}"
+        ) from error
 
 
 def _optimizer(name: str, step: nn.Module, rate: float, options: dict[str, Any]) -> torch.optim.Optimizer:

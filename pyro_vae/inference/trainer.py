@@ -19,19 +19,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Split
-from pyro_vae.errors import InputError, NonFiniteLossError
+from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
+from pyro_vae.files import remove_leftovers
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.schedules import Schedule
 from pyro_vae.inference.step import Step
-from pyro_vae.inference.weights import copy_into, named_weights, save_weights
+from pyro_vae.inference.weights import copy_into, load_weights, named_weights, save_weights
 from pyro_vae.runtime import private_seed
 
 logger = logging.getLogger(__name__)
 WINDOW = 100  # steps between looks at the loss
-
-
 
 
 @dataclass
@@ -114,6 +113,8 @@ class Trainer:
             NonFiniteLossError: names the step and the site; the last checkpoint stays as it is.
             KeyboardInterrupt: after Ctrl-C, when the state has been saved.
         """
+        if self.at.finished:  # a finished run, resumed
+            return
         started = time.monotonic() - self.at.seconds
         total = self.epochs * len(self.batches)
         bar = tqdm(
@@ -126,6 +127,7 @@ class Trainer:
             self.at.finished = f"all {self.epochs} epochs"
         self.at.seconds = time.monotonic() - started
         self._restore_best()
+        self._check_weights()
         self.save()
 
     def _epoch(self, bar: tqdm, started: float) -> None:
@@ -136,7 +138,7 @@ class Trainer:
             rows.append(self._one_step(at.epoch + at.index / count))
             at.index += 1
             at.step += 1
-            if len(rows) == WINDOW or at.index == count or self._interrupted:
+            if len(rows) == WINDOW or at.index == count or (self._interrupted and self._world == 1):
                 self._account(rows)
                 bar.update(len(rows))
                 bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, loss {rows[-1][0]:.2f}", refresh=False)
@@ -145,7 +147,8 @@ class Trainer:
                 if at.index < count:
                     self._maybe_save()
         self._finish_epoch(started)
-        self._maybe_save()
+        if not at.finished:  # else the weights to use are put in place first, and saved at the end
+            self._maybe_save()
 
     def _one_step(self, epoch: float) -> Tensor:
         """Forward, backward, update; returns the row of terms, still on the device."""
@@ -158,7 +161,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.raw_step.parameters(), self.clip_norm)
+            self.fabric.clip_gradients(
+                self.step, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
+            )
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update()
@@ -177,11 +182,23 @@ class Trainer:
             value = table[first, self.raw_step.names.index(site)].item()
             raise NonFiniteLossError(
                 f"{where} became {value} at step {self.at.step - len(rows) + first + 1} (epoch {self.at.epoch + 1}). "
-                + (f"The last good checkpoint in {self.run} is unchanged. " if self.run else "")
-                + "Try a smaller learning rate, gradient clipping (clip_norm), or a lower bound on scales"
+                + self._remedy()
             )
-        sums = table.sum(0).tolist()
-        self.at.sums = [a + b for a, b in zip(self.at.sums, sums, strict=True)] if self.at.sums else sums
+        for row in table.tolist():  # one by one: the rounding must not depend on where a window ends
+            self.at.sums = [a + b for a, b in zip(self.at.sums, row, strict=True)] if self.at.sums else row
+
+    def _remedy(self) -> str:
+        kept = f"The last good checkpoint in {self.run} is unchanged. " if self.run else ""
+        return kept + "Try a smaller learning rate, gradient clipping (clip_norm), or a lower bound on scales"
+
+    def _check_weights(self) -> None:
+        """A step's loss may be finite and its gradient not: such weights must not replace good ones on disk."""
+        for name, value in self.raw_step.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise NonFiniteLossError(
+                    f"the gradient, and with it weight '{name}', became NaN or infinite at or shortly before step "
+                    f"{self.at.step} (epoch {self.at.epoch + 1}), while the loss was finite. " + self._remedy()
+                )
 
     def _finish_epoch(self, started: float) -> None:
         at, count = self.at, len(self.batches)
@@ -221,6 +238,7 @@ class Trainer:
         seed = derived_seed(self.seed, "validation")
         with private_seed(seed, split.device), self._averaged(), self.fabric.autocast():
             for batch in split.batches(self.batches.batch_size):
+                batch = self.fabric.strategy.precision.convert_input(batch)  # as in a training step
                 sums = sums + step(**batch)[1].double() * len(batch["x"])
         step.train()
         means = (sums / len(split)).tolist()
@@ -247,18 +265,33 @@ class Trainer:
 
     # ------------------------------------------------------------------ saving
     def _maybe_save(self) -> None:
-        if self._interrupted:
+        if self._stopping():
             self.save()
+            if self._world > 1:
+                self.fabric.barrier()  # nobody leaves before the first process has saved
             raise KeyboardInterrupt(f"stopped at step {self.at.step}" + (", saved" if self.run else ""))
         if time.monotonic() - self._saved_at >= self.checkpoint_every:
             self.save()
 
+    def _stopping(self) -> bool:
+        """Whether Ctrl-C was pressed; data-parallel processes stop together, at the same step."""
+        if self._world == 1:
+            return self._interrupted
+        pressed = torch.tensor([float(self._interrupted)], device=self.fabric.device)
+        return bool(self.fabric.all_reduce(pressed, reduce_op="sum") > 0)
+
     @torch.no_grad()
     def save(self) -> None:
-        """Write weights and checkpoint to the run directory, if there is one."""
+        """Write weights and checkpoint to the run directory, if there is one.
+
+        Raises:
+            NonFiniteLossError: if a weight is NaN or infinite; nothing is written then.
+            InputError: if a file cannot be written; the one before it stays.
+        """
         self._saved_at = time.monotonic()
         if self.run is None or self.fabric.global_rank > 0:
             return
+        self._check_weights()
         if not self.at.finished:  # once finished, the programs hold the weights to use
             files.save_checkpoint(self.run, self.state())
             if self.best_weights is not None:
@@ -282,21 +315,37 @@ class Trainer:
             "ema": self.ema.state() if self.ema is not None else None,
             "best_weights": self.best_weights,
             "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "precision": self.fabric.strategy.precision.state_dict(),  # of the gradient scaler (16-mixed)
             "names": self.raw_step.names,
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any], source: str) -> None:
-        """Continue from a saved state, and drop what the log holds beyond it."""
-        self.at = Progress(**state["progress"])
+        """Continue from a saved state, and drop what the log holds beyond it.
+
+        Raises:
+            CorruptFileError: if the state is not one that training saved, or a finished run lacks its weights.
+            InputError: if it belongs to another model, guide, optimizer or averaging.
+        """
+        try:
+            self.at = Progress(**state["progress"])
+        except (KeyError, TypeError) as error:
+            raise CorruptFileError(f"{source} is not one that pyro_vae's training saved") from error
+        if self.run is not None and self.fabric.global_rank == 0:
+            remove_leftovers(self.run, self.run / files.CHECKPOINT.parent)
         if self.run is not None and self.fabric.global_rank == 0:
             self.records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
             files.rewrite_metrics(self.run, self.records)
         if self.at.finished:
+            if self.run is not None:
+                load_weights(self.run / "model.safetensors", self.model, self.guide)
             return
         device = self.fabric.device
         copy_into(self._weights(), state["weights"], source)
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise InputError(f"{source} was saved with another optimizer or other trained weights: {error}") from error
         if (self.ema is None) != (state["ema"] is None):
             had = "without" if state["ema"] is None else "with"
             raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
@@ -304,6 +353,7 @@ class Trainer:
             self.ema.restore([t.to(device) for t in state["ema"]])
         best = state["best_weights"]
         self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.raw_step.names = state["names"]
         torch.set_rng_state(state["rng"]["cpu"])
         if state["rng"]["cuda"] is not None and device.type == "cuda":

@@ -39,8 +39,23 @@ def read_recipe(name: str) -> dict[str, Any]:
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise InputError(f"recipe file {name} does not exist")
-        return parse_yaml(Path(name).read_text(), name)
+        return read_yaml(Path(name))
     return parse_yaml(recipe_text(name), name)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file that holds a YAML mapping.
+
+    Raises:
+        InputError: if it cannot be read.
+        CorruptFileError: if it is not one.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{path} is not a text file: {error}") from error
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
@@ -68,13 +69,28 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str)
 
 
 def foreign_class_paths(config: Any) -> list[str]:
-    """Import paths in a configuration that lie outside the package (the data section has none)."""
+    """Strings in a configuration through which code outside the package could be imported.
+
+    Not only import paths: the parser also accepts the name of a file, or YAML or JSON within a string, in place of a
+    class. So all is foreign but plain words, numbers and paths within ``pyro_vae``; the data section names no classes.
+    """
     if isinstance(config, Mapping):
         return [p for k, v in config.items() if k != "data" for p in foreign_class_paths(v)]
     if isinstance(config, list | tuple):
         return [p for v in config for p in foreign_class_paths(v)]
-    dotted = isinstance(config, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", config)
-    return [config] if dotted and not config.startswith("pyro_vae.") else []
+    return [config] if isinstance(config, str) and not _harmless(config) else []
+
+
+def _harmless(text: str) -> bool:
+    if text and os.path.isfile(text):
+        return False
+    if re.fullmatch(r"[\w:+-]*|pyro_vae(\.[A-Za-z_]\w*)+", text, re.ASCII):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def load_configured_data(config: Namespace) -> Data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
-from pyro_vae.inference.weights import load_weights
-from pyro_vae.recipes.catalogue import parse_yaml
+from pyro_vae.inference.weights import load_weights, save_weights
+from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.experiment import (
     build,
     experiment_parser,
@@ -49,7 +50,7 @@ class Run:
         file = self.path / CONFIG
         if not file.is_file():
             raise InputError(f"{self.path} is not a run directory: it has no {CONFIG}")
-        raw = parse_yaml(file.read_text(), str(file))
+        raw = read_yaml(file)
         try:
             self.data_shape = tuple(int(n) for n in raw.pop("data_shape"))
             self.recipe = str(raw.pop("recipe"))
@@ -59,30 +60,38 @@ class Run:
         foreign = foreign_class_paths(raw)
         if foreign and not trust:
             raise InputError(
-                f"{file} names code outside pyro_vae ({', '.join(foreign)}), which loading would run. If you trust "
-                "it, say so: trust=True in Python, --trust on the command line"
+                f"{file} names code outside pyro_vae ({', '.join(foreign)[:200]}), which loading would run. If you "
+                "trust it, say so: trust=True in Python, --trust on the command line"
             )
         if foreign and "" not in sys.path:
             sys.path.insert(0, "")  # classes beside the working directory, as for python -m
         self.config: Namespace = parse_config(experiment_parser(), raw, str(file))
 
     @classmethod
-    def create(cls, path: str | Path, config: Namespace, recipe: str, data_shape: tuple[int, ...]) -> Run:
-        """Start a run directory.
+    def create(cls, path: str | Path, config: Namespace, recipe: str, data: Data) -> Run:
+        """Start a run directory: the initial weights first, so that one with a configuration can always be loaded.
+
+        Among data-parallel processes only the first one writes.
 
         Raises:
             InputError: if the directory holds a run already, or cannot be written.
         """
         from pyro_vae import __version__
 
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            run = cls.__new__(cls)
+            run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
+            return run
         file = Path(path) / CONFIG
-        if (Path(path) / WEIGHTS).exists() or (Path(path) / CHECKPOINT).exists():
+        if (Path(path) / CHECKPOINT).exists() or (file.exists() and (Path(path) / WEIGHTS).exists()):
             raise InputError(
                 f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out"
             )
-        head = {"version": __version__, "recipe": recipe, "data_shape": list(data_shape)}
+        parts = build(config, data.train.shape, data.train.mean())
+        save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
+        head = {"version": __version__, "recipe": recipe, "data_shape": list(data.train.shape)}
         parser = experiment_parser()
-        body = yaml.safe_load(parser.dump(config, skip_none=False))
+        body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
         text = yaml.safe_dump(head | body, sort_keys=False)
         write_atomically(file, lambda temporary: temporary.write_text(text))
         return cls(path, trust=True)  # the user has just configured it himself
@@ -92,21 +101,28 @@ class Run:
         return load_configured_data(self.config)
 
     def train(self, data: Data, *, resume: bool = False, progress: bool = True) -> FitResult:
-        """Train, or go on training, and write the summary."""
-        parts = build(self.config, self.data_shape, data.train.mean())
-        result = fit(
-            parts.model,
-            parts.guide,
-            data,
-            objective=parts.objective,
-            seed=self.config.seed,
-            out=self.path,
-            resume=resume,
-            progress=progress,
-            **parts.fit_options,
-        )
-        if resume and (self.path / WEIGHTS).is_file():
-            load_weights(self.path / WEIGHTS, result.model, result.guide)
+        """Train, or go on training, and write the summary.
+
+        An experiment that is refused before its first step leaves no run behind.
+        """
+        try:
+            parts = build(self.config, self.data_shape, data.train.mean())
+            result = fit(
+                parts.model,
+                parts.guide,
+                data,
+                objective=parts.objective,
+                seed=self.config.seed,
+                out=self.path,
+                resume=resume,
+                progress=progress,
+                **parts.fit_options,
+            )
+        except InputError:
+            if not resume and not (self.path / CHECKPOINT).exists():
+                for name in (CONFIG, WEIGHTS):
+                    (self.path / name).unlink(missing_ok=True)
+            raise
         summary = {
             "recipe": self.recipe,
             "epochs": result.epochs,
@@ -124,7 +140,10 @@ class Run:
         Raises:
             CorruptFileError: if the weights are missing or damaged.
         """
-        parts = build(self.config, self.data_shape)
+        try:
+            parts = build(self.config, self.data_shape)
+        except InputError as error:
+            raise InputError(f"{self.path / CONFIG}: {error}") from error
         load_weights(self.path / WEIGHTS, parts.model, parts.guide)
         return parts.model.eval(), parts.guide.eval()
 
