@@ -353,7 +353,7 @@ class Trainer:
             self.ema.restore([t.to(device) for t in state["ema"]])
         best = state["best_weights"]
         self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
         self.raw_step.names = state["names"]
         torch.set_rng_state(state["rng"]["cpu"])
         if state["rng"]["cuda"] is not None and device.type == "cuda":

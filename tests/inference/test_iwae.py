@@ -365,3 +365,23 @@ def test_a_latent_shared_by_all_data_is_refused_by_name():
     for gradient in ("standard", "dreg", "stl"):
         with pytest.raises(InputError, match="'shared' is outside the data plate"):
             IWAE(2, gradient).differentiable_loss(model, guide, torch.ones(3))
+
+
+def test_the_second_run_of_the_guide_leaves_batch_statistics_alone():
+    class Normalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(1)
+
+        def forward(self, x):
+            loc = self.norm(x[:, None])[:, 0]
+            with pyro.plate("data", len(x), dim=-1):
+                z1 = pyro.sample("z1", dist.Normal(loc, 1.0))
+                pyro.sample("z2", dist.Normal(z1, 1.0))
+
+    statistics = []
+    for gradient in ("standard", "dreg"):
+        guide = Normalized()
+        IWAE(2, gradient)(TwoLayerModel(6).float(), guide)(torch.arange(6.0)).backward()
+        statistics.append((guide.norm.running_mean.item(), guide.norm.num_batches_tracked.item()))
+    assert statistics[0] == statistics[1] == (pytest.approx(0.25), 1)
