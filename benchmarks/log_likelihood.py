@@ -130,9 +130,7 @@ def main() -> None:
     variants: dict[str, Any] = {}
     sizes = (500, 1000, 2500, 5000) if options.device == "cpu" else (5000, 25_000, 100_000)
     for rows in sizes:
-        variants[f"hand-written, rows {rows}"] = lambda rows=rows: hand_written(
-            model, guide, x, num_particles, rows
-        )
+        variants[f"hand-written, rows {rows}"] = lambda rows=rows: hand_written(model, guide, x, num_particles, rows)
     variants["pyro_vae"] = lambda: log_likelihood(model, guide, x, num_particles=num_particles)
     peer = pythae_nll(x, num_particles, options.device)
     if peer is not None:

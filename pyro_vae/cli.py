@@ -236,9 +236,7 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str], defaults: Any = Non
         raise _explained(error, parser, arguments, defaults) from error
 
 
-def _explained(
-    error: Exception, parser: ArgumentParser, arguments: Sequence[str], defaults: Any
-) -> InputError:
+def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str], defaults: Any) -> InputError:
     """The parser's error; where an option is unknown, in one line with the nearest known one."""
     known = {o for action in parser._actions for o in action.option_strings}
     if defaults is not None:

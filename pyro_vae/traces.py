@@ -118,9 +118,7 @@ def trace_pair(
     guide_trace, model_trace = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
     _check_sites(model_trace, guide_trace)
     frame = _data_frame(model_trace)
-    return TracePair(
-        model_trace, guide_trace, num_particles, particle_dim, frame.size, frame.full_size or frame.size
-    )
+    return TracePair(model_trace, guide_trace, num_particles, particle_dim, frame.size, frame.full_size or frame.size)
 
 
 def in_particle_plate(program: Callable[..., Any], num_particles: int, dim: int) -> Callable[..., Any]:

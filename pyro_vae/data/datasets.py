@@ -36,8 +36,7 @@ def _idx_set(name: str, what: str) -> Dataset:
 
 DATASETS: dict[str, Dataset] = {
     "mnist5k": Dataset(
-        "5,000 MNIST digits embedded in the package, 28x28 grey, 10 classes; "
-        "4,000 train / 500 validation / 500 test",
+        "5,000 MNIST digits embedded in the package, 28x28 grey, 10 classes; 4,000 train / 500 validation / 500 test",
         lambda root, image_size, limit: load_mnist5k(),
     ),
     "fashion-mnist": _idx_set("fashion-mnist", "Fashion-MNIST clothes (Xiao et al. 2017)"),
@@ -49,13 +48,11 @@ DATASETS: dict[str, Dataset] = {
         load_omniglot,
     ),
     "cifar10": Dataset(
-        "CIFAR-10 photographs (Krizhevsky 2009), 32x32 RGB, 10 classes; "
-        "45,000 train / 5,000 validation / 10,000 test",
+        "CIFAR-10 photographs (Krizhevsky 2009), 32x32 RGB, 10 classes; 45,000 train / 5,000 validation / 10,000 test",
         load_cifar10,
     ),
     "svhn": Dataset(
-        "SVHN house numbers (Netzer et al. 2011), 32x32 RGB, 10 classes; "
-        "65,932 train / 7,325 validation / 26,032 test",
+        "SVHN house numbers (Netzer et al. 2011), 32x32 RGB, 10 classes; 65,932 train / 7,325 validation / 26,032 test",
         load_svhn,
     ),
     "celeba": Dataset(
@@ -113,9 +110,7 @@ def load_data(
             if image_size is not None:
                 tensors["x"] = square(tensors["x"], image_size, name=f"{name} {part}")
             splits[part] = _split(tensors, str(name), part, binarization, binarization_seed)
-    return Data(
-        **splits, name=str(name), description=_describe(name, splits, binarization, binarization_seed, limit)
-    )
+    return Data(**splits, name=str(name), description=_describe(name, splits, binarization, binarization_seed, limit))
 
 
 def _split(tensors: dict[str, Tensor], name: str, part: str, binarization: Binarization, seed: int) -> Split:

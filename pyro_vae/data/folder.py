@@ -62,14 +62,10 @@ def _find_splits(path: Path) -> dict[str, Labelled]:
     folders = _visible_folders(path)
     if not any(folder.name in PARTS for folder in folders):
         everything = _list_images(path)
-        return {
-            part: [everything[i] for i in index.tolist()] for part, index in random_order(len(everything)).items()
-        }
+        return {part: [everything[i] for i in index.tolist()] for part, index in random_order(len(everything)).items()}
     for entry in [*folders, *_images_in(path)]:
         if entry.name not in PARTS:
-            raise InputError(
-                f"{entry}: beside split folders there may only be {', '.join(PARTS)}; rename or move it"
-            )
+            raise InputError(f"{entry}: beside split folders there may only be {', '.join(PARTS)}; rename or move it")
     if not (path / "train").is_dir():
         raise InputError(f"{path}: has split folders but no 'train'")
     return {part: _list_images(path / part) for part in PARTS if (path / part).is_dir()}
@@ -83,9 +79,7 @@ def _list_images(path: Path) -> Labelled:
     for folder in folders:
         files = _images_in(folder)
         if not files:
-            raise InputError(
-                f"{folder}: no images in this class folder ({', '.join(SUFFIXES)}); remove it or fill it"
-            )
+            raise InputError(f"{folder}: no images in this class folder ({', '.join(SUFFIXES)}); remove it or fill it")
         found += [(file, folder.name) for file in files]
     if not found:
         raise InputError(f"{path}: no images in this folder; looked for {', '.join(SUFFIXES)}")
@@ -108,9 +102,7 @@ def _check_classes(path: Path, splits: dict[str, Labelled], classes: list[str]) 
     for part, members in splits.items():
         for file, label in members:
             if (label is None) == bool(classes) or (label is not None and label not in classes):
-                raise InputError(
-                    f"{file.parent}: {part} must have the class folders of train ({', '.join(classes)})"
-                )
+                raise InputError(f"{file.parent}: {part} must have the class folders of train ({', '.join(classes)})")
 
 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:

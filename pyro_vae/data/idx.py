@@ -84,9 +84,7 @@ def load_idx_set(name: str, root: Path | None) -> Parts:
         for path, tensor, dim in ((files["x"], x, 3), (files["y"], y, 1)):
             if tensor.dim() != dim or len(tensor) != count:
                 what = "images" if dim == 3 else "labels"
-                raise CorruptFileError(
-                    f"{path}: expected {count:,} {what} of {name}, got shape {tuple(tensor.shape)}"
-                )
+                raise CorruptFileError(f"{path}: expected {count:,} {what} of {name}, got shape {tuple(tensor.shape)}")
         whole[part] = {"x": x.unsqueeze(1), "y": y.long()}  # (N, 1, 28, 28), (N,)
     train, validation = hold_out_last(whole["train"], NUM_VALIDATION)
     return {"train": train, "validation": validation, "test": whole["test"]}

@@ -40,9 +40,7 @@ def is_grey(path: Path) -> bool:
     except DAMAGE as error:
         raise _damaged(path, error) from error
     if mode not in GREY_MODES + COLOUR_MODES:
-        raise InputError(
-            f"{path}: pixel format '{mode}' is not supported; save it with 8 bits a channel, grey or RGB"
-        )
+        raise InputError(f"{path}: pixel format '{mode}' is not supported; save it with 8 bits a channel, grey or RGB")
     return mode in GREY_MODES
 
 
@@ -83,16 +81,12 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
         InputError: if x are no images, or binary.
     """
     if x.dim() != 4:
-        raise InputError(
-            f"{name}: image_size is for images, but one x has shape {tuple(x.shape[1:])}; leave it out"
-        )
+        raise InputError(f"{name}: image_size is for images, but one x has shape {tuple(x.shape[1:])}; leave it out")
     height, width = x.shape[-2:]
     if (height, width) == (size, size):
         return x
     if x.dtype == torch.bool:
-        raise InputError(
-            f"{name}: binary images cannot be resized to image_size={size}; they are {height} x {width}"
-        )
+        raise InputError(f"{name}: binary images cannot be resized to image_size={size}; they are {height} x {width}")
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     x = x[..., top : top + side, left : left + side]

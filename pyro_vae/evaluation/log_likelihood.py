@@ -95,9 +95,7 @@ def log_likelihood(
                 estimates.append(estimate)
                 sizes.append(size)
                 bar.update(len(estimate))
-        return LogLikelihood(
-            torch.cat(estimates).cpu(), torch.cat(sizes).cpu(), num_particles, dimensions, split.name
-        )
+        return LogLikelihood(torch.cat(estimates).cpu(), torch.cat(sizes).cpu(), num_particles, dimensions, split.name)
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor]:

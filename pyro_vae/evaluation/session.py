@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program, as_programs
 from pyro_vae.runtime import private_seed
+
+logger = logging.getLogger(__name__)
 
 
 def positive(name: str, value: int) -> int:
@@ -62,8 +65,24 @@ def evaluating(
             program.to(split.device).eval()
         with torch.no_grad(), private_seed(seed, split.device):
             check_data(*programs, split)
+            _warn_of_initial_values(model, guide, programs)
             with pyro.validation_enabled(False):
                 yield *programs, split
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _warn_of_initial_values(model: Any, guide: Any, programs: tuple[Program, Program]) -> None:
+    """Plain functions' ``pyro.param`` values live in what training returned, not in the functions."""
+    names = {
+        n
+        for given, p in zip((model, guide), programs, strict=True)
+        if given is not p and p.store
+        for n in p.store.names
+    }
+    if names:
+        logger.warning(
+            "pyro.param %s: evaluated at initial values; after training, evaluate result.model and result.guide",
+            ", ".join(sorted(names)),
+        )

@@ -77,8 +77,12 @@ class GaussianGuide(PyroModule):
 def _sites_of(model: Callable[..., Any], data_site: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
     """Event shapes of the data site and of the latent sites, from one run of the model without data."""
     program = model if isinstance(model, Program) else Program(model)
+    modes = [(module, module.training) for module in program.modules()]
+    program.eval()  # one datum has no batch statistics
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         trace = prune_subsample_sites(poutine.trace(program).get_trace(num_samples=1))
+    for module, mode in modes:
+        module.training = mode
     sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
     if data_site not in sites:
         raise InputError(f"the model has no data site '{data_site}'; its sites are: {', '.join(sites)}")

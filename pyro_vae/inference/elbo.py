@@ -78,9 +78,7 @@ class ELBO(Objective):
         """A subsampled plate scales its sites by full_size / size; the mean over data takes that back."""
         return scale if any(f.dim == -1 for f in site["cond_indep_stack"]) else 1.0
 
-    def _free_bits_gap(
-        self, name: str, kl: torch.Tensor, site: dict, subsample: float
-    ) -> torch.Tensor | float:
+    def _free_bits_gap(self, name: str, kl: torch.Tensor, site: dict, subsample: float) -> torch.Tensor | float:
         """What lifts a KL below its free bits up to them: weight * (lambda - KL), which cancels its gradient."""
         free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
         if free == 0.0:

@@ -18,7 +18,7 @@ from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference.batches import EpochBatches, derived_seed
-from pyro_vae.inference.checkpoint import load_checkpoint
+from pyro_vae.inference.checkpoint import CHECKPOINT, load_checkpoint
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
@@ -107,7 +107,7 @@ def fit(
         patience: stop when validation has not improved for so many epochs, and return the best epoch's weights.
             Epochs before the end of the KL schedule do not count.
         seed: of order, binarization and noise.
-        out: directory for checkpoints, metrics and weights.
+        out: directory for checkpoints, metrics and weights; one that holds a run already is refused.
         resume: go on from the last checkpoint in ``out``, to the very result of an uninterrupted run.
         checkpoint_every: seconds between checkpoints.
         device: "auto", "cpu", "cuda", …
@@ -213,6 +213,8 @@ def _check(
         )
     if resume and out is None:
         raise InputError("resume needs out, the directory of the run to go on with")
+    if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
+        raise InputError(f"out: {out} holds a run already; go on with it (resume=True) or choose another directory")
 
 
 def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:

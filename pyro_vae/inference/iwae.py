@@ -55,9 +55,7 @@ class IWAE(Objective):
         InputError: for non-positive particles, an unknown gradient, or a latent site outside the data plate.
     """
 
-    def __init__(
-        self, num_particles: int = 5, gradient: Gradient = "standard", max_plate_nesting: int = 1
-    ) -> None:
+    def __init__(self, num_particles: int = 5, gradient: Gradient = "standard", max_plate_nesting: int = 1) -> None:
         super().__init__(num_particles, max_plate_nesting)
         if gradient not in ("standard", "dreg", "stl"):
             raise unknown("gradient", gradient, ("standard", "dreg", "stl"))
@@ -69,17 +67,13 @@ class IWAE(Objective):
         terms.loss = -(log_w.logsumexp(0) - math.log(self.num_particles)).mean()
         return terms
 
-    def terms(
-        self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Terms:
+    def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
         """Run both programs on a batch and return the loss and its parts."""
         if self.gradient == "standard" or not torch.is_grad_enabled():
             return super().terms(model, guide, *args, **kwargs)
         return self._held_guide_terms(model, guide, args, kwargs)
 
-    def _held_guide_terms(
-        self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Terms:
+    def _held_guide_terms(self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any) -> Terms:
         """A loss whose gradient reaches the guide through the latents' values only.
 
         log w is evaluated at copies z' of the latents; for dreg their gradient is multiplied by the normalized

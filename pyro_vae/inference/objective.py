@@ -72,10 +72,12 @@ class Objective(pyro.infer.ELBO):
         """The same objective as it is measured on held-out data: without what is for training only."""
         return self
 
-    def terms(
-        self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Terms:
-        """Run both programs on a batch and return the loss and its parts."""
+    def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
+        """Run both programs on a batch and return the loss and its parts.
+
+        Called directly it follows Pyro's rules, by which PyroModules enter their parameters in Pyro's global store;
+        :meth:`differentiable_loss` and ``fit`` keep them out of it.
+        """
         pair = self._pair(model, guide, args, kwargs)
         draws = [n for n, (q, _) in pair.latent().items() if not q["fn"].has_rsample]
         if draws and torch.is_grad_enabled():

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +12,21 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Split
-from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
-from pyro_vae.files import remove_leftovers
+from pyro_vae.errors import NonFiniteLossError
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.inference.interrupts import Interrupts
 from pyro_vae.inference.schedules import Schedule
+from pyro_vae.inference.state import TrainingState
 from pyro_vae.inference.step import Step
-from pyro_vae.inference.weights import copy_into, load_weights, named_weights, save_weights
 from pyro_vae.runtime import private_seed
 
-logger = logging.getLogger(__name__)
 WINDOW = 100  # steps between looks at the loss
 
 
-@dataclass
-class Progress:
-    """How far training has come; with weights, optimizer and random state, all that resuming needs."""
-
-    epoch: int = 0
-    index: int = 0  # next batch of the epoch
-    step: int = 0
-    sums: list[float] = field(default_factory=list)  # of the terms over the epoch so far
-    best: float = math.inf  # validation loss, nats
-    best_epoch: int = -1
-    seconds: float = 0.0
-    finished: str = ""  # why training ended, if it did
-
-
-class Trainer:
-    """Everything that :func:`~pyro_vae.inference.fit` sets up, and the loop over it.
+class Trainer(TrainingState):
+    """The loop over a training state.
 
     Args:
         fabric: devices, precision, distribution.
@@ -64,6 +42,8 @@ class Trainer:
         run: run directory, or None.
         checkpoint_every: seconds between checkpoints.
         progress: show a bar.
+        programs: model and guide.
+        seed: of the validation's draws.
     """
 
     def __init__(
@@ -87,24 +67,12 @@ class Trainer:
         programs: tuple[Any, Any],
         seed: int,
     ) -> None:
-        self.fabric, self.raw_step, self.batches, self.validation = fabric, step, batches, validation
+        super().__init__(fabric, step, optimizer, programs, ema, run)
+        self.batches, self.validation, self.seed = batches, validation, seed
         self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
-        self.epochs, self.clip_norm, self.ema, self.patience = epochs, clip_norm, ema, patience
-        self.run, self.checkpoint_every, self.show = run, checkpoint_every, progress
-        self.model, self.guide, self.seed = *programs, seed
-        self.step, self.optimizer = fabric.setup(step, optimizer)
-        self.at = Progress()
-        self.best_weights: dict[str, Tensor] | None = None
-        self.records: list[dict[str, Any]] = []
-        self._interrupted = False
-        self._saved_at = time.monotonic()
-
-    # ------------------------------------------------------------------ the loop
-    def start(self) -> None:
-        """Leave a readable run directory before the first step."""
-        if self.run is not None and self.fabric.global_rank == 0:
-            files.rewrite_metrics(self.run, [])
-        self.save()
+        self.epochs, self.clip_norm, self.patience = epochs, clip_norm, patience
+        self.checkpoint_every, self.show = checkpoint_every, progress
+        self.interrupts = Interrupts()
 
     def train(self) -> None:
         """Run to the end, or to the next interruption.
@@ -117,10 +85,8 @@ class Trainer:
             return
         started = time.monotonic() - self.at.seconds
         total = self.epochs * len(self.batches)
-        bar = tqdm(
-            total=total, initial=self.at.step, unit="step", disable=not self.show or self.fabric.global_rank > 0
-        )
-        with bar, self._catching_interrupts():
+        bar = tqdm(total=total, initial=self.at.step, unit="step", disable=not self.show or self.fabric.global_rank > 0)
+        with bar, self.interrupts:
             while self.at.epoch < self.epochs and not self.at.finished:
                 self._epoch(bar, started)
         if not self.at.finished:
@@ -138,7 +104,7 @@ class Trainer:
             rows.append(self._one_step(at.epoch + at.index / count))
             at.index += 1
             at.step += 1
-            if len(rows) == WINDOW or at.index == count or (self._interrupted and self._world == 1):
+            if len(rows) == WINDOW or at.index == count or (self.interrupts.pressed and self._world == 1):
                 self._account(rows)
                 bar.update(len(rows))
                 bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, loss {rows[-1][0]:.2f}", refresh=False)
@@ -161,9 +127,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.clip_norm is not None:
-            self.fabric.clip_gradients(
-                self.step, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
-            )
+            self.fabric.clip_gradients(self.step, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update()
@@ -186,19 +150,6 @@ class Trainer:
             )
         for row in table.tolist():  # one by one: the rounding must not depend on where a window ends
             self.at.sums = [a + b for a, b in zip(self.at.sums, row, strict=True)] if self.at.sums else row
-
-    def _remedy(self) -> str:
-        kept = f"The last good checkpoint in {self.run} is unchanged. " if self.run else ""
-        return kept + "Try a smaller learning rate, gradient clipping (clip_norm), or a lower bound on scales"
-
-    def _check_weights(self) -> None:
-        """A step's loss may be finite and its gradient not: such weights must not replace good ones on disk."""
-        for name, value in self.raw_step.named_parameters():
-            if not bool(value.isfinite().all()):
-                raise NonFiniteLossError(
-                    f"the gradient, and with it weight '{name}', became NaN or infinite at or shortly before step "
-                    f"{self.at.step} (epoch {self.at.epoch + 1}), while the loss was finite. " + self._remedy()
-                )
 
     def _finish_epoch(self, started: float) -> None:
         at, count = self.at, len(self.batches)
@@ -244,26 +195,6 @@ class Trainer:
         means = (sums / len(split)).tolist()
         return dict(zip(step.names, means, strict=True))
 
-    # ------------------------------------------------------------------ weights
-    @property
-    def _world(self) -> int:
-        return self.fabric.world_size
-
-    def _weights(self) -> dict[str, Tensor]:
-        return named_weights(self.model, self.guide)
-
-    def _averaged(self) -> Any:
-        return self.ema.applied() if self.ema is not None else nullcontext()
-
-    @torch.no_grad()
-    def _restore_best(self) -> None:
-        """Leave in the programs the weights that are to be used: best, else averaged, else last."""
-        if self.best_weights is not None:
-            copy_into(self._weights(), self.best_weights, "best weights")
-        elif self.ema is not None:
-            torch._foreach_copy_(self.ema.source, self.ema.average)
-
-    # ------------------------------------------------------------------ saving
     def _maybe_save(self) -> None:
         if self._stopping():
             self.save()
@@ -276,105 +207,6 @@ class Trainer:
     def _stopping(self) -> bool:
         """Whether Ctrl-C was pressed; data-parallel processes stop together, at the same step."""
         if self._world == 1:
-            return self._interrupted
-        pressed = torch.tensor([float(self._interrupted)], device=self.fabric.device)
+            return self.interrupts.pressed
+        pressed = torch.tensor([float(self.interrupts.pressed)], device=self.fabric.device)
         return bool(self.fabric.all_reduce(pressed, reduce_op="sum") > 0)
-
-    @torch.no_grad()
-    def save(self) -> None:
-        """Write weights and checkpoint to the run directory, if there is one.
-
-        Raises:
-            NonFiniteLossError: if a weight is NaN or infinite; nothing is written then.
-            InputError: if a file cannot be written; the one before it stays.
-        """
-        self._saved_at = time.monotonic()
-        if self.run is None or self.fabric.global_rank > 0:
-            return
-        self._check_weights()
-        if not self.at.finished:  # once finished, the programs hold the weights to use
-            files.save_checkpoint(self.run, self.state())
-            if self.best_weights is not None:
-                kept = {k: v.clone() for k, v in self._weights().items()}
-                copy_into(self._weights(), self.best_weights, "best weights")
-                save_weights(self.run / "model.safetensors", self.model, self.guide)
-                copy_into(self._weights(), kept, "current weights")
-                return
-        with nullcontext() if self.at.finished else self._averaged():
-            save_weights(self.run / "model.safetensors", self.model, self.guide)
-        if self.at.finished:
-            files.save_checkpoint(self.run, {"progress": vars(self.at)})
-
-    def state(self) -> dict[str, Any]:
-        """Everything that :meth:`restore` needs, in tensors and plain values."""
-        cuda = torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None
-        return {
-            "progress": vars(self.at),
-            "weights": dict(self._weights()),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state() if self.ema is not None else None,
-            "best_weights": self.best_weights,
-            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
-            "precision": self.fabric.strategy.precision.state_dict(),  # of the gradient scaler (16-mixed)
-            "names": self.raw_step.names,
-        }
-
-    @torch.no_grad()
-    def restore(self, state: dict[str, Any], source: str) -> None:
-        """Continue from a saved state, and drop what the log holds beyond it.
-
-        Raises:
-            CorruptFileError: if the state is not one that training saved, or a finished run lacks its weights.
-            InputError: if it belongs to another model, guide, optimizer or averaging.
-        """
-        try:
-            self.at = Progress(**state["progress"])
-        except (KeyError, TypeError) as error:
-            raise CorruptFileError(f"{source} is not one that pyro_vae's training saved") from error
-        if self.run is not None and self.fabric.global_rank == 0:
-            remove_leftovers(self.run, self.run / files.CHECKPOINT.parent)
-        if self.run is not None and self.fabric.global_rank == 0:
-            self.records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
-            files.rewrite_metrics(self.run, self.records)
-        if self.at.finished:
-            if self.run is not None:
-                load_weights(self.run / "model.safetensors", self.model, self.guide)
-            return
-        device = self.fabric.device
-        copy_into(self._weights(), state["weights"], source)
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise InputError(f"{source} was saved with another optimizer or other trained weights: {error}") from error
-        if (self.ema is None) != (state["ema"] is None):
-            had = "without" if state["ema"] is None else "with"
-            raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
-        if self.ema is not None:
-            self.ema.restore([t.to(device) for t in state["ema"]])
-        best = state["best_weights"]
-        self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
-        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
-        self.raw_step.names = state["names"]
-        torch.set_rng_state(state["rng"]["cpu"])
-        if state["rng"]["cuda"] is not None and device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng"]["cuda"], device)
-
-    @contextmanager
-    def _catching_interrupts(self) -> Iterator[None]:
-        """Let the first Ctrl-C end the current step and save; a second one is immediate."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old = signal.getsignal(signal.SIGINT)
-
-        def remember(number: int, frame: Any) -> None:
-            self._interrupted = True
-            signal.signal(signal.SIGINT, old if callable(old) else signal.default_int_handler)
-
-        signal.signal(signal.SIGINT, remember)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, old)
-
-

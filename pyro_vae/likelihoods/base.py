@@ -66,9 +66,7 @@ class Likelihood(nn.Module):
         """
         count = self.num_parameters
         if not 1 <= event_dim <= features.ndim:
-            raise InputError(
-                f"event_dim: data of {event_dim} dimensions do not fit features {tuple(features.shape)}"
-            )
+            raise InputError(f"event_dim: data of {event_dim} dimensions do not fit features {tuple(features.shape)}")
         channels = features.shape[-event_dim]
         if channels % count:
             raise InputError(

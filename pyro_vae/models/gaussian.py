@@ -62,9 +62,7 @@ class VAE(GenerativeModel):
 
     def _start_at(self, mean: Tensor) -> None:
         if tuple(mean.shape) != self.data_shape:
-            raise InputError(
-                f"data_mean must have the data's shape {self.data_shape}, got {tuple(mean.shape)}"
-            )
+            raise InputError(f"data_mean must have the data's shape {self.data_shape}, got {tuple(mean.shape)}")
         if hasattr(self.decoder, "set_output_bias"):
             self.decoder.set_output_bias(self.likelihood.initial_bias(mean))
 

@@ -84,9 +84,7 @@ class Run:
             return run
         file = Path(path) / CONFIG
         if (Path(path) / CHECKPOINT).exists() or (file.exists() and (Path(path) / WEIGHTS).exists()):
-            raise InputError(
-                f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out"
-            )
+            raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
         parts = build(config, data.train.shape, data.train.mean())
         save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
         head = {"version": __version__, "recipe": recipe, "data_shape": list(data.train.shape)}
@@ -183,5 +181,10 @@ def load(
         return Run(path, trust=trust).programs()
     if model is None or guide is None:
         raise InputError("load needs both model and guide, or neither")
+    if not isinstance(model, nn.Module) or not isinstance(guide, nn.Module):
+        raise InputError(
+            "load needs model and guide as modules; of plain functions, give what training returned (result.model, "
+            "result.guide), which hold their parameters"
+        )
     load_weights(Path(path) / WEIGHTS, model, guide)
     return model.eval(), guide.eval()

@@ -60,9 +60,7 @@ def test_mean_over_chunks(monkeypatch):
         mean = Split({"x": x}).mean()
         assert mean.dtype == torch.float32 and mean.shape == (1, 3, 4)
         torch.testing.assert_close(mean.double(), truth, rtol=1e-6, atol=1e-6)
-    assert torch.equal(
-        Split({"x": tensors["x"]}, binarization="dynamic").mean(), Split({"x": tensors["x"]}).mean()
-    )
+    assert torch.equal(Split({"x": tensors["x"]}, binarization="dynamic").mean(), Split({"x": tensors["x"]}).mean())
 
 
 def test_subset_and_to_keep_type_and_binarization():

@@ -132,9 +132,7 @@ def test_log_scale_is_clamped():
 def test_gradients_against_finite_differences():
     value = grid(256)[torch.tensor([0, 1, 100, 254, 255])]
     arguments = [a.clone().requires_grad_() for a in torch.randn(3, 5, 3, dtype=torch.float64)]
-    assert torch.autograd.gradcheck(
-        lambda a, b, c: DiscretizedLogisticMixture(a, b, c - 2).log_prob(value), arguments
-    )
+    assert torch.autograd.gradcheck(lambda a, b, c: DiscretizedLogisticMixture(a, b, c - 2).log_prob(value), arguments)
     logits = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
     levels = grid(6)[[0, 1, 3, 4, 5]]
     assert torch.autograd.gradcheck(lambda a: DiscretizedCategorical(a).log_prob(levels), logits)

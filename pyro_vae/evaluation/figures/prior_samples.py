@@ -17,9 +17,7 @@ logger = logging.getLogger(__name__)
 MAX_CURVES = 64
 
 
-def prior_samples(
-    model: Callable[..., Any], n: int = 64, seed: int = 0, batch: Batch | None = None
-) -> Figure | None:
+def prior_samples(model: Callable[..., Any], n: int = 64, seed: int = 0, batch: Batch | None = None) -> Figure | None:
     """A grid of means of p(x | z), for z drawn from the prior.
 
     Args:

@@ -67,8 +67,6 @@ def _curves(x: Tensor, mean: Tensor) -> Figure:
         axes.plot(its_mean, color="C0", marker=marker, linewidth=1, label="reconstruction")
     for axes in panels[n:]:
         axes.set_axis_off()
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small"
-    )
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.supylabel("value")
     return figure

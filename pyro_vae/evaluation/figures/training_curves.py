@@ -55,9 +55,7 @@ def _draw_loss(axes: Axes, records: Records) -> None:
     best = [record for record in records if record.get("best") and "validation/loss" in record]
     if best:
         where = best[-1]["epoch"], best[-1]["validation/loss"]
-        axes.plot(
-            *where, "*", markersize=11, color="C3", label=f"best: epoch {where[0]}, {where[1]:.2f}", zorder=3
-        )
+        axes.plot(*where, "*", markersize=11, color="C3", label=f"best: epoch {where[0]}, {where[1]:.2f}", zorder=3)
     _fit_to_late_values(axes, values)
     axes.set(title="Loss", ylabel="loss (nats per datum)")
 

@@ -1,0 +1,181 @@
+"""All that a training run consists of, and how it is saved and restored."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
+from pyro_vae.files import remove_leftovers
+from pyro_vae.inference import checkpoint as files
+from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.inference.step import Step
+from pyro_vae.inference.weights import copy_into, load_weights, named_weights, save_weights
+
+
+@dataclass
+class Progress:
+    """How far training has come; with weights, optimizer and random state, all that resuming needs."""
+
+    epoch: int = 0
+    index: int = 0  # next batch of the epoch
+    step: int = 0
+    sums: list[float] = field(default_factory=list)  # of the terms over the epoch so far
+    best: float = math.inf  # validation loss, nats
+    best_epoch: int = -1
+    seconds: float = 0.0
+    finished: str = ""  # why training ended, if it did
+
+
+class TrainingState:
+    """Programs, optimizer, averages, random state and progress of a run, and its directory.
+
+    Args:
+        fabric: devices, precision, distribution.
+        step: the training step (not yet set up by Fabric).
+        optimizer: over the step's parameters.
+        programs: model and guide.
+        ema: moving average of the weights, or None.
+        run: run directory, or None.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        step: Step,
+        optimizer: torch.optim.Optimizer,
+        programs: tuple[Any, Any],
+        ema: WeightEMA | None,
+        run: Path | None,
+    ) -> None:
+        self.fabric, self.raw_step, self.ema, self.run = fabric, step, ema, run
+        self.model, self.guide = programs
+        self.step, self.optimizer = fabric.setup(step, optimizer)
+        self.at = Progress()
+        self.best_weights: dict[str, Tensor] | None = None
+        self.records: list[dict[str, Any]] = []
+        self._saved_at = time.monotonic()
+
+    def start(self) -> None:
+        """Leave a readable run directory before the first step."""
+        if self.run is not None and self.fabric.global_rank == 0:
+            files.rewrite_metrics(self.run, [])
+        self.save()
+
+    def _remedy(self) -> str:
+        kept = f"The last good checkpoint in {self.run} is unchanged. " if self.run else ""
+        return kept + "Try a smaller learning rate, gradient clipping (clip_norm), or a lower bound on scales"
+
+    def _check_weights(self) -> None:
+        """A step's loss may be finite and its gradient not: such weights must not replace good ones on disk."""
+        for name, value in self.raw_step.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise NonFiniteLossError(
+                    f"the gradient, and with it weight '{name}', became NaN or infinite at or shortly before step "
+                    f"{self.at.step} (epoch {self.at.epoch + 1}), while the loss was finite. " + self._remedy()
+                )
+
+    @property
+    def _world(self) -> int:
+        return self.fabric.world_size
+
+    def _weights(self) -> dict[str, Tensor]:
+        return named_weights(self.model, self.guide)
+
+    def _averaged(self) -> Any:
+        return self.ema.applied() if self.ema is not None else nullcontext()
+
+    @torch.no_grad()
+    def _restore_best(self) -> None:
+        """Leave in the programs the weights that are to be used: best, else averaged, else last."""
+        if self.best_weights is not None:
+            copy_into(self._weights(), self.best_weights, "best weights")
+        elif self.ema is not None:
+            torch._foreach_copy_(self.ema.source, self.ema.average)
+
+    @torch.no_grad()
+    def save(self) -> None:
+        """Write weights and checkpoint to the run directory, if there is one.
+
+        Raises:
+            NonFiniteLossError: if a weight is NaN or infinite; nothing is written then.
+            InputError: if a file cannot be written; the one before it stays.
+        """
+        self._saved_at = time.monotonic()
+        if self.run is None or self.fabric.global_rank > 0:
+            return
+        self._check_weights()
+        if not self.at.finished:  # once finished, the programs hold the weights to use
+            files.save_checkpoint(self.run, self.state())
+            if self.best_weights is not None:
+                kept = {k: v.clone() for k, v in self._weights().items()}
+                copy_into(self._weights(), self.best_weights, "best weights")
+                save_weights(self.run / "model.safetensors", self.model, self.guide)
+                copy_into(self._weights(), kept, "current weights")
+                return
+        with nullcontext() if self.at.finished else self._averaged():
+            save_weights(self.run / "model.safetensors", self.model, self.guide)
+        if self.at.finished:
+            files.save_checkpoint(self.run, {"progress": vars(self.at)})
+
+    def state(self) -> dict[str, Any]:
+        """Everything that :meth:`restore` needs, in tensors and plain values."""
+        cuda = torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None
+        return {
+            "progress": vars(self.at),
+            "weights": dict(self._weights()),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state() if self.ema is not None else None,
+            "best_weights": self.best_weights,
+            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "precision": self.fabric.strategy.precision.state_dict(),  # of the gradient scaler (16-mixed)
+            "names": self.raw_step.names,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        """Continue from a saved state, and drop what the log holds beyond it.
+
+        Raises:
+            CorruptFileError: if the state is not one that training saved, or a finished run lacks its weights.
+            InputError: if it belongs to another model, guide, optimizer or averaging.
+        """
+        try:
+            self.at = Progress(**state["progress"])
+        except (KeyError, TypeError) as error:
+            raise CorruptFileError(f"{source} is not one that pyro_vae's training saved") from error
+        if self.run is not None and self.fabric.global_rank == 0:
+            remove_leftovers(self.run, self.run / files.CHECKPOINT.parent)
+        if self.run is not None and self.fabric.global_rank == 0:
+            self.records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
+            files.rewrite_metrics(self.run, self.records)
+        if self.at.finished:
+            if self.run is not None:
+                load_weights(self.run / "model.safetensors", self.model, self.guide)
+            return
+        device = self.fabric.device
+        copy_into(self._weights(), state["weights"], source)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise InputError(f"{source} was saved with another optimizer or other trained weights: {error}") from error
+        if (self.ema is None) != (state["ema"] is None):
+            had = "without" if state["ema"] is None else "with"
+            raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
+        if self.ema is not None:
+            self.ema.restore([t.to(device) for t in state["ema"]])
+        best = state["best_weights"]
+        self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
+        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+        self.raw_step.names = state["names"]
+        torch.set_rng_state(state["rng"]["cpu"])
+        if state["rng"]["cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"], device)
