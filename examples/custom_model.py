@@ -13,6 +13,7 @@ decoder = nn.Sequential(nn.Linear(10, 200), nn.ReLU(), nn.Linear(200, 784))
 
 
 def model(x=None, num_samples=1):  # p(x, z): heavy-tailed latents, x | z ~ Bernoulli
+    pyro.module("decoder", decoder)
     spread = pyro.param("spread", torch.ones(10), constraint=dist.constraints.positive)
     with pyro.plate("data", num_samples if x is None else len(x)):
         z = pyro.sample("z", dist.StudentT(5.0, torch.zeros(10), spread).to_event(1))
@@ -21,6 +22,7 @@ def model(x=None, num_samples=1):  # p(x, z): heavy-tailed latents, x | z ~ Bern
 
 
 def guide(x):  # q(z | x)
+    pyro.module("encoder", encoder)
     loc, raw = encoder(x).chunk(2, dim=-1)
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(loc, nn.functional.softplus(raw) + 1e-4).to_event(1))
