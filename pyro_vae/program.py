@@ -66,7 +66,8 @@ class Program(nn.Module):
         self._arguments = accepted_arguments(program)
         self.store = None if isinstance(program, nn.Module) else (store or _ParameterStore())
         self.program = program
-        self._call = _without_param_statements(program) if isinstance(program, nn.Module) else program
+        if isinstance(program, nn.Module):
+            self._call, self._setting_matters = _without_param_statements(program)
         if not isinstance(program, nn.Module):
             self.modules_used = nn.ModuleDict(_modules_of(program))
 
@@ -77,20 +78,22 @@ class Program(nn.Module):
         if self.store is not None:
             with module_parameters(*self.modules_used.values()), self.store.active():
                 return self.program(**kwargs)
+        if not self._setting_matters:
+            return self._call(**kwargs)
         with module_parameters(self.program):
             return self._call(**kwargs)
 
 
-def _without_param_statements(program: nn.Module) -> Callable[..., Any]:
-    """How to call a module so that reading its parameters costs no Pyro statements.
+def _without_param_statements(program: nn.Module) -> tuple[Callable[..., Any], bool]:
+    """How to call a module so that reading its parameters costs no Pyro statements; whether Pyro's setting matters.
 
     ``PyroModule.__call__`` makes each read of a parameter, and of a submodule's parameters, a ``pyro.param`` statement:
     nearly half the handlers' time in a step. Only random attributes (``PyroSample``) need that call.
     """
     pyro_modules = [m for m in program.modules() if isinstance(m, PyroModule)]
     if program not in pyro_modules or any(m._pyro_samples for m in pyro_modules):
-        return program.__call__
-    return partial(nn.Module.__call__, program)
+        return program.__call__, bool(pyro_modules)
+    return partial(nn.Module.__call__, program), len(pyro_modules) > 1
 
 
 class _ParameterStore(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.inference.kl_weight import KLWeighted
 from pyro_vae.inference.objective import Objective
 from pyro_vae.inference.rank_noise import RankNoise
-from pyro_vae.program import Program, module_parameters
+from pyro_vae.program import Program
 
 
 class Step(nn.Module):
@@ -42,8 +42,7 @@ class Step(nn.Module):
 
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
         """Loss (scalar, nats per datum) and the terms ``(len(self.names),)``, detached."""
-        with module_parameters(self.model, self.guide):
-            terms = self.objective.terms(self.model, self.guide, **batch)
+        terms = self.objective.terms(self.model, self.guide, **batch)
         named = terms.named()
         self.names = list(named)
         return terms.loss, torch.stack(list(named.values()))
