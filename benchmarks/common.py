@@ -42,7 +42,10 @@ def environment(device: str) -> dict[str, Any]:
 def interleaved(
     case: str, variants: dict[str, Callable[[], Any]], reference: str | None, repeats: int, device: str
 ) -> list[dict[str, Any]]:
-    """Time variants in turn, ``repeats`` rounds after one to warm up.
+    """Time variants in turn, ``repeats`` rounds; each timed call follows an untimed one of the same variant.
+
+    Without that, a variant pays for what the one before it left behind: memory that was handed back to the system
+    and has to be asked for again, caches that hold another's data.
 
     Args:
         case: name of what is measured.
@@ -55,14 +58,14 @@ def interleaved(
         rows ``{case, variant, median_ms, ratio, reference}``; ratio is the median of the rounds' paired ratios.
     """
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for round_number in range(repeats + 1):
+    for _ in range(repeats):
         for name, run in variants.items():
+            run()
             _synchronize(device)
             started = time.perf_counter()
             run()
             _synchronize(device)
-            if round_number:
-                times[name].append(1e3 * (time.perf_counter() - started))
+            times[name].append(1e3 * (time.perf_counter() - started))
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = reference or min(medians, key=lambda name: medians[name])
     return [

@@ -124,7 +124,7 @@ def main() -> None:
         common.report([memory_row(options.device, num_data, 5000, 256 * 2**20)], options)
         return
     model, guide = pair(options.device)
-    num_data, num_particles, repeats = (10, 5000, 5) if options.quick else (40, 5000, 11)
+    num_data, num_particles, repeats = (8, 5000, 4) if options.quick else (40, 5000, 7)
     x = (torch.rand(num_data, *SHAPE, device=options.device) < 0.3).float()
     work = f"{num_data} images x {num_particles} particles"
     variants: dict[str, Any] = {}
