@@ -87,15 +87,17 @@ def log_likelihood(
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(_repeat(first, n), 1, 1)))  # with the guide's part
         batch_size = max(1, min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
-        estimates, sizes = [], []
-        bar = tqdm(total=len(split), unit="datum", disable=not progress)
-        with bar:
+        # made before the chunks: small tensors that stay among large ones that go would split the heap
+        results = torch.empty(2, len(split), dtype=torch.float64, device=split.device)
+        done = 0
+        with tqdm(total=len(split), unit="datum", disable=not progress) as bar:
             for batch in split.batches(batch_size):
-                estimate, size = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
-                estimates.append(estimate)
-                sizes.append(size)
-                bar.update(len(estimate))
-        return LogLikelihood(torch.cat(estimates).cpu(), torch.cat(sizes).cpu(), num_particles, dimensions, split.name)
+                running = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
+                n = len(running[0])
+                results[0, done : done + n], results[1, done : done + n] = running
+                done += n
+                bar.update(n)
+        return LogLikelihood(*results.cpu(), num_particles, dimensions, split.name)
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import subprocess
+import sys
 import warnings
 
 import pyro
@@ -462,3 +464,26 @@ def test_a_shared_latent_and_unmatched_sites_are_named():
         log_likelihood(shared, guide, ppca.sample(3), num_particles=2)
     with pytest.raises(InputError, match="the guide lacks the model's latent site z"):
         log_likelihood(ppca.model, guide, ppca.sample(3), num_particles=2)
+
+
+MANY_DATA = """
+import resource, torch
+from pyro_vae.evaluation import log_likelihood
+from pyro_vae.guides import GaussianGuide
+from pyro_vae.models import VAE
+
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+torch.set_num_threads(1)
+model = VAE((64,), latent_dim=40, hidden_dims=(64,))
+guide, x = GaussianGuide(model, hidden_dims=(64,)), (torch.rand(300, 64) < 0.5).float()
+log_likelihood(model, guide, x[:2], num_particles=10)
+before = peak()
+log_likelihood(model, guide, x, num_particles=5000, memory_budget=64 * 2**20)
+print(peak() - before)
+"""
+
+
+def test_the_process_does_not_grow_with_the_number_of_data():
+    """Of the process, not of its tensors: small results kept among large temporaries once split the heap."""
+    done = subprocess.run([sys.executable, "-c", MANY_DATA], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 64 * 1.25  # MiB
