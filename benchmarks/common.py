@@ -40,7 +40,12 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def interleaved(
-    case: str, variants: dict[str, Callable[[], Any]], reference: str | None, repeats: int, device: str
+    case: str,
+    variants: dict[str, Callable[[], Any]],
+    reference: str | None,
+    repeats: int,
+    device: str,
+    fastest_of: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Time variants in turn, ``repeats`` rounds; each timed call follows an untimed one of the same variant.
 
@@ -51,6 +56,7 @@ def interleaved(
         case: name of what is measured.
         variants: what to call; each call is timed whole.
         reference: the variant that ratios refer to (None: the fastest by median).
+        fastest_of: among which variants the fastest is looked for (None: all).
         repeats: rounds.
         device: CUDA devices are synchronized around each call.
 
@@ -61,13 +67,13 @@ def interleaved(
     for _ in range(repeats):
         for name, run in variants.items():
             run()
-            _synchronize(device)
+            synchronize(device)
             started = time.perf_counter()
             run()
-            _synchronize(device)
+            synchronize(device)
             times[name].append(1e3 * (time.perf_counter() - started))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    base = reference or min(medians, key=lambda name: medians[name])
+    base = reference or min(fastest_of or medians, key=lambda name: medians[name])
     return [
         {
             "case": case,
@@ -80,7 +86,8 @@ def interleaved(
     ]
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
+    """Wait for a CUDA device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 

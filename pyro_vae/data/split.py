@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.data.binarize import as_probability, check_probability, draw
+from pyro_vae.data.binarize import as_probability, check_probability, draw, draw_quickly
 from pyro_vae.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
@@ -106,10 +106,14 @@ class Split:
         Returns:
             One tensor (B, ...) per key.
         """
-        batch = {key: tensor[index] for key, tensor in self.tensors.items()}
+        if isinstance(index, slice):
+            batch = {key: tensor[index] for key, tensor in self.tensors.items()}
+        else:
+            batch = {key: tensor.index_select(0, index) for key, tensor in self.tensors.items()}
         x = batch["x"]  # (B, *shape)
         if self.binarization == "dynamic":
-            batch["x"] = draw(x, generator).to(torch.float32)
+            fresh = draw_quickly if x.dtype == torch.uint8 else draw
+            batch["x"] = fresh(x, generator).to(torch.float32)
         elif not x.is_floating_point():
             batch["x"] = as_probability(x)
         return batch

@@ -19,6 +19,7 @@ from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.checkpoint import CHECKPOINT, load_checkpoint
+from pyro_vae.inference.compiled import MODES, Compile, choose_mode
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
@@ -84,6 +85,7 @@ def fit(
     device: str = "auto",
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true",
     num_devices: int = 1,
+    compile: Compile = "auto",
     progress: bool = True,
 ) -> FitResult:
     """Fit a Pyro model and guide to data by stochastic variational inference.
@@ -115,6 +117,11 @@ def fit(
         num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
             each process's part.)
+        compile: how steps are run. "off": eagerly, Pyro's handlers at every step; "graph": recorded once as a graph of
+            tensor operations; "full": recorded and compiled; "auto": by the number of steps
+            (:func:`~pyro_vae.inference.compiled.choose_mode`). What cannot be recorded runs eagerly, and the log says
+            why. The recorded programs' Python is not run again: numbers that you change from outside between steps
+            must be tensors (buffers).
         progress: show a bar with the time left.
 
     Raises:
@@ -126,6 +133,8 @@ def fit(
     data = as_data(data)
     objective = objective if objective is not None else ELBO()
     _check(epochs, patience, data, objective, resume, out)
+    if compile not in MODES:
+        raise unknown("compile", compile, MODES)
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm must be positive, got {clip_norm}")
     kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
@@ -157,10 +166,11 @@ def fit(
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":
             step.double()  # before the averages are made
+        mode = choose_mode(compile, epochs * len(batches))
         trainer = Trainer(
             fabric,
             step,
-            _optimizer(optimizer, step, rates(0), optimizer_options or {}),
+            make_optimizer(optimizer, step, rates(0), optimizer_options or {}, fabric.device, mode),
             batches,
             validation=validation,
             learning_rate=rates,
@@ -175,6 +185,7 @@ def fit(
             progress=progress,
             programs=programs,
             seed=seed,
+            mode=mode,
         )
         saved = load_checkpoint(Path(out)) if resume and out is not None else None
         if saved is not None:
@@ -238,7 +249,14 @@ def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
         ) from error
 
 
-def _optimizer(name: str, step: nn.Module, rate: float, options: dict[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, step: nn.Module, rate: float, options: dict[str, Any], device: torch.device, mode: Compile = "off"
+) -> torch.optim.Optimizer:
+    """An optimizer over a step's parameters: fused where it can be, ready for capture on a GPU.
+
+    Raises:
+        InputError: for an unknown name, options that it refuses, or nothing to train.
+    """
     if name not in _OPTIMIZERS:
         raise unknown("optimizer", name, _OPTIMIZERS)
     parameters = [p for p in step.parameters() if p.requires_grad]
@@ -249,8 +267,12 @@ def _optimizer(name: str, step: nn.Module, rate: float, options: dict[str, Any])
         )
     if "betas" in options:
         options = {**options, "betas": tuple(options["betas"])}
-    fused = {"fused": True} if name != "adamax" and "fused" not in options else {}
+    extra: dict[str, Any] = {"fused": True} if name != "adamax" and "fused" not in options else {}
+    lr: float | torch.Tensor = rate
+    if mode != "off" and device.type == "cuda":
+        lr = torch.tensor(rate, device=device)  # a captured step reads it from its place
+        extra |= {"capturable": True} if name != "sgd" else {}
     try:
-        return _OPTIMIZERS[name](parameters, lr=rate, **fused, **options)
+        return _OPTIMIZERS[name](parameters, lr=lr, **extra, **options)
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer '{name}' refuses its options {options} at rate {rate}: {error}") from error

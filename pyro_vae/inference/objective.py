@@ -64,6 +64,12 @@ class Objective(pyro.infer.ELBO):
         self.plate_nesting = max_plate_nesting
         self._fallback: dict[str, pyro.infer.ELBO] = {}
 
+    @property
+    def fallback(self) -> str:
+        """Why a score-function estimator had to be used, if it had: which sites of the guide."""
+        sites = ", ".join(self._fallback)
+        return f"guide site {sites} has no reparameterized samples (score-function estimator)" if sites else ""
+
     @abstractmethod
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""

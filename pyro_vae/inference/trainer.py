@@ -15,11 +15,13 @@ from pyro_vae.data import Split
 from pyro_vae.errors import NonFiniteLossError
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.batches import EpochBatches, derived_seed
+from pyro_vae.inference.compiled import Compile, CompiledStep
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.interrupts import Interrupts
 from pyro_vae.inference.schedules import Schedule
 from pyro_vae.inference.state import TrainingState
 from pyro_vae.inference.step import Step
+from pyro_vae.inference.update import Update
 from pyro_vae.runtime import private_seed
 
 WINDOW = 100  # steps between looks at the loss
@@ -44,6 +46,7 @@ class Trainer(TrainingState):
         progress: show a bar.
         programs: model and guide.
         seed: of the validation's draws.
+        mode: how steps are run: off (eagerly), graph or full.
     """
 
     def __init__(
@@ -66,11 +69,17 @@ class Trainer(TrainingState):
         progress: bool,
         programs: tuple[Any, Any],
         seed: int,
+        mode: Compile,
     ) -> None:
         super().__init__(fabric, step, optimizer, programs, ema, run)
-        self.batches, self.validation, self.seed = batches, validation, seed
+        self.batches, self.seed = batches, seed
+        gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step)
+        self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
+        self.validation = None
+        if validation is not None:
+            self.validation = validation[0], CompiledStep(fabric, validation[1], mode, differentiate=False)
         self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
-        self.epochs, self.clip_norm, self.patience = epochs, clip_norm, patience
+        self.epochs, self.patience = epochs, patience
         self.checkpoint_every, self.show = checkpoint_every, progress
         self.interrupts = Interrupts()
 
@@ -118,20 +127,9 @@ class Trainer(TrainingState):
 
     def _one_step(self, epoch: float) -> Tensor:
         """Forward, backward, update; returns the row of terms, still on the device."""
-        rate = self.learning_rate(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         if self.kl_weight is not None:
             self.kl_weight.fill_(self.kl_schedule(epoch))
-        loss, row = self.step(**self.batches.batch(self.at.epoch, self.at.index))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        if self.clip_norm is not None:
-            self.fabric.clip_gradients(self.step, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update()
-        return row
+        return self.update(self.batches.batch(self.at.epoch, self.at.index), self.learning_rate(epoch))
 
     def _account(self, rows: list[Tensor]) -> None:
         """Fetch a window of terms (the only host synchronization), check them, add them up."""
@@ -183,17 +181,16 @@ class Trainer(TrainingState):
     def validate(self) -> dict[str, float]:
         """Terms of the validation data, nats per datum, at KL weight 1, with the averaged weights if there are."""
         assert self.validation is not None
-        split, step = self.validation
-        step.eval()
+        split, measure = self.validation
+        measure.step.eval()
         sums = torch.zeros((), dtype=torch.float64, device=split.device)
         seed = derived_seed(self.seed, "validation")
-        with private_seed(seed, split.device), self._averaged(), self.fabric.autocast():
+        with private_seed(seed, split.device), self._averaged():
             for batch in split.batches(self.batches.batch_size):
-                batch = self.fabric.strategy.precision.convert_input(batch)  # as in a training step
-                sums = sums + step(**batch)[1].double() * len(batch["x"])
-        step.train()
+                sums = sums + measure(batch).double() * len(batch["x"])
+        measure.step.train()
         means = (sums / len(split)).tolist()
-        return dict(zip(step.names, means, strict=True))
+        return dict(zip(measure.step.names, means, strict=True))
 
     def _maybe_save(self) -> None:
         if self._stopping():

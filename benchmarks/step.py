@@ -1,0 +1,236 @@
+"""One training step (forward, backward, Adam) of batch 100: ours, the same loss written by hand, and peers.
+
+Hand-written variants: eager with torch's default Adam; with fused Adam; the loss compiled; the whole step compiled
+(``torch.compile`` around loss, backward and Adam). Theirs: plain ``pyro.infer.SVI``, and one step of pythae's trainer
+where that package is installed. Ours: as ``fit`` runs them, eager, recorded and compiled. ``--device cuda`` adds the
+hand-written step captured as a CUDA graph, the floor. Last, ``fit`` end to end (shuffling, dynamic
+binarization, metrics, progress) against the bare compiled step. Ratios refer to the fastest hand-written variant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import common
+import pyro
+import torch
+from lightning_fabric import Fabric
+from step_cases import CASES, PIXELS, SHAPE, Case, mlp_case
+from torch import Tensor, nn
+
+from pyro_vae import fit
+from pyro_vae.data import Data, Split
+from pyro_vae.inference.compiled import CompiledStep
+from pyro_vae.inference.fit import make_optimizer
+from pyro_vae.inference.step import Step
+from pyro_vae.inference.update import Update
+from pyro_vae.program import as_programs, prime
+
+RATE = 1e-3
+Run = Callable[[], Any]
+
+
+def hand_written(case: Case, x: Tensor) -> dict[str, Run]:
+    """The variants that one would write without a library."""
+    import copy
+
+    def stepper(net: nn.Module, loss: Callable[[Tensor], Tensor], fused: bool | None) -> Run:
+        optimizer = torch.optim.Adam(net.parameters(), lr=RATE, fused=fused)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            loss(x).backward()
+            optimizer.step()
+
+        return step
+
+    nets = [copy.deepcopy(case.hand).to(x.device) for _ in range(4)]
+    variants = {
+        "hand-written": stepper(nets[0], nets[0], None),
+        "hand-written, fused Adam": stepper(nets[1], nets[1], True),
+        "hand-written, loss compiled": stepper(nets[2], torch.compile(nets[2]), True),
+        "hand-written, step compiled": torch.compile(stepper(nets[3], nets[3], None)),
+    }
+    if x.device.type == "cuda":
+        variants["hand-written, CUDA graph"] = captured(copy.deepcopy(case.hand).to(x.device), x)
+    return variants
+
+
+def captured(net: nn.Module, x: Tensor) -> Run:
+    """Forward, backward and fused Adam of a compiled loss as one CUDA graph."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=torch.tensor(RATE, device=x.device), fused=True, capturable=True)
+    loss = torch.compile(net)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(x).backward()
+        optimizer.step()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(5):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def plain_svi(case: Case, x: Tensor) -> Run:
+    """Pyro's own training step; its parameter store is left as it is found by every call."""
+    svi = pyro.infer.SVI(case.model, case.guide, pyro.optim.Adam({"lr": RATE}), case.plain)
+    return lambda: svi.step(x)
+
+
+def ours(case: Case, x: Tensor, mode: str) -> Run:
+    """The training step as ``fit`` runs it."""
+    model, guide = (p.to(x.device) for p in as_programs(case.model, case.guide))
+    batch = {"x": x}
+    prime(model, guide, batch)
+    fabric = Fabric(accelerator=x.device.type, devices=1)
+    step = Step(model, guide, case.objective)
+    module, optimizer = fabric.setup(step, make_optimizer("adam", step, RATE, {}, fabric.device, mode))
+    update = Update(fabric, CompiledStep(fabric, step, mode, differentiate=True, eager=module), optimizer, module)
+
+    def run() -> Tensor:
+        with pyro.validation_enabled(False):
+            return update(batch, RATE)
+
+    run()
+    return run
+
+
+def pythae_steps(x: Tensor, count: int) -> Run | None:
+    """An epoch of ``count`` steps of pythae's trainer on the MLP VAE's networks; None where it is not installed."""
+    try:
+        from pythae.models import VAE, VAEConfig
+        from pythae.models.base.base_utils import ModelOutput
+        from pythae.models.nn import BaseDecoder, BaseEncoder
+        from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    except ImportError:
+        return None
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.loc, self.log_var = nn.Linear(PIXELS, 400), nn.Linear(400, 20), nn.Linear(400, 20)
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.body(x.flatten(1)).tanh()
+            return ModelOutput(embedding=self.loc(h), log_covariance=self.log_var(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(20, 400), nn.Tanh(), nn.Linear(400, PIXELS), nn.Sigmoid())
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.body(z).reshape(-1, *SHAPE))
+
+    config = VAEConfig(input_dim=SHAPE, latent_dim=20, reconstruction_loss="bce")
+    peer = VAE(config, Encoder(), Decoder())
+    from pythae.data.datasets import BaseDataset
+
+    data = BaseDataset(x.cpu().repeat(count, 1, 1, 1), torch.zeros(count * len(x)))
+    settings = BaseTrainerConfig(
+        output_dir="/tmp/pythae", num_epochs=1, per_device_train_batch_size=len(x), learning_rate=RATE,
+        no_cuda=x.device.type == "cpu",
+    )  # fmt: skip
+    trainer = BaseTrainer(peer, data, training_config=settings)
+    trainer.prepare_training()
+    trainer.callback_handler.callbacks.clear()  # no progress bar
+    return lambda: trainer.train_step(epoch=1)
+
+
+def times(run: Run, count: int) -> Run:
+    def repeated() -> None:
+        for _ in range(count):
+            run()
+
+    return repeated
+
+
+def case_rows(name: str, options: Any, repeats: int, count: int) -> list[dict[str, Any]]:
+    """All variants of a case, interleaved."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    x = (torch.rand(100, *SHAPE, device=options.device) < 0.3).float()
+    by_hand = hand_written(CASES[name](), x)
+    variants = dict(by_hand)
+    variants["pyro.infer.SVI"] = plain_svi(_to(CASES[name](), x), x)
+    for mode, label in (("off", "ours, eager"), ("graph", "ours, recorded"), ("full", "ours, compiled")):
+        variants[label] = ours(CASES[name](), x, mode)
+    variants = {label: times(run, count) for label, run in variants.items()}
+    peer = pythae_steps(x, count) if name == "MLP VAE" else None
+    if peer is not None:
+        variants["pythae's trainer"] = peer
+    rows = common.interleaved(name, variants, None, repeats, options.device, fastest_of=list(by_hand))
+    for row in rows:
+        row["median_ms"] = round(row["median_ms"] / count, 4)
+    pyro.clear_param_store()
+    return rows
+
+
+def _to(case: Case, x: Tensor) -> Case:
+    case.model.to(x.device), case.guide.to(x.device)
+    return case
+
+
+def fit_rows(options: Any, epochs: int, rounds: int) -> list[dict[str, Any]]:
+    """Seconds of ``fit``'s epochs over those of as many bare steps, in turn."""
+    case = mlp_case()
+    x = torch.randint(0, 256, (10_000, *SHAPE), dtype=torch.uint8)
+    data = Data(Split({"x": x}, binarization="dynamic"))
+    bare = ours(mlp_case(), (torch.rand(100, *SHAPE, device=options.device) < 0.3).float(), "full")
+    steps = len(x) // 100
+    whole, alone = [], []
+    for _ in range(rounds):
+        result = fit(
+            case.model, case.guide, data, epochs=epochs, compile="full", device=options.device, learning_rate=RATE,
+            progress=not options.json,
+        )  # fmt: skip
+        seconds = [r["seconds"] for r in result.records]
+        whole.append(1e3 * median(b - a for a, b in itertools.pairwise(seconds)) / steps)
+        once = []
+        for _ in range(epochs - 2):
+            started = time.perf_counter()
+            for _ in range(steps):
+                bare()
+            common.synchronize(options.device)
+            once.append(1e3 * (time.perf_counter() - started) / steps)
+        alone.append(median(once))
+    ratio = median(a / b for a, b in zip(whole, alone, strict=True))
+    base = {"case": "fit, MLP VAE, 10,000 images", "reference": "bare step"}
+    return [
+        base | {"variant": "bare step", "median_ms": round(median(alone), 4), "ratio": 1.0},
+        base | {"variant": "fit", "median_ms": round(median(whole), 4), "ratio": round(ratio, 4)},
+    ]
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--case", choices=[*CASES, "fit"], action="append", help="only these")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    repeats, count = (5, 10) if options.quick else (21, 40)
+    rows = []
+    for name in options.case or [*CASES, "fit"]:
+        print(f"{name} ...", file=sys.stderr)
+        if name == "fit":
+            rows += fit_rows(options, *((4, 1) if options.quick else (12, 3)))
+        else:
+            few = name in ("convolutional VAE", "IWAE, K = 50")
+            rows += case_rows(name, options, repeats, max(2, count // 10) if few else count)
+    common.report(rows, options)
+
+
+if __name__ == "__main__":
+    main()
