@@ -9,12 +9,12 @@ binarization, metrics, progress) against the bare compiled step. Ratios refer to
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import common
 import pyro
@@ -28,6 +28,7 @@ from pyro_vae.data import Data, Split
 from pyro_vae.inference.compiled import CompiledStep
 from pyro_vae.inference.fit import make_optimizer
 from pyro_vae.inference.step import Step
+from pyro_vae.inference.trainer import Trainer
 from pyro_vae.inference.update import Update
 from pyro_vae.program import as_programs, prime
 
@@ -183,31 +184,32 @@ def _to(case: Case, x: Tensor) -> Case:
     return case
 
 
-def fit_rows(options: Any, epochs: int, rounds: int) -> list[dict[str, Any]]:
-    """Seconds of ``fit``'s epochs over those of as many bare steps, in turn."""
+def fit_rows(options: Any, epochs: int) -> list[dict[str, Any]]:
+    """Each epoch of ``fit`` against as many bare steps, timed right after it."""
     case = mlp_case()
     x = torch.randint(0, 256, (10_000, *SHAPE), dtype=torch.uint8)
-    data = Data(Split({"x": x}, binarization="dynamic"))
     bare = ours(mlp_case(), (torch.rand(100, *SHAPE, device=options.device) < 0.3).float(), "full")
-    steps = len(x) // 100
-    whole, alone = [], []
-    for _ in range(rounds):
-        result = fit(
-            case.model, case.guide, data, epochs=epochs, compile="full", device=options.device, learning_rate=RATE,
-            progress=not options.json,
-        )  # fmt: skip
-        seconds = [r["seconds"] for r in result.records]
-        whole.append(1e3 * median(b - a for a, b in itertools.pairwise(seconds)) / steps)
-        once = []
-        for _ in range(epochs - 2):
-            started = time.perf_counter()
-            for _ in range(steps):
-                bare()
-            common.synchronize(options.device)
-            once.append(1e3 * (time.perf_counter() - started) / steps)
-        alone.append(median(once))
-    ratio = median(a / b for a, b in zip(whole, alone, strict=True))
+    steps, whole, alone = len(x) // 100, [], []
+    epoch = Trainer._epoch
+
+    def timed(trainer: Trainer, *arguments: Any) -> None:
+        common.synchronize(options.device)
+        started = time.perf_counter()
+        epoch(trainer, *arguments)
+        common.synchronize(options.device)
+        middle = time.perf_counter()
+        for _ in range(steps):
+            bare()
+        common.synchronize(options.device)
+        whole.append(1e3 * (middle - started) / steps)
+        alone.append(1e3 * (time.perf_counter() - middle) / steps)
+
+    with mock.patch.object(Trainer, "_epoch", timed):
+        fit(case.model, case.guide, Data(Split({"x": x}, binarization="dynamic")), epochs=epochs, compile="full",
+            device=options.device, learning_rate=RATE, progress=not options.json)  # fmt: skip
+    whole, alone = whole[2:], alone[2:]  # the first ones record and compile
     base = {"case": "fit, MLP VAE, 10,000 images", "reference": "bare step"}
+    ratio = median(a / b for a, b in zip(whole, alone, strict=True))
     return [
         base | {"variant": "bare step", "median_ms": round(median(alone), 4), "ratio": 1.0},
         base | {"variant": "fit", "median_ms": round(median(whole), 4), "ratio": round(ratio, 4)},
@@ -225,7 +227,7 @@ def main() -> None:
     for name in options.case or [*CASES, "fit"]:
         print(f"{name} ...", file=sys.stderr)
         if name == "fit":
-            rows += fit_rows(options, *((4, 1) if options.quick else (12, 3)))
+            rows += fit_rows(options, 10 if options.quick else 40)
         else:
             few = name in ("convolutional VAE", "IWAE, K = 50")
             rows += case_rows(name, options, repeats, max(2, count // 10) if few else count)

@@ -14,10 +14,10 @@ from pyro_vae import fit
 from pyro_vae.data import Split
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.inference import ELBO, IWAE
-from pyro_vae.inference.recording import Recording
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.weights import load_weights, named_weights, save_weights
 from pyro_vae.program import Program, as_programs, prime
+from pyro_vae.recording import Recording
 from pyro_vae.traces import is_latent, log_weights, trace_pair
 
 

@@ -70,24 +70,39 @@ def draw(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
 _EVEN = 0xFFFEFFFEFFFEFFFE - 2**64  # four 16-bit words, the last bit of each cleared
 
 
-def draw_quickly(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw Bernoulli(x/255) of grey levels with 15 random bits a number: for training, where draws are a cost.
-
-    result = u < 257 x - 2^15,  u uniform over the even numbers of [-2^15, 2^15): the probability is x/255 to 2^-16;
-    0 and 255 are never drawn otherwise than 0 and 1. A third of the time of :func:`draw` on a CPU.
+def noise_for(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Random numbers with which :func:`drawn_with` binarizes a batch of training data.
 
     Args:
-        x: uint8, any shape.
+        x: ``(B, *shape)``, uint8, bool or floating point.
         generator: on x's device; torch's own if not given.
+
+    Returns:
+        for grey levels uniform over the even numbers of [-2^15, 2^15), int16; else over [0, 1), float32; x's shape.
+    """
+    if x.dtype != torch.uint8:
+        return torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)  # 16 bits for each number
+    words.random_(-(2**63), None, generator=generator).bitwise_and_(_EVEN)
+    return words.view(torch.int16)[: x.numel()].view(x.shape)
+
+
+def drawn_with(noise: Tensor, x: Tensor) -> Tensor:
+    """Bernoulli(x/255) of grey levels, else Bernoulli(x), as a function of random numbers.
+
+    Grey levels: result = noise < 257 x - 2^15. The probability is x/255 to 2^-16; 0 and 255 are never drawn otherwise
+    than 0 and 1. The numbers of :func:`draw` take several times as long, a tenth of a small model's training step.
+
+    Args:
+        noise: from :func:`noise_for`.
+        x: ``(B, *shape)``.
 
     Returns:
         bool, the shape of x.
     """
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-    words.random_(-(2**63), None, generator=generator).bitwise_and_(_EVEN)
-    u = words.view(torch.int16)[: x.numel()].view(x.shape)
-    threshold = x.to(torch.int16).mul_(257).add_(-(2**15))  # wraps around where it must
-    return u < threshold
+    if x.dtype != torch.uint8:
+        return noise < as_probability(x)
+    return noise < x.to(torch.int16) * 257 - 2**15  # in int16, wraps around where it must
 
 
 def as_probability(x: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.data.binarize import as_probability, check_probability, draw, draw_quickly
+from pyro_vae.data.binarize import as_probability, check_probability, drawn_with, noise_for
 from pyro_vae.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
+_NOISE = "noise of x"
 EVALUATION_SEED = 0  # of the draws in Split.batches
 
 
@@ -106,14 +107,24 @@ class Split:
         Returns:
             One tensor (B, ...) per key.
         """
+        return self.finish(self.rows(index, generator))
+
+    def rows(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return the first half of :meth:`batch`: the stored data at an index, and random numbers to binarize with."""
         if isinstance(index, slice):
-            batch = {key: tensor[index] for key, tensor in self.tensors.items()}
+            rows = {key: tensor[index] for key, tensor in self.tensors.items()}
         else:
-            batch = {key: tensor.index_select(0, index) for key, tensor in self.tensors.items()}
+            rows = {key: tensor.index_select(0, index) for key, tensor in self.tensors.items()}
+        if self.binarization == "dynamic":
+            rows[_NOISE] = noise_for(rows["x"], generator)
+        return rows
+
+    def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""
+        batch = {key: tensor for key, tensor in rows.items() if key != _NOISE}
         x = batch["x"]  # (B, *shape)
         if self.binarization == "dynamic":
-            fresh = draw_quickly if x.dtype == torch.uint8 else draw
-            batch["x"] = fresh(x, generator).to(torch.float32)
+            batch["x"] = drawn_with(rows[_NOISE], x).to(torch.float32)
         elif not x.is_floating_point():
             batch["x"] = as_probability(x)
         return batch

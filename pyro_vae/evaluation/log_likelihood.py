@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, cast
 
-import pyro.distributions as dist
 import torch
-from pyro import poutine
-from pyro.poutine import Trace
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Data, Split
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.results import LogLikelihood
+from pyro_vae.evaluation.sampler import ImportanceSampler, repeat
 from pyro_vae.evaluation.session import evaluating, positive
-from pyro_vae.program import Program
+from pyro_vae.recording import Mode
 from pyro_vae.runtime import keep_freed_memory
-from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights, trace_pair
 
 MEMORY_BUDGET = 512 * 2**20
 CPU_CHUNK = 24 * 2**20  # bytes of a chunk on a CPU: larger ones only fall out of its caches
-
-_CACHES = {"_inv", "_cached_x_y"}  # of torch's transforms: what they have seen, not what they are
+MODES = ("auto", "off", "graph", "full")
+LONG, SHORT = 5000, 50  # chunks
 
 
 def log_likelihood(
@@ -39,6 +36,7 @@ def log_likelihood(
     max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
+    compile: Literal["auto", "off", "graph", "full"] = "auto",
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Importance-weighted bound on log p(x) of every datum; it rises to log p(x) with K.
@@ -59,6 +57,9 @@ def log_likelihood(
         max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
+        compile: how chunks are run. "off": eagerly; "graph": recorded once as a graph of tensor operations, the same
+            random numbers; "full": recorded and compiled; "auto": by the number of chunks. Programs that cannot be
+            recorded run eagerly, and the log says why.
         progress: show a bar.
 
     Returns:
@@ -75,7 +76,7 @@ def log_likelihood(
     with evaluating(model, guide, data, seed, device) as (model, guide, split):
         keep_freed_memory()
         first = split.batch(slice(0, 1))
-        sampler = _Sampler(model, guide, max_plate_nesting, vectorize)
+        sampler = ImportanceSampler(model, guide, max_plate_nesting, vectorize)
         dimensions = sampler.dimensions(first)
         cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)))
         budget_rows = int(0.8 * memory_budget / cost)
@@ -85,8 +86,10 @@ def log_likelihood(
             )
         rows = min(budget_rows, max(1, int(CPU_CHUNK / cost))) if split.device.type == "cpu" else budget_rows
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
-        data_cost = bytes_per_row(lambda n: next(sampler.log_weights(_repeat(first, n), 1, 1)))  # with the guide's part
+        data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)))  # with the guide's part
         batch_size = max(1, min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
+        chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
+        sampler.mode = _mode(compile, chunks)
         # made before the chunks: small tensors that stay among large ones that go would split the heap
         results = torch.empty(2, len(split), dtype=torch.float64, device=split.device)
         done = 0
@@ -98,6 +101,15 @@ def log_likelihood(
                 done += n
                 bar.update(n)
         return LogLikelihood(*results.cpu(), num_particles, dimensions, split.name)
+
+
+def _mode(compile: str, chunks: int) -> Mode:
+    """What ``auto`` means for so many chunks: recording costs tenths of a second, the compiler some 10 seconds."""
+    if compile not in MODES:
+        raise unknown("compile", compile, MODES)
+    if compile != "auto":
+        return cast(Mode, compile)
+    return "full" if chunks >= LONG else "graph" if chunks >= SHORT else "off"
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
@@ -112,75 +124,3 @@ def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tens
         drawn += len(log_w)
     assert log_sum is not None and log_square_sum is not None and drawn == num_particles
     return log_sum - math.log(drawn), (2 * log_sum - log_square_sum).exp()
-
-
-class _Sampler:
-    """Importance weights of a pair of programs, in chunks of particles."""
-
-    def __init__(self, model: Program, guide: Program, max_plate_nesting: int, vectorize: bool) -> None:
-        self.model, self.guide = model, guide
-        self.nesting, self.vectorize = max_plate_nesting, vectorize
-
-    def dimensions(self, batch: Mapping[str, Tensor]) -> int:
-        """Values in one datum, over the data sites."""
-        sites = [s for s in self._pair(batch, 1).observed().values() if not isinstance(s["fn"], dist.Unit)]  # factors
-        inner = [[f.size for f in s["cond_indep_stack"] if f.vectorized and f.dim != -1] for s in sites]
-        return sum(math.prod((*s["fn"].event_shape, *sizes)) for s, sizes in zip(sites, inner, strict=True))
-
-    def log_weights(self, batch: Mapping[str, Tensor], num_particles: int, chunk: int) -> Iterator[Tensor]:
-        """log w in chunks ``(k, N)`` of at most ``chunk`` particles, ``num_particles`` in all."""
-        if not self.vectorize:
-            yield from self._repeated(batch, num_particles, chunk)
-            return
-        pair = self._pair(batch, chunk)
-        yield log_weights(pair, scaled=False)[:num_particles]
-        done, again = chunk, _independent_of_particles(pair)
-        while done < num_particles:
-            pair = self._drawn_again(pair, batch) if again else self._pair(batch, chunk)
-            yield log_weights(pair, scaled=False)[: num_particles - done]
-            done += chunk
-
-    def _repeated(self, batch: Mapping[str, Tensor], num_particles: int, chunk: int) -> Iterator[Tensor]:
-        for start in range(0, num_particles, chunk):
-            k = min(chunk, num_particles - start)
-            yield log_weights(self._pair(_repeat(batch, k), 1), scaled=False).reshape(-1, k).T  # (k, N)
-
-    def _pair(self, batch: Mapping[str, Tensor], particles: int) -> TracePair:
-        return trace_pair(self.model, self.guide, (), batch, particles, self.nesting)
-
-    def _drawn_again(self, pair: TracePair, batch: Mapping[str, Tensor]) -> TracePair:
-        """New draws from the guide's distributions, which the batch alone determines; only the model is run."""
-        guide = Trace()
-        for name, site in pair.guide.nodes.items():
-            guide.add_node(name, **({**site, "value": site["fn"].sample()} if is_latent(site) else site))
-        model = in_particle_plate(self.model, pair.num_particles, pair.particle_dim)
-        trace = poutine.trace(poutine.replay(model, trace=guide)).get_trace(**batch)
-        return TracePair(trace, guide, pair.num_particles, pair.particle_dim, pair.size, pair.full_size)
-
-
-def _repeat(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
-    """Each datum as often as asked, its copies one after another."""
-    return {name: value.repeat_interleave(times, 0) for name, value in batch.items()}
-
-
-def _independent_of_particles(pair: TracePair) -> bool:
-    """Whether the guide's distributions are the same for all particles, so that they can be drawn from again.
-
-    What was computed from another site's samples has the plate of particles as its first dimension. In doubt the
-    answer is no: then the guide is run again, which is right for any guide.
-    """
-    if pair.num_particles == 1:
-        return len(pair.latent()) == 1
-    return all(_same_for_all(q["fn"], pair.num_particles) for q, _ in pair.latent().values())
-
-
-def _same_for_all(value: Any, particles: int) -> bool:
-    """Whether nothing in a distribution (or in its transforms, in lists, in wrapped ones) differs between particles."""
-    if isinstance(value, Tensor):
-        dim = next((i for i, size in enumerate(value.shape) if size != 1), None)
-        return dim is None or value.shape[dim] != particles or value.stride(dim) == 0
-    if isinstance(value, (list, tuple)):
-        return all(_same_for_all(v, particles) for v in value)
-    if isinstance(value, (torch.distributions.Distribution, torch.distributions.Transform)):
-        return all(_same_for_all(v, particles) for k, v in vars(value).items() if k not in _CACHES)
-    return value is None or isinstance(value, (bool, int, float, str))

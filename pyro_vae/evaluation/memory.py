@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -14,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 class PeakMemory(TorchDispatchMode):
     """Largest number of bytes in tensors that came into being inside this block, on any device.
 
-    Counts what operators return, by storage, as long as it is alive; an operator's own scratch space is not seen.
+    Counts what operators return, by storage, as long as it is alive; an operator's own scratch space is not seen, and
+    tensors without numbers (of a recording) are not counted.
 
     Attributes:
         peak: bytes.
@@ -30,7 +32,7 @@ class PeakMemory(TorchDispatchMode):
         before = {self._key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and not isinstance(tensor, FakeTensor):
                 storage = tensor.untyped_storage()
                 key = self._key(tensor)
                 if key in before or key in self._known or storage.nbytes() == 0:

@@ -54,14 +54,18 @@ class EpochBatches:
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """This process's part of one batch."""
+        return self.split.finish(self.rows(epoch, index))
+
+    def rows(self, epoch: int, index: int) -> dict[str, Tensor]:
+        """What ``split.finish`` makes that batch from."""
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
             order = torch.randperm(len(self.split), generator=generator)
             self._epoch, self._order = epoch, order.to(self.split.device)
         joint = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         self._generator.manual_seed(derived_seed(self.seed, "draw", epoch, index))
-        batch = self.split.batch(joint, self._generator)
+        rows = self.split.rows(joint, self._generator)
         if self.world == 1:
-            return batch
+            return rows
         share = len(joint) // self.world
-        return {k: v[self.rank * share : (self.rank + 1) * share] for k, v in batch.items()}
+        return {k: v[self.rank * share : (self.rank + 1) * share] for k, v in rows.items()}

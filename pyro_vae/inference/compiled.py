@@ -11,8 +11,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from pyro_vae.inference.recording import NotRecordable, Recording
 from pyro_vae.inference.step import Step
+from pyro_vae.recording import Mode, NotRecordable, Recording
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ MODES = ("auto", "off", "graph", "full")
 LONG, SHORT = 20_000, 200  # steps
 
 
-def choose_mode(compile: Compile, steps: int) -> Compile:
+def choose_mode(compile: Compile, steps: int) -> Mode:
     """What ``auto`` means for a run of so many steps.
 
     Recording costs some tenths of a second and saves about a millisecond a step; the compiler costs 10 to 30 seconds
@@ -46,19 +46,22 @@ class CompiledStep:
         mode: off, graph or full.
         differentiate: compute gradients.
         eager: what computes loss and terms where there is no recording; the step itself if not given.
+        prepare: makes the step's batch from what calls are given (binarization); it is recorded with the step.
     """
 
     def __init__(
         self,
         fabric: Fabric,
         step: Step,
-        mode: Compile,
+        mode: Mode,
         *,
         differentiate: bool,
         eager: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
     ) -> None:
         self.fabric, self.step, self.mode, self.differentiate = fabric, step, mode, differentiate
         self._eager = eager if eager is not None else self._forward
+        self._prepare = prepare
         self._recordings: dict[tuple, Recording | None] = {}
         self._refused = False
         self._trained = [p for p in step.parameters() if p.requires_grad]
@@ -87,7 +90,8 @@ class CompiledStep:
             self._recordings[key] = self._record(batch)
         return self._recordings[key]
 
-    def _eagerly(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _eagerly(self, rows: Mapping[str, Tensor]) -> Tensor:
+        batch = self._prepare(dict(rows))
         if not self.differentiate:
             with torch.no_grad():
                 return self._eager(**batch)[1]
@@ -96,6 +100,9 @@ class CompiledStep:
         loss, row = self._eager(**batch)
         self.fabric.backward(loss)
         return row
+
+    def _recorded(self, **rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self._forward(**self._prepare(rows))
 
     def _forward(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
         precision = self.fabric.strategy.precision
@@ -106,7 +113,7 @@ class CompiledStep:
         started, reason, recording = time.monotonic(), "", None
         compiled = self.mode == "full" and not self._recordings
         try:
-            recording = Recording(self.step, self._forward, batch, self.differentiate)
+            recording = Recording(self.step, self._recorded, batch, self.differentiate)
             recording.check(batch, self._tolerance)
             recorded = time.monotonic() - started
         except NotRecordable as error:
@@ -121,21 +128,9 @@ class CompiledStep:
         shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items())
         note = f"{what} step recorded for {shapes}: {len(recording.graph.graph.nodes)} operations, {recorded:.1f} s"
         if compiled:
-            note += self._compile(recording, batch)
+            note += recording.compile(batch, self._tolerance)
         logger.info(note)
         return recording
-
-    def _compile(self, recording: Recording, batch: Mapping[str, Tensor]) -> str:
-        started = time.monotonic()
-        recording.compile()
-        try:
-            recording.check(batch, self._tolerance)
-        except Exception as error:  # a compiler that is missing or fails, or computes something else
-            recording.uncompile()
-            line = (str(error).strip().splitlines() or [""])[0]
-            logger.warning("not compiled, the recorded graph is used: %s: %s", type(error).__name__, line)
-            return ""
-        return f", compiled in {time.monotonic() - started:.0f} s"
 
     def _refuse(self, reason: str) -> None:
         self._refused = True

@@ -27,6 +27,7 @@ from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.program import as_programs, prime
+from pyro_vae.recording import Mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
 
 logger = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
 
 
 def make_optimizer(
-    name: str, step: nn.Module, rate: float, options: dict[str, Any], device: torch.device, mode: Compile = "off"
+    name: str, step: nn.Module, rate: float, options: dict[str, Any], device: torch.device, mode: Mode = "off"
 ) -> torch.optim.Optimizer:
     """An optimizer over a step's parameters: fused where it can be, ready for capture on a GPU.
 

@@ -15,13 +15,14 @@ from pyro_vae.data import Split
 from pyro_vae.errors import NonFiniteLossError
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.batches import EpochBatches, derived_seed
-from pyro_vae.inference.compiled import Compile, CompiledStep
+from pyro_vae.inference.compiled import CompiledStep
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.interrupts import Interrupts
 from pyro_vae.inference.schedules import Schedule
 from pyro_vae.inference.state import TrainingState
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.update import Update
+from pyro_vae.recording import Mode
 from pyro_vae.runtime import private_seed
 
 WINDOW = 100  # steps between looks at the loss
@@ -69,11 +70,11 @@ class Trainer(TrainingState):
         progress: bool,
         programs: tuple[Any, Any],
         seed: int,
-        mode: Compile,
+        mode: Mode,
     ) -> None:
         super().__init__(fabric, step, optimizer, programs, ema, run)
         self.batches, self.seed = batches, seed
-        gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step)
+        gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step, prepare=batches.split.finish)
         self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
         self.validation = None
         if validation is not None:
@@ -129,7 +130,7 @@ class Trainer(TrainingState):
         """Forward, backward, update; returns the row of terms, still on the device."""
         if self.kl_weight is not None:
             self.kl_weight.fill_(self.kl_schedule(epoch))
-        return self.update(self.batches.batch(self.at.epoch, self.at.index), self.learning_rate(epoch))
+        return self.update(self.batches.rows(self.at.epoch, self.at.index), self.learning_rate(epoch))
 
     def _account(self, rows: list[Tensor]) -> None:
         """Fetch a window of terms (the only host synchronization), check them, add them up."""

@@ -1,9 +1,12 @@
 """Binarization done once, and load_data's wiring of it."""
 
+import importlib
+
 import pytest
 import torch
 
 from pyro_vae.data import binarize, load_data
+from pyro_vae.data.binarize import drawn_with, noise_for
 from pyro_vae.errors import InputError
 
 
@@ -35,8 +38,6 @@ def test_static_streams():
 
 
 def test_chunks_and_prefixes_draw_the_same(monkeypatch):
-    import importlib
-
     module = importlib.import_module("pyro_vae.data.binarize")
     x = torch.full((100, 30), 127, dtype=torch.uint8)
     whole = binarize(x, "static", seed=5)
@@ -76,3 +77,22 @@ def test_refusals():
     for seed in (-1, 1.5, True):
         with pytest.raises(InputError, match="binarization_seed"):
             load_data("mnist5k", binarization="static", binarization_seed=seed)
+
+
+def test_the_probability_of_every_level_by_enumeration():
+    """All values of the noise, each once."""
+    noise = torch.arange(-(2**15), 2**15, 2, dtype=torch.int16).expand(256, -1)
+    x = torch.arange(256, dtype=torch.uint8)[:, None].expand(-1, 2**15)
+    probability = drawn_with(noise, x).double().mean(1)
+    assert (probability - torch.arange(256).double() / 255).abs().max() < 2**-16
+    assert probability[0] == 0 and probability[255] == 1
+
+
+def test_noise_is_even_and_uniform():
+    noise = noise_for(torch.zeros(1000, 7, 9, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    assert noise.shape == (1000, 7, 9) and noise.dtype == torch.int16 and not (noise & 1).any()
+    counts = torch.bincount((noise.flatten().to(torch.int64) + 2**15) // 2**10, minlength=64).double()
+    expected = 63000 / 64
+    assert ((counts - expected).square() / expected).sum() < 63 + 5 * (2 * 63) ** 0.5  # chi-squared
+    numbers = noise.flatten().double()
+    assert torch.corrcoef(torch.stack([numbers[:-1], numbers[1:]]))[0, 1].abs() < 5 / 63000**0.5

@@ -5,12 +5,14 @@ import math
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import PPCA
+from pyro import poutine
 from torch import nn
 
 from pyro_vae.data import Data, Split
@@ -174,14 +176,16 @@ def test_a_hierarchical_guide_is_run_again_for_every_chunk(monkeypatch, how, num
     pair = TwoLayer()
     x = pair.sample(num_data)
     chunked(monkeypatch, 2500)
-    log_likelihood(pair.model, pair.guide(how), x, num_particles=2)
+    log_likelihood(pair.model, pair.guide(how), x, num_particles=2, compile="off")
     overhead, pair.runs = pair.runs, 0  # checks, the measurement of memory
-    result = log_likelihood(pair.model, pair.guide(how), x, num_particles=3000)
+    result = log_likelihood(pair.model, pair.guide(how), x, num_particles=3000, compile="off")
     # reuse of the upper layer's distributions would still be unbiased, but noisier: so the runs are counted
     assert pair.runs > overhead + 5 * num_data
     error = errors(result)
     assert error.max() < 0.1
     assert ((result.per_datum - pair.log_prob(x)).abs() < 4 * error).all()
+    recorded = log_likelihood(pair.model, pair.guide(how), x, num_particles=3000, compile="graph")
+    torch.testing.assert_close(recorded.per_datum, result.per_datum, rtol=1e-5, atol=1e-5)
 
 
 def test_a_discrete_layer_below_is_not_reused_either(monkeypatch):
@@ -209,7 +213,7 @@ def test_a_discrete_layer_below_is_not_reused_either(monkeypatch):
         joint = (torch.tensor([0.4, 0.6])[:, None] * prior).sum(0).log()
         truth = (joint + dist.Normal(loc, 0.5).log_prob(x[:, None])).logsumexp(-1)
         runs.clear()
-        result = log_likelihood(model, guide, x, num_particles=4000)
+        result = log_likelihood(model, guide, x, num_particles=4000, compile="off")
         assert len(runs) > 20
         assert ((result.per_datum - truth).abs() < 4 * errors(result)).all() and errors(result).max() < 0.1
 
@@ -241,16 +245,64 @@ def test_the_encoder_runs_once_per_datum(monkeypatch):
     ppca = PPCA(dtype=torch.float32)
     encoder, guide = counted_pair(ppca)
     x = ppca.sample(40)
-    log_likelihood(ppca.model, guide, x, num_particles=1)
+    log_likelihood(ppca.model, guide, x, num_particles=1, compile="off")
     overhead = encoder.rows - 40  # checks and the measurement of memory: a few data
     assert overhead <= 25
     for size in (None, 20_000):
         if size:
             chunked(monkeypatch, size)
         encoder.rows = 0
-        result = log_likelihood(ppca.model, guide, x, num_particles=2000)
+        result = log_likelihood(ppca.model, guide, x, num_particles=2000, compile="off")
         assert encoder.rows == 40 + overhead, f"with chunks of {size} bytes"
         assert ((result.per_datum - ppca.log_prob(x)).abs() < 4 * errors(result)).all()
+
+
+# ------------------------------------------------------------------------------ recorded chunks
+def masked_pair(ppca):
+    """A guide with a constrained latent (a transform) and a mask that depends on the data, drawn from again."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            with poutine.mask(mask=x[..., 0] > 0):
+                s = pyro.sample("s", dist.LogNormal(0.0, 0.3))
+            pyro.sample("x", dist.Normal(s[..., None] * (z @ ppca.weight.T), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(ppca.posterior_mean(x), 0.6).to_event(1))
+            with poutine.mask(mask=x[..., 0] > 0):
+                pyro.sample("s", dist.LogNormal(0.1 * x[..., 1], 0.4))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("num_data", [1, 7])
+@pytest.mark.parametrize("how", ["graph", "full"])
+def test_recorded_chunks_give_the_same_numbers(monkeypatch, how, num_data):
+    ppca = PPCA(dtype=torch.float32)
+    model, guide = masked_pair(ppca)
+    x = ppca.sample(num_data)
+    chunked(monkeypatch, 40_000)
+    run = partial(log_likelihood, model, guide, x, num_particles=2000, memory_budget=10**6)
+    eager, recorded = run(compile="off"), run(compile=how)
+    torch.testing.assert_close(recorded.per_datum, eager.per_datum, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(recorded.effective_sample_size, eager.effective_sample_size, rtol=1e-3, atol=1e-3)
+
+
+def test_programs_that_cannot_be_recorded_are_evaluated_eagerly(caplog):
+    ppca = PPCA(dtype=torch.float32)
+
+    def guide(x):
+        assert x.sum() != 17.0
+        return ppca.exact_guide(x)
+
+    result = log_likelihood(ppca.model, guide, ppca.sample(5), num_particles=1, compile="graph")
+    torch.testing.assert_close(result.per_datum, ppca.log_prob(ppca.sample(5)), rtol=1e-4, atol=1e-4)
+    lines = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.evaluation.sampler"]
+    assert len(lines) == 1 and "looks at a tensor's value in `assert x.sum() != 17.0`" in lines[0]
+    with pytest.raises(InputError, match=r"compile.*'ful'.*full"):
+        log_likelihood(ppca.model, guide, ppca.sample(5), compile="ful")
 
 
 # ------------------------------------------------------------------------------ programs that cannot broadcast
@@ -296,7 +348,8 @@ def test_peak_memory_counts_live_storages():
     [(8, 500, 300, 200), (4000, 8, 1, 400), (4000, 8, 7, 400)],
 )
 @pytest.mark.parametrize("vectorize", [True, False])
-def test_memory_stays_within_the_budget(hidden_encoder, hidden_decoder, num_particles, num_data, vectorize):
+@pytest.mark.parametrize("how", ["off", "graph"])
+def test_memory_stays_within_the_budget(hidden_encoder, hidden_decoder, num_particles, num_data, vectorize, how):
     encoder = nn.Sequential(nn.Linear(30, hidden_encoder), nn.ReLU(), nn.Linear(hidden_encoder, 4))
     decoder = nn.Sequential(nn.Linear(2, hidden_decoder), nn.ReLU(), nn.Linear(hidden_decoder, 30))
 
@@ -312,7 +365,8 @@ def test_memory_stays_within_the_budget(hidden_encoder, hidden_decoder, num_part
 
     x, budget = torch.randn(num_data, 30), 2**20
     with PeakMemory() as memory:
-        log_likelihood(model, guide, x, num_particles=num_particles, memory_budget=budget, vectorize=vectorize)
+        options = {"num_particles": num_particles, "memory_budget": budget, "vectorize": vectorize}
+        log_likelihood(model, guide, x, compile=how, **options)
     assert memory.peak <= budget
     assert memory.peak > 0.2 * budget, "the budget is hardly used: slow for no reason"
 

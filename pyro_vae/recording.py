@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import random
-import traceback
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from pyro_vae.recording_guards import python_state, reason, relative_error
 
 Outputs = tuple[Tensor, ...]
-_LIBRARIES = (*tuple(str(Path(m.__file__).parent) for m in (torch, pyro, np)), __file__)
+Mode = Literal["off", "graph", "full"]  # how a function is run: as it is, as a recorded graph, as a compiled one
+
+logger = logging.getLogger(__name__)
 
 
 class NotRecordable(Exception):
@@ -63,7 +63,7 @@ class Recording:
                 traced = make_fx(self._flat, tracing_mode="fake", _allow_non_fake_inputs=True)
                 self.graph = traced(*self._inputs(batch))
         except Exception as error:
-            raise NotRecordable(_reason(error, watch.name)) from error
+            raise NotRecordable(reason(error, watch.name)) from error
         self._run: Callable[..., Any] = self.graph
 
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Outputs, list[Tensor | None]]:
@@ -74,13 +74,25 @@ class Recording:
         gradients = iter(results[count:])
         return tuple(results[:count]), [next(gradients) if has else None for has in self._has_gradient]
 
-    def compile(self) -> None:
-        """Hand the graph to the compiler at its next call; random numbers stay those of the eager operations."""
-        self._run = torch.compile(self.graph, dynamic=False, options={"fallback_random": True})
+    def compile(self, batch: Mapping[str, Tensor], tolerance: float) -> str:
+        """Hand the graph to torch's compiler, and check what it made like the graph itself.
 
-    def uncompile(self) -> None:
-        """Run the graph as it was recorded."""
-        self._run = self.graph
+        Random numbers stay those of the eager operations. A compiler that is missing, fails, or makes something else
+        leaves the graph as it is, and one line in the log says so.
+
+        Returns:
+            a note on the time it took ("" if it failed).
+        """
+        started = time.monotonic()
+        self._run = torch.compile(self.graph, dynamic=False, options={"fallback_random": True})
+        try:
+            self.check(batch, tolerance)
+        except Exception as error:
+            self._run = self.graph
+            line = (str(error).strip().splitlines() or [""])[0]
+            logger.warning("not compiled, the recorded graph is used: %s: %s", type(error).__name__, line)
+            return ""
+        return f", compiled in {time.monotonic() - started:.0f} s"
 
     def eager(self, batch: Mapping[str, Tensor]) -> tuple[Outputs, list[Tensor | None]]:
         """What a call gives, computed by the function itself."""
@@ -102,7 +114,7 @@ class Recording:
             NotRecordable: if a result differs, or the function changes Python state that a graph cannot.
         """
         kept = [b.clone() for b in self.buffers]
-        python = _python_state(self.module)
+        python = python_state(self.module)
         results = []
         for run in (self.eager, self):
             with _same_random_state(batch):
@@ -112,7 +124,7 @@ class Recording:
                 for buffer, value in zip(self.buffers, kept, strict=True):
                     buffer.copy_(value)
             if run == self.eager:
-                changed = [k for k, v in _python_state(self.module).items() if python.get(k, v) != v]
+                changed = [k for k, v in python_state(self.module).items() if python.get(k, v) != v]
                 if changed:
                     raise NotRecordable(f"it changes {changed[0]} at every call, which a graph would not")
         owners = {id(t): n for n, t in (*self.module.named_parameters(), *self.module.named_buffers())}
@@ -121,7 +133,7 @@ class Recording:
         names += [f"the gradient of '{owners[id(p)]}'" for p in self.trained]
         names += [f"buffer '{owners[id(b)]}'" for b in self.buffers]
         for name, ours, theirs in zip(names, *results, strict=True):
-            error = _relative_error(ours, theirs)
+            error = relative_error(ours, theirs)
             if not error <= tolerance:
                 raise NotRecordable(f"{name} of its graph differs from the eager one, relatively by {error:.2g}")
 
@@ -191,41 +203,3 @@ def _same_random_state(batch: Mapping[str, Tensor]) -> Iterator[None]:
     devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         yield
-
-
-def _python_state(module: nn.Module) -> dict[str, Any]:
-    """Numbers and words among the modules' attributes, and the states of Python's and NumPy's generators."""
-    state: dict[str, Any] = {
-        f"attribute '{f'{path}.' if path else ''}{name}'": value
-        for path, m in module.named_modules()
-        for name, value in vars(m).items()
-        if isinstance(value, bool | int | float | str)
-    }
-    numpy_state = np.random.get_state()
-    state["the state of Python's random numbers"] = random.getstate()
-    state["the state of NumPy's random numbers"] = (numpy_state[1].tobytes(), *numpy_state[2:])  # type: ignore[union-attr]
-    return state
-
-
-def _relative_error(ours: Tensor | None, theirs: Tensor | None) -> float:
-    """|ours - theirs| / |theirs| in the Euclidean norm; NaN equals NaN."""
-    if ours is None or theirs is None:
-        return 0.0 if ours is theirs else float("inf")
-    a, b = ours.double().nan_to_num(), theirs.double().nan_to_num()
-    if not torch.equal(ours.isnan(), theirs.isnan()):
-        return float("inf")
-    difference = (a - b).norm().item()
-    return difference / max(b.norm().item(), 1e-30) if difference else 0.0
-
-
-def _reason(error: Exception, site: str | None) -> str:
-    """One line: what stood in the way, in which line of whose file, at or after which site."""
-    if isinstance(error, (DataDependentOutputException, GuardOnDataDependentSymNode)):
-        what = "it looks at a tensor's value"
-    elif isinstance(error, DynamicOutputShapeException):
-        what = "a shape depends on a tensor's values"
-    else:
-        what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
-    where = f" in `{frames[-1].line}` ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return what + where + (f", at or after site '{site}'" if site else "")

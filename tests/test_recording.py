@@ -19,10 +19,10 @@ from pyro_vae.errors import InputError
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.inference import ELBO, IWAE
 from pyro_vae.inference.compiled import CompiledStep, choose_mode
-from pyro_vae.inference.recording import NotRecordable, Recording
 from pyro_vae.inference.step import Step
 from pyro_vae.models import VAE
 from pyro_vae.program import as_programs, prime
+from pyro_vae.recording import NotRecordable, Recording
 
 LOGGER = "pyro_vae.inference.compiled"
 
