@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import pyro
 import torch
@@ -15,12 +15,30 @@ from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.errors import unknown
 from pyro_vae.recording_guards import python_state, reason, relative_error
 
 Outputs = tuple[Tensor, ...]
 Mode = Literal["off", "graph", "full"]  # how a function is run: as it is, as a recorded graph, as a compiled one
+Compile = Literal["auto", "off", "graph", "full"]
 
 logger = logging.getLogger(__name__)
+
+
+def choose_mode(compile: str, calls: int, *, graph_from: int, full_from: int) -> Mode:
+    """What ``auto`` means for so many calls.
+
+    Recording costs some tenths of a second, the compiler 10 to 30 seconds more. The choice depends on nothing that is
+    measured, so that a resumed run makes the same one.
+
+    Raises:
+        InputError: for an unknown mode.
+    """
+    if compile not in get_args(Compile):
+        raise unknown("compile", compile, get_args(Compile))
+    if compile != "auto":
+        return cast(Mode, compile)
+    return "full" if calls >= full_from else "graph" if calls >= graph_from else "off"
 
 
 class NotRecordable(Exception):

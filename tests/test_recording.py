@@ -18,11 +18,11 @@ from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.inference import ELBO, IWAE
-from pyro_vae.inference.compiled import CompiledStep, choose_mode
+from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM, CompiledStep
 from pyro_vae.inference.step import Step
 from pyro_vae.models import VAE
 from pyro_vae.program import as_programs, prime
-from pyro_vae.recording import NotRecordable, Recording
+from pyro_vae.recording import NotRecordable, Recording, choose_mode
 
 LOGGER = "pyro_vae.inference.compiled"
 
@@ -339,7 +339,8 @@ def test_a_score_function_estimator_runs_eagerly(caplog):
 
 @pytest.mark.parametrize(("steps", "mode"), [(199, "off"), (200, "graph"), (19_999, "graph"), (20_000, "full")])
 def test_auto_goes_by_the_number_of_steps(steps, mode):
-    assert choose_mode("auto", steps) == mode and choose_mode("off", steps) == "off"
+    limits = {"graph_from": GRAPH_FROM, "full_from": FULL_FROM}
+    assert choose_mode("auto", steps, **limits) == mode and choose_mode("off", steps, **limits) == "off"
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="the compiler of torch needs a C++ compiler")

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Data, Split
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.results import LogLikelihood
 from pyro_vae.evaluation.sampler import ImportanceSampler, repeat
 from pyro_vae.evaluation.session import evaluating, positive
-from pyro_vae.recording import Mode
+from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory
 
 MEMORY_BUDGET = 512 * 2**20
 CPU_CHUNK = 24 * 2**20  # bytes of a chunk on a CPU: larger ones only fall out of its caches
-MODES = ("auto", "off", "graph", "full")
-LONG, SHORT = 5000, 50  # chunks
+GRAPH_FROM, FULL_FROM = 1000, 10_000  # chunks: a recording saves about half a millisecond each, the compiler more
 
 
 def log_likelihood(
@@ -36,7 +35,7 @@ def log_likelihood(
     max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
-    compile: Literal["auto", "off", "graph", "full"] = "auto",
+    compile: Compile = "auto",
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Importance-weighted bound on log p(x) of every datum; it rises to log p(x) with K.
@@ -89,7 +88,7 @@ def log_likelihood(
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)))  # with the guide's part
         batch_size = max(1, min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
         chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
-        sampler.mode = _mode(compile, chunks)
+        sampler.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         # made before the chunks: small tensors that stay among large ones that go would split the heap
         results = torch.empty(2, len(split), dtype=torch.float64, device=split.device)
         done = 0
@@ -101,15 +100,6 @@ def log_likelihood(
                 done += n
                 bar.update(n)
         return LogLikelihood(*results.cpu(), num_particles, dimensions, split.name)
-
-
-def _mode(compile: str, chunks: int) -> Mode:
-    """What ``auto`` means for so many chunks: recording costs tenths of a second, the compiler some 10 seconds."""
-    if compile not in MODES:
-        raise unknown("compile", compile, MODES)
-    if compile != "auto":
-        return cast(Mode, compile)
-    return "full" if chunks >= LONG else "graph" if chunks >= SHORT else "off"
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor]:

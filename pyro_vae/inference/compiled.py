@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -16,21 +15,7 @@ from pyro_vae.recording import Mode, NotRecordable, Recording
 
 logger = logging.getLogger(__name__)
 
-Compile = Literal["auto", "off", "graph", "full"]
-MODES = ("auto", "off", "graph", "full")
-LONG, SHORT = 20_000, 200  # steps
-
-
-def choose_mode(compile: Compile, steps: int) -> Mode:
-    """What ``auto`` means for a run of so many steps.
-
-    Recording costs some tenths of a second and saves about a millisecond a step; the compiler costs 10 to 30 seconds
-    more and saves up to another millisecond. The choice depends on nothing that is measured, so that a resumed run
-    makes the same one.
-    """
-    if compile != "auto":
-        return compile
-    return "full" if steps >= LONG else "graph" if steps >= SHORT else "off"
+GRAPH_FROM, FULL_FROM = 200, 20_000  # steps: a recording saves about a millisecond each, the compiler up to one more
 
 
 class CompiledStep:

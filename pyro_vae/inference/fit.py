@@ -19,7 +19,7 @@ from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.checkpoint import CHECKPOINT, load_checkpoint
-from pyro_vae.inference.compiled import MODES, Compile, choose_mode
+from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
@@ -27,7 +27,7 @@ from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.program import as_programs, prime
-from pyro_vae.recording import Mode
+from pyro_vae.recording import Compile, Mode, choose_mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
 
 logger = logging.getLogger(__name__)
@@ -119,8 +119,8 @@ def fit(
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
             each process's part.)
         compile: how steps are run. "off": eagerly, Pyro's handlers at every step; "graph": recorded once as a graph of
-            tensor operations; "full": recorded and compiled; "auto": by the number of steps
-            (:func:`~pyro_vae.inference.compiled.choose_mode`). What cannot be recorded runs eagerly, and the log says
+            tensor operations; "full": recorded and compiled; "auto": by the number of steps (off below 200, full from
+            20,000 on). What cannot be recorded runs eagerly, and the log says
             why. The recorded programs' Python is not run again: numbers that you change from outside between steps
             must be tensors (buffers).
         progress: show a bar with the time left.
@@ -134,8 +134,6 @@ def fit(
     data = as_data(data)
     objective = objective if objective is not None else ELBO()
     _check(epochs, patience, data, objective, resume, out)
-    if compile not in MODES:
-        raise unknown("compile", compile, MODES)
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm must be positive, got {clip_norm}")
     kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
@@ -152,6 +150,7 @@ def fit(
     programs = [p.to(fabric.device) for p in as_programs(model, guide)]
     train = data.train.to(fabric.device)
     batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
+    mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)
     check_data(*programs, train)
     keep_freed_memory()
     with private_seed(derived_seed(seed, "noise"), fabric.device):
@@ -167,7 +166,6 @@ def fit(
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":
             step.double()  # before the averages are made
-        mode = choose_mode(compile, epochs * len(batches))
         trainer = Trainer(
             fabric,
             step,

@@ -31,6 +31,7 @@ SCRIPT = textwrap.dedent(
         "particles": {"objective": ELBO(num_particles=3)},
         "free bits": {"objective": ELBO(free_bits=1e-3)},
         "iwae": {"objective": IWAE(num_particles=3, gradient="dreg")},
+        "recorded": {"compile": "graph", "clip_norm": 0.5, "objective": ELBO(num_particles=2)},
         "dynamic": {"ema_decay": 0.8, "clip_norm": 0.5, "patience": 2, "kl_weight": Linear(0.0, 1.0, 1)},
     }
     x = torch.rand(38, 6, generator=torch.Generator().manual_seed(1))
@@ -68,7 +69,7 @@ def launch(script, *arguments, launcher="torchrun"):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Directories of the same five experiments by one process and by two."""
+    """Directories of the same experiments by one process and by two."""
     folder = tmp_path_factory.mktemp("ddp")
     script = folder / "script.py"
     script.write_text(SCRIPT)
@@ -79,7 +80,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("case", ["elbo", "free bits", "dynamic", "particles", "iwae"])
+@pytest.mark.parametrize("case", ["elbo", "free bits", "dynamic", "particles", "iwae", "recorded"])
 def test_two_processes_are_one_with_the_joint_batch(case, runs):
     one, two = (load_file(runs / n / case / "model.safetensors") for n in ("one", "two"))
     assert one.keys() == two.keys()

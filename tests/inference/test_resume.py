@@ -105,6 +105,8 @@ CASES = {
     "buffers": (batch_norm, "dynamic", {"optimizer": "adamax"}),
     "double": (pair, "none", {"precision": "64-true", "optimizer": "adamw"}),
     "bf16": (pair, "none", {"precision": "bf16-mixed"}),
+    "recorded": (batch_norm, "dynamic", {"compile": "graph", "kl_weight": Linear(0.0, 1.0, 2), "ema_decay": 0.9}),
+    "recorded bf16": (pair, "none", {"compile": "graph", "precision": "bf16-mixed", "clip_norm": 0.1}),
     "momentum": (pair, "none", {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}}),
 }
 
