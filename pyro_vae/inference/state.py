@@ -140,6 +140,22 @@ class TrainingState:
             "names": self.raw_step.names,
         }
 
+    def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
+        """Moments and counts from the checkpoint; how the optimizer is run stays as it was made here."""
+        own = [
+            {k: g[k] for k in ("lr", "fused", "foreach", "capturable") if k in g} for g in self.optimizer.param_groups
+        ]
+        try:
+            self.optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise InputError(f"{source} was saved with another optimizer or other trained weights: {error}") from error
+        for group, mine in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(mine)
+            for parameter in group["params"]:
+                of = self.optimizer.state.get(parameter, {})
+                if "step" in of and (group.get("fused") or group.get("capturable")):
+                    of["step"] = of["step"].to(parameter.device)
+
     @torch.no_grad()
     def restore(self, state: dict[str, Any], source: str) -> None:
         """Continue from a saved state, and drop what the log holds beyond it.
@@ -163,10 +179,7 @@ class TrainingState:
             return
         device = self.fabric.device
         copy_into(self._weights(), state["weights"], source)
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise InputError(f"{source} was saved with another optimizer or other trained weights: {error}") from error
+        self._restore_optimizer(state["optimizer"], source)
         if (self.ema is None) != (state["ema"] is None):
             had = "without" if state["ema"] is None else "with"
             raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
