@@ -8,6 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -30,13 +31,21 @@ def environment(device: str) -> dict[str, Any]:
     """What the figures depend on."""
     cuda = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
-        "device": cuda or platform.processor() or platform.machine(),
+        "device": cuda or _cpu(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pyro": pyro.__version__,
         "pyro_vae": pyro_vae.__version__,
     }
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def interleaved(

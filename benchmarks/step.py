@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from pyro_vae import fit
 from pyro_vae.data import Data, Split
 from pyro_vae.inference.compiled import CompiledStep
-from pyro_vae.inference.fit import make_optimizer
+from pyro_vae.inference.optimizer import make_optimizer
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.inference.update import Update

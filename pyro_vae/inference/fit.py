@@ -23,23 +23,17 @@ from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
+from pyro_vae.inference.optimizer import OptimizerName, make_optimizer
 from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.program import as_programs, prime
-from pyro_vae.recording import Compile, Mode, choose_mode
+from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
 
 logger = logging.getLogger(__name__)
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
-OptimizerName = Literal["adam", "adamw", "adamax", "sgd"]
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "adamax": torch.optim.Adamax,
-    "sgd": torch.optim.SGD,
-}
 
 
 @dataclass
@@ -246,32 +240,3 @@ def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
         raise InputError(
             f"cannot train with device '{device}', num_devices {num_devices}, precision '{precision}': {error}"
         ) from error
-
-
-def make_optimizer(
-    name: str, step: nn.Module, rate: float, options: dict[str, Any], device: torch.device, mode: Mode = "off"
-) -> torch.optim.Optimizer:
-    """An optimizer over a step's parameters: fused where it can be, ready for capture on a GPU.
-
-    Raises:
-        InputError: for an unknown name, options that it refuses, or nothing to train.
-    """
-    if name not in _OPTIMIZERS:
-        raise unknown("optimizer", name, _OPTIMIZERS)
-    parameters = [p for p in step.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError(
-            "neither the model nor the guide has a parameter to train: plain functions must refer to their "
-            "modules by name, or use pyro.param"
-        )
-    if "betas" in options:
-        options = {**options, "betas": tuple(options["betas"])}
-    extra: dict[str, Any] = {"fused": True} if name != "adamax" and "fused" not in options else {}
-    lr: float | torch.Tensor = rate
-    if mode != "off" and device.type == "cuda":
-        lr = torch.tensor(rate, device=device)  # a captured step reads it from its place
-        extra |= {"capturable": True} if name != "sgd" else {}
-    try:
-        return _OPTIMIZERS[name](parameters, lr=lr, **extra, **options)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer '{name}' refuses its options {options} at rate {rate}: {error}") from error
