@@ -147,7 +147,7 @@ def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
             visit_all({name: owner} if isinstance(owner, nn.Module) else dict(getattr(owner, "__dict__", {})))
             visit(name, value.__func__)
         elif inspect.isfunction(value) and str(value.__module__).partition(".")[0] not in _LIBRARIES:
-            visit_all(_names_used(value))
+            visit_all(names_used(value))
             visit(name, getattr(value, "__wrapped__", None))
 
     def visit_all(values: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
 _LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy"}  # their functions hold no parameters of the user's
 
 
-def _names_used(function: Any) -> dict[str, Any]:
+def names_used(function: Any) -> dict[str, Any]:
     """What a function's code refers to by a global or closed-over name, nested functions' code included."""
 
     def names(code: CodeType) -> Iterator[str]:

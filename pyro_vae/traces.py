@@ -218,27 +218,53 @@ def total(terms: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum(0) if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))
 
 
-def log_weights(pair: TracePair, *, scaled: bool = True, guide_sites: dict[str, Site] | None = None) -> Tensor:
+def log_weights(pair: TracePair, *, scaled: bool = True) -> Tensor:
     """log w = log p(x, z) - log q(z | x) of every particle and datum, ``(num_particles, size)``, nats.
 
     Args:
         pair: traces of one batch.
         scaled: apply the sites' scales (KL weights; a subsampled plate's factor is taken out); False: log p, log q.
+
+    Raises:
+        InputError: if a latent site is outside the data plate.
+    """
+    return log_weights_by_site(pair, scaled=scaled)[0]
+
+
+def log_weights_by_site(
+    pair: TracePair, *, scaled: bool = True, guide_sites: dict[str, Site] | None = None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """log w, and what it is made of: every density is evaluated once.
+
+    Args:
+        pair, scaled: as for :func:`log_weights`.
         guide_sites: latent sites to take log q from, in place of the guide trace's.
+
+    Returns:
+        log w; raw log p(x | z) of each data site; raw log q(z) - log p(z) of each latent site; all
+        ``(num_particles, size)``.
 
     Raises:
         InputError: if a latent site is outside the data plate.
     """
     subsample = pair.full_size / pair.size if scaled else 1.0
-    parts = [pair.per_datum(log_prob(site, scaled=scaled), site) for site in pair.observed().values()]
+    parts, observed, kl = [], {}, {}
+
+    def add(site: Site, sign: float) -> Tensor:
+        raw = log_prob(site, scaled=False)
+        weighted = scale_and_mask(raw, site["scale"], None) if scaled else raw
+        parts.append(sign * pair.per_datum(weighted, site))
+        return pair.per_datum(raw, site)
+
+    for name, site in pair.observed().items():
+        observed[name] = add(site, 1.0)
     for name, (q, p) in pair.latent().items():
         if not any(f.dim == -1 for f in q["cond_indep_stack"]):
             raise InputError(
                 f"latent site '{name}' is outside the data plate: a bound per datum is not defined for a latent "
                 "that all data share; use the ELBO"
             )
-        q = guide_sites[name] if guide_sites else q
+        kl[name] = add(guide_sites[name] if guide_sites else q, -1.0)
         if p is not None:
-            parts.append(pair.per_datum(log_prob(p, scaled=scaled), p))
-        parts.append(-pair.per_datum(log_prob(q, scaled=scaled), q))
-    return total(parts) / subsample
+            kl[name] = kl[name] - add(p, 1.0)
+    return total(parts) / subsample, observed, kl

@@ -167,7 +167,8 @@ def wrapped(guide, before):
     class Guide(nn.Module):
         def __init__(self):
             super().__init__()
-            self.guide, self.count = guide, 0
+            self.guide, self.count, self.log = guide, 0, {}
+            self.before, self.tensor, self.generator = before, torch.zeros(()), np.random.default_rng(0)
 
         def forward(self, x):
             before(self, x)
@@ -193,12 +194,46 @@ def draw_numpy(self, x):
     np.random.rand()
 
 
+calls = 0
+
+
+def count_globally(self, x):
+    global calls
+    calls += 1
+
+
+def count_in_a_dict(self, x):
+    self.log["n"] = self.log.get("n", 0) + 1
+
+
+def collect(self, x):
+    self.log.setdefault("means", []).append(x.mean())
+
+
+def follow(self, x):
+    self.tensor = 0.9 * self.tensor + 0.1 * x.mean()
+
+
+def change_a_weight(self, x):
+    self.guide.encoder.mlp.out.bias.data.clamp_(-0.01, 0.01).add_(0.001)
+
+
+def draw_privately(self, x):
+    self.generator.normal()
+
+
 @pytest.mark.parametrize(
     ("before", "reason"),
     [
+        (count_globally, "calls, which count_globally"),
+        (count_in_a_dict, r"guide.program.log\['n'\]"),
+        (collect, r"len\(guide.program.log\['means'\]\)"),
+        (follow, "guide.program.tensor at every call"),
+        (change_a_weight, "guide.program.guide.encoder.mlp.out.bias"),
+        (draw_privately, "guide.program.generator"),
         (branch, r"looks at a tensor's value in `if x.mean\(\) > 0.5:` \(test_recording.py:\d+\)"),
         (lambda self, x: range(int(x.sum())), r"looks at a tensor's value in `\(lambda"),
-        (count, "changes attribute 'guide.program.count' at every call"),
+        (count, "changes guide.program.count at every call"),
         (draw, "state of Python's random numbers"),
         (draw_numpy, "state of NumPy's random numbers"),
     ],
@@ -229,6 +264,122 @@ def test_a_number_taken_from_a_tensor_stays_alive():
     recording = Recording(step, step, batch, True)
     for other in (batch, {"x": 1 - batch["x"]}):
         recording.check(other, 1e-5)
+
+
+@pytest.mark.parametrize("before", [count_in_a_dict, follow, change_a_weight, draw_privately, collect])
+def test_what_was_tried_leaves_no_trace(before):
+    """Refused programs train exactly as if nobody had tried to record them."""
+    results = []
+    for mode in ("graph", "off"):
+        model, guide = pair()
+        guide = wrapped(guide, before)
+        fit(model, guide, data(), epochs=2, batch_size=10, seed=1, compile=mode, progress=False)
+        values = [guide.log.get("n"), guide.generator.normal(), guide.tensor, *guide.log.get("means", [])]
+        results.append([*(torch.as_tensor(v or 0.0) for v in values), *(p.detach() for p in guide.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+class Layouts(nn.Module):
+    """A guide whose gradients come out transposed, expanded from one number, and shared by two parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(8, 6)), nn.Linear(8, 4)
+        self.a, self.b = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        h = torch.einsum("bi,oi->bo", x, self.weight) + (self.a + self.b)
+        loc, raw = self.head(h.tanh()).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, nn.functional.softplus(raw) + 1e-3).to_event(1))
+            pyro.factor("small", (-0.01 * self.weight.sum()).expand(len(x)), has_rsample=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.05}, {"optimizer": "sgd", "learning_rate": 0.01}])
+def test_gradients_have_the_layout_that_optimizers_rely_on(options):
+    states = []
+    for mode in ("graph", "off"):
+        model, _ = pair()
+        torch.manual_seed(1)
+        guide = Layouts()
+        fit(model, guide, data(), epochs=5, batch_size=10, seed=1, compile=mode, progress=False, **options)
+        states.append(guide.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_buffer_bound_anew_in_training():
+    states = []
+    for mode in ("graph", "off"):
+        model, _ = pair()
+        torch.manual_seed(1)
+        guide = Normalized()
+        fit(model, guide, data(25), epochs=4, batch_size=10, seed=1, compile=mode, progress=False)
+        states.append(guide.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5)
+    assert states[0]["mean"].any()
+
+
+def test_a_layer_that_cannot_be_recorded_runs_eagerly(caplog):
+    class Guide(Recurrent):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.LSTM(1, 5, batch_first=True)
+
+    result = fit(pair()[0], Guide(), data(), epochs=2, batch_size=10, compile="graph", progress=False)
+    assert result.steps == 4
+    assert len([r for r in caplog.records if r.name == LOGGER and r.levelno == logging.WARNING]) <= 1
+
+
+class Initialized(nn.Module):
+    """A guide that is centred by its first batch (as weight norm with data-dependent initialization is)."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.guide, self.done = pair()[1], False
+        if kind == "buffer":
+            self.register_buffer("shift", torch.zeros(6))
+        else:
+            self.shift = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x):
+        if self.training and not self.done:
+            self.shift.data.copy_(-x.mean(0))
+            self.done = True
+        return self.guide(x + self.shift)
+
+
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
+def test_initialization_by_the_first_batch(kind):
+    states = []
+    for mode in ("graph", "off"):
+        model, _ = pair()
+        guide = Initialized(kind)
+        fit(model, guide, data(25), epochs=4, batch_size=10, seed=1, compile=mode, progress=False)
+        states.append(guide.state_dict())
+    assert states[0]["shift"].abs().min() > 0.1
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_by_batch_size_is_no_state():
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.guide, self.cache = pair()[1], {}
+
+        def forward(self, x):
+            ones = self.cache.setdefault(len(x), torch.ones(len(x), 1))
+            return self.guide(x * ones)
+
+    model, _ = pair()
+    guide = Guide()
+    step, batch = step_of(model, guide, data()), data()
+    Recording(step, step, batch, True).check(batch, 1e-6)
+    Recording(step, step, data(7), True).check(data(7), 1e-6)
+    assert all(type(t) is torch.Tensor for t in guide.cache.values())
 
 
 def test_the_site_after_which_it_failed_is_named():

@@ -174,6 +174,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     """The tensors that a distribution is made of, in a fixed order."""
     if isinstance(value, Tensor):
         yield value
+    elif isinstance(value, (torch.SymFloat, torch.SymInt, torch.SymBool)):
+        raise NotRecordable("a distribution of the guide holds a number taken from a tensor")
     elif isinstance(value, (list, tuple)):
         for v in value:
             yield from _tensors(v)

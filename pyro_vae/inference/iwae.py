@@ -19,9 +19,7 @@ from pyro_vae.traces import (
     TracePair,
     in_particle_plate,
     is_latent,
-    log_prob,
-    log_weights,
-    site_kl,
+    log_weights_by_site,
     trace_pair,
 )
 
@@ -63,7 +61,8 @@ class IWAE(Objective):
 
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss with its plain gradient."""
-        log_w, terms = log_weights(pair), self._site_means(pair)  # (K, N)
+        log_w, observed, kl = log_weights_by_site(pair)  # (K, N)
+        terms = _site_means(observed, kl)
         terms.loss = -(log_w.logsumexp(0) - math.log(self.num_particles)).mean()
         return terms
 
@@ -101,21 +100,12 @@ class IWAE(Objective):
             run = in_particle_plate(_with_held_parameters(guide), self.num_particles, pair.particle_dim)
             trace = poutine.trace(poutine.replay(run, trace=pair.guide)).get_trace(*args, **kwargs)
             held = {n: trace.nodes[n] for n in sites}
-        log_w, terms = log_weights(pair, guide_sites=held), self._site_means(pair)  # (K, N)
+        log_w, observed, kl = log_weights_by_site(pair, guide_sites=held)  # (K, N)
+        terms = _site_means(observed, kl)
         weights.append(log_w.detach().softmax(0))
         surrogate = -(weights[0] * log_w).sum(0).mean()
         value = -(log_w.detach().logsumexp(0) - math.log(self.num_particles)).mean()
         terms.loss = value + (surrogate - surrogate.detach())
-        return terms
-
-    def _site_means(self, pair: TracePair) -> Terms:
-        """The detached per-site means, without a loss yet."""
-        terms = Terms(torch.zeros(()))
-        with torch.no_grad():
-            for name, site in pair.observed().items():
-                terms.log_likelihood[name] = pair.per_datum(log_prob(site, scaled=False), site).mean()
-            for name, (q, p) in pair.latent().items():
-                terms.kl[name] = pair.per_datum(site_kl(q, p, analytic=False)[0], q).mean()
         return terms
 
     def _fallback_reason(self) -> str:
@@ -123,6 +113,14 @@ class IWAE(Objective):
             "Pyro has no estimator of the importance-weighted bound's gradient for it (RenyiELBO drops the "
             f"score), training the ELBO with Trace_ELBO over {self.num_particles} particles"
         )
+
+
+def _site_means(observed: dict[str, Tensor], kl: dict[str, Tensor]) -> Terms:
+    """The detached per-site means, without a loss yet."""
+    terms = Terms(torch.zeros(()))
+    terms.log_likelihood = {name: value.detach().mean() for name, value in observed.items()}
+    terms.kl = {name: value.detach().mean() for name, value in kl.items()}
+    return terms
 
 
 def _weighted(weights: list[Tensor], event_dim: int, gradient: Tensor) -> Tensor:

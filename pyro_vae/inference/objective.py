@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,7 @@ class Objective(pyro.infer.ELBO):
             raise InputError(f"num_particles must be a positive integer, got {num_particles!r}")
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.plate_nesting = max_plate_nesting
-        self._fallback: dict[str, pyro.infer.ELBO] = {}
+        self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
 
     @property
     def fallback(self) -> str:

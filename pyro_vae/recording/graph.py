@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal, cast, get_args
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyro
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.errors import unknown
-from pyro_vae.recording_guards import python_state, reason, relative_error
+from pyro_vae.recording.reasons import reason, relative_error
+from pyro_vae.recording.state import Snapshot
+from pyro_vae.recording.tensors import LastSite, as_accumulated, copied, same_random_state, with_tensors
 
 Outputs = tuple[Tensor, ...]
-Mode = Literal["off", "graph", "full"]  # how a function is run: as it is, as a recorded graph, as a compiled one
-Compile = Literal["auto", "off", "graph", "full"]
-
 logger = logging.getLogger(__name__)
-
-
-def choose_mode(compile: str, calls: int, *, graph_from: int, full_from: int) -> Mode:
-    """What ``auto`` means for so many calls.
-
-    Recording costs some tenths of a second, the compiler 10 to 30 seconds more. The choice depends on nothing that is
-    measured, so that a resumed run makes the same one.
-
-    Raises:
-        InputError: for an unknown mode.
-    """
-    if compile not in get_args(Compile):
-        raise unknown("compile", compile, get_args(Compile))
-    if compile != "auto":
-        return cast(Mode, compile)
-    return "full" if calls >= full_from else "graph" if calls >= graph_from else "off"
 
 
 class NotRecordable(Exception):
@@ -51,7 +30,8 @@ class Recording:
     The graph shares the module's parameters and buffers: it reads their present values at every call and updates
     buffers in place (batch-norm statistics, codebooks). Random numbers are drawn anew from torch's generators, in the
     function's own order. Python is run once: numbers and branches are those of the recording. A branch on a tensor's
-    value is refused, and so is a Python number that the function changes.
+    value is refused, and so is a function that changes anything but buffers: a counter, a list, a weight, a generator
+    of Python's (:class:`~pyro_vae.recording.state.Snapshot`).
 
     Args:
         module: owner of all parameters and buffers that the function uses.
@@ -75,14 +55,43 @@ class Recording:
         if differentiate and hooked:
             raise NotRecordable(f"parameter '{hooked[0]}' has a gradient hook, which a graph would not call")
         self._has_gradient: list[bool] = []
-        watch = _LastSite()
+        owned = (*module.named_parameters(), *module.named_buffers())
+        self._owners = {id(tensor): name for name, tensor in owned}
+        before = Snapshot(module)
+        self._refuse_changes(before, batch)
+        watch = LastSite()
         try:
             with watch:
                 traced = make_fx(self._flat, tracing_mode="fake", _allow_non_fake_inputs=True)
                 self.graph = traced(*self._inputs(batch))
         except Exception as error:
+            before.restore()
             raise NotRecordable(reason(error, watch.name)) from error
         self._run: Callable[..., Any] = self.graph
+
+    @torch.no_grad()
+    def _refuse_changes(self, before: Snapshot, batch: Mapping[str, Tensor]) -> None:
+        """Run the function twice: what the second call changes, every call does.
+
+        What only the first call changes (caches, initialization by the first batch) stays, as in eager training. Of the
+        buffers, those that every call changes are put back: the graph changes them.
+        """
+
+        def run() -> list[Tensor]:
+            with same_random_state(batch), torch.enable_grad():
+                self.eager(copied(batch))
+            return [b.clone() for b in self._present_buffers()]
+
+        start, first = [b.clone() for b in self.buffers], run()
+        between = Snapshot(self.module)
+        second = run()
+        changed = between.changed()
+        if changed is not None:
+            before.restore()
+            raise NotRecordable(f"it changes {changed} at every call, which a graph would not")
+        before.rebind_buffers()
+        for buffer, *values in zip(self.buffers, start, first, second, strict=True):
+            buffer.copy_(values[1] if torch.equal(values[1], values[2]) else values[0])
 
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Outputs, list[Tensor | None]]:
         """The outputs for a batch of the recorded shape, detached, and the gradient of each trained parameter."""
@@ -107,8 +116,9 @@ class Recording:
             self.check(batch, tolerance)
         except Exception as error:
             self._run = self.graph
-            line = (str(error).strip().splitlines() or [""])[0]
-            logger.warning("not compiled, the recorded graph is used: %s: %s", type(error).__name__, line)
+            cause = error.__cause__ or error
+            line = (str(cause).strip().splitlines() or [""])[0]
+            logger.warning("not compiled, the recorded graph is used: %s: %s", type(cause).__name__, line)
             return ""
         return f", compiled in {time.monotonic() - started:.0f} s"
 
@@ -129,31 +139,47 @@ class Recording:
             tolerance: relative error allowed.
 
         Raises:
-            NotRecordable: if a result differs, or the function changes Python state that a graph cannot.
+            NotRecordable: if a result differs, or the graph fails.
         """
-        kept = [b.clone() for b in self.buffers]
-        python = python_state(self.module)
+        before = Snapshot(self.module)
         results = []
         for run in (self.eager, self):
-            with _same_random_state(batch):
-                outputs, gradients = run(batch)
-            results.append([*outputs, *gradients, *(b.clone() for b in self.buffers)])
-            with torch.no_grad():
-                for buffer, value in zip(self.buffers, kept, strict=True):
-                    buffer.copy_(value)
-            if run == self.eager:
-                changed = [k for k, v in python_state(self.module).items() if python.get(k, v) != v]
-                if changed:
-                    raise NotRecordable(f"it changes {changed[0]} at every call, which a graph would not")
-        owners = {id(t): n for n, t in (*self.module.named_parameters(), *self.module.named_buffers())}
-        count = len(results[0]) - len(self._has_gradient) - len(self.buffers)
-        names = ["the loss" if i == 0 and self.differentiate else f"output {i}" for i in range(count)]
-        names += [f"the gradient of '{owners[id(p)]}'" for p in self.trained]
-        names += [f"buffer '{owners[id(b)]}'" for b in self.buffers]
-        for name, ours, theirs in zip(names, *results, strict=True):
-            error = relative_error(ours, theirs)
+            try:
+                with same_random_state(batch):
+                    outputs, gradients = run(copied(batch))
+                buffers = [b.clone() for b in self._present_buffers()]
+            except Exception as error:
+                if run == self.eager:
+                    raise
+                raise NotRecordable(f"its graph fails: {reason(error, None)}") from error
+            finally:
+                before.restore()
+            results.append((outputs, gradients, buffers))
+        self._compare(*results, tolerance)
+
+    def _compare(self, eager: Any, graph: Any, tolerance: float) -> None:
+        """Outputs, gradients and buffers; a gradient's error is relative to no less than 1% of the whole gradient."""
+        names = ["the loss" if i == 0 and self.differentiate else f"output {i}" for i in range(len(eager[0]))]
+        names += [f"the gradient of '{self._owners[id(p)]}'" for p in self.trained]
+        names += [f"buffer '{self._owners[id(b)]}'" for b in self.buffers]
+        ours, theirs = ([value for part in results for value in part] for results in (graph, eager))
+        if len(ours) != len(theirs):
+            raise NotRecordable("its graph has another number of results than the function")
+        norms = [g.double().norm() for g in eager[1] if g is not None and not g.is_sparse]
+        whole = torch.stack(norms).nan_to_num().norm().item() if norms else 0.0
+        for i, (name, a, b) in enumerate(zip(names, ours, theirs, strict=True)):
+            is_gradient = len(eager[0]) <= i < len(eager[0]) + len(eager[1])
+            error = relative_error(a, b, 1e-2 * whole if is_gradient else 0.0)
             if not error <= tolerance:
                 raise NotRecordable(f"{name} of its graph differs from the eager one, relatively by {error:.2g}")
+        for parameter, gradient in zip(self.trained, graph[1], strict=True):
+            if gradient is not None and gradient.stride() != parameter.stride():
+                raise NotRecordable(f"the gradient of '{self._owners[id(parameter)]}' has another layout than it")
+
+    def _present_buffers(self) -> list[Tensor]:
+        """The values of the buffers where the module has them now: a program may bind them anew."""
+        present = dict(self.module.named_buffers())
+        return [present[self._owners[id(b)]] for b in self.buffers]
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return [*self.parameters, *self.buffers, *(batch[k] for k in self.keys)]
@@ -169,7 +195,7 @@ class Recording:
         replaced = {id(t): r for t, r in zip((*self.parameters, *self.buffers), (*leaves, *buffers), strict=True)}
         batch = dict(zip(self.keys, inputs[n + len(self.buffers) :], strict=True))
         grad = torch.set_grad_enabled(self.differentiate)
-        with grad, pyro.validation_enabled(False), _replaced(self.module, replaced):  # validation looks at values
+        with grad, pyro.validation_enabled(False), with_tensors(self.module, replaced):  # validation looks at values
             outputs = tuple(self.function(**batch))
         results = [o.detach() for o in outputs]
         self._has_gradient = []
@@ -177,47 +203,5 @@ class Recording:
             wanted = [t for t in leaves if t.requires_grad]
             gradients = torch.autograd.grad(outputs[0], wanted, allow_unused=True)
             self._has_gradient = [g is not None for g in gradients]
-            results += [g for g in gradients if g is not None]
+            results += as_accumulated(gradients, wanted, inputs)
         return results
-
-
-class _LastSite(Messenger):
-    name: str | None = None
-
-    def _pyro_sample(self, msg: Message) -> None:
-        self.name = msg["name"]
-
-
-@contextmanager
-def _replaced(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
-    """Other tensors in place of a module's own; a buffer that is bound anew inside is written into its old place."""
-    own = [
-        (store, name, value)
-        for m in module.modules()
-        for store in (m._parameters, m._buffers)
-        for name, value in store.items()
-        if value is not None
-    ]
-    recurrent = [(m, m._flat_weights) for m in module.modules() if isinstance(m, nn.RNNBase)]
-    try:
-        for store, name, value in own:
-            store[name] = tensors[id(value)]  # type: ignore[assignment]
-        for m, _ in recurrent:
-            m._flat_weights = [m._parameters[n] for n in m._flat_weights_names]
-        yield
-        with torch.no_grad():
-            for store, name, value in own:
-                if store[name] is not tensors[id(value)]:
-                    tensors[id(value)].copy_(store[name])  # type: ignore[arg-type]
-    finally:
-        for store, name, value in own:
-            store[name] = value
-        for m, weights in recurrent:
-            m._flat_weights = weights
-
-
-@contextmanager
-def _same_random_state(batch: Mapping[str, Tensor]) -> Iterator[None]:
-    devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        yield

@@ -1,0 +1,235 @@
+"""What a program can change besides its registered tensors: seen before and after a call, and put back."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import random
+import sys
+from collections import deque
+from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LONG = 10_000  # entries of a list or dict, beyond which only its length is looked at
+LARGE = 2**24  # numbers in a plain tensor, beyond which only its version is looked at
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_LIBRARIES = {"torch", "pyro", "numpy", "lightning_fabric"} | sys.stdlib_module_names
+
+
+class Snapshot:
+    """The state that a module's programs can reach: attributes, containers, closures, globals, random generators.
+
+    Reached from the module: attributes of its submodules and of other objects of the user's classes; lists and dicts;
+    the globals and closed-over variables that functions and methods name; parameters, buffers and other tensors;
+    random generators, Python's and NumPy's own among them. Registered buffers are put back but not compared: a
+    graph follows them.
+
+    Args:
+        module: where to start.
+        keep: copy the tensors' values, so that they can be compared later and put back.
+    """
+
+    def __init__(self, module: nn.Module, *, keep: bool = True) -> None:
+        self.module, self._keep = module, keep
+        self.leaves: dict[str, Any] = {}  # by path: what can be compared
+        self._undo: list[Callable[[], None]] = []
+        self._undo_buffers: list[Callable[[], None]] = []
+        self._seen: set[int] = set()
+        self._tensors: dict[int, tuple[Tensor, Tensor]] = {}
+        self._buffers = {id(b) for b in module.buffers()}
+        self._add_generators()
+        self._visit("", module)
+
+    def changed(self) -> str | None:
+        """The first thing that is not as it was, in words; None if all is."""
+        now = Snapshot(self.module, keep=False).leaves
+        for path in itertools.chain(self.leaves, now):
+            if path not in now or path not in self.leaves or not _same(self.leaves[path], now[path]):
+                return path
+        return None
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for undo in self._undo:
+            undo()
+        self.restore_tensors()
+
+    def rebind_buffers(self) -> None:
+        """Put the buffers back where they were, with the values that they have."""
+        for undo in self._undo_buffers:
+            undo()
+
+    @torch.no_grad()
+    def restore_tensors(self) -> None:
+        """Put back only the values of tensors, and buffers where they were."""
+        self.rebind_buffers()
+        for tensor, value in self._tensors.values():
+            if not _equal(tensor, value):
+                tensor.data.copy_(value)
+
+    def _visit(self, path: str, value: Any) -> None:
+        if isinstance(value, _SCALARS):
+            self.leaves[path] = repr(value)
+        elif isinstance(value, Tensor):
+            self._visit_tensor(path, value)
+        elif isinstance(value, itertools.count):
+            self.leaves[path] = repr(value)
+        elif id(value) not in self._seen:
+            self._seen.add(id(value))
+            self._visit_object(path, value)
+
+    def _visit_tensor(self, path: str, value: Tensor) -> None:
+        small = isinstance(value, nn.Parameter) or id(value) in self._buffers or value.numel() <= LARGE
+        if small and id(value) not in self._tensors and value.layout is torch.strided and not _fake(value):
+            self._tensors[id(value)] = value, value.detach().clone() if self._keep else value
+        if id(value) not in self._buffers and not path.endswith(_BUFFER):
+            kept = self._tensors.get(id(value))
+            self.leaves[path] = (value, kept[1] if kept else value._version)
+
+    def _visit_object(self, path: str, value: Any) -> None:
+        if isinstance(value, dict) and len(value) <= LONG:
+            self._undo.append(functools.partial(_put_back, value, dict(value)))
+            for key, item in list(value.items()):
+                self._visit(f"{path}[{key!r}]", item)
+        elif isinstance(value, (list, deque)) and len(value) <= LONG:
+            self._undo.append(functools.partial(_put_back_list, value, list(value)))
+            self.leaves[f"len({path})"] = len(value)
+            for i, item in enumerate(list(value)):
+                self._visit(f"{path}[{i}]", item)
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                self._visit(f"{path}[{i}]", item)
+        elif isinstance(value, functools.partial):
+            self._visit(path, (value.func, value.args, value.keywords))
+        elif inspect.ismethod(value):
+            self._visit(path, value.__self__)
+        elif isinstance(value, FunctionType):
+            self._visit_function(path, value)
+        elif isinstance(value, (np.random.Generator, random.Random, torch.Generator)):
+            self._add_generator(path, value)
+        elif isinstance(value, nn.Module) or _of_the_user(type(value)):
+            self._visit_attributes(path, value)
+        elif isinstance(value, (list, dict, deque)):
+            self.leaves[path] = len(value)
+        else:
+            self.leaves[path] = _Identity(value)
+
+    def _visit_attributes(self, path: str, value: Any) -> None:
+        attributes = getattr(value, "__dict__", {})
+        self._undo.append(functools.partial(_put_back, attributes, dict(attributes)))
+        for name, item in list(attributes.items()):
+            if isinstance(value, nn.Module) and name in ("_parameters", "_modules", "_buffers"):
+                undo = self._undo_buffers if name == "_buffers" else self._undo
+                undo.append(functools.partial(_put_back, item, dict(item)))
+                for key, inner in list(item.items()):
+                    self._visit(_join(path, key) + (_BUFFER if name == "_buffers" else ""), inner)
+            else:
+                self._visit(_join(path, name), item)
+        if _of_the_user(type(value)):
+            for name, item in vars(type(value)).items():
+                if isinstance(item, FunctionType):
+                    self._visit_function(_join(path, name), item)
+                elif isinstance(item, _SCALARS) and not name.startswith("__"):
+                    self._undo.append(functools.partial(setattr, type(value), name, item))
+                    self._visit(f"{type(value).__name__}.{name}", item)
+
+    def _visit_function(self, path: str, function: Any) -> None:
+        from pyro_vae.program import names_used
+
+        if _root(function.__module__) in _LIBRARIES | {"pyro_vae"}:
+            return
+        for name, item in names_used(function).items():
+            if isinstance(item, (*_SCALARS, itertools.count)) and name in function.__globals__:
+                self._undo.append(functools.partial(function.__globals__.__setitem__, name, item))
+            self._visit(f"{name}, which {function.__name__}() uses", item)
+        for cell in function.__closure__ or ():
+            content = cell.cell_contents if _bound(cell) else None
+            if isinstance(content, _SCALARS) and _bound(cell):
+                self._undo.append(functools.partial(setattr, cell, "cell_contents", content))
+        self._visit(path, getattr(function, "__wrapped__", None))
+
+    def _add_generators(self) -> None:
+        self.leaves["the state of Python's random numbers"] = python = random.getstate()
+        self._undo.append(lambda: random.setstate(python))
+        state = np.random.get_state()
+        self.leaves["the state of NumPy's random numbers"] = repr((state[1].tobytes(), *state[2:]))  # type: ignore[union-attr]
+        self._undo.append(lambda: np.random.set_state(state))
+
+    def _add_generator(self, path: str, generator: Any) -> None:
+        if isinstance(generator, torch.Generator):
+            self.leaves[path] = state = generator.get_state()
+            self._undo.append(lambda: generator.set_state(state))
+        elif isinstance(generator, random.Random):
+            self.leaves[path] = own = generator.getstate()
+            self._undo.append(lambda: generator.setstate(own))
+        else:
+            bits = generator.bit_generator.state
+            self.leaves[path] = repr(bits)
+            self._undo.append(lambda: setattr(generator.bit_generator, "state", bits))
+
+
+_BUFFER = " (buffer)"
+
+
+class _Identity:
+    """An object that is only compared by being the same one."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, _Identity) and isinstance(b, _Identity):
+        return a.value is b.value
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple) and a and isinstance(a[0], Tensor):  # a tensor and its value or version
+        same = isinstance(b, tuple) and b[0] is a[0]
+        return same and (_equal(a[1], b[1]) if isinstance(a[1], Tensor) else a[1] == b[1])
+    return type(a) is type(b) and a == b
+
+
+def _equal(a: Tensor, b: Any) -> bool:
+    return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def _fake(tensor: Tensor) -> bool:
+    return type(tensor) not in (Tensor, nn.Parameter)
+
+
+def _put_back(container: dict, content: dict) -> None:
+    if container.keys() != content.keys() or any(container[k] is not v for k, v in content.items()):
+        container.clear()
+        container.update(content)
+
+
+def _put_back_list(container: Any, content: list) -> None:
+    if len(container) != len(content) or any(a is not b for a, b in zip(container, content, strict=True)):
+        container.clear()
+        container.extend(content)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _root(module: Any) -> str:
+    return str(module).partition(".")[0]
+
+
+def _of_the_user(cls: type) -> bool:
+    return cls is SimpleNamespace or (_root(cls.__module__) not in _LIBRARIES and not issubclass(cls, type))
+
+
+def _bound(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

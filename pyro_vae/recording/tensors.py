@@ -1,0 +1,80 @@
+"""What a recording does with tensors and random states around the function that it records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from torch import Tensor, nn
+
+
+class LastSite(Messenger):
+    """Remembers the name of the sample site that came last."""
+
+    name: str | None = None
+
+    def _pyro_sample(self, msg: Message) -> None:
+        self.name = msg["name"]
+
+
+@contextmanager
+def with_tensors(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Other tensors in place of a module's own; a buffer that is bound anew inside is written into its old place."""
+    own = [
+        (store, name, value)
+        for m in module.modules()
+        for store in (m._parameters, m._buffers)
+        for name, value in store.items()
+        if value is not None
+    ]
+    recurrent = [(m, m._flat_weights) for m in module.modules() if isinstance(m, nn.RNNBase)]
+    try:
+        for store, name, value in own:
+            store[name] = tensors[id(value)]  # type: ignore[assignment]
+        for m, _ in recurrent:
+            m._flat_weights = [m._parameters[n] for n in m._flat_weights_names]
+        yield
+        with torch.no_grad():
+            for store, name, value in own:
+                if store[name] is not tensors[id(value)]:
+                    tensors[id(value)].copy_(store[name])  # type: ignore[arg-type]
+    finally:
+        for store, name, value in own:
+            store[name] = value
+        for m, weights in recurrent:
+            m._flat_weights = weights
+
+
+def as_accumulated(gradients: Sequence[Tensor | None], leaves: list[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Each gradient in its parameter's layout and in memory of its own, as ``backward`` leaves it in ``.grad``.
+
+    Optimizers rely on both: fused ones read raw memory, clipping works in place.
+    """
+    taken = {t.untyped_storage()._cdata for t in inputs}
+    results = []
+    for gradient, leaf in zip(gradients, leaves, strict=True):
+        if gradient is None:
+            continue
+        storage = gradient.untyped_storage()._cdata
+        if gradient.stride() != leaf.stride() or storage in taken:
+            gradient = torch.empty_like(leaf).copy_(gradient)
+            storage = gradient.untyped_storage()._cdata
+        taken.add(storage)
+        results.append(gradient.detach())
+    return results
+
+
+def copied(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch that a program may work on in place."""
+    return {name: value.clone() for name, value in batch.items()}
+
+
+@contextmanager
+def same_random_state(batch: Mapping[str, Tensor]) -> Iterator[None]:
+    """Random numbers inside leave the generators of the CPU and of the batch's devices as they were."""
+    devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        yield
