@@ -1,5 +1,6 @@
 """Recorded steps: equal to eager ones, alive where they must be, refused where they would be wrong."""
 
+import itertools
 import logging
 import random
 import re
@@ -169,6 +170,7 @@ def wrapped(guide, before):
             super().__init__()
             self.guide, self.count, self.log = guide, 0, {}
             self.before, self.tensor, self.generator = before, torch.zeros(()), np.random.default_rng(0)
+            self.numbers = itertools.count()
 
         def forward(self, x):
             before(self, x)
@@ -222,9 +224,34 @@ def draw_privately(self, x):
     self.generator.normal()
 
 
+def clamp_weights(self, x):
+    weight = self.guide.encoder.mlp.out.weight
+    weight.data = weight.data.clamp(-0.3, 0.3)
+
+
+def iterate(self, x):
+    next(self.numbers)
+
+
+def freeze(self, x):
+    self.guide.eval()
+
+
+class Counter:
+    n = 0
+
+
+def count_in_a_class(self, x):
+    Counter.n += 1
+
+
 @pytest.mark.parametrize(
     ("before", "reason"),
     [
+        (clamp_weights, "guide.program.guide.encoder.mlp.out.weight"),
+        (iterate, "guide.program.numbers"),
+        (freeze, "the mode of a module"),
+        (count_in_a_class, "Counter.n"),
         (count_globally, "calls, which count_globally"),
         (count_in_a_dict, r"guide.program.log\['n'\]"),
         (collect, r"len\(guide.program.log\['means'\]\)"),
@@ -266,7 +293,9 @@ def test_a_number_taken_from_a_tensor_stays_alive():
         recording.check(other, 1e-5)
 
 
-@pytest.mark.parametrize("before", [count_in_a_dict, follow, change_a_weight, draw_privately, collect])
+@pytest.mark.parametrize(
+    "before", [count_in_a_dict, follow, change_a_weight, clamp_weights, draw_privately, collect, iterate, freeze]
+)
 def test_what_was_tried_leaves_no_trace(before):
     """Refused programs train exactly as if nobody had tried to record them."""
     results = []
@@ -274,7 +303,8 @@ def test_what_was_tried_leaves_no_trace(before):
         model, guide = pair()
         guide = wrapped(guide, before)
         fit(model, guide, data(), epochs=2, batch_size=10, seed=1, compile=mode, progress=False)
-        values = [guide.log.get("n"), guide.generator.normal(), guide.tensor, *guide.log.get("means", [])]
+        values = [guide.log.get("n"), next(guide.numbers), guide.generator.normal(), guide.tensor]
+        values += guide.log.get("means", [])
         results.append([*(torch.as_tensor(v or 0.0) for v in values), *(p.detach() for p in guide.parameters())])
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)

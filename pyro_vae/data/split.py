@@ -112,7 +112,7 @@ class Split:
     def rows(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the first half of :meth:`batch`: the stored data at an index, and random numbers to binarize with."""
         if isinstance(index, slice):
-            rows = {key: tensor[index] for key, tensor in self.tensors.items()}
+            rows = {key: tensor[index].clone() for key, tensor in self.tensors.items()}  # programs may work in place
         else:
             rows = {key: tensor.index_select(0, index) for key, tensor in self.tensors.items()}
         if self.binarization == "dynamic":

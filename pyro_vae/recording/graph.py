@@ -48,17 +48,11 @@ class Recording:
     ) -> None:
         self.module, self.function, self.differentiate = module, function, differentiate
         self.keys = list(batch)
-        self.parameters = list(module.parameters())
-        self.buffers = list(module.buffers())
-        self.trained = [p for p in self.parameters if p.requires_grad] if differentiate else []
-        hooked = [n for n, p in module.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]
-        if differentiate and hooked:
-            raise NotRecordable(f"parameter '{hooked[0]}' has a gradient hook, which a graph would not call")
         self._has_gradient: list[bool] = []
-        owned = (*module.named_parameters(), *module.named_buffers())
-        self._owners = {id(tensor): name for name, tensor in owned}
         before = Snapshot(module)
+        self._take_tensors()
         self._refuse_changes(before, batch)
+        self._take_tensors()  # the first call may have made some
         watch = LastSite()
         try:
             with watch:
@@ -68,6 +62,16 @@ class Recording:
             before.restore()
             raise NotRecordable(reason(error, watch.name)) from error
         self._run: Callable[..., Any] = self.graph
+
+    def _take_tensors(self) -> None:
+        self.parameters, self.buffers = list(self.module.parameters()), list(self.module.buffers())
+        self.trained = [p for p in self.parameters if p.requires_grad] if self.differentiate else []
+        owned = (*self.module.named_parameters(), *self.module.named_buffers())
+        self._owners = {id(tensor): name for name, tensor in owned}
+        hooked = [p for p in self.trained if p._backward_hooks or p._post_accumulate_grad_hooks]
+        if hooked:
+            name = self._owners[id(hooked[0])]
+            raise NotRecordable(f"parameter '{name}' has a gradient hook, which a graph would not call")
 
     @torch.no_grad()
     def _refuse_changes(self, before: Snapshot, batch: Mapping[str, Tensor]) -> None:
@@ -82,10 +86,13 @@ class Recording:
                 self.eager(copied(batch))
             return [b.clone() for b in self._present_buffers()]
 
+        modes = [m.training for m in self.module.modules()]
         start, first = [b.clone() for b in self.buffers], run()
         between = Snapshot(self.module)
         second = run()
         changed = between.changed()
+        if changed is None and modes != [m.training for m in self.module.modules()]:
+            changed = "the mode of a module (train, eval)"
         if changed is not None:
             before.restore()
             raise NotRecordable(f"it changes {changed} at every call, which a graph would not")
@@ -155,7 +162,10 @@ class Recording:
             finally:
                 before.restore()
             results.append((outputs, gradients, buffers))
-        self._compare(*results, tolerance)
+        try:
+            self._compare(*results, tolerance)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise NotRecordable(f"its graph's results cannot be compared: {reason(error, None)}") from error
 
     def _compare(self, eager: Any, graph: Any, tolerance: float) -> None:
         """Outputs, gradients and buffers; a gradient's error is relative to no less than 1% of the whole gradient."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import itertools
@@ -90,11 +91,12 @@ class Snapshot:
             self._tensors[id(value)] = value, value.detach().clone() if self._keep else value
         if id(value) not in self._buffers and not path.endswith(_BUFFER):
             kept = self._tensors.get(id(value))
-            self.leaves[path] = (value, kept[1] if kept else value._version)
+            address = value.data_ptr() if kept else 0
+            self.leaves[path] = (value, kept[1] if kept else None, value._version, address)
 
     def _visit_object(self, path: str, value: Any) -> None:
         if isinstance(value, dict) and len(value) <= LONG:
-            self._undo.append(functools.partial(_put_back, value, dict(value)))
+            self._undo.append(functools.partial(_put_back, value, _content(value)))
             for key, item in list(value.items()):
                 self._visit(f"{path}[{key!r}]", item)
         elif isinstance(value, (list, deque)) and len(value) <= LONG:
@@ -111,6 +113,8 @@ class Snapshot:
             self._visit(path, value.__self__)
         elif isinstance(value, FunctionType):
             self._visit_function(path, value)
+        elif isinstance(value, type):
+            self._visit_class(value)
         elif isinstance(value, (np.random.Generator, random.Random, torch.Generator)):
             self._add_generator(path, value)
         elif isinstance(value, nn.Module) or _of_the_user(type(value)):
@@ -122,22 +126,28 @@ class Snapshot:
 
     def _visit_attributes(self, path: str, value: Any) -> None:
         attributes = getattr(value, "__dict__", {})
-        self._undo.append(functools.partial(_put_back, attributes, dict(attributes)))
+        self._undo.append(functools.partial(_put_back, attributes, _content(attributes)))
         for name, item in list(attributes.items()):
             if isinstance(value, nn.Module) and name in ("_parameters", "_modules", "_buffers"):
-                undo = self._undo_buffers if name == "_buffers" else self._undo
-                undo.append(functools.partial(_put_back, item, dict(item)))
+                self._undo.append(functools.partial(_put_back, item, dict(item)))
+                if name == "_buffers":
+                    self._undo_buffers.append(functools.partial(item.update, dict(item)))
                 for key, inner in list(item.items()):
                     self._visit(_join(path, key) + (_BUFFER if name == "_buffers" else ""), inner)
             else:
                 self._visit(_join(path, name), item)
-        if _of_the_user(type(value)):
-            for name, item in vars(type(value)).items():
-                if isinstance(item, FunctionType):
-                    self._visit_function(_join(path, name), item)
-                elif isinstance(item, _SCALARS) and not name.startswith("__"):
-                    self._undo.append(functools.partial(setattr, type(value), name, item))
-                    self._visit(f"{type(value).__name__}.{name}", item)
+        self._visit("", type(value))
+
+    def _visit_class(self, cls: type) -> None:
+        for name, item in vars(cls).items() if _of_the_user(cls) else ():
+            path = f"{cls.__name__}.{name}"
+            if isinstance(item, (staticmethod, classmethod)):
+                item = item.__func__
+            if isinstance(item, FunctionType):
+                self._visit_function(path, item)
+            elif isinstance(item, _SCALARS) and not name.startswith("__"):
+                self._undo.append(functools.partial(setattr, cls, name, item))
+                self._visit(path, item)
 
     def _visit_function(self, path: str, function: Any) -> None:
         from pyro_vae.program import names_used
@@ -189,9 +199,9 @@ def _same(a: Any, b: Any) -> bool:
         return a.value is b.value
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
-    if isinstance(a, tuple) and a and isinstance(a[0], Tensor):  # a tensor and its value or version
-        same = isinstance(b, tuple) and b[0] is a[0]
-        return same and (_equal(a[1], b[1]) if isinstance(a[1], Tensor) else a[1] == b[1])
+    if isinstance(a, tuple) and a and isinstance(a[0], Tensor):  # a tensor, its value, version, address
+        same = isinstance(b, tuple) and b[0] is a[0] and a[2:] == b[2:]
+        return same and (a[1] is None or _equal(a[1], b[1]))
     return type(a) is type(b) and a == b
 
 
@@ -201,6 +211,11 @@ def _equal(a: Tensor, b: Any) -> bool:
 
 def _fake(tensor: Tensor) -> bool:
     return type(tensor) not in (Tensor, nn.Parameter)
+
+
+def _content(container: dict) -> dict:
+    """What a dict holds; a counting iterator by a copy, as it cannot be set back."""
+    return {k: copy.copy(v) if isinstance(v, itertools.count) else v for k, v in container.items()}
 
 
 def _put_back(container: dict, content: dict) -> None:
@@ -224,7 +239,7 @@ def _root(module: Any) -> str:
 
 
 def _of_the_user(cls: type) -> bool:
-    return cls is SimpleNamespace or (_root(cls.__module__) not in _LIBRARIES and not issubclass(cls, type))
+    return cls is SimpleNamespace or _root(cls.__module__) not in _LIBRARIES
 
 
 def _bound(cell: Any) -> bool:
