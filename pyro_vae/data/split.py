@@ -13,7 +13,7 @@ from pyro_vae.data.binarize import as_probability, check_probability, drawn_with
 from pyro_vae.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
-_NOISE = "noise of x"
+_OF_X = " of x"  # in the names of random numbers beside the stored tensors
 EVALUATION_SEED = 0  # of the draws in Split.batches
 
 
@@ -116,15 +116,16 @@ class Split:
         else:
             rows = {key: tensor.index_select(0, index) for key, tensor in self.tensors.items()}
         if self.binarization == "dynamic":
-            rows[_NOISE] = noise_for(rows["x"], generator)
+            rows |= {f"{key}{_OF_X}": value for key, value in noise_for(rows["x"], generator).items()}
         return rows
 
     def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""
-        batch = {key: tensor for key, tensor in rows.items() if key != _NOISE}
+        batch = {key: tensor for key, tensor in rows.items() if not key.endswith(_OF_X)}
         x = batch["x"]  # (B, *shape)
         if self.binarization == "dynamic":
-            batch["x"] = drawn_with(rows[_NOISE], x).to(torch.float32)
+            random = {key.removesuffix(_OF_X): tensor for key, tensor in rows.items() if key.endswith(_OF_X)}
+            batch["x"] = drawn_with(x, **random).to(torch.float32)
         elif not x.is_floating_point():
             batch["x"] = as_probability(x)
         return batch

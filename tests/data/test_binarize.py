@@ -80,19 +80,33 @@ def test_refusals():
 
 
 def test_the_probability_of_every_level_by_enumeration():
-    """All values of the noise, each once."""
-    noise = torch.arange(-(2**15), 2**15, 2, dtype=torch.int16).expand(256, -1)
-    x = torch.arange(256, dtype=torch.uint8)[:, None].expand(-1, 2**15)
-    probability = drawn_with(noise, x).double().mean(1)
-    assert (probability - torch.arange(256).double() / 255).abs().max() < 2**-16
+    """All 256 values of the noise, each with a grid of dithers: x/255 exactly, at every pixel of a datum."""
+    dithers = (torch.arange(255) + 0.5) / 255
+    levels = torch.arange(256, dtype=torch.uint8)
+    drawn = []
+    for value in range(256):  # (dithers, levels): the data are the dithers
+        x = levels.expand(255, -1)
+        drawn.append(drawn_with(x, torch.full(x.shape, value, dtype=torch.uint8), dithers).double())
+    probability = torch.stack(drawn).mean((0, 1))
+    assert (probability - levels.double() / 255).abs().max() < 1.01 / 256 / 255  # one step of the grid of dithers
     assert probability[0] == 0 and probability[255] == 1
 
 
-def test_noise_is_even_and_uniform():
+def test_noise_is_uniform():
     noise = noise_for(torch.zeros(1000, 7, 9, dtype=torch.uint8), torch.Generator().manual_seed(0))
-    assert noise.shape == (1000, 7, 9) and noise.dtype == torch.int16 and not (noise & 1).any()
-    counts = torch.bincount((noise.flatten().to(torch.int64) + 2**15) // 2**10, minlength=64).double()
-    expected = 63000 / 64
-    assert ((counts - expected).square() / expected).sum() < 63 + 5 * (2 * 63) ** 0.5  # chi-squared
-    numbers = noise.flatten().double()
+    assert noise["noise"].shape == (1000, 7, 9) and noise["dither"].shape == (1000,)
+    counts = torch.bincount(noise["noise"].flatten().to(torch.int64), minlength=256).double()
+    expected = 63000 / 256
+    assert ((counts - expected).square() / expected).sum() < 255 + 5 * (2 * 255) ** 0.5  # chi-squared
+    numbers = noise["noise"].flatten().double()
     assert torch.corrcoef(torch.stack([numbers[:-1], numbers[1:]]))[0, 1].abs() < 5 / 63000**0.5
+    assert noise["dither"].min() >= 0 and noise["dither"].max() < 1 and abs(noise["dither"].mean() - 0.5) < 0.05
+
+
+def test_pixels_are_drawn_independently():
+    """The number of ones among grey pixels varies as a sum of independent draws does."""
+    x = torch.full((20_000, 64), 100, dtype=torch.uint8)
+    counts = drawn_with(x, **noise_for(x, torch.Generator().manual_seed(1))).double().sum(1)
+    p = 100 / 255
+    assert abs(counts.mean() - 64 * p) < 5 * (64 * p * (1 - p) / 20_000) ** 0.5
+    assert abs(counts.var() / (64 * p * (1 - p)) - 1) < 5 * (2 / 20_000) ** 0.5
