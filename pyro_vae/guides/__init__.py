@@ -1,5 +1,8 @@
-"""Guides q(z | x), with the file names of the models that they belong to."""
+"""Amortized guides q(z | x), one file per family."""
 
+from pyro_vae.guides.biva import BIVAGuide
 from pyro_vae.guides.gaussian import GaussianGuide
+from pyro_vae.guides.hierarchical import HierarchicalGuide
+from pyro_vae.guides.ladder import LadderGuide
 
-__all__ = ["GaussianGuide"]
+__all__ = ["BIVAGuide", "GaussianGuide", "HierarchicalGuide", "LadderGuide"]

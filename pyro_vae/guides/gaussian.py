@@ -8,16 +8,12 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
-import torch
-from pyro import poutine
 from pyro.nn import PyroModule
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_vae.errors import InputError
+from pyro_vae.guides.sites import data_and_latent_shapes
 from pyro_vae.networks import make_encoder
-from pyro_vae.program import Program
 
 
 class GaussianGuide(PyroModule):
@@ -51,7 +47,7 @@ class GaussianGuide(PyroModule):
         data_site: str = "x",
     ) -> None:
         super().__init__()
-        data_shape, latents = _sites_of(model, data_site)
+        data_shape, latents = data_and_latent_shapes(model, data_site)
         self.latent_shapes = latents
         self.min_scale = min_scale
         self.shift = math.log(math.expm1(1.0 - min_scale))  # softplus(shift) = 1 - min_scale
@@ -72,39 +68,3 @@ class GaussianGuide(PyroModule):
                 normal = dist.Normal(m.reshape(event), s.reshape(event))
                 samples[name] = pyro.sample(name, normal.to_event(len(shape)))
         return samples
-
-
-def _sites_of(model: Callable[..., Any], data_site: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
-    """Event shapes of the data site and of the latent sites, from one run of the model without data."""
-    program = model if isinstance(model, Program) else Program(model)
-    modes = [(module, module.training) for module in program.modules()]
-    program.eval()  # one datum has no batch statistics
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        trace = prune_subsample_sites(poutine.trace(program).get_trace(num_samples=1))
-    for module, mode in modes:
-        module.training = mode
-    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
-    if data_site not in sites:
-        raise InputError(f"the model has no data site '{data_site}'; its sites are: {', '.join(sites)}")
-    latents = {}
-    for name, site in sites.items():
-        if name == data_site:
-            continue
-        support = site["fn"].support
-        if not _is_real(support):
-            raise InputError(
-                f"latent site '{name}' has support {support}, a Gaussian guide needs real values: "
-                "write a guide of your own for it"
-            )
-        if not any(frame.dim == -1 for frame in site["cond_indep_stack"]):
-            raise InputError(f"latent site '{name}' is outside the data plate at dim -1")
-        latents[name] = tuple(site["fn"].event_shape)
-    if not latents:
-        raise InputError("the model has no latent site for a guide to sample")
-    return tuple(sites[data_site]["fn"].event_shape), latents
-
-
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):  # independent dimensions, mixtures
-        support = support.base_constraint
-    return support in (dist.constraints.real, dist.constraints.real_vector)

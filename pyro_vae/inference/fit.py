@@ -20,6 +20,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.checkpoint import CHECKPOINT, load_checkpoint
 from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM
+from pyro_vae.inference.data_init import initialize_from_data
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
@@ -149,6 +150,9 @@ def fit(
     keep_freed_memory()
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
+        saved = load_checkpoint(Path(out)) if resume and out is not None else None
+        if saved is None:
+            initialize_from_data(*programs, batches.batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
         real = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
         weight = torch.ones((), device=fabric.device, dtype=real) if weighted else None
@@ -180,7 +184,6 @@ def fit(
             seed=seed,
             mode=mode,
         )
-        saved = load_checkpoint(Path(out)) if resume and out is not None else None
         if saved is not None:
             trainer.restore(saved, f"checkpoint in {out}")
         else:

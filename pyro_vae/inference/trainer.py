@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from pyro_vae.data import Split
 from pyro_vae.errors import NonFiniteLossError
 from pyro_vae.inference import checkpoint as files
+from pyro_vae.inference.batch_norm import SOME, norm_layers, recompute_statistics
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.compiled import CompiledStep
 from pyro_vae.inference.ema import WeightEMA
@@ -82,6 +83,7 @@ class Trainer(TrainingState):
         self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
         self.epochs, self.patience = epochs, patience
         self.checkpoint_every, self.show = checkpoint_every, progress
+        self._normalized = bool(norm_layers(step))
         self.interrupts = Interrupts()
 
     def train(self) -> None:
@@ -103,6 +105,7 @@ class Trainer(TrainingState):
             self.at.finished = f"all {self.epochs} epochs"
         self.at.seconds = time.monotonic() - started
         self._restore_best()
+        self._recompute_statistics(len(self.batches))
         self._check_weights()
         self.save()
 
@@ -187,11 +190,19 @@ class Trainer(TrainingState):
         sums = torch.zeros((), dtype=torch.float64, device=split.device)
         seed = derived_seed(self.seed, "validation")
         with private_seed(seed, split.device), self._averaged():
+            self._recompute_statistics(-(-SOME // self.batches.batch_size))
             for batch in split.batches(self.batches.batch_size):
                 sums = sums + measure(batch).double() * len(batch["x"])
         measure.step.train()
         means = (sums / len(split)).tolist()
         return dict(zip(measure.step.names, means, strict=True))
+
+    def _recompute_statistics(self, count: int) -> None:
+        """Batch norm's statistics for the weights now in place, from the first ``count`` batches of the next epoch."""
+        if self._normalized:
+            count = min(count, len(self.batches))
+            batches = (self.batches.batch(self.at.epoch, index) for index in range(count))
+            recompute_statistics(self.raw_step, batches, self.fabric.strategy.precision.forward_context)
 
     def _maybe_save(self) -> None:
         if self._stopping():

@@ -1,6 +1,8 @@
 """Generative models p(x, z), one file per family."""
 
 from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.biva import BIVA
 from pyro_vae.models.gaussian import VAE
+from pyro_vae.models.hierarchical import HierarchicalVAE
 
-__all__ = ["VAE", "GenerativeModel"]
+__all__ = ["BIVA", "VAE", "GenerativeModel", "HierarchicalVAE"]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pyro
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
+from pyro_vae.likelihoods import Likelihood
 
 
 class GenerativeModel(PyroModule):
@@ -17,6 +18,9 @@ class GenerativeModel(PyroModule):
     A subclass writes ``forward(self, x=None, *, num_samples=1)``: data sites are observed with ``obs=x`` and are
     sampled when ``x`` is None, which is generation.
     """
+
+    data_shape: tuple[int, ...]
+    likelihood: Likelihood
 
     def data_plate(self, data: Tensor | None, num_samples: int = 1) -> Any:
         """The plate of the data, at dim -1: as long as ``data``, or ``num_samples`` when there are none.
@@ -29,3 +33,20 @@ class GenerativeModel(PyroModule):
         if num_samples < 1:
             raise InputError(f"num_samples must be a positive integer, got {num_samples}")
         return pyro.plate("data", num_samples, dim=-1)
+
+    def start_at(self, decoder: nn.Module, mean: Tensor | None) -> None:
+        """Let a decoder's output bias start where the likelihood has the data's mean.
+
+        Args:
+            decoder: with a ``set_output_bias``; of others nothing is changed.
+            mean: mean of the training data, ``data_shape``, or None.
+
+        Raises:
+            InputError: if the mean has another shape.
+        """
+        if mean is None:
+            return
+        if tuple(mean.shape) != self.data_shape:
+            raise InputError(f"data_mean must have the data's shape {self.data_shape}, got {tuple(mean.shape)}")
+        if hasattr(decoder, "set_output_bias"):
+            decoder.set_output_bias(self.likelihood.initial_bias(mean))

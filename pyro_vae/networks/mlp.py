@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.networks.activations import activation as make_activation
+from pyro_vae.networks.batch_norm import FeatureNorm
 from pyro_vae.networks.leading import apply_batched, check_event_shape
 
 
@@ -37,6 +38,26 @@ def set_bias_(parameter: Tensor, bias: Tensor, out_shape: tuple[int, ...]) -> No
     parameter.copy_(bias.reshape(parameter.shape))
 
 
+def hidden_layers(sizes: Sequence[int], activation: str, batch_norm: bool = False) -> nn.Sequential:
+    """Linear layers ``sizes[0] -> sizes[1] -> ...``, each followed by the activation.
+
+    Args:
+        sizes: of the input and of every layer.
+        activation: name of the activation, or ``"gated"`` (see :class:`MLP`).
+        batch_norm: normalize before each activation.
+
+    Raises:
+        InputError: if the activation is unknown.
+    """
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(sizes):
+        width = 2 * after if activation == "gated" else after
+        layers += [nn.Linear(before, width, bias=not batch_norm)]
+        layers += [FeatureNorm(width)] if batch_norm else []
+        layers += [nn.GLU(dim=-1) if activation == "gated" else make_activation(activation)]
+    return nn.Sequential(*layers).apply(glorot_)
+
+
 class MLP(nn.Module):
     """A multilayer perceptron, linear in its last layer; Glorot-uniform weights, zero biases.
 
@@ -46,23 +67,25 @@ class MLP(nn.Module):
         out_dim: size of the last dimension of the output.
         activation: name of the activation after each hidden layer (``activations.ACTIVATIONS``), or ``"gated"``
             for gated layers h = (A x + a) * sigmoid(B x + b) (Dauphin et al. 2017, arXiv:1612.08083).
+        batch_norm: normalize before each activation (not the output).
 
     Raises:
         InputError: if the activation is unknown or a size is not positive.
     """
 
-    def __init__(self, in_dim: int, hidden_dims: Sequence[int], out_dim: int, activation: str = "tanh") -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dims: Sequence[int],
+        out_dim: int,
+        activation: str = "tanh",
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
         sizes = [in_dim, *hidden_dims, out_dim]
         if min(sizes) < 1:
             raise InputError(f"MLP: layer sizes (in_dim, *hidden_dims, out_dim) must be >= 1, got {sizes}")
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(sizes[:-1]):
-            if activation == "gated":
-                layers += [nn.Linear(before, 2 * after), nn.GLU(dim=-1)]
-            else:
-                layers += [nn.Linear(before, after), make_activation(activation)]
-        self.hidden = nn.Sequential(*layers)
+        self.hidden = hidden_layers(sizes[:-1], activation, batch_norm)
         self.out = nn.Linear(sizes[-2], out_dim)
         self.apply(glorot_)
 
@@ -106,15 +129,21 @@ class MLPDecoder(nn.Module):
         hidden_dims: sizes of the hidden layers, the one nearest to the latent first.
         out_shape: shape of one output, e.g. ``(1, 28, 28)``.
         activation: name of the activation.
+        batch_norm: normalize the hidden layers.
     """
 
     def __init__(
-        self, in_dim: int, hidden_dims: Sequence[int], out_shape: Sequence[int], activation: str = "tanh"
+        self,
+        in_dim: int,
+        hidden_dims: Sequence[int],
+        out_shape: Sequence[int],
+        activation: str = "tanh",
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.in_dim = in_dim
         self.out_shape = tuple(out_shape)
-        self.mlp = MLP(in_dim, hidden_dims, math.prod(self.out_shape), activation)
+        self.mlp = MLP(in_dim, hidden_dims, math.prod(self.out_shape), activation, batch_norm)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map latents ``(..., in_dim)`` to outputs ``(..., *out_shape)``.

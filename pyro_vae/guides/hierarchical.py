@@ -1,0 +1,60 @@
+"""The bottom-up guide of hierarchical models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.guides.sites import data_and_latent_shapes, vectors_bottom_up
+from pyro_vae.models.hierarchical import check_layers
+from pyro_vae.networks.gaussian import GaussianMLP
+from pyro_vae.networks.leading import check_event_shape
+
+
+class HierarchicalGuide(PyroModule):
+    r"""q(z | x) = q(z_1 | x) q(z_2 | z_1) … q(z_L | z_{L-1}), each a Gaussian by a network of its own.
+
+    Args:
+        model: the generative program; its latent sites, in the reverse of the order in which it draws them, are
+            z_1, …, z_L (vectors of reals).
+        hidden_dims: width of the layers of q(z_1 | x), q(z_2 | z_1), ….
+        num_hidden: layers in each of these networks (0: linear maps).
+        activation: nonlinearity, by name.
+        batch_norm: normalize every layer, the heads included.
+
+    Raises:
+        InputError: if the model's latents are not real vectors in the data plate, or not as many as hidden_dims.
+
+    Source: Burda et al. 2016, arXiv:1509.00519.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        hidden_dims: Sequence[int] = (512, 256, 128, 64, 32),
+        num_hidden: int = 2,
+        activation: str = "leaky_relu_tenth",
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.data_shape, latents = data_and_latent_shapes(model, "x")
+        sizes = vectors_bottom_up(latents)  # z1, …, zL
+        check_layers(list(sizes.values()), hidden_dims)
+        self.names = list(sizes)
+        inputs = [self.data_shape.numel(), *sizes.values()]
+        self.conditionals = nn.ModuleList(
+            GaussianMLP(below, [width] * num_hidden, size, activation, batch_norm)
+            for below, width, size in zip(inputs[:-1], hidden_dims, sizes.values(), strict=True)
+        )
+
+    def forward(self, x: Tensor) -> None:
+        """Sample z_1, …, z_L given data ``x`` (batch, *data_shape)."""
+        check_event_shape(x, self.data_shape, "guide")
+        z = x.flatten(1)  # (batch, pixels)
+        with pyro.plate("data", x.shape[0], dim=-1):
+            for name, conditional in zip(self.names, self.conditionals, strict=True):
+                z = pyro.sample(name, conditional(z).to_event(1))  # (..., batch, dim of z_i)

@@ -1,0 +1,98 @@
+"""The hierarchical variational autoencoder's generative model, of any depth."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.likelihoods import Bernoulli, Likelihood
+from pyro_vae.models.base import GenerativeModel
+from pyro_vae.networks.gaussian import GaussianMLP
+from pyro_vae.networks.mlp import MLPDecoder
+
+
+class HierarchicalVAE(GenerativeModel):
+    r"""z_L ~ N(0, I);  z_i | z_{i+1} ~ N(mu_i(z_{i+1}), sigma_i^2(z_{i+1}));  x | z_1 ~ likelihood(decoder(z_1)).
+
+    Sites: ``z1`` (nearest to the data) to ``zL``, and ``x``. It is the generative model of the hierarchical VAE, of
+    IWAE's two-layer model and of the ladder VAE, which differ in their guides
+    (:class:`~pyro_vae.guides.HierarchicalGuide`, :class:`~pyro_vae.guides.LadderGuide`).
+
+    Args:
+        data_shape: shape of one datum, (channels, height, width) or (features,).
+        latent_dims: dimensions of z_1, …, z_L.
+        hidden_dims: width of the layers between x and z_1, between z_1 and z_2, …: as many as latent_dims.
+        num_hidden: layers in each of these networks (0: linear maps).
+        likelihood: p(x | decoder features); Bernoulli if not given.
+        activation: nonlinearity, by name.
+        batch_norm: normalize every layer but the output of x.
+        data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
+
+    Raises:
+        InputError: for no or non-positive sizes, lists of different length, an unknown activation, a data_mean of
+            another shape.
+
+    Source: Burda et al. 2016, arXiv:1509.00519 (two layers); Sønderby et al. 2016, arXiv:1602.02282 (five).
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        latent_dims: Sequence[int] = (64, 32, 16, 8, 4),
+        hidden_dims: Sequence[int] = (512, 256, 128, 64, 32),
+        num_hidden: int = 2,
+        likelihood: Likelihood | None = None,
+        activation: str = "leaky_relu_tenth",
+        batch_norm: bool = False,
+        data_mean: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        check_layers(latent_dims, hidden_dims)
+        self.data_shape, self.latent_dims = tuple(data_shape), tuple(latent_dims)
+        self.likelihood = likelihood if likelihood is not None else Bernoulli()
+        channels, *rest = self.data_shape
+        features = (self.likelihood.num_parameters * channels, *rest)
+        hidden = [[width] * num_hidden for width in hidden_dims]
+        self.decoder = MLPDecoder(latent_dims[0], hidden[0], features, activation, batch_norm)
+        self.conditionals = nn.ModuleList(  # p(z_i | z_{i+1}), i = 1 … L-1
+            GaussianMLP(above, widths, size, activation, batch_norm)
+            for (size, above), widths in zip(itertools.pairwise(latent_dims), hidden[1:], strict=True)
+        )
+        self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
+        self.start_at(self.decoder, data_mean)
+
+    def prior(self) -> dist.Distribution:
+        """p(z_L) = N(0, I)."""
+        return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1)
+
+    def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
+        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        with self.data_plate(x, num_samples):
+            z = pyro.sample(f"z{len(self.latent_dims)}", self.prior())  # (..., batch, latent_dims[-1])
+            for i in range(len(self.latent_dims) - 1, 0, -1):
+                z = pyro.sample(f"z{i}", self.conditionals[i - 1](z).to_event(1))  # (..., batch, latent_dims[i-1])
+            features = self.decoder(z)  # (..., batch, P * channels, height, width)
+            return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
+
+
+def check_layers(latent_dims: Sequence[int], hidden_dims: Sequence[int]) -> None:
+    """Check the sizes of a hierarchy.
+
+    Raises:
+        InputError: for no layer, lists of different length, or sizes that are not positive.
+    """
+    if not latent_dims or len(latent_dims) != len(hidden_dims):
+        raise InputError(
+            f"latent_dims (z1 … zL) and hidden_dims need one number for each layer, got {list(latent_dims)} and "
+            f"{list(hidden_dims)}"
+        )
+    if min(*latent_dims, *hidden_dims) < 1:
+        raise InputError(
+            f"latent_dims and hidden_dims must be positive, got {list(latent_dims)} and {list(hidden_dims)}"
+        )
