@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
 from pyro_vae.evaluation.running import quiet, takes, trace_without_data
+from pyro_vae.evaluation.scaled import Scaled
 from pyro_vae.program import Batch, Program, as_programs
 from pyro_vae.traces import is_latent
 
@@ -26,6 +27,7 @@ def sample(
     site: str = "x",
     batch: Batch | None = None,
     batch_size: int = 500,
+    scales: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Run the model without data: ``z ~ p(z)``, ``x ~ p(x | z)``.
 
@@ -36,14 +38,16 @@ def sample(
         site: the data site.
         batch: context that the model is given, ``(num_samples, ...)`` each; the data site's is left out.
         batch_size: data generated at once.
+        scales: factors for the standard deviations of latent sites' priors, by name; the noise stays the same
+            (:class:`~pyro_vae.evaluation.scaled.Scaled`).
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
         ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``.
 
     Raises:
-        InputError: for non-positive numbers, an unknown site, a context of another length, and a model that
-            cannot be run without data.
+        InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a context of
+            another length, and a model that cannot be run without data.
     """
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
@@ -53,12 +57,14 @@ def sample(
         if len(value) != num_samples:
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
+    run = Scaled(scales or {})(program)
     parts: dict[str, list[Tensor]] = {}
     with quiet([program], context, seed) as context:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             rows = {name: value[start : start + count] for name, value in context.items()}
-            trace = trace_without_data(program, count, rows, site)
+            trace = trace_without_data(program, count, rows, site, run=run)
+            _check_latents(scales or {}, trace, site)
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
@@ -130,10 +136,7 @@ def decode(
         rows = {name: moved[name] for name in context}
         run = _Hold(held)(program)
         trace = trace_without_data(program, count, rows, site, run=run)
-    for name in values:
-        if name not in trace.nodes:
-            latents = (n for n, node in trace.nodes.items() if node["type"] == "sample" and n != site)
-            raise unknown("latent site", name, latents)
+    _check_latents(values, trace, site)
     return _mean_of_data(trace, site)
 
 
@@ -159,6 +162,14 @@ class _Hold(Messenger):
 
 def _program(model: Callable[..., Any]) -> Program:
     return model if isinstance(model, Program) else Program(model)
+
+
+def _check_latents(names: Iterable[str], trace: Trace, site: str) -> None:
+    """What is said of latent sites must be of sites that are there."""
+    latents = [name for name, node in trace.nodes.items() if node["type"] == "sample" and name != site]
+    for name in names:
+        if name not in latents:
+            raise unknown("latent site", name, latents)
 
 
 def _length(values: Mapping[str, Tensor]) -> int:
