@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.nodes import mean_or_none
+from pyro_vae.evaluation.sampler import repeat
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.unit_kl import unit_kl
 from pyro_vae.traces import Site, TracePair, analytic_sites, trace_pair
@@ -94,6 +95,7 @@ def latent_statistics(
     num_particles: int = 10,
     free_bits: float | Mapping[str, float] | None = None,
     max_plate_nesting: int = 1,
+    vectorize: bool = True,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> LatentStatistics:
@@ -110,6 +112,8 @@ def latent_statistics(
         num_particles: draws per datum.
         free_bits: nats, for every latent site or by site name, for ``kl_clamped``.
         max_plate_nesting: batch dimensions of the programs' own plates.
+        vectorize: particles in a plate left of the data plate (the programs must broadcast); False: each datum is
+            repeated, which any program can do.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
 
@@ -125,12 +129,15 @@ def latent_statistics(
     sums: dict[str, _Sums] = {}
     with evaluating(model, guide, data, seed, device) as (model, guide, split):
         for batch in split.batches(max(1, ROWS // num_particles)):
-            pair = trace_pair(model, guide, (), batch, num_particles, max_plate_nesting)
+            if vectorize:
+                pair = trace_pair(model, guide, (), batch, num_particles, max_plate_nesting)
+            else:
+                pair = trace_pair(model, guide, (), repeat(batch, num_particles), 1, max_plate_nesting)
             analytic = analytic_sites(pair)
             sites = {name: (q, p) for name, (q, p) in pair.latent().items() if p is not None}
             _check_known(free_bits, sites)
             for name, (q, p) in sites.items():
-                sums.setdefault(name, _Sums()).add(pair, q, p, analytic=name in analytic)
+                sums.setdefault(name, _Sums()).add(pair, q, p, num_particles, analytic=name in analytic)
     free = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sums, free_bits)
     statistics = {name: site.finish(free.get(name)) for name, site in sums.items()}
     return LatentStatistics(statistics, num_particles, len(split), split.name)
@@ -147,22 +154,27 @@ class _Sums:
         self.squares: Tensor | float = 0.0  # of their deviations from it
         self.noise: Tensor | float = 0.0  # variance of their estimates over particles
 
-    def add(self, pair: TracePair, q: Site, p: Site, *, analytic: bool) -> None:
-        """Add a batch."""
+    def add(self, pair: TracePair, q: Site, p: Site, particles: int, *, analytic: bool) -> None:
+        """Add a batch, whose particles are in their plate or are copies of the data one after another."""
+        copies = particles // pair.num_particles
+        size = pair.size // copies
         kl = unit_kl(q, p, analytic=analytic)
         pair.per_datum(kl.value.sum(tuple(range(-kl.dims, 0))) if kl.dims else kl.value, q)  # checks the plates
         value = _rank(kl.value.double(), pair, kl.dims).mean((0, -1 - kl.dims))  # (*inner, *units)
         shared = not any(frame.dim == -1 for frame in q["cond_indep_stack"])
         inner = [i for i in range(-pair.particle_dim - 2) if _plate_at(i + 1 + pair.particle_dim, q) is None]
-        value = _without(value, inner) / (pair.full_size if shared else 1)
-        self.kl = self.kl + value * pair.size
+        value = _without(value, inner) / (pair.full_size / copies if shared else 1)
+        self.kl = self.kl + value * size
         self.closed_form = self.closed_form and kl.closed_form
         mean = None if shared else mean_or_none(q["fn"])
         if mean is not None:
             events = q["fn"].event_dim
             mean = _rank(mean.double(), pair, events).movedim(-1 - events, 1)  # (particles, data, *inner, *event)
-            self._add_means(_without(mean, [2 + i for i in inner]), pair.size)
-        self.count += pair.size
+            mean = _without(mean, [2 + i for i in inner])
+            if copies > 1:
+                mean = mean.expand(1, pair.size, *mean.shape[2:]).reshape(size, copies, *mean.shape[2:]).transpose(0, 1)
+            self._add_means(mean, size)
+        self.count += size
 
     def _add_means(self, values: Tensor, size: int) -> None:
         """Add posterior means given ``particles`` draws of the other latents, ``(particles, data, ...)``."""

@@ -135,10 +135,11 @@ def two_layers(order):
     return model, top_down if order == "top-down" else bottom_up
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("order", ["top-down", "bottom-up"])
-def test_units_that_only_follow_another_latent_are_not_active(order):
+def test_units_that_only_follow_another_latent_are_not_active(order, vectorize):
     x = 2 * torch.randn(2000, generator=torch.Generator().manual_seed(1))
-    found = latent_statistics(*two_layers(order), x, num_particles=20).sites
+    found = latent_statistics(*two_layers(order), x, num_particles=20, vectorize=vectorize).sites
     assert found["z1"].active.tolist() == [False, True, True]
     assert found["z2"].num_active == 0 and found["z2"].active.shape == ()
     torch.testing.assert_close(found["z1"].variance[1:].float(), x.var().expand(2), rtol=0.05, atol=0.0)
@@ -162,7 +163,8 @@ def test_sites_have_the_kl_of_the_elbo(order, num_particles):
         assert found["z1"].kl_per_unit[1].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_inner_plates_shared_sites_discrete_and_auxiliary_ones():
+@pytest.mark.parametrize(("num_particles", "vectorize"), [(1, True), (3, True), (3, False)])
+def test_inner_plates_shared_sites_discrete_and_auxiliary_ones(num_particles, vectorize):
     def model(x):
         weight = pyro.sample("weight", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         with pyro.plate("data", len(x), dim=-1):
@@ -182,7 +184,8 @@ def test_inner_plates_shared_sites_discrete_and_auxiliary_ones():
                 pyro.sample("z", dist.Normal(mean, 1.0).to_event(1))
 
     x = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    found = latent_statistics(model, guide, x, num_particles=1, max_plate_nesting=2).sites
+    options = {"num_particles": num_particles, "vectorize": vectorize}
+    found = latent_statistics(model, guide, x, max_plate_nesting=2, **options).sites
     assert set(found) == {"weight", "code", "z"}
     assert found["z"].active.tolist() == [[True, True, False], [False] * 3]
     half = 0.5 * x.square().mean().item()
@@ -191,6 +194,23 @@ def test_inner_plates_shared_sites_discrete_and_auxiliary_ones():
     assert found["code"].active is None and "num_active" not in found["code"].to_dict()
     torch.testing.assert_close(found["weight"].kl_per_unit.tolist(), [0.5 / 50] * 2)  # of each datum
     assert found["weight"].active is None
+
+
+def test_programs_that_cannot_broadcast_are_run_on_repeated_data():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.cat([z, x[:, None]], 1).sum(1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[:, None] * torch.tensor([1.0, 0.0, 2.0]), 1.0).to_event(1))
+
+    x = torch.randn(250, generator=torch.Generator().manual_seed(0))
+    z = latent_statistics(model, guide, x, num_particles=6, vectorize=False).sites["z"]
+    half = 0.5 * x.square().mean().item()
+    assert z.kl_per_unit.tolist() == pytest.approx([half, 0.0, 4 * half])
+    torch.testing.assert_close(z.variance.float(), x.var() * torch.tensor([1.0, 0.0, 4.0]))
 
 
 def test_context_is_passed_through():
