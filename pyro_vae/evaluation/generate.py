@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.program import Batch, Program, accepted_arguments, as_programs
-from pyro_vae.traces import Site, is_latent
+from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
+from pyro_vae.evaluation.running import quiet, takes, trace_without_data
+from pyro_vae.evaluation.scaled import Scaled
+from pyro_vae.program import Batch, Program, as_programs
+from pyro_vae.traces import is_latent
 
 
 def sample(
@@ -27,6 +27,7 @@ def sample(
     site: str = "x",
     batch: Batch | None = None,
     batch_size: int = 500,
+    scales: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Run the model without data: ``z ~ p(z)``, ``x ~ p(x | z)``.
 
@@ -37,14 +38,16 @@ def sample(
         site: the data site.
         batch: context that the model is given, ``(num_samples, ...)`` each; the data site's is left out.
         batch_size: data generated at once.
+        scales: factors for the standard deviations of latent sites' priors, by name; the noise stays the same
+            (:class:`~pyro_vae.evaluation.scaled.Scaled`).
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
         ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``.
 
     Raises:
-        InputError: for non-positive numbers, an unknown site, a context of another length, and a model that
-            cannot be run without data.
+        InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a context of
+            another length, and a model that cannot be run without data.
     """
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
@@ -54,12 +57,14 @@ def sample(
         if len(value) != num_samples:
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
+    run = Scaled(scales or {})(program)
     parts: dict[str, list[Tensor]] = {}
     with quiet([program], context, seed) as context:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             rows = {name: value[start : start + count] for name, value in context.items()}
-            trace = trace_without_data(program, count, rows, site)
+            trace = trace_without_data(program, count, rows, site, run=run)
+            _check_latents(scales or {}, trace, site)
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
@@ -91,7 +96,7 @@ def reconstruct(
     with quiet([model, guide], batch, seed) as batch:
         guide_trace = poutine.trace(guide).get_trace(**batch)
         replayed = poutine.replay(model, trace=guide_trace)
-        if _takes(model, "num_samples"):
+        if takes(model, "num_samples"):
             context = {name: value for name, value in batch.items() if name != site}
             trace = trace_without_data(model, _length(batch), context, site, run=replayed)
         else:  # a program that needs its data, if only to know how many: the data site is sampled all the same
@@ -131,101 +136,8 @@ def decode(
         rows = {name: moved[name] for name in context}
         run = _Hold(held)(program)
         trace = trace_without_data(program, count, rows, site, run=run)
-    for name in values:
-        if name not in trace.nodes:
-            latents = (n for n, node in trace.nodes.items() if node["type"] == "sample" and n != site)
-            raise unknown("latent site", name, latents)
+    _check_latents(values, trace, site)
     return _mean_of_data(trace, site)
-
-
-@contextmanager
-def quiet(programs: Sequence[nn.Module], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
-    """Evaluation mode, no gradients, and a random state of its own; all is put back afterwards.
-
-    Args:
-        programs: their modules' training flags are restored one by one.
-        batch: moved to the device of the programs' parameters.
-        seed: of the CPU's generator and of the devices' that are used.
-
-    Yields:
-        the batch on the programs' device.
-    """
-    modes = [(module, module.training) for program in programs for module in program.modules()]
-    tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
-    if tensors:
-        batch = {name: value.to(tensors[0].device) for name, value in batch.items()}
-    used = [*tensors, *batch.values()]
-    devices = sorted({t.device.index for t in used if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
-        for index in devices:  # not torch.manual_seed, which would seed devices that nobody restores
-            torch.cuda.default_generators[index].manual_seed(seed)
-        try:
-            for module, _ in modes:
-                module.training = False
-            yield dict(batch)
-        finally:
-            for module, training in modes:
-                module.training = training
-
-
-def trace_without_data(
-    program: Program, count: int, context: Mapping[str, Tensor], site: str, run: Callable[..., Any] | None = None
-) -> Trace:
-    """Trace a program whose data argument is None, for a plate of ``count`` data.
-
-    Args:
-        program: the model.
-        count: number of data to generate.
-        context: its other arguments, ``(count, ...)`` each.
-        site: the data site, and the name of the argument that is None.
-        run: what to call in its stead: the program under handlers.
-
-    Raises:
-        InputError: if the model takes neither ``num_samples`` nor a context to know the number from, or lacks a
-            context that it needs.
-    """
-    missing = [name for name in required_arguments(program, site) if name not in context]
-    if missing:
-        raise InputError(f"the model needs {', '.join(missing)} to generate: give it in batch")
-    if not _takes(program, "num_samples") and not any(_takes(program, name) for name in context):
-        raise InputError(
-            f"the model cannot be run without data: give it an argument num_samples, "
-            f"the size of its data plate when {site} is None"
-        )
-    arguments = {**context, site: None, "num_samples": count}
-    return prune_subsample_sites(poutine.trace(run or program).get_trace(**arguments))
-
-
-def required_arguments(model: Callable[..., Any], site: str = "x") -> list[str]:
-    """The context that a model cannot do without: its arguments without a default, but for its data's."""
-    target = model.program if isinstance(model, Program) else model
-    target = target.forward if isinstance(target, nn.Module) else target
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(target).parameters.values()
-    needed = [p.name for p in parameters if p.kind in named and p.default is p.empty]
-    return [name for name in needed if name not in (site, "num_samples")]
-
-
-def in_data_plate(node: Site) -> bool:
-    """Whether a site has a value per datum."""
-    return any(frame.dim == -1 for frame in node["cond_indep_stack"])
-
-
-def data_first(value: Tensor, node: Site) -> Tensor:
-    """Bring a site's value ``(..., batch, *event)`` to ``(batch, ..., *event)``."""
-    return value.movedim(value.dim() - 1 - node["fn"].event_dim, 0)
-
-
-def mean_of(node: Site) -> Tensor:
-    """The mean of a site's distribution where it has one, else the site's value; ``(batch, ..., *event)``."""
-    try:
-        mean = node["fn"].mean
-    except (NotImplementedError, AttributeError):
-        mean = node["value"]
-    if bool(mean.isnan().any()):  # torch's way to say that there is none, e.g. of Categorical
-        mean = node["value"]
-    return data_first(mean, node)
 
 
 class _Hold(Messenger):
@@ -252,9 +164,12 @@ def _program(model: Callable[..., Any]) -> Program:
     return model if isinstance(model, Program) else Program(model)
 
 
-def _takes(program: Program, argument: str) -> bool:
-    names = accepted_arguments(program.program)
-    return names is None or argument in names
+def _check_latents(names: Iterable[str], trace: Trace, site: str) -> None:
+    """What is said of latent sites must be of sites that are there."""
+    latents = [name for name, node in trace.nodes.items() if node["type"] == "sample" and name != site]
+    for name in names:
+        if name not in latents:
+            raise unknown("latent site", name, latents)
 
 
 def _length(values: Mapping[str, Tensor]) -> int:

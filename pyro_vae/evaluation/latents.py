@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.generate import in_data_plate, mean_of, quiet
+from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of, mean_or_none
+from pyro_vae.evaluation.running import quiet
 from pyro_vae.program import as_programs
-from pyro_vae.traces import is_latent
+from pyro_vae.traces import Site, is_latent
+
+Dataset = Data | Split | Mapping[str, Tensor] | Tensor
 
 
 def encode(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
-    *,
-    batch_size: int = 500,
-    seed: int = 0,
+    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, batch_size: int = 500, seed: int = 0
 ) -> dict[str, Tensor]:
     """The guide's mean E_q[z | x] of every latent site, for every datum.
 
@@ -43,6 +43,38 @@ def encode(
     Raises:
         InputError: if batch_size is not positive, or the guide samples nothing per datum.
     """
+    return _collect(model, guide, data, mean_of, nullcontext(), batch_size, seed)
+
+
+def posterior_samples(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, batch_size: int = 500, seed: int = 0
+) -> dict[str, Tensor]:
+    """One joint draw z ~ q(z | x) of all latent sites for every datum; arguments and result as for :func:`encode`."""
+    return _collect(model, guide, data, _value_of, nullcontext(), batch_size, seed)
+
+
+def mean_path(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, batch_size: int = 500, seed: int = 0
+) -> dict[str, Tensor]:
+    r"""The guide without its noise: every site at its mean given those before it, so that their values fit together.
+
+    .. math:: \hat z_i = E_q[z_i \mid \hat z_1, \dots, \hat z_{i-1}, x] \quad \text{in the guide's order}
+
+    A distribution without a mean gives its draw. Arguments and result as for :func:`encode`.
+    """
+    return _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed)
+
+
+def _collect(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    read: Callable[[Site], Tensor],
+    handler: AbstractContextManager,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """What ``read`` gives of every latent site of the guide, run under a handler, over all data."""
     parts_of_data = as_data(data)
     split = parts_of_data.test if parts_of_data.test is not None else parts_of_data.train
     programs = as_programs(model, guide)
@@ -50,13 +82,29 @@ def encode(
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
         for batch in split.batches(batch_size):
             batch = {name: value.to(first["x"].device) for name, value in batch.items()}
-            trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
+            with handler:
+                trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
-                    parts.setdefault(name, []).append(mean_of(node).cpu())
+                    parts.setdefault(name, []).append(read(node).cpu())
     if not parts:
         raise InputError("the guide samples no latent site in a plate at dim -1: there is nothing to encode into")
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def _value_of(node: Site) -> Tensor:
+    return data_first(node["value"], node)
+
+
+class _AtMean(Messenger):
+    """Gives latent sites their distributions' means."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"]:
+            return
+        mean = mean_or_none(msg["fn"])
+        if mean is not None:
+            msg["value"], msg["done"] = mean, True
 
 
 class PrincipalComponents(NamedTuple):

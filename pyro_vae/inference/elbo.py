@@ -18,7 +18,8 @@ class ELBO(Objective):
     .. math:: -E_{q(z|x)}[\log p(x|z)] + \sum_i \max(\lambda_i, KL(q(z_i|\cdot) \,\|\, p(z_i|\cdot)))
 
     with z_i the latent sites and lambda_i the free bits of site i (0 if not given). The maximum is taken over the mean
-    over the batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15); below it a site's KL gives no gradient.
+    over the batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15); below it a site's KL gives no gradient. The terms
+    hold every site's KL raw, and clamped beside it where there are free bits.
 
     Args:
         num_particles: draws per datum for the expectation.
@@ -56,7 +57,7 @@ class ELBO(Objective):
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
         subsample = subsample_scale(pair)
-        log_likelihood, kl, loss = {}, {}, []
+        log_likelihood, kl, kl_clamped, loss = {}, {}, {}, []
         for name, site in pair.observed().items():
             raw = log_prob(site, scaled=False)
             weighted = scale_and_mask(raw, site["scale"], None)
@@ -68,21 +69,22 @@ class ELBO(Objective):
             raw, weighted = site_kl(q, p, analytic=name in analytic)
             raw_mean = pair.per_datum(raw, q).mean()
             term = pair.per_datum(weighted, q).mean() / self._subsample(q, subsample)
-            loss.append(term + self._free_bits_gap(name, raw_mean, q, subsample))
             kl[name] = raw_mean.detach()
+            free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
+            if free > 0.0:
+                term = term + self._free_bits_gap(free, raw_mean, q, subsample)
+                kl_clamped[name] = kl[name].clamp(min=free)
+            loss.append(term)
         self._check_free_bits(kl)
-        return Terms(total(loss), log_likelihood, kl)
+        return Terms(total(loss), log_likelihood, kl, kl_clamped)
 
     @staticmethod
     def _subsample(site: dict, scale: float) -> float:
         """A subsampled plate scales its sites by full_size / size; the mean over data takes that back."""
         return scale if any(f.dim == -1 for f in site["cond_indep_stack"]) else 1.0
 
-    def _free_bits_gap(self, name: str, kl: torch.Tensor, site: dict, subsample: float) -> torch.Tensor | float:
+    def _free_bits_gap(self, free: float, kl: torch.Tensor, site: dict, subsample: float) -> torch.Tensor:
         """What lifts a KL below its free bits up to them: weight * (lambda - KL), which cancels its gradient."""
-        free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
-        if free == 0.0:
-            return 0.0
         weight = torch.as_tensor(site["scale"], device=kl.device).mean() / self._subsample(site, subsample)
         return weight * (free - kl).clamp(min=0)
 

@@ -28,18 +28,21 @@ class Terms:
         loss: scalar with gradient, nats per datum.
         log_likelihood: mean log p(x | z) of each data site, nats per datum, detached.
         kl: mean KL of each latent site, nats per datum, detached; raw: neither weighted nor clamped.
+        kl_clamped: max(free bits, KL) of each latent site that has free bits, nats per datum, detached.
     """
 
     loss: Tensor
     log_likelihood: dict[str, Tensor] = field(default_factory=dict)
     kl: dict[str, Tensor] = field(default_factory=dict)
+    kl_clamped: dict[str, Tensor] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor]:
-        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``."""
+        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``, ``kl_clamped/<site>``."""
         return (
             {"loss": self.loss.detach()}
             | {f"log_likelihood/{k}": v for k, v in self.log_likelihood.items()}
             | {f"kl/{k}": v for k, v in self.kl.items()}
+            | {f"kl_clamped/{k}": v for k, v in self.kl_clamped.items()}
         )
 
 

@@ -254,7 +254,20 @@ def test_manifold_says_why_it_does_not_apply(model, words, caplog):
 
 
 # ------------------------------------------------------------------ all of them
-ALL = ["training_curves", "reconstructions", "prior_samples", "latent_scatter", "manifold"]
+ALL = [
+    "training_curves",
+    "kl_heatmap",
+    "kl_per_unit",
+    "reconstructions",
+    "prior_samples",
+    "scaled_samples",
+    "interpolations",
+    "latent_scatter",
+    "layer_pca",
+    "aggregated_posterior",
+    "attribute_arithmetic",
+    "manifold",
+]  # and attribute_correlation, for latents of more than two dimensions
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 9), (8, 8)])
@@ -282,15 +295,17 @@ def test_what_does_not_apply_is_said_in_one_line_each(tmp_path, caplog):
     model, guide = pair((5, 4, 4), latent=3)
     with caplog.at_level(logging.INFO):
         written = figures.draw_all(model, guide, Data(data((5, 4, 4))), [], tmp_path)
-    assert [path.stem for path in written] == ["latent_scatter"]
+    drawn = ["kl_per_unit", "latent_scatter", "layer_pca", "aggregated_posterior", "attribute_correlation"]
+    assert [path.stem for path in written] == drawn
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("pyro_vae")]
-    assert len(lines) == 4 and all(line.startswith("no figure") for line in lines)
+    assert len(lines) == len(ALL) + 1 - len(drawn) and all(line.startswith("no figure") for line in lines)
 
 
 def test_a_model_that_needs_its_data_has_the_figures_that_do_not_generate(tmp_path, caplog):
     full, guide = pair((1, 8, 8))
     written = figures.draw_all(lambda x: full(x), guide, Data(data((1, 8, 8))), records(), tmp_path)
-    assert [path.stem for path in written] == ["training_curves", "reconstructions", "latent_scatter"]
+    drawn = ["training_curves", "kl_heatmap", "kl_per_unit", "reconstructions", "latent_scatter", "layer_pca"]
+    assert [path.stem for path in written] == drawn
     assert "give it an argument num_samples" in caplog.text
 
 
@@ -303,7 +318,14 @@ def test_a_model_that_needs_context_is_given_it_from_the_data(tmp_path):
 
     _, guide = pair((4, 4))
     written = figures.draw_all(model, guide, Data(data((4, 4))), records(), tmp_path)
-    assert "prior_samples" in [path.stem for path in written]
+    drawn = {path.stem for path in written}
+    assert drawn >= {
+        "prior_samples",
+        "scaled_samples",
+        "interpolations",
+        "aggregated_posterior",
+        "attribute_arithmetic",
+    }
 
 
 def test_an_unwritable_folder_is_said_and_nothing_is_left(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.latents import encode, principal_components
+from pyro_vae.evaluation.latents import encode, mean_path, posterior_samples, principal_components
 
 
 def points(n, dim, seed=0):
@@ -116,3 +116,30 @@ def test_principal_components_of_points_without_spread_and_of_integers():
 def test_principal_components_refuse(z, k, words):
     with pytest.raises(InputError, match=words):
         principal_components(z, k)
+
+
+def chain(x):
+    """z2 ~ N(x, 1), z1 ~ N(10 z2, 0.1), and a code that has no mean."""
+    with pyro.plate("data", len(x), dim=-1):
+        z2 = pyro.sample("z2", dist.Normal(x, 1.0).to_event(1))
+        pyro.sample("helper", dist.Normal(z2, 1.0).to_event(1), infer={"is_auxiliary": True})
+        with pyro.plate("inner", 2, dim=-2):
+            pyro.sample("z1", dist.Normal(10 * z2, 0.1).to_event(1))
+        pyro.sample("code", dist.Categorical(torch.ones(3)))
+
+
+def test_posterior_samples_belong_together():
+    x = points(400, 3)
+    drawn = posterior_samples(no_model, chain, x, batch_size=150)
+    assert {name: tuple(v.shape) for name, v in drawn.items()} == {"z2": (400, 3), "z1": (400, 2, 3), "code": (400,)}
+    noise = drawn["z2"] - x
+    assert 0.8 < noise.std() < 1.2
+    assert (drawn["z1"] - 10 * drawn["z2"][:, None]).std() < 0.12
+
+
+def test_mean_path_is_the_guide_without_its_noise():
+    x = points(20, 3)
+    path = mean_path(no_model, chain, x, batch_size=7)
+    assert torch.equal(path["z2"], x) and torch.equal(path["z1"], (10 * x)[:, None].expand(-1, 2, -1))
+    assert set(path["code"].tolist()) <= {0, 1, 2} and len(path) == 3
+    assert torch.equal(path["z1"], mean_path(no_model, chain, x, seed=1)["z1"])

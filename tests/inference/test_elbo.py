@@ -273,6 +273,21 @@ def test_free_bits_are_per_site():
     assert (both - plain).item() == pytest.approx(10 - kl["z1"].item() - kl["z2"].item(), abs=0.05)
 
 
+def test_the_clamped_kl_is_recorded_beside_the_raw_one():
+    model, guide, x = TwoLayerModel(), TwoLayerGuide(), torch.full((200,), 1.2, dtype=torch.float64)
+    for free_bits in ({"z2": 3.0, "z1": 0.0}, {"z2": 0.01, "z1": 3.0}, 5.0):
+        terms = terms_of(ELBO(free_bits=free_bits), model, guide, x)
+        per_site = free_bits if isinstance(free_bits, dict) else {"z2": free_bits, "z1": free_bits}
+        clamped = {k: max(free, terms.kl[k].item()) for k, free in per_site.items() if free}
+        assert {k: v.item() for k, v in terms.kl_clamped.items()} == clamped
+        assert all(value < 3 for value in terms.kl.values())
+        assert not any(v.requires_grad for v in terms.kl_clamped.values())
+        assert terms.named().keys() >= {f"kl_clamped/{name}" for name in clamped}
+        counted = sum((terms.kl | terms.kl_clamped).values())
+        assert terms.loss.item() == pytest.approx((counted - terms.log_likelihood["x"]).item())  # what the loss counts
+    assert not terms_of(ELBO(free_bits=5.0).for_validation(), model, guide, x).kl_clamped
+
+
 # ------------------------------------------------------------------------------ plates
 def test_a_subsampled_plate_gives_the_mean_over_the_data():
     def model(x):

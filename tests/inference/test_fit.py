@@ -77,6 +77,13 @@ def test_records_and_log(tmp_path):
     assert not result.model.training and not result.guide.training
 
 
+def test_free_bits_are_recorded_apart_from_the_raw_kl():
+    for r in train(objective=ELBO(free_bits=50.0)).records:
+        assert r["train/kl_clamped/z"] == pytest.approx(50.0) and 0 <= r["train/kl/z"] < 40
+        assert r["train/loss"] == pytest.approx(50.0 - r["train/log_likelihood/x"], rel=1e-5)
+        assert "validation/kl_clamped/z" not in r
+
+
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
 @pytest.mark.parametrize("weight", [0.25, 2.0])
 def test_kl_weight_acts_in_every_precision(precision, weight):

@@ -8,33 +8,52 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from pyro_vae.data import Data
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.figures.aggregated_posterior import aggregated_posterior
+from pyro_vae.evaluation.figures.attribute_arithmetic import attribute_arithmetic
+from pyro_vae.evaluation.figures.attribute_correlation import attribute_correlation
+from pyro_vae.evaluation.figures.interpolations import interpolations
+from pyro_vae.evaluation.figures.kl_heatmap import kl_heatmap
+from pyro_vae.evaluation.figures.kl_per_unit import kl_per_unit
 from pyro_vae.evaluation.figures.latent_scatter import latent_scatter
+from pyro_vae.evaluation.figures.layer_pca import layer_pca
 from pyro_vae.evaluation.figures.manifold import manifold, manifold_grid
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.figures.prior_samples import prior_samples
 from pyro_vae.evaluation.figures.reconstructions import reconstructions
+from pyro_vae.evaluation.figures.scaled_samples import scaled_samples
 from pyro_vae.evaluation.figures.training_curves import training_curves
-from pyro_vae.evaluation.generate import required_arguments
+from pyro_vae.evaluation.latent_statistics import latent_statistics
+from pyro_vae.evaluation.running import required_arguments
 from pyro_vae.files import write_atomically
 from pyro_vae.program import as_programs
 
 __all__ = [
+    "aggregated_posterior",
+    "attribute_arithmetic",
+    "attribute_correlation",
     "draw_all",
+    "interpolations",
+    "kl_heatmap",
+    "kl_per_unit",
     "latent_scatter",
+    "layer_pca",
     "manifold",
     "manifold_grid",
     "prior_samples",
     "reconstructions",
     "save_figure",
+    "scaled_samples",
     "training_curves",
 ]
 
 logger = logging.getLogger(__name__)
 DPI = 120
-NUM_PRIOR_SAMPLES = 64
+NUM_PRIOR_SAMPLES, NUM_SCALED_SAMPLES = 64, 10
+NUM_STATISTICS = 1000  # data of which the KL per unit is the mean
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -75,17 +94,34 @@ def draw_all(
     model, guide = as_programs(model, guide)
     split = data.test or data.validation or data.train
 
+    def context(n: int) -> dict[str, Tensor] | None:
+        return pick(split, n, seed) if required_arguments(model) else None
+
     def from_the_prior() -> Figure | None:
-        if not required_arguments(model):
-            return prior_samples(model, NUM_PRIOR_SAMPLES, seed)
-        context = pick(split, NUM_PRIOR_SAMPLES, seed)
-        return prior_samples(model, len(context["x"]), seed, context)
+        batch = context(NUM_PRIOR_SAMPLES)
+        return prior_samples(model, len(batch["x"]) if batch else NUM_PRIOR_SAMPLES, seed, batch)
+
+    def from_scaled_priors() -> Figure | None:
+        batch = context(NUM_SCALED_SAMPLES)
+        return scaled_samples(model, n=len(batch["x"]) if batch else NUM_SCALED_SAMPLES, seed=seed, batch=batch)
+
+    def of_units() -> Figure | None:
+        some = Split(pick(split, NUM_STATISTICS, seed), name=split.name)
+        return kl_per_unit(latent_statistics(model, guide, some, vectorize=False, seed=seed))
 
     figures: dict[str, Callable[[], Figure | None]] = {
         "training_curves": lambda: training_curves(records),
+        "kl_heatmap": lambda: kl_heatmap(records),
+        "kl_per_unit": of_units,
         "reconstructions": lambda: reconstructions(model, guide, split, seed=seed),
         "prior_samples": from_the_prior,
+        "scaled_samples": from_scaled_priors,
+        "interpolations": lambda: interpolations(model, guide, split, seed=seed),
         "latent_scatter": lambda: latent_scatter(model, guide, split, seed=seed),
+        "layer_pca": lambda: layer_pca(model, guide, split, seed=seed),
+        "aggregated_posterior": lambda: aggregated_posterior(model, guide, split, seed=seed),
+        "attribute_arithmetic": lambda: attribute_arithmetic(model, guide, split, seed=seed),
+        "attribute_correlation": lambda: attribute_correlation(model, guide, split, seed=seed),
         "manifold": lambda: manifold(model),
     }
     written = []

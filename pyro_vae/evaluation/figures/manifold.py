@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.figures.images import is_image, mosaic
-from pyro_vae.evaluation.generate import decode, in_data_plate, quiet, trace_without_data
+from pyro_vae.evaluation.generate import decode
+from pyro_vae.evaluation.nodes import in_data_plate
+from pyro_vae.evaluation.running import quiet, trace_without_data
 from pyro_vae.program import Program
 from pyro_vae.traces import Site, is_latent
 

@@ -1,0 +1,99 @@
+"""A datum with more, or less, of an attribute."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.attributes import AttributeVectors, attribute_vectors
+from pyro_vae.evaluation.figures.grid import grid, is_drawable
+from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.evaluation.interpolation import decode_path
+from pyro_vae.evaluation.latents import mean_path
+
+logger = logging.getLogger(__name__)
+MAX_ROWS = 20
+ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+
+
+def attribute_arithmetic(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    alphas: Sequence[float] = ALPHAS,
+    labels: str = "y",
+    datum: int = 0,
+    max_data: int = 5000,
+    seed: int = 0,
+) -> Figure | None:
+    """Means of p(x | z + alpha v_a), z the posterior mean of one datum, v_a the vector of an attribute: a row each.
+
+    Args:
+        model, guide: the programs; context that they need is that of the datum.
+        split: labelled data, of which ``max_data`` at even distances give the vectors.
+        alphas: how much of each vector is added.
+        labels: name of the labels in the split: integer classes ``(n,)`` or 0s and 1s ``(n, attributes)``.
+        datum: index of the datum that is changed.
+        max_data: at most so many.
+        seed: of draws.
+
+    Returns:
+        the figure, or None (and a line in the log) for data without such labels or that are neither images nor vectors,
+        or latents that are not real.
+
+    Raises:
+        InputError: for an attribute that all data have, or none; and a model that cannot be run without data.
+
+    Source: Hou et al. 2016, arXiv:1610.00291.
+    """
+    if not is_drawable(split.shape):
+        logger.info("no figure of attributes: data of shape %s are neither images nor vectors", split.shape)
+        return None
+    found = vectors_of(model, guide, split, labels, max_data, seed)
+    if found is None:
+        return None
+    one = split.batch(slice(datum, datum + 1), torch.Generator(split.device).manual_seed(seed))
+    start = mean_path(model, guide, one, seed=seed)
+    names = next(iter(found.values())).names[:MAX_ROWS]
+    alpha = torch.tensor(list(alphas))
+    path = {}
+    for site, (_, vectors) in found.items():
+        moves = vectors[:MAX_ROWS, None] * alpha.reshape(-1, *(1,) * (vectors.dim() - 1))  # (rows, alphas, *event)
+        path[site] = start[site][:, None] + moves
+    context = {k: v.expand(len(names), *v.shape[1:]) for k, v in one.items() if k != "x"}
+    decoded = decode_path(model, path, seed=seed, batch=context)  # (rows, alphas, *shape)
+    rows, columns = [str(name) for name in names], [f"{a:+g}" if a else "0" for a in alphas]
+    title = f"{split.name}: mean of p(x | z + α v), z of datum {datum}"
+    return grid(decoded, title, rows=rows, columns=columns, axis=f"attribute vector v ({labels})")
+
+
+def vectors_of(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, labels: str, max_data: int, seed: int
+) -> Mapping[str, AttributeVectors] | None:
+    """The attribute vectors of every real-valued site, or None (and a line in the log) if there are none.
+
+    Args:
+        model, guide, split, labels, max_data, seed: as for :func:`attribute_arithmetic`.
+    """
+    batch = pick(split, max_data, seed)
+    reason = "" if labels in batch else f"the data have no labels '{labels}'"
+    if not reason and not _is_label(batch[labels]):
+        reason = f"'{labels}' holds neither integer classes nor a matrix of 0s and 1s"
+    latents = {} if reason else mean_path(model, guide, batch, seed=seed)
+    latents = {name: z for name, z in latents.items() if z.is_floating_point()}
+    if not latents:
+        logger.info("no figure of attributes: %s", reason or "no latent site is real-valued")
+        return None
+    return {name: attribute_vectors(z, batch[labels].cpu()) for name, z in latents.items()}
+
+
+def _is_label(y: Tensor) -> bool:
+    if y.dim() == 1:
+        return not y.is_floating_point() and y.dtype != torch.bool
+    return y.dim() == 2 and bool(((y == 0) | (y == 1)).all())

@@ -1,0 +1,71 @@
+"""From one datum to another through latent space."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from pyro_vae.data import Split
+from pyro_vae.errors import unknown
+from pyro_vae.evaluation.figures.grid import grid, is_drawable
+from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.evaluation.interpolation import Kind, decode_path, interpolate
+from pyro_vae.evaluation.latents import mean_path
+
+logger = logging.getLogger(__name__)
+
+
+def interpolations(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    kind: Kind = "spherical",
+    pairs: int = 8,
+    steps: int = 9,
+    sites: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Figure | None:
+    """Rows of means of p(x | z), z on the way between the posterior means of two data, which stand at both ends.
+
+    Args:
+        model, guide: the programs; context that they need (labels) is that of the datum at the left.
+        split: the data, of which ``2 * pairs`` at even distances are drawn.
+        kind: ``"linear"`` or ``"spherical"``, see :func:`pyro_vae.evaluation.interpolation.interpolate`.
+        pairs: rows.
+        steps: points on the way, both ends included.
+        sites: latent sites to move; all with real values, if None. The others are drawn from the model, with one noise
+            for a row.
+        seed: of draws.
+
+    Returns:
+        the figure, or None (and a line in the log) if there are no two data, no real-valued latents, or data that are
+        neither images nor vectors.
+
+    Raises:
+        InputError: for an unknown site or kind, fewer than 2 steps, and a model that cannot be run without data.
+    """
+    if not is_drawable(split.shape):
+        logger.info("no figure of interpolations: data of shape %s are neither images nor vectors", split.shape)
+        return None
+    batch = pick(split, 2 * pairs, seed)
+    half = len(batch["x"]) // 2
+    latents = mean_path(model, guide, batch, seed=seed)
+    for name in sites or ():
+        if name not in latents:
+            raise unknown("latent site", name, latents)
+    chosen = list(sites) if sites else [name for name, z in latents.items() if z.is_floating_point()]
+    if half < 1 or not chosen:
+        logger.info("no figure of interpolations: %s", "no latent site is real-valued" if half else "one datum only")
+        return None
+    path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}
+    context = {name: value[:half] for name, value in batch.items() if name != "x"}
+    decoded = decode_path(model, path, seed=seed, batch=context)  # (half, steps, *shape)
+    x = batch["x"].cpu()
+    values = torch.cat([x[:half, None], decoded, x[half : 2 * half, None]], 1)
+    columns = ["datum", *(f"{i / (steps - 1):.3g}" for i in range(steps)), "datum"]
+    moved = "" if sites is None else f" of {', '.join(chosen)}"
+    return grid(values, f"{split.name}: {kind} interpolation{moved}, mean of p(x | z)", columns=columns)

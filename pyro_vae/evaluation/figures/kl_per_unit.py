@@ -1,0 +1,58 @@
+"""How the KL of a latent site is shared among its units."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.evaluation.figures.panels import from_the_top, panels
+from pyro_vae.evaluation.latent_statistics import ACTIVE, LatentStatistics, SiteStatistics
+
+logger = logging.getLogger(__name__)
+DEAD = 0.01  # nats: below, the axis is linear, above logarithmic
+
+
+def kl_per_unit(statistics: LatentStatistics) -> Figure | None:
+    """A panel per latent site, the top one first: the raw KL of its units in falling order, active ones in colour.
+
+    Args:
+        statistics: as from :func:`pyro_vae.evaluation.latent_statistics`.
+
+    Returns:
+        the figure, or None (and a line in the log) if there is no latent site.
+    """
+    if not statistics.sites:
+        logger.info("no figure of the KL per unit: there is no latent site")
+        return None
+    figure, places = panels(len(statistics.sites), 4.2, 3.2)
+    highest = max(site.kl_per_unit.max().item() for site in statistics.sites.values())
+    for axes, name in zip(places, from_the_top(statistics.sites), strict=True):
+        _draw(axes, name, statistics.sites[name])
+        axes.set_ylim(0, max(1.5 * highest, 10 * DEAD))
+    handles = [Patch(color="C0", label=f"active: variance of the posterior mean over data > {ACTIVE:g}")]
+    handles.append(Patch(color="0.65", label="not active"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(places) > 1 else 1, fontsize="small")
+    figure.suptitle(f"{statistics.split}: raw KL of the units, mean over {statistics.num_data} data")
+    return figure
+
+
+def _draw(axes: Axes, name: str, site: SiteStatistics) -> None:
+    kl, order = site.kl_per_unit.flatten().sort(descending=True)
+    matching = site.active is not None and site.active.shape == site.kl_per_unit.shape
+    active = site.active.flatten()[order] if matching else torch.ones(len(kl), dtype=torch.bool)
+    edges = torch.arange(len(kl) + 1) + 0.5
+    axes.stairs(kl.numpy(), edges.numpy(), fill=True, color="0.65")
+    axes.stairs(torch.where(active, kl, 0.0).numpy(), edges.numpy(), fill=True, color="C0")
+    told = "" if site.active is None else f"{site.num_active} of {site.active.numel()} units active, "
+    axes.set_title(f"{name}: {told}{site.kl:.2f} nats", fontsize="medium")
+    axes.set_yscale("symlog", linthresh=DEAD, linscale=0.3)
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set(xlabel="unit, by KL", ylabel="KL (nats per datum)", xlim=(0.5, len(kl) + 0.5))
+    axes.grid(axis="y", alpha=0.3)
