@@ -21,9 +21,9 @@ from pyro_vae.networks.leading import check_event_shape
 class BIVAGuide(PyroModule):
     r"""q(z | x) = prod_i q(z_i^BU | x, z_{<i}^BU)  q(z_L | x, z^BU)  prod_i q(z_i^TD | x, z^BU, z_{>i}^TD).
 
-    Upward, u_i = f_i(u_{i-1} + g(z_{i-1}^BU)) gives q(z_i^BU | .) and, at the top, q(z_L | .). Downward the model's own
-    deterministic path is run with these latents; its state h_i merged with u_i gives q(z_i^TD | .). Its top-down weights are
-    so shared by model and guide.
+    Upward, u_i = f_i(u_{i-1} + g(z_{i-1}^BU)) gives q(z_i^BU | .) and, at the top, q(z_L | .). Downward the model's
+    own deterministic path is run with these latents; its state h_i merged with u_i gives q(z_i^TD | .). Its top-down
+    weights are so shared by model and guide.
 
     Args:
         model: the generative program.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ class HierarchicalGuide(PyroModule):
         sizes = vectors_bottom_up(latents)  # z1, …, zL
         check_layers(list(sizes.values()), hidden_dims)
         self.names = list(sizes)
-        inputs = [self.data_shape.numel(), *sizes.values()]
+        inputs = [math.prod(self.data_shape), *sizes.values()]
         self.conditionals = nn.ModuleList(
             GaussianMLP(below, [width] * num_hidden, size, activation, batch_norm)
             for below, width, size in zip(inputs[:-1], hidden_dims, sizes.values(), strict=True)

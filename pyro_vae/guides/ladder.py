@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -22,10 +23,10 @@ Merge = Literal["precision", "residual"]
 
 
 class LadderGuide(PyroModule):
-    r"""q(z | x) = q(z_L | x) prod_i q(z_i | z_{i+1}, x) on a deterministic upward path d_1 = f_1(x), d_i = f_i(d_{i-1}).
+    r"""q(z | x) = q(z_L | x) prod_i q(z_i | z_{i+1}, x), on an upward path d_1 = f_1(x), d_i = f_i(d_{i-1}).
 
-    Each d_i gives a Gaussian (mu^_i, sigma^2_i). The top layer is q(z_L | x) = N(mu^_L, sigma^2_L); below, evidence meets
-    the model's conditional p(z_i | z_{i+1}) = N(mu_p, sigma_p^2), by precision
+    Each d_i gives a Gaussian (mu^_i, sigma^2_i). The top layer is q(z_L | x) = N(mu^_L, sigma^2_L); below, evidence
+    meets the model's conditional p(z_i | z_{i+1}) = N(mu_p, sigma_p^2), by precision
 
     .. math:: 1/\sigma^2 = 1/\hat\sigma^2 + 1/\sigma_p^2, \quad \mu = \sigma^2(\hat\mu/\hat\sigma^2 + \mu_p/\sigma_p^2)
 
@@ -36,14 +37,14 @@ class LadderGuide(PyroModule):
         model: the generative program; its latent sites, in the reverse of the order in which it draws them, are
             z_1, …, z_L (Gaussian vectors).
         hidden_dims: width of the layers of f_1, …, f_L.
-        num_hidden: layers in each of them, at least one.
+        num_hidden: layers in each of them (0: every Gaussian is a linear map of x).
         activation: nonlinearity, by name.
         batch_norm: normalize every layer, the heads included.
         merge: ``"precision"`` (ladder VAE) or ``"residual"`` (NVAE).
 
     Raises:
-        InputError: if the model's latents are not Gaussian vectors in the data plate, or not as many as hidden_dims; for
-            an unknown merge.
+        InputError: if the model's latents are not Gaussian vectors in the data plate, or not as many as hidden_dims;
+            for an unknown merge.
 
     Source: Sønderby et al. 2016, arXiv:1602.02282; Vahdat & Kautz 2020, arXiv:2007.03898 (residual).
     """
@@ -64,13 +65,14 @@ class LadderGuide(PyroModule):
         sizes = vectors_bottom_up(latents)  # z1, …, zL
         check_layers(list(sizes.values()), hidden_dims)
         self.names, self.merge, self.model = list(sizes), MERGES[merge], model
-        widths = [self.data_shape.numel(), *hidden_dims]
+        pixels = math.prod(self.data_shape)
+        widths = [pixels, *(hidden_dims if num_hidden else [pixels] * len(hidden_dims))]
         self.upward = nn.ModuleList(
             hidden_layers([before] + [width] * num_hidden, activation, batch_norm)
             for before, width in itertools.pairwise(widths)
         )
         self.heads = nn.ModuleList(
-            GaussianHead(width, size, batch_norm) for width, size in zip(hidden_dims, sizes.values(), strict=True)
+            GaussianHead(width, size, batch_norm) for width, size in zip(widths[1:], sizes.values(), strict=True)
         )
 
     def forward(self, x: Tensor, **context: Any) -> None:

@@ -14,7 +14,9 @@ from pyro_vae.errors import InputError
 from pyro_vae.program import Program
 
 
-def data_and_latent_shapes(model: Callable[..., Any], data_site: str) -> tuple[torch.Size, dict[str, torch.Size]]:
+def data_and_latent_shapes(
+    model: Callable[..., Any], data_site: str
+) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
     """Event shapes of the data site and of the latent sites, in the order in which the model draws them.
 
     The model is run once without data, in evaluation mode; modes and random state are put back.
@@ -45,10 +47,10 @@ def data_and_latent_shapes(model: Callable[..., Any], data_site: str) -> tuple[t
             )
         if not any(frame.dim == -1 for frame in site["cond_indep_stack"]):
             raise InputError(f"latent site '{name}' is outside the data plate at dim -1")
-        latents[name] = site["fn"].event_shape
+        latents[name] = tuple(site["fn"].event_shape)
     if not latents:
         raise InputError("the model has no latent site for a guide to sample")
-    return sites[data_site]["fn"].event_shape, latents
+    return tuple(sites[data_site]["fn"].event_shape), latents
 
 
 def _is_real(support: Any) -> bool:
@@ -57,7 +59,7 @@ def _is_real(support: Any) -> bool:
     return support in (dist.constraints.real, dist.constraints.real_vector)
 
 
-def vectors_bottom_up(latents: Mapping[str, torch.Size]) -> dict[str, int]:
+def vectors_bottom_up(latents: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Sizes of latent vectors, the one nearest to the data first: the reverse of the order of drawing.
 
     Raises:
@@ -65,5 +67,5 @@ def vectors_bottom_up(latents: Mapping[str, torch.Size]) -> dict[str, int]:
     """
     for name, shape in latents.items():
         if len(shape) != 1:
-            raise InputError(f"latent site '{name}' has event shape {tuple(shape)}; this guide needs vectors (dim,)")
-    return {name: latents[name].numel() for name in reversed(latents)}
+            raise InputError(f"latent site '{name}' has event shape {shape}; this guide needs vectors (dim,)")
+    return {name: latents[name][0] for name in reversed(latents)}

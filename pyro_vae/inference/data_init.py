@@ -19,9 +19,10 @@ def initialize_from_data(model: Program, guide: Program, batch: Batch) -> int:
 
     .. math:: g \leftarrow g / \sigma[t], \quad b \leftarrow (b - \mu[t]) / \sigma[t]
 
-    with t a layer's output at its first call, its inputs being those of layers that are initialized already. It is done
-    once in a layer's life: layers are those with ``torch.nn.utils.parametrizations.weight_norm`` and a buffer
-    ``initialized`` that is False. Of convolutions mean and variance go over pixels too. The random state is left as it was.
+    with t a layer's output at its first call, its inputs being those of layers that are initialized already. It is
+    done once in a layer's life: layers are those with ``torch.nn.utils.parametrizations.weight_norm`` and a buffer
+    ``initialized`` that is False. Of convolutions mean and variance go over pixels too. The random state is left as
+    it was.
 
     Args:
         model, guide: programs, run once, the guide first.

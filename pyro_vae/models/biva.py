@@ -26,7 +26,8 @@ class BIVA(GenerativeModel):
         d_i = h_i + g_i(z_i^{BU}, z_i^{TD}), \quad x \sim likelihood(decoder(d_1))
 
     with f_i gated residual blocks, d_{i+2} their skip connection, d_L = g_L(z_L). Sites: ``z1_bu``, ``z1_td``, …,
-    ``zL``, ``x``: 2 L - 1 latents. Linear maps have weight normalization, which ``fit`` initializes from the first batch.
+    ``zL``, ``x``: 2 L - 1 latents. Linear maps have weight normalization, which ``fit`` initializes from the first
+    batch.
 
     Args:
         data_shape: shape of one datum, (channels, height, width) or (features,).
