@@ -5,7 +5,8 @@ Hand-written variants: eager with torch's default Adam; with fused Adam; the los
 where that package is installed. Ours: as ``fit`` runs them, eager, recorded and compiled. ``--device cuda`` adds the
 hand-written step captured as a CUDA graph, the floor. Last, ``fit`` end to end (shuffling, dynamic
 binarization, metrics, progress) against the bare compiled step. Ratios refer to the fastest hand-written variant.
-``--quick`` times the first case only, unless ``--case`` names others.
+``--quick`` times the first case only, unless ``--case`` names others. The hierarchies of published size are timed when
+``--case`` names them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unittest import mock
 import common
 import pyro
 import torch
+from hierarchy_cases import PUBLISHED
 from lightning_fabric import Fabric
 from step_cases import CASES, PIXELS, SHAPE, Case, mlp_case
 from torch import Tensor, nn
@@ -164,11 +166,12 @@ def case_rows(name: str, options: Any, repeats: int, count: int) -> list[dict[st
     pyro.clear_param_store()
     torch.manual_seed(0)
     x = (torch.rand(100, *SHAPE, device=options.device) < 0.3).float()
-    by_hand = hand_written(CASES[name](), x)
+    make = (CASES | PUBLISHED)[name]
+    by_hand = hand_written(make(), x)
     variants = dict(by_hand)
-    variants["pyro.infer.SVI"] = plain_svi(_to(CASES[name](), x), x)
+    variants["pyro.infer.SVI"] = plain_svi(_to(make(), x), x)
     for mode, label in (("off", "ours, eager"), ("graph", "ours, recorded"), ("full", "ours, compiled")):
-        variants[label] = ours(CASES[name](), x, mode)
+        variants[label] = ours(make(), x, mode)
     variants = {label: times(run, count) for label, run in variants.items()}
     peer = pythae_steps(x, count) if name == "MLP VAE" else None
     if peer is not None:
@@ -219,7 +222,7 @@ def fit_rows(options: Any, epochs: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("--case", choices=[*CASES, "fit"], action="append", help="only these")
+    parser.add_argument("--case", choices=[*CASES, *PUBLISHED, "fit"], action="append", help="only these")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -229,6 +232,8 @@ def main() -> None:
         print(f"{name} ...", file=sys.stderr)
         if name == "fit":
             rows += fit_rows(options, 10 if options.quick else 40)
+        elif name in PUBLISHED:  # seconds a step, on a CPU
+            rows += case_rows(name, options, 3 if options.quick else 7, 2 if name.startswith("ladder") else 1)
         else:
             few = name in ("convolutional VAE", "IWAE, K = 50")
             rows += case_rows(name, options, repeats, max(2, count // 10) if few else count)

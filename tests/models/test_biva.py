@@ -3,10 +3,12 @@
 import pytest
 import torch
 from pyro import poutine
+from torch import nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
 from pyro_vae.guides import BIVAGuide
+from pyro_vae.inference import ELBO
 from pyro_vae.models import BIVA, VAE
 from pyro_vae.models.biva import stage_shapes
 from pyro_vae.program import Program
@@ -75,6 +77,41 @@ def test_the_residual_form_starts_from_the_models_conditional():
             head.linear.linear.bias[head.linear.linear.bias.numel() // 2 :] = torch.tensor(1.0 - 1e-5).expm1().log()
     bound = elbo(model, guide, batch)
     assert all(bound.kl[f"z{i}_td"].abs().max() < 1e-4 for i in (1, 2))
+
+
+def test_the_loss_is_that_of_the_equations_written_out():
+    """With the same random numbers: one pass up, one pass down, every Gaussian's KL by hand."""
+    model, guide, batch = pair((2, 1, 2))
+    m, g, x = model.program, guide.program, batch["x"]
+
+    def normal_kl(q, p):
+        ratio = (q.scale / p.scale).square()
+        return 0.5 * (ratio + ((q.loc - p.loc) / p.scale).square() - 1 - ratio.log()).sum()
+
+    def draw(q):
+        return q.loc + q.scale * torch.randn_like(q.loc)
+
+    torch.manual_seed(4)
+    u1 = g.upward[0](x)
+    q1 = g.heads_bu[0](u1)
+    bu1 = draw(q1)
+    u2 = g.upward[1](u1 + g.inject[0](bu1))
+    q2 = g.heads_bu[1](u2)
+    bu2 = draw(q2)
+    q3 = g.heads_bu[2](g.upward[2](u2 + g.inject[1](bu2)))
+    d3 = m.top(draw(q3))
+    kl = (0.5 * (q3.loc.square() + q3.scale.square() - 1) - q3.scale.log()).sum()
+    h2 = m.states[1](d3, None)
+    q = g.heads_td[1](g.merge[1](h2, u2))
+    kl = kl + normal_kl(q, m.priors_td[1](h2)) + (q2.log_prob(bu2) - m.priors_bu[1](h2).log_prob(bu2)).sum()
+    h1 = m.states[0](h2 + m.inject[1](torch.cat([bu2, draw(q)], -1)), d3)
+    q = g.heads_td[0](g.merge[0](h1, u1))
+    kl = kl + normal_kl(q, m.priors_td[0](h1)) + (q1.log_prob(bu1) - m.priors_bu[0](h1).log_prob(bu1)).sum()
+    logits = m.decoder(h1 + m.inject[0](torch.cat([bu1, draw(q)], -1)))
+    log_x = (x * logits - nn.functional.softplus(logits)).sum()
+    torch.manual_seed(4)
+    loss = ELBO()(model, guide)(**batch)
+    torch.testing.assert_close(loss, (kl - log_x) / len(x), rtol=1e-5, atol=1e-4)
 
 
 def test_errors():
