@@ -1,7 +1,7 @@
 """The ladder VAE and BIVA at their published sizes, for ``step.py``: ours beside the same loss by hand.
 
-The hand-written losses use modules of the same classes as the pair's (what is compared is how a step is run, not how a layer
-is written), run the top-down path once, and call nothing of Pyro.
+The hand-written losses use modules of the same classes as the pair's (what is compared is how a step is run, not how a
+layer is written), run the top-down path once, and call nothing of Pyro.
 """
 
 from __future__ import annotations
