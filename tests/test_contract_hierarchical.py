@@ -33,7 +33,7 @@ class TestTwoLayers(PairContract):
     """The sizes' scheme of IWAE's two-layer model, on vectors."""
 
     def make_pair(self):
-        model = HierarchicalVAE((7,), (3, 2), (8, 6), 2, likelihoods.Gaussian(0.5), activation="tanh")
+        model = HierarchicalVAE((7,), (3, 2), (8, 6), 2, likelihood=likelihoods.Gaussian(0.5), activation="tanh")
         x = torch.randn(16, 2) @ torch.randn(2, 7)
         return model, HierarchicalGuide(model, (8, 6), activation="tanh"), {"x": x}
 
@@ -48,6 +48,13 @@ class TestLadderVAEWithBatchNorm(PairContract):
     def make_pair(self):
         model = HierarchicalVAE(SHAPE, (4, 3, 2), **SIZES, batch_norm=True)
         return model, LadderGuide(model, **SIZES, batch_norm=True), images(64)  # batch statistics need a batch
+
+
+class TestConvolutionalLadderVAE(PairContract):
+    def make_pair(self):
+        sizes = {**SIZES, "channels": (4, 6)}
+        model = HierarchicalVAE(SHAPE, (4, 3, 2), **sizes)
+        return model, LadderGuide(model, **sizes), images()
 
 
 class TestLadderVAEResidual(PairContract):

@@ -15,6 +15,9 @@ from pyro_vae.errors import unknown
 from pyro_vae.guides.sites import data_and_latent_shapes, vectors_bottom_up
 from pyro_vae.guides.top_down import draw_top_down
 from pyro_vae.models.hierarchical import check_layers
+from pyro_vae.networks.activations import activation as make_activation
+from pyro_vae.networks.batch_norm import FeatureNorm
+from pyro_vae.networks.conv import ConvEncoder
 from pyro_vae.networks.gaussian import GaussianHead
 from pyro_vae.networks.leading import check_event_shape
 from pyro_vae.networks.mlp import hidden_layers
@@ -38,6 +41,7 @@ class LadderGuide(PyroModule):
             z_1, …, z_L (Gaussian vectors).
         hidden_dims: width of the layers of f_1, …, f_L.
         num_hidden: layers in each of them (0: every Gaussian is a linear map of x).
+        channels: of strided convolutions between x and f_1, finest first; none: no convolutions.
         activation: nonlinearity, by name.
         batch_norm: normalize every layer, the heads included.
         merge: ``"precision"`` (ladder VAE) or ``"residual"`` (NVAE).
@@ -54,6 +58,7 @@ class LadderGuide(PyroModule):
         model: Callable[..., Any],
         hidden_dims: Sequence[int] = (512, 256, 128, 64, 32),
         num_hidden: int = 2,
+        channels: Sequence[int] = (),
         activation: str = "leaky_relu_tenth",
         batch_norm: bool = False,
         merge: Merge = "precision",
@@ -65,8 +70,8 @@ class LadderGuide(PyroModule):
         sizes = vectors_bottom_up(latents)  # z1, …, zL
         check_layers(list(sizes.values()), hidden_dims)
         self.names, self.merge, self.model = list(sizes), MERGES[merge], model
-        pixels = math.prod(self.data_shape)
-        widths = [pixels, *(hidden_dims if num_hidden else [pixels] * len(hidden_dims))]
+        self.bottom, bottom = first_map(self.data_shape, channels, hidden_dims[0], activation, batch_norm)
+        widths = [bottom, *(hidden_dims if num_hidden else [bottom] * len(hidden_dims))]
         self.upward = nn.ModuleList(
             hidden_layers([before] + [width] * num_hidden, activation, batch_norm)
             for before, width in itertools.pairwise(widths)
@@ -78,7 +83,7 @@ class LadderGuide(PyroModule):
     def forward(self, x: Tensor, **context: Any) -> None:
         """Sample z_L, …, z_1 given data ``x`` (batch, *data_shape)."""
         check_event_shape(x, self.data_shape, "guide")
-        d, evidence = x.flatten(1), {}  # (batch, pixels)
+        d, evidence = self.bottom(x), {}  # (batch, pixels or features)
         for name, layers, head in zip(self.names, self.upward, self.heads, strict=True):
             d = layers(d)  # (batch, width)
             evidence[name] = head(d)  # N (batch, dim of z_i)
@@ -87,6 +92,17 @@ class LadderGuide(PyroModule):
             return evidence[name] if name == self.names[-1] else self.merge(evidence[name], p)
 
         draw_top_down(self.model, posterior, self.names, {"x": x, **context})
+
+
+def first_map(
+    data_shape: tuple[int, ...], channels: Sequence[int], width: int, activation: str, batch_norm: bool
+) -> tuple[nn.Module, int]:
+    """What makes a vector of a datum, and that vector's size: flattening, or convolutions and a dense layer."""
+    if not channels:
+        return nn.Flatten(), math.prod(data_shape)
+    norm = [FeatureNorm(width)] if batch_norm else []
+    convolutions = ConvEncoder(data_shape, channels, width, activation)
+    return nn.Sequential(convolutions, *norm, make_activation(activation)), width
 
 
 def by_precision(evidence: dist.Normal, p: dist.Normal) -> dist.Normal:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
+from pyro_vae.networks.conv import ConvDecoder
 from pyro_vae.networks.gaussian import GaussianMLP
-from pyro_vae.networks.mlp import MLPDecoder
+from pyro_vae.networks.mlp import MLPDecoder, hidden_layers
 
 
 class HierarchicalVAE(GenerativeModel):
@@ -29,6 +30,7 @@ class HierarchicalVAE(GenerativeModel):
         latent_dims: dimensions of z_1, …, z_L.
         hidden_dims: width of the layers between x and z_1, between z_1 and z_2, …: as many as latent_dims.
         num_hidden: layers in each of these networks (0: linear maps).
+        channels: of strided convolutions between x and these layers, finest first; none: no convolutions.
         likelihood: p(x | decoder features); Bernoulli if not given.
         activation: nonlinearity, by name.
         batch_norm: normalize every layer but the output of x.
@@ -47,6 +49,7 @@ class HierarchicalVAE(GenerativeModel):
         latent_dims: Sequence[int] = (64, 32, 16, 8, 4),
         hidden_dims: Sequence[int] = (512, 256, 128, 64, 32),
         num_hidden: int = 2,
+        channels: Sequence[int] = (),
         likelihood: Likelihood | None = None,
         activation: str = "leaky_relu_tenth",
         batch_norm: bool = False,
@@ -56,10 +59,15 @@ class HierarchicalVAE(GenerativeModel):
         check_layers(latent_dims, hidden_dims)
         self.data_shape, self.latent_dims = tuple(data_shape), tuple(latent_dims)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
-        channels, *rest = self.data_shape
-        features = (self.likelihood.num_parameters * channels, *rest)
+        features = (self.likelihood.num_parameters * self.data_shape[0], *self.data_shape[1:])
         hidden = [[width] * num_hidden for width in hidden_dims]
-        self.decoder = MLPDecoder(latent_dims[0], hidden[0], features, activation, batch_norm)
+        if channels:
+            widths = [latent_dims[0], *hidden[0]]
+            self.below = hidden_layers(widths, activation, batch_norm)
+            self.decoder: nn.Module = ConvDecoder(widths[-1], channels[::-1], features, activation)
+        else:
+            self.below = nn.Identity()
+            self.decoder = MLPDecoder(latent_dims[0], hidden[0], features, activation, batch_norm)
         self.conditionals = nn.ModuleList(  # p(z_i | z_{i+1}), i = 1 … L-1
             GaussianMLP(above, widths, size, activation, batch_norm)
             for (size, above), widths in zip(itertools.pairwise(latent_dims), hidden[1:], strict=True)
@@ -77,7 +85,7 @@ class HierarchicalVAE(GenerativeModel):
             z = pyro.sample(f"z{len(self.latent_dims)}", self.prior())  # (..., batch, latent_dims[-1])
             for i in range(len(self.latent_dims) - 1, 0, -1):
                 z = pyro.sample(f"z{i}", self.conditionals[i - 1](z).to_event(1))  # (..., batch, latent_dims[i-1])
-            features = self.decoder(z)  # (..., batch, P * channels, height, width)
+            features = self.decoder(self.below(z))  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
 
 

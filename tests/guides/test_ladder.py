@@ -40,7 +40,7 @@ def linear_pair(seed=0):
     w = torch.linalg.qr(normal(DATA, LATENT)).Q * torch.tensor([2.0, 1.0, 0.5])
     b, a, slope = normal(DATA), normal(LATENT), normal(LATENT)
     s = torch.tensor([0.3, 0.7, 1.2], dtype=torch.float64)
-    model = HierarchicalVAE((DATA,), (LATENT, LATENT), (1, 1), 0, Gaussian(NOISE)).double()
+    model = HierarchicalVAE((DATA,), (LATENT, LATENT), (1, 1), 0, likelihood=Gaussian(NOISE)).double()
     guide = LadderGuide(model, (1, 1), 0).double()
 
     def set_head(head, matrix, bias, variance):
@@ -114,7 +114,7 @@ def test_evidence_without_weight_leaves_the_models_conditional():
 
 
 def test_the_decoder_of_x_is_not_run_by_the_guide():
-    model = HierarchicalVAE((DATA,), (3, 2), (8, 6), 1, Gaussian())
+    model = HierarchicalVAE((DATA,), (3, 2), (8, 6), 1, likelihood=Gaussian())
     guide = LadderGuide(model, (8, 6), 1)
     calls = []
     model.decoder.register_forward_hook(lambda *_: calls.append("x"))
@@ -125,7 +125,7 @@ def test_the_decoder_of_x_is_not_run_by_the_guide():
 
 
 def test_top_down_weights_are_the_models_own():
-    model = HierarchicalVAE((DATA,), (3, 2), (8, 6), 1, Gaussian())
+    model = HierarchicalVAE((DATA,), (3, 2), (8, 6), 1, likelihood=Gaussian())
     ours = {id(p) for p in LadderGuide(model, (8, 6), 1).parameters()}
     assert {id(p) for p in model.conditionals.parameters()} <= ours
 
@@ -154,6 +154,6 @@ def test_errors():
 
 
 def test_a_guide_that_lacks_a_layer_is_refused_with_the_names_of_the_sites():
-    deep, shallow = HierarchicalVAE((DATA,), (3, 2), (8, 6), 1, Gaussian()), VAE((DATA,), 3, Gaussian())
+    deep, shallow = HierarchicalVAE((DATA,), (3, 2), (8, 6), 1, likelihood=Gaussian()), VAE((DATA,), 3, Gaussian())
     with pytest.raises(InputError, match=r"guide lacks the model's latent sites z2, z1 .*it has: z"):
         elbo(deep, GaussianGuide(shallow, hidden_dims=(4,)), torch.randn(4, DATA))

@@ -74,7 +74,7 @@ def test_validation_sees_the_averaged_weights_with_their_own_statistics():
     """Training's own moving statistics would be those of the raw weights: far off after a few large steps."""
     torch.manual_seed(0)
     x = torch.randn(400, 6) @ torch.randn(6, 6)
-    m = HierarchicalVAE((6,), (3, 2), (8, 8), 1, _gaussian(), batch_norm=True)
+    m = HierarchicalVAE((6,), (3, 2), (8, 8), 1, likelihood=_gaussian(), batch_norm=True)
     data = Data(Split({"x": x}), validation=Split({"x": x}))
     result = fit(m, LadderGuide(m, (8, 8), 1, batch_norm=True), data, epochs=30, batch_size=100, learning_rate=0.01,
                  ema_decay=0.95, progress=False, device="cpu")  # fmt: skip
