@@ -58,26 +58,27 @@ class Program(nn.Module):
     Args:
         program: a module or a function with Pyro statements.
         store: the private store of ``pyro.param`` values, shared by a model and its guide
-            (:func:`as_programs`).
+            (:func:`as_programs`); of two modules, None.
     """
 
     def __init__(self, program: Callable[..., Any], store: _ParameterStore | None = None) -> None:
         super().__init__()
         self._arguments = accepted_arguments(program)
-        self.store = None if isinstance(program, nn.Module) else (store or _ParameterStore())
+        self.store = store if isinstance(program, nn.Module) else (store or _ParameterStore())
         self.program = program
         if isinstance(program, nn.Module):
             self._call, self._setting_matters = _without_param_statements(program)
-        if not isinstance(program, nn.Module):
-            self.modules_used = nn.ModuleDict(_modules_of(program))
+        else:
+            self.modules_used, self._call = nn.ModuleDict(_modules_of(program)), program
 
     def forward(self, **batch: Any) -> Any:
         """Run the program on the entries of ``batch`` that it accepts."""
         known = self._arguments
         kwargs = batch if known is None else {k: v for k, v in batch.items() if k in known}
         if self.store is not None:
-            with module_parameters(*self.modules_used.values()), self.store.active():
-                return self.program(**kwargs)
+            used = [self.program] if isinstance(self.program, nn.Module) else self.modules_used.values()
+            with module_parameters(*used), self.store.active():
+                return self._call(**kwargs)
         if not self._setting_matters:
             return self._call(**kwargs)
         with module_parameters(self.program):
@@ -179,8 +180,13 @@ def names_used(function: Any) -> dict[str, Any]:
 
 
 def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Program, Program]:
-    """Wrap a model and its guide, which share one private store; Programs are returned as they are."""
-    store = next((p.store for p in (model, guide) if isinstance(p, Program) and p.store), _ParameterStore())
+    """Wrap a model and its guide, which share one private store; Programs are returned as they are.
+
+    The store is a module's as well, if the other is a plain function: a guide may run the model.
+    """
+    store = next((p.store for p in (model, guide) if isinstance(p, Program) and p.store), None)
+    if store is None and not all(isinstance(p, nn.Module) for p in (model, guide)):
+        store = _ParameterStore()
     wrapped = [p if isinstance(p, Program) else Program(p, store) for p in (model, guide)]
     return wrapped[0], wrapped[1]
 

@@ -100,3 +100,18 @@ class TestLadderForOnesOwnModel(PairContract):
     def make_pair(self):
         model = OwnHierarchy()
         return model, LadderGuide(model, (8, 6), 1), {"x": torch.randn(16, 2) @ torch.randn(2, 7)}
+
+
+class TestLadderForPlainFunctions(PairContract):
+    def make_pair(self):
+        middle, bottom = nn.Linear(2, 3), nn.Linear(3, 7)
+
+        def model(x=None, num_samples=1):
+            noise = pyro.param("noise", torch.tensor(0.8), constraint=dist.constraints.positive)
+            pyro.module("middle", middle), pyro.module("bottom", bottom)
+            with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+                top = pyro.sample("top", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                low = pyro.sample("low", dist.Normal(middle(top), 0.5).to_event(1))
+                return pyro.sample("x", dist.Normal(bottom(low), noise).to_event(1), obs=x)
+
+        return model, LadderGuide(model, (8, 6), 1), {"x": torch.randn(16, 2) @ torch.randn(2, 7)}
