@@ -1,6 +1,8 @@
 """Generative models p(x, z), one file per family."""
 
 from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.completion import CompletionBaseline, CompletionVAE
+from pyro_vae.models.conditional import ConditionalVAE
 from pyro_vae.models.gaussian import VAE
 
-__all__ = ["VAE", "GenerativeModel"]
+__all__ = ["VAE", "CompletionBaseline", "CompletionVAE", "ConditionalVAE", "GenerativeModel"]

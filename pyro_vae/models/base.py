@@ -6,17 +6,29 @@ from typing import Any
 
 import pyro
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_vae.context import Context
 from pyro_vae.errors import InputError
+from pyro_vae.likelihoods import Likelihood
 
 
 class GenerativeModel(PyroModule):
     """A generative Pyro program p(x, z) with all per-datum sites in one plate.
 
     A subclass writes ``forward(self, x=None, *, num_samples=1)``: data sites are observed with ``obs=x`` and are
-    sampled when ``x`` is None, which is generation.
+    sampled when ``x`` is None, which is generation. One that needs context writes
+    ``forward(self, x=None, *, y)`` and declares what is right in ``context``.
+
+    Attributes:
+        data_shape: shape of one datum.
+        likelihood: p(x | features).
+        context: what is accepted as context, by argument name.
     """
+
+    data_shape: tuple[int, ...]
+    likelihood: Likelihood
+    context: dict[str, Context]
 
     def data_plate(self, data: Tensor | None, num_samples: int = 1) -> Any:
         """The plate of the data, at dim -1: as long as ``data``, or ``num_samples`` when there are none.
@@ -29,3 +41,14 @@ class GenerativeModel(PyroModule):
         if num_samples < 1:
             raise InputError(f"num_samples must be a positive integer, got {num_samples}")
         return pyro.plate("data", num_samples, dim=-1)
+
+    def start_at(self, decoder: nn.Module, mean: Tensor) -> None:
+        """Let a decoder's output bias be such that the likelihood's mean is about the data's, ``(*data_shape,)``.
+
+        Raises:
+            InputError: if the mean has another shape.
+        """
+        if tuple(mean.shape) != self.data_shape:
+            raise InputError(f"data_mean must have the data's shape {self.data_shape}, got {tuple(mean.shape)}")
+        if hasattr(decoder, "set_output_bias"):
+            decoder.set_output_bias(self.likelihood.initial_bias(mean))

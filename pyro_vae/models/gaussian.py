@@ -58,13 +58,7 @@ class VAE(GenerativeModel):
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, features, activation)
         self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
         if data_mean is not None:
-            self._start_at(data_mean)
-
-    def _start_at(self, mean: Tensor) -> None:
-        if tuple(mean.shape) != self.data_shape:
-            raise InputError(f"data_mean must have the data's shape {self.data_shape}, got {tuple(mean.shape)}")
-        if hasattr(self.decoder, "set_output_bias"):
-            self.decoder.set_output_bias(self.likelihood.initial_bias(mean))
+            self.start_at(self.decoder, data_mean)
 
     def prior(self) -> dist.Distribution:
         """p(z) = N(0, I), event shape (latent_dim,)."""

@@ -17,9 +17,8 @@ from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.figures.prior_samples import prior_samples
 from pyro_vae.evaluation.figures.reconstructions import reconstructions
 from pyro_vae.evaluation.figures.training_curves import training_curves
-from pyro_vae.evaluation.generate import required_arguments
 from pyro_vae.files import write_atomically
-from pyro_vae.program import as_programs
+from pyro_vae.program import as_programs, required_arguments
 
 __all__ = [
     "draw_all",
