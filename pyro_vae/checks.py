@@ -50,7 +50,9 @@ def check_present(program: Program, batch: Batch, who: str) -> None:
     """
     missing = [name for name in required_arguments(program) if name not in batch]
     if missing:
-        raise InputError(f"the {who} needs {', '.join(missing)}, which the data do not have (they have: {', '.join(batch)})")
+        raise InputError(
+            f"the {who} needs {', '.join(missing)}, which the data do not have (they have: {', '.join(batch)})"
+        )
 
 
 def check_context(program: Program, batch: Batch) -> None:

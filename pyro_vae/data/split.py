@@ -27,8 +27,8 @@ class Split:
 
     Args:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,).
-        mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A batch
-            then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
+        mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
+            batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every batch.
         name: what errors call this split.
 

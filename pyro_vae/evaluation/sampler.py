@@ -54,7 +54,9 @@ class ImportanceSampler:
         """Values in one datum, over the data sites; those that a mask leaves out do not count (mean over the data)."""
 
         def of(batch: Batch, fraction: Callable[[Any], float]) -> float:
-            sites = [s for s in self._pair(batch, 1).observed().values() if not isinstance(s["fn"], dist.Unit)]  # factors
+            sites = [
+                s for s in self._pair(batch, 1).observed().values() if not isinstance(s["fn"], dist.Unit)
+            ]  # factors
             inner = [[f.size for f in s["cond_indep_stack"] if f.vectorized and f.dim != -1] for s in sites]
             sizes = [math.prod((*s["fn"].event_shape, *plates)) for s, plates in zip(sites, inner, strict=True)]
             return sum(fraction(s["fn"]) * size for s, size in zip(sites, sizes, strict=True))

@@ -53,5 +53,8 @@ class CompletionGuide(PyroModule):
 class EmptyGuide(PyroModule):
     """The guide of a model without latents: it samples nothing, so that the ELBO is log p(x) itself."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, **batch: Any) -> None:
         """Do nothing."""

@@ -20,7 +20,7 @@ from pyro_vae.networks import make_decoder, make_encoder
 
 
 def visible(y: Tensor, mask: Tensor) -> Tensor:
-    """What networks see of the observed part: y where ``mask``, -1 where elements are missing; ``(..., *data_shape)``."""
+    """What networks see of the observed part: y where ``mask``, -1 elsewhere; all ``(..., *data_shape)``."""
     return torch.where(mask, y, -torch.ones_like(y))
 
 

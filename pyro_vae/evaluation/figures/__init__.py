@@ -11,21 +11,25 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.figures.completions import completions
 from pyro_vae.evaluation.figures.latent_scatter import latent_scatter
 from pyro_vae.evaluation.figures.manifold import manifold, manifold_grid
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.figures.prior_samples import prior_samples
+from pyro_vae.evaluation.figures.progression import progression
 from pyro_vae.evaluation.figures.reconstructions import reconstructions
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.files import write_atomically
 from pyro_vae.program import as_programs, required_arguments
 
 __all__ = [
+    "completions",
     "draw_all",
     "latent_scatter",
     "manifold",
     "manifold_grid",
     "prior_samples",
+    "progression",
     "reconstructions",
     "save_figure",
     "training_curves",
@@ -77,8 +81,9 @@ def draw_all(
     def from_the_prior() -> Figure | None:
         if not required_arguments(model):
             return prior_samples(model, NUM_PRIOR_SAMPLES, seed)
-        context = pick(split, NUM_PRIOR_SAMPLES, seed)
-        return prior_samples(model, len(context["x"]), seed, context)
+        batch = pick(split, NUM_PRIOR_SAMPLES, seed)
+        context = {name: value for name, value in batch.items() if name in required_arguments(model)}
+        return prior_samples(model, len(batch["x"]), seed, context)
 
     figures: dict[str, Callable[[], Figure | None]] = {
         "training_curves": lambda: training_curves(records),
@@ -86,6 +91,8 @@ def draw_all(
         "prior_samples": from_the_prior,
         "latent_scatter": lambda: latent_scatter(model, guide, split, seed=seed),
         "manifold": lambda: manifold(model),
+        "progression": lambda: progression(model, split, seed=seed),
+        "completions": lambda: completions(model, split, seed=seed),
     }
     written = []
     for name, draw in figures.items():
