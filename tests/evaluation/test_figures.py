@@ -284,7 +284,7 @@ def test_what_does_not_apply_is_said_in_one_line_each(tmp_path, caplog):
         written = figures.draw_all(model, guide, Data(data((5, 4, 4))), [], tmp_path)
     assert [path.stem for path in written] == ["latent_scatter"]
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("pyro_vae")]
-    assert len(lines) == 4 and all(line.startswith("no figure") for line in lines)
+    assert len(lines) == 6 and all(line.startswith("no figure") for line in lines)
 
 
 def test_a_model_that_needs_its_data_has_the_figures_that_do_not_generate(tmp_path, caplog):

@@ -54,10 +54,10 @@ def completion():
     return model, CompletionGuide(model, hidden_dims=(4,))
 
 
-def test_completions_hold_input_baseline_draws_and_truth():
+def test_completions_hold_input_prediction_draws_and_truth():
     split = observed()
     figure = figures.completions(completion()[0], split, rows=4, draws=3)
-    assert titles(figure) == ["observed", "baseline", "completion 1", "completion 2", "completion 3", "truth"]
+    assert titles(figure) == ["observed", "prediction", "completion 1", "completion 2", "completion 3", "truth"]
     grid = cells(figure, 4, 6)
     x = split.batch(torch.tensor([0, 3, 6, 9]))["x"].movedim(1, -1).expand(-1, -1, -1, 3)
     torch.testing.assert_close(grid[:, 5], x)

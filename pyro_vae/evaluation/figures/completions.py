@@ -24,7 +24,7 @@ MISSING = (0.62, 0.74, 0.88)  # the colour of what is not observed
 def completions(
     model: Callable[..., Any], split: Split, rows: int = 10, draws: int = 6, seed: int = 0
 ) -> Figure | None:
-    """Rows: observed part, deterministic prediction (if the model has such a site), several completions, truth.
+    """Rows: observed part, the model's deterministic prediction (if it has such a site), several completions, truth.
 
     A completion is the mean of p(x | z, y) for one z ~ p(z | y), with the observed part in its place.
 
@@ -55,7 +55,7 @@ def completions(
     latent = any(is_latent(node) and name != "x" for name, node in nodes.items())
     columns = {"observed": _with_colour(context["y"].cpu(), context["mask"].cpu())}
     if "prediction" in nodes:
-        columns["baseline"] = data_first(nodes["prediction"]["value"], nodes["prediction"]).cpu()
+        columns["prediction"] = data_first(nodes["prediction"]["value"], nodes["prediction"]).cpu()
     for i in range(draws if latent else 1):
         name = f"completion {i + 1}" if latent else "prediction"
         columns[name] = sample(program, count, seed=seed + i, batch=context)["x.mean"]

@@ -43,8 +43,7 @@ def prior_samples(
     n = len(mean)
     columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
     if is_image(shape):
-        width = 0.875 * max(columns, 5)  # inches
-        figure = Figure(figsize=(width, width * shape[-2] / shape[-1] * math.ceil(n / columns) / columns + 0.4))
+        figure = Figure(figsize=(7, 7 * shape[-2] / shape[-1] * math.ceil(n / columns) / columns + 0.4))
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         axes.imshow(mosaic(mean, columns))
