@@ -14,7 +14,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
 from pyro_vae.evaluation.latents import encode
-from pyro_vae.guides import CompletionGuide, ConditionalGuide
+from pyro_vae.guides import CompletionGuide, ConditionalGuide, GaussianGuide
 from pyro_vae.models import CompletionVAE, ConditionalVAE
 from pyro_vae.networks import Attributes, OneHot
 
@@ -124,6 +124,24 @@ def test_programs_that_declare_nothing_are_not_checked_and_functions_may_declare
     with pytest.raises(InputError, match="argument 'y' takes class labels"):
         log_likelihood(model, guide, batch, **options)
     log_likelihood(model, guide, {**batch, "y": torch.full((12,), 2)}, **options)
+
+
+def test_a_guide_without_context_is_refused():
+    with pytest.raises(InputError, match="the model needs y, which a GaussianGuide does not look at"):
+        GaussianGuide(labelled()[0])
+
+
+@pytest.mark.parametrize("make", [labelled, attributes, completion])
+def test_double_precision_and_repeated_data(make):
+    model, guide = make()
+    batch = {"x": X, **good_context(make)}
+    fit(model, guide, batch, epochs=2, batch_size=6, device="cpu", precision="64-true", progress=False)
+    assert all(p.dtype == torch.float64 for p in model.parameters())
+    double = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+    together = log_likelihood(model, guide, double, num_particles=100_000)
+    repeated = log_likelihood(model, guide, double, num_particles=100_000, vectorize=False)
+    assert together.num_dimensions == repeated.num_dimensions == (3 if make is completion else 6)
+    assert together.mean == pytest.approx(repeated.mean, abs=0.05)
 
 
 def test_what_contexts_are():

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from pyro_vae.errors import InputError
 from pyro_vae.networks import make_encoder
-from pyro_vae.program import Program
+from pyro_vae.program import Program, required_arguments
 
 
 class GaussianGuide(PyroModule):
@@ -77,6 +77,12 @@ class GaussianGuide(PyroModule):
 def _sites_of(model: Callable[..., Any], data_site: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
     """Event shapes of the data site and of the latent sites, from one run of the model without data."""
     program = model if isinstance(model, Program) else Program(model)
+    needed = required_arguments(program, data_site)
+    if needed:
+        raise InputError(
+            f"the model needs {', '.join(needed)}, which a GaussianGuide does not look at: use the guide that belongs "
+            "to the model, or write one with these arguments"
+        )
     modes = [(module, module.training) for module in program.modules()]
     program.eval()  # one datum has no batch statistics
     with torch.random.fork_rng(devices=[]), torch.no_grad():
