@@ -114,7 +114,7 @@ class Run:
             parts = build(self.config, self.data_shape, data.train.mean())
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
                 check_both(self.config, parts, data)
-                before = self._train_first(data, progress)
+                before = self._train_first(data, resume, progress)
                 start_from(parts, before.model, before.guide)
             result = fit(
                 parts.model,
@@ -143,11 +143,11 @@ class Run:
         self.write_json(SUMMARY, summary)
         return result
 
-    def _train_first(self, data: Data, progress: bool) -> FitResult:
+    def _train_first(self, data: Data, resume: bool, progress: bool) -> FitResult:
         """Train, or go on training, the pair of the section ``first`` as a run of its own."""
         path = self.path / FIRST
         logger.info("first: %s", path)
-        if (path / CONFIG).is_file():
+        if resume and (path / CONFIG).is_file():
             return Run(path, trust=True).train(data, resume=True, progress=progress)
         recipe = f"{self.recipe}, {FIRST}"
         return Run.create(path, first_config(self.config), recipe, data).train(data, progress=progress)
