@@ -11,21 +11,25 @@ from torch.distributions import constraints
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.program import Batch, Program, prime
+from pyro_vae.program import Batch, Program, declared_context, prime, required_arguments
 from pyro_vae.traces import Site, is_observed
 
 CHUNK = 1000  # data looked at together
 
 
 def check_data(model: Program, guide: Program, split: Split) -> None:
-    """Check that a split's data lie in the support of the model's data sites.
+    """Check that a split's data lie in the support of the model's data sites, and that the programs take the context.
 
     Runs both programs on two data to find the sites, then looks at all the data in chunks.
 
     Raises:
-        InputError: names the site and its likelihood, shows the offending range, and says what would be right.
+        InputError: names the site and its likelihood, or the argument, shows the offending range, and says what would
+            be right.
     """
     first = split.batch(slice(0, 2))
+    for program, who in ((model, "model"), (guide, "guide")):
+        check_present(program, first, who)
+        check_context(program, first)
     with validation_enabled(False):
         model_trace, _ = prime(model, guide, first)
     sites = {n: s for n, s in model_trace.nodes.items() if is_observed(s) and n in first}
@@ -34,6 +38,32 @@ def check_data(model: Program, guide: Program, split: Split) -> None:
     for batch in split.batches(CHUNK):
         for name, site in sites.items():
             check_values(name, site, batch)
+        for program in (model, guide):
+            check_context(program, batch)
+
+
+def check_present(program: Program, batch: Batch, who: str) -> None:
+    """Check that a batch has all that a program cannot do without.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    missing = [name for name in required_arguments(program) if name not in batch]
+    if missing:
+        raise InputError(
+            f"the {who} needs {', '.join(missing)}, which the data do not have (they have: {', '.join(batch)})"
+        )
+
+
+def check_context(program: Program, batch: Batch) -> None:
+    """Check what of a batch is a program's declared context; a program that declares nothing is not checked.
+
+    Raises:
+        InputError: see :meth:`pyro_vae.context.Context.check`.
+    """
+    for name, context in declared_context(program).items():
+        if name in batch:
+            context.check(name, batch[name])
 
 
 def check_values(name: str, site: Site, batch: Batch) -> None:

@@ -15,6 +15,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.context import Context
+
 Batch = Mapping[str, Tensor]
 
 
@@ -25,6 +27,23 @@ def accepted_arguments(program: Callable[..., Any]) -> set[str] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def required_arguments(program: Callable[..., Any], site: str = "x") -> list[str]:
+    """The context that a program cannot do without: its arguments without a default, but for its data's."""
+    target = program.program if isinstance(program, Program) else program
+    target = target.forward if isinstance(target, nn.Module) else target
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(target).parameters.values()
+    needed = [p.name for p in parameters if p.kind in named and p.default is p.empty]
+    return [name for name in needed if name not in (site, "num_samples")]
+
+
+def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
+    """What a program says of its context, by argument name: its attribute ``context``, if it has one."""
+    target = program.program if isinstance(program, Program) else program
+    declared = getattr(target, "context", None)
+    return dict(declared) if isinstance(declared, Mapping) else {}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from pyro_vae.data.data import Data
 from pyro_vae.data.folder import load_folder
 from pyro_vae.data.idx import load_idx_set
 from pyro_vae.data.images import square
+from pyro_vae.data.mask import QUADRANTS, quadrant_mask
 from pyro_vae.data.mnist5k import load_mnist5k
 from pyro_vae.data.parts import PARTS, Parts
 from pyro_vae.data.split import Split
@@ -76,6 +78,7 @@ def load_data(
     binarization_seed: int = 0,
     image_size: int | None = None,
     limit: int | None = None,
+    observed_quadrants: Literal[1, 2, 3] | None = None,
 ) -> Data:
     """Load a dataset by name, from an array file, or from a folder of images.
 
@@ -89,6 +92,9 @@ def load_data(
         binarization_seed: of the draws done once; each split has its own stream.
         image_size: images are cut to their central square and resized to this many pixels a side.
         limit: at most that many data of each split (the first ones), for quick trials.
+        observed_quadrants: for completing images: 1 (the lower left quadrant is observed), 2 (the left half), 3 (all
+            but the upper right quadrant). A batch then holds, beside x, the observed part ``y`` (0 elsewhere; it takes
+            the place of labels) and ``mask``, True where observed.
 
     Returns:
         The splits, on the CPU. ``x`` is stored as uint8 grey levels, bool (binarized) or float.
@@ -109,18 +115,26 @@ def load_data(
             tensors = {key: tensor[:limit] for key, tensor in parts[part].items()}
             if image_size is not None:
                 tensors["x"] = square(tensors["x"], image_size, name=f"{name} {part}")
-            splits[part] = _split(tensors, str(name), part, binarization, binarization_seed)
-    return Data(**splits, name=str(name), description=_describe(name, splits, binarization, binarization_seed, limit))
+            mask = None
+            if observed_quadrants is not None:
+                mask = quadrant_mask(tuple(tensors["x"].shape[1:]), observed_quadrants, f"{name} {part}")
+            splits[part] = _split(tensors, mask, str(name), part, binarization, binarization_seed)
+    description = _describe(name, splits, binarization, binarization_seed, limit)
+    if observed_quadrants is not None:
+        description += f"\nobserved of each image: {QUADRANTS[observed_quadrants]}"
+    return Data(**splits, name=str(name), description=description)
 
 
-def _split(tensors: dict[str, Tensor], name: str, part: str, binarization: Binarization, seed: int) -> Split:
+def _split(
+    tensors: dict[str, Tensor], mask: Tensor | None, name: str, part: str, binarization: Binarization, seed: int
+) -> Split:
     label = f"{name} {part}"
     if binarization == "dynamic" and part == "train":
-        return Split(tensors, binarization="dynamic", name=label)
+        return Split(tensors, mask=mask, binarization="dynamic", name=label)
     if binarization != "none":
         how = "threshold" if binarization == "threshold" else "static"
         tensors["x"] = binarize(tensors["x"], how, seed=seed, part=part, name=label)
-    return Split(tensors, name=label)
+    return Split(tensors, mask=mask, name=label)
 
 
 def _describe(name: str, splits: dict[str, Split], binarization: str, seed: int, limit: int | None) -> str:

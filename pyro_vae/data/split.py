@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarize import as_probability, check_probability, drawn_with, noise_for
+from pyro_vae.data.mask import full_mask
 from pyro_vae.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
@@ -26,18 +27,22 @@ class Split:
 
     Args:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,).
+        mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
+            batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every batch.
         name: what errors call this split.
 
     Raises:
         InputError: without an ``x``, for tensors of different lengths or without data, an ``x`` of another
-            integer type, NaN or infinite numbers, and dynamic binarization of numbers outside [0, 1].
+            integer type, NaN or infinite numbers, dynamic binarization of numbers outside [0, 1], and a mask of
+            another type or shape.
     """
 
     def __init__(
         self,
         tensors: dict[str, Tensor],
         *,
+        mask: Tensor | None = None,
         binarization: Literal["none", "dynamic"] = "none",
         name: str = "data",
     ) -> None:
@@ -51,6 +56,7 @@ class Split:
         if binarization == "dynamic":
             check_probability(x, name)
         self.tensors = dict(tensors)
+        self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
         self.binarization = binarization
         self.name = name
 
@@ -71,7 +77,7 @@ class Split:
     @property
     def keys(self) -> tuple[str, ...]:
         """Names of the tensors, as in a batch."""
-        return tuple(self.tensors)
+        return tuple(self.tensors if self.mask is None else self.tensors | {"y": None, "mask": None})
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +91,9 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """Return a copy on the device, in the stored (small) types."""
-        return self._with({key: tensor.to(device) for key, tensor in self.tensors.items()})
+        other = self._with({key: tensor.to(device) for key, tensor in self.tensors.items()})
+        other.mask = None if self.mask is None else self.mask.to(device)
+        return other
 
     def subset(self, n: int) -> Split:
         """Return the first n data (all, if there are fewer).
@@ -95,7 +103,9 @@ class Split:
         """
         if n < 1:
             raise InputError(f"{self.name}: a subset needs at least 1 datum, got n = {n}")
-        return self._with({key: tensor[:n] for key, tensor in self.tensors.items()})
+        other = self._with({key: tensor[:n] for key, tensor in self.tensors.items()})
+        other.mask = self.mask[:n] if self._mask_per_datum else self.mask
+        return other
 
     def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the data at an index, converted as the class describes.
@@ -115,6 +125,9 @@ class Split:
             rows = {key: tensor[index].clone() for key, tensor in self.tensors.items()}  # programs may work in place
         else:
             rows = {key: tensor.index_select(0, index) for key, tensor in self.tensors.items()}
+        if self.mask is not None:
+            mask = self.mask[index] if self._mask_per_datum else self.mask.expand(rows["x"].shape)
+            rows["mask"] = mask.clone(memory_format=torch.contiguous_format)  # (B, *shape)
         if self.binarization == "dynamic":
             rows |= {f"{key}{_OF_X}": value for key, value in noise_for(rows["x"], generator).items()}
         return rows
@@ -128,6 +141,8 @@ class Split:
             batch["x"] = drawn_with(x, **random).to(torch.float32)
         elif not x.is_floating_point():
             batch["x"] = as_probability(x)
+        if self.mask is not None:
+            batch["y"] = batch["x"] * batch["mask"]
         return batch
 
     def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
@@ -166,6 +181,10 @@ class Split:
             generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
         for start in range(0, len(self), batch_size):
             yield self.batch(slice(start, start + batch_size), generator)
+
+    @property
+    def _mask_per_datum(self) -> bool:
+        return self.mask is not None and self.mask.dim() > len(self.shape)
 
     def _with(self, tensors: dict[str, Tensor]) -> Split:
         other = copy.copy(self)

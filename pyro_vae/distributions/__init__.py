@@ -1,7 +1,18 @@
 """Distributions that torch and Pyro lack."""
 
+from pyro_vae.distributions.completed import Completed, completed, counted_fraction, has_mask
+from pyro_vae.distributions.diagonal_normal import diagonal_normal
 from pyro_vae.distributions.discrete_levels import DiscretizedCategorical
 from pyro_vae.distributions.discretized_logistic_mixture import DiscretizedLogisticMixture
 from pyro_vae.distributions.levels import Levels
 
-__all__ = ["DiscretizedCategorical", "DiscretizedLogisticMixture", "Levels"]
+__all__ = [
+    "Completed",
+    "DiscretizedCategorical",
+    "DiscretizedLogisticMixture",
+    "Levels",
+    "completed",
+    "counted_fraction",
+    "diagonal_normal",
+    "has_mask",
+]

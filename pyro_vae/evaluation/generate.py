@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.checks import check_present
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
 from pyro_vae.evaluation.running import quiet, takes, trace_without_data
@@ -93,6 +94,7 @@ def reconstruct(
         InputError: for an unknown site.
     """
     model, guide = as_programs(model, guide)
+    check_present(guide, batch, "guide")
     with quiet([model, guide], batch, seed) as batch:
         guide_trace = poutine.trace(guide).get_trace(**batch)
         replayed = poutine.replay(model, trace=guide_trace)

@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.checks import check_context, check_present
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of, mean_or_none
@@ -81,6 +82,8 @@ def _collect(
     parts: dict[str, list[Tensor]] = {}
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
         for batch in split.batches(batch_size):
+            check_present(programs[1], batch, "guide")
+            check_context(programs[1], batch)
             batch = {name: value.to(first["x"].device) for name, value in batch.items()}
             with handler:
                 trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))

@@ -49,7 +49,7 @@ def log_likelihood(
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: a Split, a dict of tensors, a tensor ``x`` ``(num_data, *shape)``, or Data (its test part).
-        num_particles: K.
+        num_particles: K; of a model without latents one is exact, and one is taken.
         memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
         vectorize: particles in a plate left of the data plate (the program must broadcast); False: each datum is
             repeated instead, for programs that cannot.
@@ -76,7 +76,9 @@ def log_likelihood(
         keep_freed_memory()
         first = split.batch(slice(0, 1))
         sampler = ImportanceSampler(model, guide, max_plate_nesting, vectorize)
-        dimensions = sampler.dimensions(first)
+        dimensions = sampler.dimensions(split)
+        if not sampler.has_latents(first):
+            num_particles = 1  # the weight is p(x) itself, whatever is drawn
         cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)))
         budget_rows = int(0.8 * memory_budget / cost)
         if budget_rows < 1:

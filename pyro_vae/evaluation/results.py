@@ -23,14 +23,15 @@ class LogLikelihood:
         per_datum: log (1/K) sum_k w_k, nats, ``(num_data,)``, float64 on the CPU.
         effective_sample_size: (sum w)^2 / sum w^2 of each datum, between 1 and K, ``(num_data,)``.
         num_particles: K, the particles that were drawn and used.
-        num_dimensions: values in one datum (all data sites), for bits per dimension.
+        num_dimensions: values in one datum (all data sites), for bits per dimension; where a part of the data is
+            given, the mean number of the others.
         split: the name of the data.
     """
 
     per_datum: Tensor
     effective_sample_size: Tensor
     num_particles: int
-    num_dimensions: int
+    num_dimensions: float
     split: str = "data"
 
     @property

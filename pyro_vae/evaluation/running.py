@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,14 +10,15 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_vae.checks import check_context
 from pyro_vae.errors import InputError
-from pyro_vae.program import Program, accepted_arguments
+from pyro_vae.program import Program, accepted_arguments, required_arguments
 
 
 @contextmanager
-def quiet(programs: Sequence[nn.Module], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
+def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
     """Evaluation mode, no gradients, and a random state of its own; all is put back afterwards.
 
     Args:
@@ -28,6 +28,9 @@ def quiet(programs: Sequence[nn.Module], batch: Mapping[str, Tensor], seed: int)
 
     Yields:
         the batch on the programs' device.
+
+    Raises:
+        InputError: if the batch holds context that a program says it does not take.
     """
     modes = [(module, module.training) for program in programs for module in program.modules()]
     tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
@@ -37,6 +40,8 @@ def quiet(programs: Sequence[nn.Module], batch: Mapping[str, Tensor], seed: int)
     devices = sorted({t.device.index for t in used if t.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.default_generator.manual_seed(seed)
+        for program in programs:
+            check_context(program, batch)
         for index in devices:  # not torch.manual_seed, which would seed devices that nobody restores
             torch.cuda.default_generators[index].manual_seed(seed)
         try:
@@ -74,16 +79,6 @@ def trace_without_data(
         )
     arguments = {**context, site: None, "num_samples": count}
     return prune_subsample_sites(poutine.trace(run or program).get_trace(**arguments))
-
-
-def required_arguments(model: Callable[..., Any], site: str = "x") -> list[str]:
-    """The context that a model cannot do without: its arguments without a default, but for its data's."""
-    target = model.program if isinstance(model, Program) else model
-    target = target.forward if isinstance(target, nn.Module) else target
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(target).parameters.values()
-    needed = [p.name for p in parameters if p.kind in named and p.default is p.empty]
-    return [name for name in needed if name not in (site, "num_samples")]
 
 
 def takes(program: Program, argument: str) -> bool:

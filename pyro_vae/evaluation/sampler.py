@@ -14,6 +14,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_vae.data import Split
+from pyro_vae.distributions import counted_fraction, has_mask
 from pyro_vae.program import Program
 from pyro_vae.recording import Mode, NotRecordable, Outputs, Recording
 from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights, trace_pair
@@ -21,6 +23,7 @@ from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights
 logger = logging.getLogger(__name__)
 
 Batch = Mapping[str, Tensor]
+ROWS = 100  # data whose masks are looked at together
 _CACHES = {"_inv", "_cached_x_y"}  # of torch's transforms: what they have seen, not what they are
 
 
@@ -47,11 +50,26 @@ class ImportanceSampler:
         self._recordings: dict[tuple, Recording | None] = {}
         self._templates: dict[tuple, Trace | None] = {}  # the guide's trace by shape, if it can be drawn from again
 
-    def dimensions(self, batch: Batch) -> int:
-        """Values in one datum, over the data sites."""
-        sites = [s for s in self._pair(batch, 1).observed().values() if not isinstance(s["fn"], dist.Unit)]  # factors
-        inner = [[f.size for f in s["cond_indep_stack"] if f.vectorized and f.dim != -1] for s in sites]
-        return sum(math.prod((*s["fn"].event_shape, *sizes)) for s, sizes in zip(sites, inner, strict=True))
+    def dimensions(self, split: Split) -> float:
+        """Values in one datum, over the data sites; those that a mask leaves out do not count (mean over the data)."""
+
+        def of(batch: Batch, fraction: Callable[[Any], float]) -> float:
+            sites = [
+                s for s in self._pair(batch, 1).observed().values() if not isinstance(s["fn"], dist.Unit)
+            ]  # factors
+            inner = [[f.size for f in s["cond_indep_stack"] if f.vectorized and f.dim != -1] for s in sites]
+            sizes = [math.prod((*s["fn"].event_shape, *plates)) for s, plates in zip(sites, inner, strict=True)]
+            return sum(fraction(s["fn"]) * size for s, size in zip(sites, sizes, strict=True))
+
+        first = split.batch(slice(0, 1))
+        if not of(first, has_mask):
+            return of(first, lambda fn: 1)
+        batches = split.batches(ROWS)
+        return sum(of(batch, counted_fraction) * len(batch["x"]) for batch in batches) / len(split)
+
+    def has_latents(self, batch: Batch) -> bool:
+        """Whether there is anything to draw."""
+        return bool(self._pair(batch, 1).latent())
 
     def log_weights(self, batch: Batch, num_particles: int, chunk: int) -> Iterator[Tensor]:
         """log w in chunks ``(k, N)`` of at most ``chunk`` particles, ``num_particles`` in all."""

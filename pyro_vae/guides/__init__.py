@@ -1,8 +1,18 @@
 """Amortized guides q(z | x), one file per family."""
 
 from pyro_vae.guides.biva import BIVAGuide
+from pyro_vae.guides.completion import CompletionGuide, EmptyGuide
+from pyro_vae.guides.conditional import ConditionalGuide
 from pyro_vae.guides.gaussian import GaussianGuide
 from pyro_vae.guides.hierarchical import HierarchicalGuide
 from pyro_vae.guides.ladder import LadderGuide
 
-__all__ = ["BIVAGuide", "GaussianGuide", "HierarchicalGuide", "LadderGuide"]
+__all__ = [
+    "BIVAGuide",
+    "CompletionGuide",
+    "ConditionalGuide",
+    "EmptyGuide",
+    "GaussianGuide",
+    "HierarchicalGuide",
+    "LadderGuide",
+]

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 
 from pyro_vae.errors import InputError
-from pyro_vae.program import Program
+from pyro_vae.program import Program, required_arguments
 
 
 def data_and_latent_shapes(
@@ -23,9 +23,15 @@ def data_and_latent_shapes(
 
     Raises:
         InputError: if the model has no such data site, has no latent site, or has one that is not real-valued or
-            not in the data plate.
+            not in the data plate; if the model needs context.
     """
     program = model if isinstance(model, Program) else Program(model)
+    needed = required_arguments(program, data_site)
+    if needed:
+        raise InputError(
+            f"the model needs {', '.join(needed)}, which this guide does not look at: use the guide that belongs "
+            "to the model, or write one with these arguments"
+        )
     modes = [(module, module.training) for module in program.modules()]
     program.eval()  # one datum has no batch statistics
     with torch.random.fork_rng(devices=[]), torch.no_grad():

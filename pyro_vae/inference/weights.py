@@ -48,6 +48,14 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
     copy_into(named_weights(model, guide), saved, str(path))
 
 
+def copy_common(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """Copy those tensors into ours that have the name and shape of one of them; returns their names."""
+    common = [name for name, value in ours.items() if name in theirs and theirs[name].shape == value.shape]
+    for name in common:
+        ours[name].detach().copy_(theirs[name].detach())
+    return common
+
+
 def copy_into(ours: dict[str, Tensor], saved: dict[str, Tensor], source: str) -> None:
     """Copy saved tensors into existing ones of the same names and shapes.
 

@@ -8,6 +8,7 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.context import Context
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Likelihood
 
@@ -16,11 +17,18 @@ class GenerativeModel(PyroModule):
     """A generative Pyro program p(x, z) with all per-datum sites in one plate.
 
     A subclass writes ``forward(self, x=None, *, num_samples=1)``: data sites are observed with ``obs=x`` and are
-    sampled when ``x`` is None, which is generation.
+    sampled when ``x`` is None, which is generation. One that needs context writes
+    ``forward(self, x=None, *, y)`` and declares what is right in ``context``.
+
+    Attributes:
+        data_shape: shape of one datum.
+        likelihood: p(x | features).
+        context: what is accepted as context, by argument name.
     """
 
     data_shape: tuple[int, ...]
     likelihood: Likelihood
+    context: dict[str, Context]
 
     def data_plate(self, data: Tensor | None, num_samples: int = 1) -> Any:
         """The plate of the data, at dim -1: as long as ``data``, or ``num_samples`` when there are none.

@@ -1,6 +1,8 @@
 """Deterministic modules; all accept any number of leading batch dimensions."""
 
 from pyro_vae.networks.activations import activation
+from pyro_vae.networks.conditional_encoder import ConditionalEncoder
+from pyro_vae.networks.conditions import Attributes, Condition, OneHot
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.factory import NetworkKind, make_decoder, make_encoder
 from pyro_vae.networks.leading import apply_batched
@@ -8,11 +10,15 @@ from pyro_vae.networks.mlp import MLP, MLPDecoder, MLPEncoder
 
 __all__ = [
     "MLP",
+    "Attributes",
+    "Condition",
+    "ConditionalEncoder",
     "ConvDecoder",
     "ConvEncoder",
     "MLPDecoder",
     "MLPEncoder",
     "NetworkKind",
+    "OneHot",
     "activation",
     "apply_batched",
     "make_decoder",

@@ -22,7 +22,8 @@ from pyro_vae.inference import ELBO, Objective, fit
 from pyro_vae.inference.batches import derived_seed
 from pyro_vae.runtime import private_seed
 
-SECTIONS = ("data", "model", "guide", "objective", "fit", "seed")
+PAIR_SECTIONS = ("model", "guide", "objective", "fit")
+SECTIONS = ("data", *PAIR_SECTIONS, "first", "seed")
 NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "seed", "progress"}
 
 
@@ -36,20 +37,27 @@ class Experiment:
     fit_options: dict[str, Any]
 
 
-def add_experiment_arguments(parser: ArgumentParser) -> None:
-    """Give a parser the sections of a configuration, typed from the signatures that they go to."""
+def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) -> None:
+    """Give a parser the sections of a configuration, typed from the signatures that they go to.
+
+    Args:
+        parser: the parser.
+        config: the configuration as it was read; its section ``first``, a pair that is trained before the main one, is
+            known where it is there.
+    """
     parser.add_function_arguments(load_data, "data")
-    parser.add_subclass_arguments(nn.Module, "model", skip={"data_shape", "data_mean"}, required=True)
-    parser.add_subclass_arguments(nn.Module, "guide", skip={"model"}, required=True)
-    parser.add_subclass_arguments(Objective, "objective")
-    parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
+    for prefix in ("", "first.") if "first" in config else ("",):
+        parser.add_subclass_arguments(nn.Module, f"{prefix}model", skip={"data_shape", "data_mean"}, required=True)
+        parser.add_subclass_arguments(nn.Module, f"{prefix}guide", skip={"model"}, required=True)
+        parser.add_subclass_arguments(Objective, f"{prefix}objective")
+        parser.add_function_arguments(fit, f"{prefix}fit", skip=NOT_CONFIGURED)
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
 
-def experiment_parser() -> ArgumentParser:
-    """A parser of configurations alone."""
+def experiment_parser(config: Mapping[str, Any]) -> ArgumentParser:
+    """A parser of configurations alone, with the sections of one."""
     parser = ArgumentParser(exit_on_error=False)
-    add_experiment_arguments(parser)
+    add_experiment_arguments(parser, config)
     return parser
 
 
@@ -62,6 +70,9 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str)
     for section in config:
         if section not in SECTIONS:
             raise unknown(f"section in {source}", section, SECTIONS)
+    for section in config["first"] if isinstance(config.get("first"), Mapping) else ():
+        if section not in PAIR_SECTIONS:
+            raise unknown(f"section in {source}, first", section, PAIR_SECTIONS)
     try:
         return parser.parse_object(dict(config))
     except (ArgumentError, TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,15 +27,19 @@ from pyro_vae.recipes.experiment import (
     load_configured_data,
     parse_config,
 )
+from pyro_vae.recipes.first import check_both, first_config, start_from
 
 CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
+FIRST = "first"  # the run of the pair that is trained before the main one
+logger = logging.getLogger(__name__)
 
 
 class Run:
     """A run directory.
 
     ``config.yaml`` (everything needed to rebuild), ``model.safetensors``, ``metrics.jsonl``, ``checkpoints/``,
-    ``figures/``, ``summary.json``. Files are replaced whole, so that a kill leaves the last good state.
+    ``figures/``, ``summary.json``, and ``first/``, a run of its own, if another pair was trained first. Files are
+    replaced whole, so that a kill leaves the last good state.
 
     Args:
         path: the directory.
@@ -65,7 +70,7 @@ class Run:
             )
         if foreign and "" not in sys.path:
             sys.path.insert(0, "")  # classes beside the working directory, as for python -m
-        self.config: Namespace = parse_config(experiment_parser(), raw, str(file))
+        self.config: Namespace = parse_config(experiment_parser(raw), raw, str(file))
 
     @classmethod
     def create(cls, path: str | Path, config: Namespace, recipe: str, data: Data) -> Run:
@@ -83,12 +88,13 @@ class Run:
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             return run
         file = Path(path) / CONFIG
-        if (Path(path) / CHECKPOINT).exists() or (file.exists() and (Path(path) / WEIGHTS).exists()):
+        started = any((Path(path) / part / CHECKPOINT).exists() for part in ("", FIRST))
+        if started or (file.exists() and (Path(path) / WEIGHTS).exists()):
             raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
         parts = build(config, data.train.shape, data.train.mean())
         save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
         head = {"version": __version__, "recipe": recipe, "data_shape": list(data.train.shape)}
-        parser = experiment_parser()
+        parser = experiment_parser(config.as_dict())
         body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
         text = yaml.safe_dump(head | body, sort_keys=False)
         write_atomically(file, lambda temporary: temporary.write_text(text))
@@ -101,10 +107,15 @@ class Run:
     def train(self, data: Data, *, resume: bool = False, progress: bool = True) -> FitResult:
         """Train, or go on training, and write the summary.
 
+        If the configuration has a section ``first``, that pair is trained before, in the directory ``first``.
         An experiment that is refused before its first step leaves no run behind.
         """
         try:
             parts = build(self.config, self.data_shape, data.train.mean())
+            if "first" in self.config and not (self.path / CHECKPOINT).exists():
+                check_both(self.config, parts, data)
+                before = self._train_first(data, resume, progress)
+                start_from(parts, before.model, before.guide)
             result = fit(
                 parts.model,
                 parts.guide,
@@ -117,7 +128,7 @@ class Run:
                 **parts.fit_options,
             )
         except InputError:
-            if not resume and not (self.path / CHECKPOINT).exists():
+            if not resume and not any((self.path / part / CHECKPOINT).exists() for part in ("", FIRST)):
                 for name in (CONFIG, WEIGHTS):
                     (self.path / name).unlink(missing_ok=True)
             raise
@@ -131,6 +142,15 @@ class Run:
         }
         self.write_json(SUMMARY, summary)
         return result
+
+    def _train_first(self, data: Data, resume: bool, progress: bool) -> FitResult:
+        """Train, or go on training, the pair of the section ``first`` as a run of its own."""
+        path = self.path / FIRST
+        logger.info("first: %s", path)
+        if resume and (path / CONFIG).is_file():
+            return Run(path, trust=True).train(data, resume=True, progress=progress)
+        recipe = f"{self.recipe}, {FIRST}"
+        return Run.create(path, first_config(self.config), recipe, data).train(data, progress=progress)
 
     def programs(self) -> tuple[nn.Module, nn.Module]:
         """Model and guide with the saved weights, in evaluation mode.

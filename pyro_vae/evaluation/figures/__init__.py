@@ -15,6 +15,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.figures.aggregated_posterior import aggregated_posterior
 from pyro_vae.evaluation.figures.attribute_arithmetic import attribute_arithmetic
 from pyro_vae.evaluation.figures.attribute_correlation import attribute_correlation
+from pyro_vae.evaluation.figures.completions import completions
 from pyro_vae.evaluation.figures.interpolations import interpolations
 from pyro_vae.evaluation.figures.kl_heatmap import kl_heatmap
 from pyro_vae.evaluation.figures.kl_per_unit import kl_per_unit
@@ -23,18 +24,19 @@ from pyro_vae.evaluation.figures.layer_pca import layer_pca
 from pyro_vae.evaluation.figures.manifold import manifold, manifold_grid
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.figures.prior_samples import prior_samples
+from pyro_vae.evaluation.figures.progression import progression
 from pyro_vae.evaluation.figures.reconstructions import reconstructions
 from pyro_vae.evaluation.figures.scaled_samples import scaled_samples
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.latent_statistics import latent_statistics
-from pyro_vae.evaluation.running import required_arguments
 from pyro_vae.files import write_atomically
-from pyro_vae.program import as_programs
+from pyro_vae.program import as_programs, required_arguments
 
 __all__ = [
     "aggregated_posterior",
     "attribute_arithmetic",
     "attribute_correlation",
+    "completions",
     "draw_all",
     "interpolations",
     "kl_heatmap",
@@ -44,6 +46,7 @@ __all__ = [
     "manifold",
     "manifold_grid",
     "prior_samples",
+    "progression",
     "reconstructions",
     "save_figure",
     "scaled_samples",
@@ -95,15 +98,16 @@ def draw_all(
     split = data.test or data.validation or data.train
 
     def context(n: int) -> dict[str, Tensor] | None:
-        return pick(split, n, seed) if required_arguments(model) else None
+        needed = required_arguments(model)
+        return {name: value for name, value in pick(split, n, seed).items() if name in needed} if needed else None
 
     def from_the_prior() -> Figure | None:
         batch = context(NUM_PRIOR_SAMPLES)
-        return prior_samples(model, len(batch["x"]) if batch else NUM_PRIOR_SAMPLES, seed, batch)
+        return prior_samples(model, _length(batch, NUM_PRIOR_SAMPLES), seed, batch)
 
     def from_scaled_priors() -> Figure | None:
         batch = context(NUM_SCALED_SAMPLES)
-        return scaled_samples(model, n=len(batch["x"]) if batch else NUM_SCALED_SAMPLES, seed=seed, batch=batch)
+        return scaled_samples(model, n=_length(batch, NUM_SCALED_SAMPLES), seed=seed, batch=batch)
 
     def of_units() -> Figure | None:
         some = Split(pick(split, NUM_STATISTICS, seed), name=split.name)
@@ -123,6 +127,8 @@ def draw_all(
         "attribute_arithmetic": lambda: attribute_arithmetic(model, guide, split, seed=seed),
         "attribute_correlation": lambda: attribute_correlation(model, guide, split, seed=seed),
         "manifold": lambda: manifold(model),
+        "progression": lambda: progression(model, split, seed=seed),
+        "completions": lambda: completions(model, split, seed=seed),
     }
     written = []
     for name, draw in figures.items():
@@ -136,3 +142,7 @@ def draw_all(
             save_figure(figure, path)
             written.append(path)
     return written
+
+
+def _length(batch: Mapping[str, Tensor] | None, otherwise: int) -> int:
+    return len(next(iter(batch.values()))) if batch else otherwise

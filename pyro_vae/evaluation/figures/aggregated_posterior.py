@@ -19,7 +19,7 @@ from pyro_vae.evaluation.figures.panels import from_the_top, panels
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.latents import posterior_samples, principal_components
-from pyro_vae.evaluation.running import required_arguments
+from pyro_vae.program import required_arguments
 
 logger = logging.getLogger(__name__)
 POINTS = 100  # on a side of the plane

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 
@@ -39,3 +40,25 @@ def mosaic(images: Tensor, columns: int, gap: int = 1) -> np.ndarray:
     canvas.view(rows * columns, height + gap, width + gap, 3)[:n, :height, :width] = colours.cpu()
     canvas = canvas.transpose(1, 2).reshape(rows * (height + gap), columns * (width + gap), 3)
     return canvas[: rows * (height + gap) - gap, : columns * (width + gap) - gap].numpy()
+
+
+def labelled_columns(columns: dict[str, Tensor], rows: list[str] | None = None) -> Figure:
+    """Images in a grid with a title above each column.
+
+    Args:
+        columns: images ``(n, 1 or 3, H, W)`` by title, all of one size.
+        rows: what to write beside the rows.
+    """
+    n, _, height, width = next(iter(columns.values())).shape
+    count, side = len(columns), 0.85  # inches an image is wide
+    images = torch.stack([v.expand(-1, 3, -1, -1) for v in columns.values()], 1).flatten(0, 1)  # (n * count, 3, H, W)
+    size = (max(6.0, side * count + 0.3), side * n * height / width + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(mosaic(images, columns=count))
+    axes.xaxis.tick_top()
+    axes.set_xticks([(i + 0.5) * (width + 1) - 1 for i in range(count)], list(columns), fontsize="small")
+    axes.set_yticks([(i + 0.5) * (height + 1) - 1 for i in range(n)] if rows else [], rows or [], fontsize="small")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure

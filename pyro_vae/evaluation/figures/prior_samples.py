@@ -17,7 +17,13 @@ logger = logging.getLogger(__name__)
 MAX_CURVES = 64
 
 
-def prior_samples(model: Callable[..., Any], n: int = 64, seed: int = 0, batch: Batch | None = None) -> Figure | None:
+def prior_samples(
+    model: Callable[..., Any],
+    n: int = 64,
+    seed: int = 0,
+    batch: Batch | None = None,
+    columns: int | None = None,
+) -> Figure | None:
     """A grid of means of p(x | z), for z drawn from the prior.
 
     Args:
@@ -25,6 +31,7 @@ def prior_samples(model: Callable[..., Any], n: int = 64, seed: int = 0, batch: 
         n: how many; of vectors, at most 64.
         seed: of the draws.
         batch: context that the model needs, ``(n, ...)`` each.
+        columns: of the grid; as many as rows if not given.
 
     Returns:
         the figure, or None (and a line in the log) if the data are neither images nor vectors.
@@ -34,7 +41,7 @@ def prior_samples(model: Callable[..., Any], n: int = 64, seed: int = 0, batch: 
     if is_curve(shape):
         mean = mean[:MAX_CURVES]  # a panel each: more would take minutes
     n = len(mean)
-    columns = math.ceil(math.sqrt(n))
+    columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
     if is_image(shape):
         figure = Figure(figsize=(7, 7 * shape[-2] / shape[-1] * math.ceil(n / columns) / columns + 0.4))
         figure.set_layout_engine("constrained")
@@ -53,5 +60,7 @@ def prior_samples(model: Callable[..., Any], n: int = 64, seed: int = 0, batch: 
     else:
         logger.info("no figure of prior samples: data of shape %s are neither images nor vectors", shape)
         return None
-    figure.suptitle("Samples from the prior: mean of p(x | z), z ~ p(z)")
+    given = ", ".join(name for name in batch or {} if name != "x")
+    inner = f"mean of p(x | z, {given}), z ~ p(z | {given})" if given else "mean of p(x | z), z ~ p(z)"
+    figure.suptitle(f"Samples from the prior: {inner}")
     return figure

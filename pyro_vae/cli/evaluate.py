@@ -1,0 +1,80 @@
+"""``pyro-vae evaluate``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.errors import InputError
+from pyro_vae.recipes import Run
+
+SplitName = Literal["train", "validation", "test"]
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure a trained run: importance-weighted log-likelihood, ELBO and its parts."""
+    from pyro_vae.evaluation import elbo, log_likelihood
+
+    parser = run_parser("evaluate", evaluate.__doc__)
+    parser.add_argument("--particles", type=int, default=5000, help="importance samples per datum")
+    parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
+    parser.add_argument("--limit", type=int | None, default=None, help="measure the first so many data only")
+    parser.add_argument("--memory_mib", type=int, default=512, help="memory budget of a chunk")
+    parser.add_argument("--seed", type=int, default=0, help="of the particles")
+    parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
+    parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
+    options = parse(parser, arguments)
+    run = Run(options.dir, trust=options.trust)
+    model, guide = run.programs()
+    split = getattr(run.data(), options.split)
+    if split is None:
+        raise InputError(f"the run's data have no {options.split} part")
+    if options.limit is not None:
+        split = split.subset(options.limit)
+    started = time.monotonic()
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    common = {"seed": options.seed, "device": automatic if options.device == "auto" else options.device}
+    likelihood = log_likelihood(
+        model,
+        guide,
+        split,
+        num_particles=options.particles,
+        memory_budget=options.memory_mib * 2**20,
+        progress=not options.json,
+        **common,
+    )
+    bound = elbo(model, guide, split, **common).to_dict()
+    result = {
+        **likelihood.to_dict(),
+        "split": options.split,
+        "elbo": bound["elbo"],
+        "elbo_standard_error": bound["standard_error"],
+        "reconstruction": bound["reconstruction"],
+        "kl": bound["kl"],
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    run.write_json(f"evaluation-{options.split}.json", result)
+    print(json.dumps(result) if options.json else _table(run, result))
+
+
+def _table(run: Run, result: dict[str, Any]) -> str:
+    rows = [
+        ("ELBO", f"{result['elbo']:.2f} +- {result['elbo_standard_error']:.2f} nats"),
+        (
+            f"log-likelihood (K = {result['num_particles']})",
+            f"{result['log_likelihood']:.2f} +- {result['standard_error']:.2f} nats",
+        ),
+        ("bits per dimension", f"{result['bits_per_dim']:.4f}"),
+        ("effective sample size", f"{result['effective_sample_size']:.1f}"),
+    ]
+    rows += [(f"reconstruction of {k}", f"{v:.2f} nats") for k, v in result["reconstruction"].items()]
+    rows += [(f"KL of {k}", f"{v:.2f} nats") for k, v in result["kl"].items()]
+    rows += [("seconds", f"{result['seconds']:.1f}")]
+    width = max(len(name) for name, _ in rows)
+    title = f"{run.path} on {result['num_data']} {result['split']} data (+- one standard error over data)"
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])

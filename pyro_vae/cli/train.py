@@ -1,0 +1,71 @@
+"""``pyro-vae train`` and ``pyro-vae resume``."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli.parsing import make_parser, parse, run_parser
+from pyro_vae.errors import InputError
+from pyro_vae.recipes import Run, read_recipe
+from pyro_vae.recipes.experiment import (
+    add_experiment_arguments,
+    experiment_parser,
+    load_configured_data,
+    parse_config,
+)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a recipe, or a YAML file of one's own, into a new run directory."""
+    parser = make_parser("train", train.__doc__)
+    parser.add_argument("recipe", help="a recipe's name (see pyro-vae recipes), or a .yaml file of one's own")
+    parser.add_argument("--out", type=Path, required=True, help="the run directory to make")
+    if not arguments or arguments[0].startswith("-"):
+        if "--help" in arguments or "-h" in arguments:
+            add_experiment_arguments(parser, {})
+            parser.parse_args(list(arguments))
+        raise InputError("the recipe comes first: pyro-vae train RECIPE --out DIR [--section.option value …]")
+    recipe = read_recipe(arguments[0])
+    add_experiment_arguments(parser, recipe)
+    if arguments[0].endswith((".yaml", ".yml")):
+        sys.path[:0] = ["", str(Path(arguments[0]).resolve().parent)]  # classes of one's own beside the file
+    if any(a in ("-h", "--help") or re.search(r"\.help\b", a) for a in arguments):
+        parser.parse_args(list(arguments))
+    defaults = parse_config(experiment_parser(recipe), recipe, f"recipe {arguments[0]}")
+    namespace = parse(parser, arguments, defaults)
+    data = load_configured_data(namespace)
+    config = namespace.clone(with_meta=False)
+    out = config.pop("out")
+    config.pop("recipe")
+    run = Run.create(out, config, arguments[0], data)
+    logging.info("%s", data.description)
+    _train(run, data, resume=False)
+
+
+def resume(arguments: Sequence[str]) -> None:
+    """Go on with an interrupted run, to the result that it would have had."""
+    parser = run_parser("resume", resume.__doc__)
+    options = parse(parser, arguments)
+    run = Run(options.dir, trust=options.trust)
+    _train(run, run.data(), resume=True)
+
+
+def _train(run: Run, data: Any, resume: bool) -> None:
+    try:
+        result = run.train(data, resume=resume)
+    except KeyboardInterrupt:
+        logging.warning("interrupted and saved; go on with: pyro-vae resume %s", run.path)
+        raise SystemExit(130) from None
+    logging.info(
+        "trained %d epochs in %.0f s (%s); weights of epoch %d are in %s",
+        result.epochs,
+        result.seconds,
+        result.stopped,
+        result.best_epoch or result.epochs,
+        run.path / "model.safetensors",
+    )

@@ -1,0 +1,60 @@
+"""The recognition model of completion, and the guide of a model without latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.distributions import diagonal_normal
+from pyro_vae.models.completion import CompletionVAE, visible
+from pyro_vae.networks import make_encoder
+
+
+class CompletionGuide(PyroModule):
+    """q(z | x, y) = N(mu(x, y), diag sigma(x, y)^2), where x is the whole image and y its observed part.
+
+    Args:
+        model: the generative model, whose sizes are taken.
+        encoder: ``"mlp"``, ``"conv"``, or a module from ``(batch, 2 * data_shape[0], *data_shape[1:])`` to
+            ``(batch, 2 * latent_dim)``.
+        hidden_dims: widths of the encoder's layers from x to z (conv: channels).
+        activation: its nonlinearity, by name.
+        min_scale: lower bound of sigma.
+
+    Source: Sohn et al. 2015, NeurIPS 28.
+    """
+
+    def __init__(
+        self,
+        model: CompletionVAE,
+        encoder: str | nn.Module = "mlp",
+        hidden_dims: Sequence[int] = (500, 500),
+        activation: str = "relu",
+        min_scale: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.context = model.context
+        self.rank, self.min_scale = len(model.data_shape), min_scale
+        channels, *rest = model.data_shape
+        self.encoder = make_encoder(encoder, (2 * channels, *rest), hidden_dims, 2 * model.latent_dim, activation)
+
+    def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+        """Sample z given data ``x``, their observed part ``y`` and ``mask``, each (batch, *data_shape)."""
+        features = self.encoder(torch.cat([x, visible(y, mask)], -self.rank))  # (batch, 2 * latent_dim)
+        with pyro.plate("data", x.shape[0], dim=-1):
+            return pyro.sample("z", diagonal_normal(features, self.min_scale))
+
+
+class EmptyGuide(PyroModule):
+    """The guide of a model without latents: it samples nothing, so that the ELBO is log p(x) itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, **batch: Any) -> None:
+        """Do nothing."""

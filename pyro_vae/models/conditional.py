@@ -1,0 +1,83 @@
+"""The conditional variational autoencoder's generative model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.distributions import diagonal_normal
+from pyro_vae.errors import InputError
+from pyro_vae.likelihoods import Bernoulli, Likelihood
+from pyro_vae.models.base import GenerativeModel
+from pyro_vae.networks import MLP, Condition, OneHot, make_decoder
+
+
+class ConditionalVAE(GenerativeModel):
+    """z | y ~ N(mu(y), diag sigma(y)^2);  x | z, y ~ likelihood(decoder(z, y)).
+
+    Sites: ``z`` with event shape (latent_dim,), ``x`` with event shape ``data_shape``. The context ``y`` is always
+    needed; the data plate is as long as it.
+
+    Args:
+        data_shape: shape of one datum, (channels, height, width) or (features,).
+        condition: what y is, and its features c(y): :class:`~pyro_vae.networks.OneHot` of 10 classes if not given,
+            :class:`~pyro_vae.networks.Attributes`, or a :class:`~pyro_vae.networks.Condition` of one's own.
+        latent_dim: dimensions of z.
+        likelihood: p(x | decoder features); Bernoulli if not given.
+        decoder: ``"mlp"``, ``"conv"``, or a module from ``(..., latent_dim + condition.dim)`` to
+            ``(..., likelihood.num_parameters * data_shape[0], *data_shape[1:])``.
+        hidden_dims: widths of the decoder's layers from (z, c(y)) to x (conv: channels, coarsest first).
+        prior_hidden_dims: widths of the prior network's layers, from c(y) to the moments of z; none: linear, which
+            for a class label is a table of moments.
+        activation: the networks' nonlinearity, by name.
+        data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
+
+    Raises:
+        InputError: for an unknown decoder or activation, a non-positive latent_dim, a data_mean of another shape.
+
+    Source: Sohn et al. 2015, "Learning structured output representation using deep conditional generative models",
+    NeurIPS 28, equation 4.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        condition: Condition | None = None,
+        latent_dim: int = 20,
+        likelihood: Likelihood | None = None,
+        decoder: str | nn.Module = "mlp",
+        hidden_dims: Sequence[int] = (200, 200),
+        prior_hidden_dims: Sequence[int] = (),
+        activation: str = "tanh",
+        data_mean: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise InputError(f"latent_dim must be a positive integer, got {latent_dim}")
+        self.data_shape = tuple(data_shape)
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood if likelihood is not None else Bernoulli()
+        self.condition = condition if condition is not None else OneHot(10)
+        self.context = {"y": self.condition.accepts}
+        channels, *rest = self.data_shape
+        features = (self.likelihood.num_parameters * channels, *rest)
+        self.prior_network = MLP(self.condition.dim, prior_hidden_dims, 2 * latent_dim, activation)
+        self.decoder = make_decoder(decoder, latent_dim + self.condition.dim, hidden_dims, features, activation)
+        self.start_at(self.decoder, data_mean)
+
+    def prior(self, c: Tensor) -> dist.Distribution:
+        """p(z | y) of the features c(y) ``(batch, condition.dim)``, event shape (latent_dim,)."""
+        return diagonal_normal(self.prior_network(c))
+
+    def forward(self, x: Tensor | None = None, *, y: Tensor) -> Tensor:
+        """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each ``y`` (batch, ...)."""
+        c = self.condition(y)  # (batch, condition.dim)
+        with self.data_plate(y):
+            z = pyro.sample("z", self.prior(c))  # (..., batch, latent_dim)
+            zy = torch.cat([z, c.expand(*z.shape[:-1], -1)], -1)  # (..., batch, latent_dim + condition.dim)
+            features = self.decoder(zy)  # (..., batch, P * channels, height, width)
+            return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
