@@ -123,7 +123,10 @@ def test_all_that_apply_are_drawn(make, names, tmp_path, caplog):
         split = Split({"x": split.tensors["x"], "y": torch.arange(12) % 3})
     with caplog.at_level(logging.INFO):
         written = figures.draw_all(model, guide, Data(split), [], tmp_path)
-    assert [path.stem for path in written] == names
+    both_kinds = {"reconstructions", "prior_samples", "latent_scatter", "progression", "completions", "manifold"}
+    assert [
+        path.stem for path in written if path.stem in both_kinds
+    ] == names  # the diagnostics have tests of their own
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("pyro_vae")]
     assert len(lines) == 7 - len(names) and all(line.startswith("no figure") for line in lines), lines
 
