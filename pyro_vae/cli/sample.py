@@ -33,19 +33,26 @@ def sample(arguments: Sequence[str]) -> None:
         help="context of a conditional model: a label (7), several that take turns (0,1,2), an attribute vector "
         "(0.5,1,0), or several of these (0.5,1,0;1,1,0)",
     )
+    parser.add_argument(
+        "--scale",
+        type=str | None,
+        default=None,
+        help="factors for the latents' prior scales, by site: z1=0.5,z2=0.1",
+    )
     options = parse(parser, arguments)
     if options.num < 1:
         raise InputError(f"--num must be a positive integer, got {options.num}")
     run = Run(options.dir, trust=options.trust)
     model, _ = run.programs()
+    scales = _scales(options.scale)
     context, columns = _context(run, model, options.y, options.num)
     num = len(next(iter(context.values()))) if context else options.num
-    drawn = draw(model, num, seed=options.seed, batch=context)
+    drawn = draw(model, num, seed=options.seed, batch=context, scales=scales)
     values = {k: v.cpu().numpy() for k, v in (context | drawn).items() if k != "x" or k in drawn}
     arrays, picture = run.path / "samples.npz", run.path / "figures" / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
-    figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns)
+    figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, scales=scales)
     if figure is not None:
         save_figure(figure, picture)
         print(picture)
@@ -78,6 +85,15 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
     context = pick(split, num)
     logging.info("%s: taken from %d of the data %s", ", ".join(needed), len(context["x"]), split.name)
     return {name: value for name, value in context.items() if name in needed}, None
+
+
+def _scales(text: str | None) -> dict[str, float]:
+    """Factors by site, of ``z1=0.5,z2=0.1``."""
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    try:
+        return {site.strip(): float(factor) for site, _, factor in pairs}
+    except ValueError:
+        raise InputError(f"--scale takes factors by latent site, e.g. --scale z1=0.5,z2=0.1; got '{text}'") from None
 
 
 def _parsed(text: str, context: Context | None) -> Tensor:

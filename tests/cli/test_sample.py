@@ -124,6 +124,28 @@ def test_attributes_that_are_refused(arguments, message, with_attributes, capsys
     assert message in refused(capsys, with_attributes, *arguments)
 
 
+def test_latent_scales(labelled):
+    assert main(["sample", str(labelled), "--num", "6", "--y", "1"]) == 0
+    full = np.load(labelled / "samples.npz")
+    assert main(["sample", str(labelled), "--num", "6", "--y", "1", "--scale", "z=0.25"]) == 0
+    small = np.load(labelled / "samples.npz")
+    spread = {name: arrays["z"] - arrays["z"].mean(0) for name, arrays in (("full", full), ("small", small))}
+    np.testing.assert_allclose(spread["small"], 0.25 * spread["full"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ("z4=0.5", "latent site 'z4'"),
+        ("z=half", "--scale takes factors by latent site, e.g. --scale z1=0.5,z2=0.1; got 'z=half'"),
+        ("z=-1", "-1"),
+    ],
+)
+def test_latent_scales_that_are_refused(scale, message, labelled, capsys):
+    assert main(["sample", str(labelled), "--y", "1", "--scale", scale]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_y_for_a_model_that_cannot_be_told(completing, tmp_path, capsys):
     assert "its y, mask are taken from the test data" in refused(capsys, completing, "--y", "7")
     model = {"class_path": "pyro_vae.models.VAE", "init_args": {"latent_dim": 2, "hidden_dims": [4]}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ def prior_samples(
     seed: int = 0,
     batch: Batch | None = None,
     columns: int | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> Figure | None:
     """A grid of means of p(x | z), for z drawn from the prior.
 
@@ -32,11 +33,12 @@ def prior_samples(
         seed: of the draws.
         batch: context that the model needs, ``(n, ...)`` each.
         columns: of the grid; as many as rows if not given.
+        scales: factors for the standard deviations of latent sites' priors, by name.
 
     Returns:
         the figure, or None (and a line in the log) if the data are neither images nor vectors.
     """
-    mean = sample(model, n, seed=seed, batch=batch)["x.mean"]  # (n, *shape)
+    mean = sample(model, n, seed=seed, batch=batch, scales=scales)["x.mean"]  # (n, *shape)
     shape = tuple(mean.shape[1:])
     if is_curve(shape):
         mean = mean[:MAX_CURVES]  # a panel each: more would take minutes
@@ -62,5 +64,6 @@ def prior_samples(
         return None
     given = ", ".join(name for name in batch or {} if name != "x")
     inner = f"mean of p(x | z, {given}), z ~ p(z | {given})" if given else "mean of p(x | z), z ~ p(z)"
-    figure.suptitle(f"Samples from the prior: {inner}")
+    scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
+    figure.suptitle(f"Samples from the prior: {inner}{scaled}")
     return figure
