@@ -15,6 +15,7 @@ from typing import Any
 
 import common
 import torch
+from peers import pythae_vae
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
@@ -52,36 +53,10 @@ def hand_written(model: VAE, guide: GaussianGuide, x: Tensor, num_particles: int
 
 def pythae_nll(x: Tensor, num_particles: int, device: str) -> Any:
     """Pythae's estimator on a network of the same sizes, or None where it is not installed."""
-    try:
-        from pythae.models import VAE as Peer
-        from pythae.models import VAEConfig
-        from pythae.models.base.base_utils import ModelOutput
-        from pythae.models.nn import BaseDecoder, BaseEncoder
-    except ImportError:
+    peer = pythae_vae(SHAPE, (300, 300), LATENT)
+    if peer is None:
         return None
-    from torch import nn
-
-    class Encoder(BaseEncoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(784, 300), nn.Tanh(), nn.Linear(300, 300), nn.Tanh())
-            self.loc, self.log_var = nn.Linear(300, LATENT), nn.Linear(300, LATENT)
-
-        def forward(self, x: Tensor) -> Any:
-            h = self.body(x.flatten(1))
-            return ModelOutput(embedding=self.loc(h), log_covariance=self.log_var(h))
-
-    class Decoder(BaseDecoder):
-        def __init__(self) -> None:
-            super().__init__()
-            layers = [nn.Linear(LATENT, 300), nn.Tanh(), nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 784)]
-            self.body = nn.Sequential(*layers, nn.Sigmoid())
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=self.body(z).reshape(-1, *SHAPE))
-
-    config = VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce")
-    peer = Peer(config, Encoder(), Decoder()).to(device).eval()
+    peer = peer.to(device).eval()
     return lambda: peer.get_nll(x, n_samples=num_particles, batch_size=100)
 
 

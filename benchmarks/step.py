@@ -23,7 +23,8 @@ import pyro
 import torch
 from hierarchy_cases import PUBLISHED
 from lightning_fabric import Fabric
-from step_cases import CASES, PIXELS, SHAPE, Case, mlp_case
+from peers import pythae_vae
+from step_cases import CASES, SHAPE, Case, mlp_case
 from torch import Tensor, nn
 
 from pyro_vae import fit
@@ -113,34 +114,11 @@ def ours(case: Case, x: Tensor, mode: str) -> Run:
 
 def pythae_steps(x: Tensor, count: int) -> Run | None:
     """An epoch of ``count`` steps of pythae's trainer on the MLP VAE's networks; None where it is not installed."""
-    try:
-        from pythae.models import VAE, VAEConfig
-        from pythae.models.base.base_utils import ModelOutput
-        from pythae.models.nn import BaseDecoder, BaseEncoder
-        from pythae.trainers import BaseTrainer, BaseTrainerConfig
-    except ImportError:
+    peer = pythae_vae(SHAPE, (400,), 20)
+    if peer is None:
         return None
-
-    class Encoder(BaseEncoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.loc, self.log_var = nn.Linear(PIXELS, 400), nn.Linear(400, 20), nn.Linear(400, 20)
-
-        def forward(self, x: Tensor) -> Any:
-            h = self.body(x.flatten(1)).tanh()
-            return ModelOutput(embedding=self.loc(h), log_covariance=self.log_var(h))
-
-    class Decoder(BaseDecoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(20, 400), nn.Tanh(), nn.Linear(400, PIXELS), nn.Sigmoid())
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=self.body(z).reshape(-1, *SHAPE))
-
-    config = VAEConfig(input_dim=SHAPE, latent_dim=20, reconstruction_loss="bce")
-    peer = VAE(config, Encoder(), Decoder())
     from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     data = BaseDataset(x.cpu().repeat(count, 1, 1, 1), torch.zeros(count * len(x)))
     settings = BaseTrainerConfig(

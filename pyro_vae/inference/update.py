@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.inference.compiled import CompiledStep
 from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.recording.reasons import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ class Update:
         if not self._capturing or self.gradient.recording(batch) is None:
             return self._update(batch)
         key = tuple((k, v.shape, v.dtype) for k, v in batch.items())
-        capture = self._captures.setdefault(key, _Capture(batch))
+        if key not in self._captures:
+            self._captures[key] = _Capture(batch)
+        capture = self._captures[key]
         if capture.graph is None and capture.calls < WARM_UP:
             capture.calls += 1
             return capture.beside(lambda: self._update(batch))
@@ -70,8 +73,7 @@ class Update:
                 logger.info("whole training step captured as a CUDA graph")
             except RuntimeError as error:
                 self._capturing = False
-                line = (str(error).strip().splitlines() or [""])[0]
-                logger.warning("training steps are not captured as a CUDA graph: %s", line)
+                logger.warning("training steps are not captured as a CUDA graph: %s", first_line(error))
                 return self._update(batch)
         return capture.replay(batch)
 

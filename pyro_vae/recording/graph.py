@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.recording.reasons import reason, relative_error
+from pyro_vae.recording.reasons import first_line, reason, relative_error
 from pyro_vae.recording.state import Snapshot
 from pyro_vae.recording.tensors import LastSite, as_accumulated, copied, same_random_state, with_tensors
 
@@ -127,8 +127,8 @@ class Recording:
         except Exception as error:
             self._run = self.graph
             cause = error.__cause__ or error
-            line = (str(cause).strip().splitlines() or [""])[0]
-            logger.warning("not compiled, the recorded graph is used: %s: %s", type(cause).__name__, line)
+            name, line = type(cause).__name__, first_line(cause)
+            logger.warning("not compiled, the recorded graph is used: %s: %s", name, line)
             return ""
         return f", compiled in {time.monotonic() - started:.0f} s"
 

@@ -26,6 +26,11 @@ def relative_error(ours: Tensor | None, theirs: Tensor | None, floor: float = 0.
     return difference / max(b.norm().item(), floor, 1e-30) if difference else 0.0
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
 def reason(error: Exception, site: str | None) -> str:
     """One line: what stood in the way, in which line of whose file, at or after which site."""
     if isinstance(error, (DataDependentOutputException, GuardOnDataDependentSymNode)):
@@ -33,7 +38,7 @@ def reason(error: Exception, site: str | None) -> str:
     elif isinstance(error, DynamicOutputShapeException):
         what = "a shape depends on a tensor's values"
     else:
-        what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        what = f"{type(error).__name__}: {first_line(error)}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
     where = f" in `{frames[-1].line}` ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return what + where + (f", at or after site '{site}'" if site else "")
