@@ -52,19 +52,29 @@ class PeakMemory(TorchDispatchMode):
         self.live -= size
 
 
-def bytes_per_row(run: Callable[[int], Any], rows: tuple[int, int] = (4, 12)) -> float:
+def bytes_per_row(run: Callable[[int], Any], first: int = 4, last: int = 10_000) -> float:
     """Memory that each further row of a computation costs, by the difference of two small runs.
+
+    Rows are added until they take most of the memory: a computation may have large tensors of its own (weights that are
+    made at every call), and the moment when these are alive need not be that of the rows' peak.
 
     Args:
         run: does the computation for that many rows.
-        rows: the two sizes.
+        first: rows of the smaller run.
+        last: at most so many rows in the larger one.
 
     Returns:
         bytes per row, at least 1.
     """
-    peaks = []
-    for size in rows:
+
+    def peak(rows: int) -> int:
         with PeakMemory() as memory:
-            run(size)
-        peaks.append(memory.peak)
-    return max((peaks[1] - peaks[0]) / (rows[1] - rows[0]), 1.0)
+            run(rows)
+        return memory.peak
+
+    few, rows = peak(first), 3 * first
+    many = peak(rows)
+    while many < 2.5 * few and 4 * rows <= last:
+        rows *= 4
+        many = peak(rows)
+    return max((many - few) / (rows - first), 1.0)

@@ -18,7 +18,7 @@ from torch import nn
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.evaluation.memory import PeakMemory
+from pyro_vae.evaluation.memory import PeakMemory, bytes_per_row
 
 
 def chunked(monkeypatch, bytes_of_chunk):
@@ -542,3 +542,15 @@ def test_the_process_does_not_grow_with_the_number_of_data():
     """Of the process, not of its tensors: small results kept among large temporaries once split the heap."""
     done = subprocess.run([sys.executable, "-c", MANY_DATA], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 64 * 1.25  # MiB
+
+
+def test_memory_of_a_row_beside_large_tensors_that_do_not_depend_on_rows():
+    """Weights that are made at every call (weight normalization) peak at another moment than the rows."""
+
+    def run(rows):
+        weights = torch.ones(1_000_000) * 2  # two times 4 MB, gone before the rows come
+        total = weights.sum()
+        del weights
+        return torch.ones(rows, 1000) * total
+
+    assert bytes_per_row(run) == pytest.approx(8000, rel=0.35)  # ones, and their product
