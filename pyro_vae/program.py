@@ -217,10 +217,11 @@ def prime(model: Program, guide: Program, batch: Batch) -> tuple[poutine.Trace, 
         the model's and the guide's trace on the batch, for looking at their sites.
     """
     devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
-    training = model.training, guide.training
+    modes = [(module, module.training) for program in (model, guide) for module in program.modules()]
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         model.eval(), guide.eval()  # batch statistics are not to move because somebody looked
         guide_trace = poutine.trace(guide).get_trace(**batch)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
-    model.train(training[0]), guide.train(training[1])
+    for module, training in modes:
+        module.training = training
     return model_trace, guide_trace

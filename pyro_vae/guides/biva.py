@@ -52,6 +52,8 @@ class BIVAGuide(PyroModule):
             raise InputError(f"BIVAGuide is for models.BIVA, got {type(model).__name__}; LadderGuide fits others")
         if parameterization not in ("absolute", "residual"):
             raise unknown("parameterization", parameterization, ("absolute", "residual"))
+        if num_blocks < 1:
+            raise InputError(f"num_blocks must be a positive integer, got {num_blocks}")
         act, shapes, sizes = make_activation(activation), model.shapes, model.latent_dims
         self.model, self.parameterization, self.num_stages = model, parameterization, len(sizes)
         below_top = range(len(sizes) - 1)

@@ -43,7 +43,7 @@ class LadderGuide(PyroModule):
         num_hidden: layers in each of them (0: every Gaussian is a linear map of x).
         channels: of strided convolutions between x and f_1, finest first; none: no convolutions.
         activation: nonlinearity, by name.
-        batch_norm: normalize every layer, the heads included.
+        batch_norm: normalize every dense layer, the heads included; convolutions are not normalized.
         merge: ``"precision"`` (ladder VAE) or ``"residual"`` (NVAE).
 
     Raises:

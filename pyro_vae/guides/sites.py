@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 
 from pyro_vae.errors import InputError
-from pyro_vae.program import Program, required_arguments
+from pyro_vae.program import Program, accepted_arguments, required_arguments
 
 
 def data_and_latent_shapes(
@@ -34,16 +34,18 @@ def data_and_latent_shapes(
         )
     modes = [(module, module.training) for module in program.modules()]
     program.eval()  # one datum has no batch statistics
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        trace = prune_subsample_sites(poutine.trace(program).get_trace(num_samples=1))
-    for module, mode in modes:
-        module.training = mode
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            trace = prune_subsample_sites(poutine.trace(program).get_trace(num_samples=1))
+    finally:
+        for module, mode in modes:
+            module.training = mode
     sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
     if data_site not in sites:
         raise InputError(f"the model has no data site '{data_site}'; its sites are: {', '.join(sites)}")
     latents = {}
     for name, site in sites.items():
-        if name == data_site:
+        if name == data_site or name in (accepted_arguments(program.program) or ()):  # another data site
             continue
         support = site["fn"].support
         if not _is_real(support):

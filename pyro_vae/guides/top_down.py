@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -32,34 +33,39 @@ def draw_top_down(
         posterior: gives q(z_i | .) from the site's name, p(z_i | z_{>i}) and the site's ``infer`` entries.
         latents: names of the model's latent sites.
         batch: what the model may be called with; it is given the entries that it has arguments for.
-        drawn: values of latents that the guide has sampled already, ``(..., batch, *event)``.
+        drawn: values of latents that the guide has sampled already, ``(..., batch, *event)``, in a data plate of its
+            own. None: it has none, and the plate is the model's.
     """
     known = accepted_arguments(model)
     arguments = {k: v for k, v in batch.items() if known is None or k in known}
     try:
-        with _TopDown(posterior, latents, drawn or {}):
+        with _TopDown(posterior, latents, drawn):
             model(**arguments)
     except _AllDrawn:
         pass
 
 
-class _AllDrawn(Exception):
-    """Every latent site has its value."""
+class _AllDrawn(BaseException):
+    """Every latent site has its value; not an Exception, which a model might catch."""
 
 
 class _TopDown(Messenger):
-    def __init__(self, posterior: Posterior, latents: Collection[str], drawn: Mapping[str, Tensor]) -> None:
+    def __init__(self, posterior: Posterior, latents: Collection[str], drawn: Mapping[str, Tensor] | None) -> None:
         super().__init__()
-        self.posterior, self.missing, self.drawn = posterior, set(latents), drawn
+        self.posterior, self.missing, self.drawn = posterior, set(latents), drawn or {}
+        self.own_plate = drawn is not None
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self.missing:
-            msg["stop"] = True  # the data site and the plate's own are the model's business
+            # data sites are the model's business, and so is its plate, if the guide has one of its own
+            msg["stop"] = self.own_plate or type(msg["fn"]).__name__ != "_Subsample"
             return
         if msg["name"] in self.drawn:
             msg["value"], msg["done"], msg["stop"] = self.drawn[msg["name"]], True, True
             return
-        q = self.posterior(msg["name"], gaussian(msg["name"], msg["fn"]), msg["infer"])
+        p = gaussian(msg["name"], msg["fn"])
+        q = self.posterior(msg["name"], p, msg["infer"])
+        q = q.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))  # p is in all the model's plates
         msg["fn"] = q.to_event(msg["fn"].event_dim)
 
     def _pyro_post_sample(self, msg: Any) -> None:

@@ -10,12 +10,31 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pyro_vae.errors import InputError
+from pyro_vae.inference.batches import EpochBatches
+
 SOME = 5000  # training data for the statistics of a validation
 
 
 def norm_layers(module: nn.Module) -> list[_BatchNorm]:
     """The batch normalization layers of a module that keep running statistics."""
     return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def check_batches(step: nn.Module, batches: EpochBatches) -> None:
+    """Check that batch norm has more than one datum in every training batch.
+
+    Raises:
+        InputError: if a batch has one datum only; says which sizes would do.
+    """
+    size, rest = batches.batch_size // batches.world, len(batches.split) % batches.batch_size // batches.world
+    if norm_layers(step) and (size == 1 or rest == 1):
+        raise InputError(
+            f"batch norm needs at least 2 data in every batch; of {len(batches.split)} data in batches of "
+            f"{batches.batch_size}"
+            + (f" on {batches.world} devices" if batches.world > 1 else "")
+            + f" the {'last has' if size > 1 else 'batches have'} 1: choose another batch_size"
+        )
 
 
 @contextmanager
@@ -39,18 +58,20 @@ def averaging(layers: list[_BatchNorm]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def recompute_statistics(step: nn.Module, batches: Iterator[dict[str, Any]], context: Callable[[], Any]) -> None:
-    """Set the statistics of a step's layers to averages over batches, run in training mode; its mode is put back.
+def recompute_statistics(step: nn.Module, run: Callable[..., Any], batches: Iterator[dict[str, Any]]) -> None:
+    """Set the statistics of a step's layers to averages over batches, in training mode; all modes are put back.
 
     Args:
-        step: called with each batch.
+        step: owns the layers.
+        run: called with each batch; runs the step.
         batches: of training data.
-        context: made around each call (precision).
     """
-    training = step.training
+    modes = [(module, module.training) for module in step.modules()]
     step.train()
-    with averaging(norm_layers(step)):
-        for batch in batches:
-            with context():
-                step(**batch)
-    step.train(training)
+    try:
+        with averaging(norm_layers(step)):
+            for batch in batches:
+                run(**batch)
+    finally:
+        for module, training in modes:
+            module.training = training

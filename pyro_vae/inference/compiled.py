@@ -45,7 +45,7 @@ class CompiledStep:
         prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
     ) -> None:
         self.fabric, self.step, self.mode, self.differentiate = fabric, step, mode, differentiate
-        self._eager = eager if eager is not None else self._forward
+        self._eager = eager if eager is not None else self.forward
         self._prepare = prepare
         self._recordings: dict[tuple, Recording | None] = {}
         self._refused = False
@@ -87,9 +87,10 @@ class CompiledStep:
         return row
 
     def _recorded(self, **rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self._forward(**self._prepare(rows))
+        return self.forward(**self._prepare(rows))
 
-    def _forward(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and row of terms, eagerly, under the precision that training has."""
         precision = self.fabric.strategy.precision
         with precision.forward_context():
             return precision.convert_output(self.step(**precision.convert_input(batch)))

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 
 from pyro_vae.program import Batch, Program, prime
 
+INITIALIZE_ON = 500  # training data: means over a small batch are wild, and what is built on them wilder
 MIN_SCALE = 0.1  # a unit that hardly varies over the batch is blown up by no more than 1 / this
 
 
@@ -45,7 +46,7 @@ def initialize_from_data(model: Program, guide: Program, batch: Batch) -> int:
         layer.initialized.fill_(True)
         channel = -1 if isinstance(layer, nn.Linear) else -3
         others = [i for i in range(output.dim()) if i != output.dim() + channel]
-        mean, scale = output.mean(others), output.std(others).clamp(min=MIN_SCALE)  # (units,)
+        mean, scale = output.mean(others), output.std(others, correction=0).clamp(min=MIN_SCALE)  # (units,)
         gain = layer.parametrizations.weight.original0  # (units, 1, …)
         gain.div_(scale.reshape(gain.shape))
         if layer.bias is not None:

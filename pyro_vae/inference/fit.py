@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError, unknown
+from pyro_vae.inference.batch_norm import check_batches
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.checkpoint import CHECKPOINT, load_checkpoint
 from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM
-from pyro_vae.inference.data_init import initialize_from_data
+from pyro_vae.inference.data_init import INITIALIZE_ON, initialize_from_data
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
@@ -112,7 +113,7 @@ def fit(
         precision: Lightning Fabric's names.
         num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
-            each process's part.)
+            each process's part, and batch norm takes the statistics of it.)
         compile: how steps are run. "off": eagerly, Pyro's handlers at every step; "graph": recorded once as a graph of
             tensor operations; "full": recorded and compiled; "auto": by the number of steps (off below 200, full from
             20,000 on). What cannot be recorded runs eagerly, and the log says
@@ -152,11 +153,12 @@ def fit(
         prime(*programs, batches.batch(0, 0))
         saved = load_checkpoint(Path(out)) if resume and out is not None else None
         if saved is None:
-            initialize_from_data(*programs, batches.batch(0, 0))
+            initialize_from_data(*programs, EpochBatches(train, INITIALIZE_ON, seed).batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
         real = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
         weight = torch.ones((), device=fabric.device, dtype=real) if weighted else None
         step = Step(*programs, objective, weight, fabric.global_rank, fabric.world_size)
+        check_batches(step, batches)
         validation = None
         if data.validation is not None:
             held_out = data.validation.to(fabric.device)

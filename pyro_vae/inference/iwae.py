@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference.objective import Objective, Terms
+from pyro_vae.recording.tensors import with_tensors
 from pyro_vae.traces import (
     TracePair,
     in_particle_plate,
@@ -97,7 +98,7 @@ class IWAE(Objective):
         if len(sites) == 1:
             held = {n: {**q, "fn": detach(q["fn"])} for n, q in sites.items()}
         else:
-            run = in_particle_plate(_with_held_parameters(guide), self.num_particles, pair.particle_dim)
+            run = in_particle_plate(_with_held_parameters(guide, model), self.num_particles, pair.particle_dim)
             trace = poutine.trace(poutine.replay(run, trace=pair.guide)).get_trace(*args, **kwargs)
             held = {n: trace.nodes[n] for n in sites}
         log_w, observed, kl = log_weights_by_site(pair, guide_sites=held)  # (K, N)
@@ -131,7 +132,7 @@ def _weighted(weights: list[Tensor], event_dim: int, gradient: Tensor) -> Tensor
     return gradient * w.reshape(w.shape + (1,) * event_dim)
 
 
-def _with_held_parameters(guide: Callable[..., Any]) -> Callable[..., Any]:
+def _with_held_parameters(guide: Callable[..., Any], model: Callable[..., Any]) -> Callable[..., Any]:
     """The guide with constant parameters; its buffers (batch statistics) are not updated a second time."""
     if not isinstance(guide, nn.Module):
         raise InputError("gradient 'dreg' or 'stl' with several latent sites needs the guide as an nn.Module")
@@ -141,6 +142,11 @@ def _with_held_parameters(guide: Callable[..., Any]) -> Callable[..., Any]:
                 f"gradient 'dreg' or 'stl' with several latent sites runs the guide twice, which its dropout "
                 f"'{name}' does not allow: use gradient='standard' or take the dropout out"
             )
-    held = {k: v.detach() for k, v in guide.named_parameters()}
-    held |= {k: v.clone() for k, v in guide.named_buffers()}
-    return lambda *args, **kwargs: torch.func.functional_call(guide, held, args, kwargs)
+    both = nn.ModuleList([p for p in (guide, model) if isinstance(p, nn.Module)])  # a guide may run the model
+    held = {id(p): p.detach() for p in both.parameters()} | {id(b): b.clone() for b in both.buffers()}
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with with_tensors(both, held):
+            return guide(*args, **kwargs)
+
+    return run

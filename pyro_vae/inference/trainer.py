@@ -202,7 +202,10 @@ class Trainer(TrainingState):
         if self._normalized:
             count = min(count, len(self.batches))
             batches = (self.batches.batch(self.at.epoch, index) for index in range(count))
-            recompute_statistics(self.raw_step, batches, self.fabric.strategy.precision.forward_context)
+            recompute_statistics(self.raw_step, self.update.gradient.forward, batches)
+            if self._world > 1:  # all validate with those of the first process
+                for buffer in self.raw_step.buffers():
+                    torch.distributed.broadcast(buffer, 0)
 
     def _maybe_save(self) -> None:
         if self._stopping():

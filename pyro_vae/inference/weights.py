@@ -49,8 +49,16 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
 
 
 def copy_common(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
-    """Copy those tensors into ours that have the name and shape of one of them; returns their names."""
-    common = [name for name, value in ours.items() if name in theirs and theirs[name].shape == value.shape]
+    """Copy those tensors into ours that have the name and shape of one of them; returns their names.
+
+    A layer's tensors (weight, bias, statistics, parametrization) are copied together or not at all.
+    """
+
+    def layer(name: str) -> str:
+        return name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+    differ = {layer(n) for n, v in ours.items() if n in theirs and theirs[n].shape != v.shape}
+    common = [name for name in ours if name in theirs and layer(name) not in differ]
     for name in common:
         ours[name].detach().copy_(theirs[name].detach())
     return common

@@ -61,6 +61,8 @@ class BIVA(GenerativeModel):
     ) -> None:
         super().__init__()
         check_layers(latent_dims, widths)
+        if num_blocks < 1:
+            raise InputError(f"num_blocks must be a positive integer, got {num_blocks}")
         self.data_shape, self.latent_dims = tuple(data_shape), tuple(latent_dims)
         self.shapes = stage_shapes(self.data_shape, widths, strides)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
@@ -68,7 +70,7 @@ class BIVA(GenerativeModel):
         self.top = FeatureMap((latent_dims[-1],), shapes[-1])
         self.states = nn.ModuleList(
             Stage(shapes[i + 1], shapes[i], skip, act, num_blocks, dropout=dropout)
-            for i, skip in zip(below_top, [*shapes[2:], None], strict=True)
+            for i, skip in zip(below_top, [*shapes[2:], None], strict=False)
         )
         self.priors_bu = nn.ModuleList(FeatureGaussian(shapes[i], latent_dims[i], act) for i in below_top)
         self.priors_td = nn.ModuleList(FeatureGaussian(shapes[i], latent_dims[i], act) for i in below_top)

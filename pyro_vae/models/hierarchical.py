@@ -33,7 +33,7 @@ class HierarchicalVAE(GenerativeModel):
         channels: of strided convolutions between x and these layers, finest first; none: no convolutions.
         likelihood: p(x | decoder features); Bernoulli if not given.
         activation: nonlinearity, by name.
-        batch_norm: normalize every layer but the output of x.
+        batch_norm: normalize every dense layer but the output of x; convolutions are not normalized.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
 
     Raises:

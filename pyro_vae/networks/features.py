@@ -41,9 +41,10 @@ class FeatureMap(nn.Module):
         self.before, self.after = before, after
         self.enlarge: tuple[int, int] | None = None
         if len(before) == 3 and len(after) == 3:
-            stride = 1 if before[1:] == after[1:] or before[1] < after[1] else 2
+            grows = any(a > b for a, b in zip(after[1:], before[1:], strict=True))
+            stride = 1 if before[1:] == after[1:] or grows else 2
             halved = tuple(-(-side // stride) for side in before[1:])
-            if before[1] < after[1]:
+            if grows:
                 self.enlarge = (after[1], after[2])
             elif halved != after[1:]:
                 raise InputError(f"features {before} cannot become {after}: an image keeps its size, halves or grows")
@@ -172,7 +173,9 @@ class FeatureOutput(nn.Module):
         super().__init__()
         self.out_shape = out_shape
         self.maps = nn.Sequential(activation, FeatureMap(shape, inner, 5), activation)
-        self.last = FeatureMap(inner, out_shape, normalized=False)  # starts near 0, so that x starts at its mean
+        self.last = FeatureMap(inner, out_shape, normalized=False)
+        with torch.no_grad():
+            self.last.linear.weight.mul_(0.01)  # near 0, so that x starts at its mean
         self.bias = nn.Parameter(torch.zeros(out_shape))
 
     def forward(self, h: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.guides import GaussianGuide, LadderGuide
 from pyro_vae.guides.ladder import by_precision, residual
+from pyro_vae.inference import IWAE
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, HierarchicalVAE
 from pyro_vae.networks.gaussian import MIN_VARIANCE
-from pyro_vae.program import Program
+from pyro_vae.program import Program, as_programs
 
 DATA, LATENT, NOISE = 6, 3, 0.6
 
@@ -120,7 +121,7 @@ def test_the_decoder_of_x_is_not_run_by_the_guide():
     model.decoder.register_forward_hook(lambda *_: calls.append("x"))
     trace = poutine.trace(Program(guide)).get_trace(x=torch.randn(5, DATA))
     assert calls == []
-    assert [n for n, s in trace.nodes.items() if s["type"] == "sample"] == ["z2", "z1"]
+    assert [n for n, s in trace.nodes.items() if s["type"] == "sample"] == ["data", "z2", "z1"]
     assert trace.nodes["z1"]["value"].shape == (5, 3)
 
 
@@ -151,6 +152,52 @@ def test_errors():
 
     with pytest.raises(InputError, match="latent site 'z' is Laplace; a top-down guide merges Gaussians"):
         Program(LadderGuide(laplace, (4, 4)))(x=torch.zeros(3, 2))
+
+
+def test_latents_in_a_plate_of_the_models_are_drawn_one_by_one():
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+            top = pyro.sample("top", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            with pyro.plate("parts", 3, dim=-2):
+                low = pyro.sample("low", dist.Normal(top, 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(low.sum(0), 1.0).to_event(1), obs=x)
+
+    trace = poutine.trace(Program(LadderGuide(model, (4, 4), 1))).get_trace(x=torch.randn(12, 2))
+    low = trace.nodes["low"]["value"]
+    assert low.shape == (3, 12, 2) and not torch.equal(low[0], low[1])
+
+
+def test_a_second_data_site_is_no_latent():
+    def model(x=None, w=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+            top = pyro.sample("top", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            low = pyro.sample("low", dist.Normal(top, 1.0).to_event(1))
+            pyro.sample("w", dist.Normal(low, 1.0).to_event(1), obs=w)
+            return pyro.sample("x", dist.Normal(low, 1.0).to_event(1), obs=x)
+
+    guide = LadderGuide(model, (4, 4), 1)
+    assert guide.names == ["low", "top"]
+    batch = {"x": torch.randn(5, 2), "w": torch.randn(5, 2)}
+    assert set(elbo(model, guide, batch).log_likelihood) == {"x", "w"}
+
+
+@pytest.mark.parametrize("gradient", ["standard", "dreg", "stl"])
+def test_gradients_are_those_of_a_module_where_the_model_is_a_function(gradient):
+    """The held guide of dreg and stl must hold the top-down weights as well, whoever owns them."""
+    torch.manual_seed(0)
+    module = HierarchicalVAE((DATA,), (3, 2), (8, 6), 1, likelihood=Gaussian())
+
+    def function(x=None, num_samples=1):
+        return module(x, num_samples=num_samples)
+
+    x, gradients = torch.randn(20, DATA), []
+    for model in (module, function):
+        torch.manual_seed(1)
+        programs = as_programs(model, LadderGuide(model, (8, 6), 1))
+        loss = IWAE(3, gradient)(*programs)(x=x)
+        gradients.append(torch.autograd.grad(loss, list(module.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_guide_that_lacks_a_layer_is_refused_with_the_names_of_the_sites():

@@ -2,12 +2,16 @@
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import nn
 
 from pyro_vae import fit
 from pyro_vae.data import Data, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation import elbo
 from pyro_vae.guides import LadderGuide
+from pyro_vae.inference import ELBO
 from pyro_vae.inference.batch_norm import averaging, norm_layers
 from pyro_vae.models import HierarchicalVAE
 from pyro_vae.networks.batch_norm import FeatureNorm
@@ -80,6 +84,48 @@ def test_validation_sees_the_averaged_weights_with_their_own_statistics():
                  ema_decay=0.95, progress=False, device="cpu")  # fmt: skip
     last = result.records[-1]
     assert abs(last["validation/loss"] - last["train/loss"]) < 0.5  # the same data
+
+
+class Remembering(FeatureNorm):
+    """Keeps the mode that it was called in."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.modes = []
+
+    def forward(self, h):
+        self.modes.append((self.training, len(h)))
+        return super().forward(h)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_validation_is_measured_in_evaluation_mode(ema_decay):
+    """51 held-out data in batches of 50: in training mode the last one alone could not even be run."""
+    guide, x = Normed(), torch.randn(101, 4) * 3 + 5
+    guide.norm = Remembering(3)
+    data = Data(Split({"x": x[:50]}), validation=Split({"x": x[50:]}))
+    fit(model, guide, data, epochs=2, batch_size=50, ema_decay=ema_decay, progress=False, device="cpu", compile="off")
+    assert (False, 1) in guide.norm.modes and (True, 1) not in guide.norm.modes
+
+
+def test_validation_loss_is_the_elbo_of_the_weights():
+    torch.manual_seed(3)
+    guide, x = Normed(), torch.randn(400, 4) * 3 + 5
+    data = Data(Split({"x": x}), validation=Split({"x": x[:8]}))  # few: batch statistics would be their own
+    options = {"epochs": 3, "batch_size": 100, "learning_rate": 1e-2, "progress": False, "device": "cpu"}
+    result = fit(model, guide, data, objective=ELBO(num_particles=500), **options)
+    measured = -elbo(model, guide, x[:8], num_particles=2000).mean
+    assert result.records[-1]["validation/loss"] == pytest.approx(measured, abs=0.1)
+
+
+def test_double_precision():
+    assert torch.isfinite(trained(epochs=2, precision="64-true")[0].norm.running_var).all()
+
+
+@pytest.mark.parametrize(("size", "what"), [(1, "the batches have 1"), (59, "the last has 1")])
+def test_a_batch_of_one_datum_is_refused(size, what):
+    with pytest.raises(InputError, match=f"batch norm needs at least 2 data in every batch.*{what}"):
+        fit(model, Normed(), torch.randn(60, 4), batch_size=size, epochs=1, progress=False, device="cpu")
 
 
 def test_averaging_puts_momenta_back_when_something_fails():

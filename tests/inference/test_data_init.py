@@ -7,6 +7,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from pyro_vae import fit
 from pyro_vae.guides import BIVAGuide
 from pyro_vae.inference.data_init import MIN_SCALE, initialize_from_data
+from pyro_vae.inference.weights import copy_common
 from pyro_vae.models import BIVA
 from pyro_vae.networks.features import FeatureMap
 from pyro_vae.program import as_programs
@@ -29,7 +30,7 @@ def test_units_have_mean_zero_and_variance_one():
             out = first(nn.functional.elu(batch["x"]))  # the first layer sees x through the activation
         dims = [i for i in range(out.dim()) if i != 1]
         torch.testing.assert_close(out.mean(dims), torch.zeros(6), atol=1e-4, rtol=0)
-        torch.testing.assert_close(out.std(dims), torch.ones(6), atol=1e-4, rtol=0)
+        torch.testing.assert_close(out.std(dims, correction=0), torch.ones(6), atol=1e-4, rtol=0)
 
 
 def test_it_is_done_once():
@@ -67,6 +68,24 @@ def test_a_constant_unit_is_not_blown_up():
 
     initialize_from_data(*as_programs(Constant(), lambda x: None), {"x": torch.zeros(4, 1)})
     torch.testing.assert_close(layer.parametrizations.weight.original0, before / MIN_SCALE)
+
+
+def test_a_single_datum_gives_no_nan():
+    model, guide, batch = pair(None)
+    initialize_from_data(*as_programs(model, guide), {"x": batch["x"][:1]})
+    assert all(v.isfinite().all() for v in (*model.state_dict().values(), *guide.state_dict().values()))
+
+
+def test_layers_are_taken_over_from_another_pair_whole_or_not_at_all():
+    small = BIVA((9,), (3, 2), (6, 5), None, num_blocks=1)
+    large = BIVA((9,), (3, 2), (7, 5), None, num_blocks=1)
+    initialize_from_data(*as_programs(small, BIVAGuide(small, num_blocks=1)), {"x": torch.rand(50, 9)})
+    names = set(copy_common(dict(large.state_dict(keep_vars=True)), dict(small.state_dict(keep_vars=True))))
+    for name, layer in large.named_modules():
+        if hasattr(layer, "initialized"):
+            taken = {f"{name}.parametrizations.weight.original{i}" in names for i in (0, 1)}
+            assert taken == {bool(layer.initialized)} == {f"{name}.bias" in names}
+    assert bool(large.top.linear.initialized) and not bool(large.inject[0].linear.initialized)
 
 
 def test_the_random_state_is_left_alone():

@@ -114,7 +114,25 @@ def test_the_loss_is_that_of_the_equations_written_out():
     torch.testing.assert_close(loss, (kl - log_x) / len(x), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "sizes", "strides"),
+    [((9,), 1, None), ((1, 1, 8), 3, (2, 2, 1)), ((1, 2, 8), 2, (2, 2)), ((3, 9, 7), 2, (1, 2))],
+)
+def test_one_stage_narrow_and_odd_images(shape, sizes, strides):
+    model = BIVA(shape, (2,) * sizes, (4,) * sizes, strides, num_blocks=1)
+    assert elbo(model, BIVAGuide(model, num_blocks=1), torch.rand(3, *shape).round()).per_datum.isfinite().all()
+
+
+def test_the_data_start_at_their_mean():
+    mean = torch.rand(1, 9, 7) * 0.8 + 0.1
+    model = Program(BIVA((1, 9, 7), **SIZES, strides=(2, 1, 2), data_mean=mean))
+    logits = poutine.trace(model).get_trace(num_samples=20).nodes["x"]["fn"].base_dist.logits
+    assert (logits - torch.logit(mean)).abs().max() < 0.1
+
+
 def test_errors():
+    with pytest.raises(InputError, match="num_blocks must be a positive integer, got 0"):
+        BIVA((9,), (2, 2), (4, 4), None, num_blocks=0)
     with pytest.raises(InputError, match=r"strides must be 1 or 2 for each of the 2 stages, got \[2, 3\]"):
         BIVA((1, 9, 7), (2, 2), (4, 4), (2, 3))
     with pytest.raises(InputError, match="strides are for images"):
