@@ -43,9 +43,9 @@ def data_and_latent_shapes(
     sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
     if data_site not in sites:
         raise InputError(f"the model has no data site '{data_site}'; its sites are: {', '.join(sites)}")
-    latents = {}
+    latents, arguments = {}, accepted_arguments(program.program) or ()
     for name, site in sites.items():
-        if name == data_site or name in (accepted_arguments(program.program) or ()):  # another data site
+        if name == data_site or name in arguments:  # another data site
             continue
         support = site["fn"].support
         if not _is_real(support):

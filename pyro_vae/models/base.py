@@ -30,6 +30,12 @@ class GenerativeModel(PyroModule):
     likelihood: Likelihood
     context: dict[str, Context]
 
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """What a decoder must give for the likelihood: ``(P * channels, *rest)`` for data (channels, *rest)."""
+        channels, *rest = self.data_shape
+        return (self.likelihood.num_parameters * channels, *rest)
+
     def data_plate(self, data: Tensor | None, num_samples: int = 1) -> Any:
         """The plate of the data, at dim -1: as long as ``data``, or ``num_samples`` when there are none.
 

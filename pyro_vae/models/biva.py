@@ -75,10 +75,8 @@ class BIVA(GenerativeModel):
         self.priors_bu = nn.ModuleList(FeatureGaussian(shapes[i], latent_dims[i], act) for i in below_top)
         self.priors_td = nn.ModuleList(FeatureGaussian(shapes[i], latent_dims[i], act) for i in below_top)
         self.inject = nn.ModuleList(FeatureMap((2 * latent_dims[i],), shapes[i]) for i in below_top)
-        channels, *rest = self.data_shape
-        features = (self.likelihood.num_parameters * channels, *rest)
-        inner = shapes[0] if strides is None else (widths[0], *rest)
-        self.decoder = FeatureOutput(shapes[0], inner, features, act)
+        inner = shapes[0] if strides is None else (widths[0], *self.data_shape[1:])
+        self.decoder = FeatureOutput(shapes[0], inner, self.feature_shape, act)
         self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
         self.start_at(self.decoder, data_mean)
 

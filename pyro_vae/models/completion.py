@@ -60,8 +60,6 @@ class CompletionBaseline(GenerativeModel):
             "y": Context("the observed part of the data", self.data_shape),
             "mask": Context("which elements are observed", self.data_shape, torch.bool, constraints.boolean),
         }
-        channels, *rest = self.data_shape
-        self.feature_shape = (self.likelihood.num_parameters * channels, *rest)
         size = math.prod(self.data_shape)
         self.baseline = make_decoder(baseline, size, baseline_hidden_dims, self.feature_shape, activation)
         self.start_at(self.baseline, data_mean)

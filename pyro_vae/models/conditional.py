@@ -63,10 +63,10 @@ class ConditionalVAE(GenerativeModel):
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.condition = condition if condition is not None else OneHot(10)
         self.context = {"y": self.condition.accepts}
-        channels, *rest = self.data_shape
-        features = (self.likelihood.num_parameters * channels, *rest)
         self.prior_network = MLP(self.condition.dim, prior_hidden_dims, 2 * latent_dim, activation)
-        self.decoder = make_decoder(decoder, latent_dim + self.condition.dim, hidden_dims, features, activation)
+        self.decoder = make_decoder(
+            decoder, latent_dim + self.condition.dim, hidden_dims, self.feature_shape, activation
+        )
         self.start_at(self.decoder, data_mean)
 
     def prior(self, c: Tensor) -> dist.Distribution:

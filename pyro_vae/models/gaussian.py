@@ -53,9 +53,7 @@ class VAE(GenerativeModel):
         self.data_shape = tuple(data_shape)
         self.latent_dim = latent_dim
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
-        channels, *rest = self.data_shape
-        features = (self.likelihood.num_parameters * channels, *rest)
-        self.decoder = make_decoder(decoder, latent_dim, hidden_dims, features, activation)
+        self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
         self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
         self.start_at(self.decoder, data_mean)
 

@@ -59,15 +59,14 @@ class HierarchicalVAE(GenerativeModel):
         check_layers(latent_dims, hidden_dims)
         self.data_shape, self.latent_dims = tuple(data_shape), tuple(latent_dims)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
-        features = (self.likelihood.num_parameters * self.data_shape[0], *self.data_shape[1:])
         hidden = [[width] * num_hidden for width in hidden_dims]
         if channels:
             widths = [latent_dims[0], *hidden[0]]
             self.below = hidden_layers(widths, activation, batch_norm)
-            self.decoder: nn.Module = ConvDecoder(widths[-1], channels[::-1], features, activation)
+            self.decoder: nn.Module = ConvDecoder(widths[-1], channels[::-1], self.feature_shape, activation)
         else:
             self.below = nn.Identity()
-            self.decoder = MLPDecoder(latent_dims[0], hidden[0], features, activation, batch_norm)
+            self.decoder = MLPDecoder(latent_dims[0], hidden[0], self.feature_shape, activation, batch_norm)
         self.conditionals = nn.ModuleList(  # p(z_i | z_{i+1}), i = 1 … L-1
             GaussianMLP(above, widths, size, activation, batch_norm)
             for (size, above), widths in zip(itertools.pairwise(latent_dims), hidden[1:], strict=True)
