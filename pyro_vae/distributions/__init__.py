@@ -5,12 +5,14 @@ from pyro_vae.distributions.diagonal_normal import diagonal_normal
 from pyro_vae.distributions.discrete_levels import DiscretizedCategorical
 from pyro_vae.distributions.discretized_logistic_mixture import DiscretizedLogisticMixture
 from pyro_vae.distributions.levels import Levels
+from pyro_vae.distributions.uniform_codes import UniformCodes
 
 __all__ = [
     "Completed",
     "DiscretizedCategorical",
     "DiscretizedLogisticMixture",
     "Levels",
+    "UniformCodes",
     "completed",
     "counted_fraction",
     "diagonal_normal",

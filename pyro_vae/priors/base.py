@@ -1,0 +1,119 @@
+"""What all priors over codes share: which grid, and what they are given."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae.context import Context, label_context
+from pyro_vae.errors import InputError
+
+
+class CodeGrid(NamedTuple):
+    """A grid of codes: how many there are, and the grid's shape."""
+
+    num_codes: int
+    shape: tuple[int, ...]
+
+
+class Prior(nn.Module):
+    """p(codes | context), a distribution over a grid of integer codes 0 … K-1, as a module that gives it.
+
+    ``prior(**context)`` is a distribution with event shape ``shape``; its context is by name, and what it has no
+    use for is ignored: a class label ``y`` ``(batch,)``, and the codes of coarser sites ``(..., batch, *their shape)``.
+
+    Args:
+        num_codes: K.
+        shape: of the grid: (height, width), or (length,).
+        num_classes: labels 0 … num_classes - 1 that ``y`` may have; None: not conditional on a label.
+        coarser: the grids of the coarser codes that it is given, by site name.
+
+    Attributes:
+        seen: bool ``(num_classes,)``, which labels there were in training; others are refused.
+
+    Raises:
+        InputError: for sizes that are not positive.
+    """
+
+    seen: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        shape: Sequence[int],
+        num_classes: int | None = None,
+        coarser: Mapping[str, tuple[int, Sequence[int]]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_codes, self.shape, self.num_classes = num_codes, tuple(shape), num_classes
+        self.coarser = {name: CodeGrid(k, tuple(size)) for name, (k, size) in (coarser or {}).items()}
+        for name, grid in {"the prior": CodeGrid(num_codes, self.shape), **self.coarser}.items():
+            if grid.num_codes < 1 or not grid.shape or min(grid.shape) < 1:
+                raise InputError(f"{name}: codes and the sides of their grid must be positive, got {tuple(grid)}")
+        if num_classes is not None and num_classes < 1:
+            raise InputError(f"num_classes must be a positive integer or None, got {num_classes}")
+        self.register_buffer("seen", torch.ones(num_classes or 0, dtype=torch.bool))
+
+    @property
+    def context(self) -> dict[str, Context]:
+        """What it is given, by name: the label, if it is conditional on one, and the coarser codes."""
+        given = {name: codes_context(grid) for name, grid in self.coarser.items()}
+        return given if self.num_classes is None else {"y": seen_context(self.seen), **given}
+
+    @abstractmethod
+    def forward(self, **context: Tensor | None) -> TorchDistribution:
+        """p(codes | context).
+
+        Raises:
+            InputError: if the label or a coarser grid is missing.
+        """
+
+    def given(self, context: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """That part of a context that the prior has a use for.
+
+        Raises:
+            InputError: names what is missing.
+        """
+        names = [*([] if self.num_classes is None else ["y"]), *self.coarser]
+        found = {name: value for name in names if (value := context.get(name)) is not None}
+        missing = [name for name in names if name not in found]
+        if missing:
+            told = "; ".join(f"'{name}': {self.context[name].what}" for name in missing)
+            raise InputError(f"the prior over codes is conditional on what was not given ({told})")
+        return found
+
+
+def codes_context(grid: CodeGrid) -> Context:
+    """Grids of codes, one a datum."""
+    support = constraints.integer_interval(0, grid.num_codes - 1)
+    return Context(f"codes from 0 to {grid.num_codes - 1}", grid.shape, torch.int64, support)
+
+
+def seen_context(seen: Tensor) -> Context:
+    """Class labels that there were in training: all, or a part of 0 … C-1."""
+    whole = label_context(len(seen))
+    if bool(seen.all()):
+        return whole
+    labels = seen.nonzero().flatten().tolist()
+    what = f"class labels of which its training data had examples ({', '.join(map(str, labels))})"
+    return Context(what, (), torch.int64, _Among(labels))
+
+
+class _Among(constraints.Constraint):
+    """The value is one of a list of integers."""
+
+    is_discrete = True
+
+    def __init__(self, values: Sequence[int]) -> None:
+        self.values = tuple(values)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each value is on the list."""
+        return torch.isin(value, torch.tensor(self.values, device=value.device))
