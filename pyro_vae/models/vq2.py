@@ -28,10 +28,10 @@ class VQVAE2(GenerativeModel):
     .. math:: p(x, codes) = p(codes_L) \prod_{l<L} p(codes_l \mid codes_{>l})\, p(x \mid z_1, \dots, z_L),
         \quad z_l = e_l[codes_l]
 
-    with l = 1 the finest grid. The decoder carries the coarser vectors down: f_L = U_L(z_L), f_l = U_l(z_l, f_{l+1}), and
-    sees (z_1, f_2). Sites: ``codes_top``, ``z_top``, (``codes_middle``, ``z_middle``,) ``codes_bottom``, ``z_bottom``,
-    ``x``. Priors are uniform until learned ones take their places in ``priors[site]``; a learned one is given the coarser
-    codes, and the class label ``y`` if it is conditional on it.
+    with l = 1 the finest grid. The decoder carries the coarser vectors down: f_L = U_L(z_L), f_l = U_l(z_l, f_{l+1}),
+    and sees (z_1, f_2). Sites: ``codes_top``, ``z_top``, (``codes_middle``, ``z_middle``,) ``codes_bottom``,
+    ``z_bottom``, ``x``. Priors are uniform until learned ones take their places in ``priors[site]``; a learned one is
+    given the coarser codes, and the class label ``y`` if it is conditional on it.
 
     Args:
         data_shape: shape of one datum, (channels, height, width) or (channels, length).

@@ -29,8 +29,8 @@ def grid_shape(shape: Sequence[int], halvings: int, who: str) -> tuple[int, ...]
     if any(side % factor or side < factor for side in sides):
         near = " x ".join(str(max(round(side / factor), 1) * factor) for side in sides)
         raise InputError(
-            f"{who}: data of {' x '.join(map(str, sides))} do not divide into a grid: {halvings} halvings need sides that "
-            f"are multiples of {factor}, e.g. {near}"
+            f"{who}: data of {' x '.join(map(str, sides))} do not divide into a grid: {halvings} halvings need sides "
+            f"that are multiples of {factor}, e.g. {near}"
         )
     return tuple(side // factor for side in sides)
 
