@@ -121,8 +121,8 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
     if head["trained_on"] != trained:
         raise InputError(
             f"the prior in {folder} was trained on another codebook: on the codes of weights "
-            f"{head['trained_on'][:12]}…, and those of {folder.parent.parent} are {trained[:12]}…. Remove its directory, "
-            "and train it again (pyro-vae train-prior)"
+            f"{head['trained_on'][:12]}…, and those of {folder.parent.parent} are {trained[:12]}…. Remove its "
+            "directory, and train it again (pyro-vae train-prior)"
         )
     prior = build_prior(config, priors[site], head["num_classes"])
     load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide())
