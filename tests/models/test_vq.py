@@ -11,10 +11,19 @@ from pyro import poutine
 
 from pyro_vae import likelihoods
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import decode, elbo, log_likelihood
+from pyro_vae.evaluation import elbo, log_likelihood
+from pyro_vae.evaluation.generate import decode
 from pyro_vae.guides import VQ2Guide, VQGuide
 from pyro_vae.models import VQVAE, VQVAE2
 from pyro_vae.priors import GatedPixelCNN
+
+
+@pytest.fixture(autouse=True)
+def own_parameters():
+    """Modules called directly use their own parameters, not Pyro's global store."""
+    with pyro.settings.context(module_local_params=True):
+        yield
+
 
 K, N = 3, 2  # codes, positions of the grid (2, 1)
 SMALL = {"code_dim": 2, "channels": 4, "block_channels": 3, "blocks": 1}
@@ -122,7 +131,7 @@ def test_a_finer_level_is_quantized_given_the_coarser_ones():
     """The guide's equations, written out for two levels."""
     torch.manual_seed(5)
     model = VQVAE2((1, 8, 8), (4, 5), **SMALL)
-    guide, x = VQ2Guide(model).eval(), torch.rand(2, 1, 8, 8)
+    guide, x = VQ2Guide(model).eval(), (torch.rand(2, 1, 8, 8) * 255).round() / 255
     model.eval()
     bottom = guide.encoders["bottom"](x)
     top = guide.maps["top"](guide.encoders["top"](bottom))
