@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError
 from pyro_vae.networks.k_means import k_means
 from pyro_vae.networks.nearest import nearest_codes
-from pyro_vae.networks.processes import summed, world
+from pyro_vae.networks.processes import drawn_rows, summed
+from pyro_vae.networks.quantizer_options import check_options, memory_for_scores
 from pyro_vae.networks.straight_through import look_up, quantize
 
-UPDATES, DISTANCES = ("ema", "gradient"), ("euclidean", "cosine")
 SMOOTHING = 1e-5  # of the counts that sums are divided by
 TINY = 1e-12  # a sum shorter than this gives no direction
 IN_USE = 0.01  # of the mean running count: codes with less are counted as unused
@@ -47,20 +47,21 @@ class VectorQuantizer(nn.Module):
     .. math:: k = \arg\min_j |z_e - e_j|, \quad
         \mathrm{penalty} = \beta |z_e - \mathrm{sg}[e_k]|^2 \; (+ |\mathrm{sg}[z_e] - e_k|^2)
 
-    The codebook's own loss, in brackets, is there with update "gradient". With update "ema" the codebook is a moving average of the vectors that chose each code (n of them in a batch):
+    The codebook's own loss, in brackets, is there with update "gradient". With update "ema" the codebook is a moving
+    average of the vectors that chose each code (n of them in a batch):
 
     .. math:: N \leftarrow \gamma N + (1 - \gamma) n, \quad m \leftarrow \gamma m + (1 - \gamma) \sum z_e, \quad
         e = m / \tilde N, \quad \tilde N_k = \frac{N_k + \epsilon}{\sum_j N_j + K \epsilon} \sum_j N_j
 
     In training mode each call (1) restarts dead codes and sets e = m / Ñ from what earlier batches left, (2) finds
-    codes and vectors, (3) updates N and m. So all that uses the codebook in one step sees the same one, the guide's call
-    and the model's :meth:`embed`; it lags one step behind the statistics. A training step calls it once; particles are
-    leading dimensions. In evaluation mode nothing changes.
+    codes and vectors, (3) updates N and m. So all that uses the codebook in one step sees the same one, the guide's
+    call and the model's :meth:`embed`; it lags one step behind the statistics. A training step calls it once;
+    particles are leading dimensions. In evaluation mode nothing changes.
 
     All is computed in float32 (float64 for such input), also under mixed precision. Data-parallel processes share the
     sums over all their batches, and have the same codebook.
 
-    Before it is initialized (:meth:`initialize`; ``fit`` does it) the codebook is random and small, and usable.
+    Before it is initialized (:meth:`initialize`; ``fit`` does it) the codebook is usable: random vectors of length 1.
 
     Args:
         num_codes: K.
@@ -106,16 +107,13 @@ class VectorQuantizer(nn.Module):
         memory_mib: float = 128.0,
     ) -> None:
         super().__init__()
-        _check_choices(update, distance)
-        _check_numbers(num_codes, dim, grid_dim, decay, commitment, restart_below, update)
-        _check_memory(num_codes, dim, memory_mib)
+        check_options(num_codes, dim, grid_dim, update, decay, commitment, distance, restart_below)
         self.num_codes, self.dim, self.grid_dim = num_codes, dim, grid_dim
         self.update, self.distance = update, distance
         self.decay, self.commitment, self.restart_below = decay, commitment, restart_below
         self.rotation_trick = rotation_trick
-        self.memory = int(memory_mib * 2**20) - _fixed_bytes(num_codes, dim)  # for the scores
-        start = (2 * torch.rand(num_codes, dim) - 1) / num_codes
-        start = normalize(start, dim=1) if distance == "cosine" else start
+        self.memory = memory_for_scores(num_codes, dim, memory_mib)  # bytes
+        start = normalize(torch.randn(num_codes, dim), dim=1)  # by direction all are somebody's nearest
         self.register_buffer("counts", torch.ones(num_codes))
         if update == "ema":
             self.register_buffer("codebook", start)
@@ -201,7 +199,7 @@ class VectorQuantizer(nn.Module):
         if self.restart_below:
             low = self.restart_below * self.counts.mean()
             dead = self.counts < low  # (num_codes,)
-            fresh = low * self._drawn(rows).to(self.sums.dtype)
+            fresh = low * drawn_rows(rows, self.num_codes).to(self.sums.dtype)
             self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
             self.counts.copy_(torch.where(dead, low, self.counts))
         if self.distance == "cosine":
@@ -211,24 +209,6 @@ class VectorQuantizer(nn.Module):
             total = self.counts.sum()
             smoothed = (self.counts + SMOOTHING) / (total + self.num_codes * SMOOTHING) * total
             self.codebook.copy_(self.sums / smoothed[:, None])
-
-    def _drawn(self, rows: Tensor) -> Tensor:
-        """A random vector of the joint batch of all processes for each code, ``(num_codes, dim)``.
-
-        The batch is cut into as many pieces as there are codes and each code gets one of its piece, so that they are
-        different ones if there are enough; where the first piece begins is random.
-        """
-        rank, processes = world()
-        total, codes = len(rows) * processes, torch.arange(self.num_codes, device=rows.device)
-        within = torch.randint(max(1, total // self.num_codes), codes.shape, device=rows.device)
-        begin = torch.randint(total, (), device=rows.device)
-        chosen = (codes * total // self.num_codes + within + begin) % total  # (num_codes,)
-        if processes == 1:
-            return rows[chosen]
-        chosen = summed(chosen if rank == 0 else torch.zeros_like(chosen))  # the first process's draw
-        ours = chosen - rank * len(rows)
-        inside = (ours >= 0) & (ours < len(rows))
-        return summed(torch.where(inside[:, None], rows[ours.clamp(0, len(rows) - 1)], 0.0))
 
     def _follow(self, rows: Tensor, codes: Tensor) -> None:
         """Step 3: running counts and sums of the vectors that chose each code, over all processes."""
@@ -267,41 +247,3 @@ class VectorQuantizer(nn.Module):
     def _flat(self, leading: Sequence[int], dim: tuple[int, ...], grid: Sequence[int]) -> tuple[int, ...]:
         """(batch, *dim, positions), without positions where there is no grid."""
         return (math.prod(leading), *dim, *((math.prod(grid),) if self.grid_dim else ()))
-
-
-def _check_choices(update: str, distance: str) -> None:
-    if update not in UPDATES:
-        raise unknown("update", update, UPDATES)
-    if distance not in DISTANCES:
-        raise unknown("distance", distance, DISTANCES)
-
-
-def _check_numbers(
-    num_codes: int, dim: int, grid_dim: int, decay: float, commitment: float, restart_below: float, update: str
-) -> None:
-    if num_codes < 1 or dim < 1 or grid_dim < 0:
-        raise InputError(
-            f"num_codes and dim must be positive and grid_dim not negative, got {num_codes}, {dim} and {grid_dim}"
-        )
-    if not 0 < decay < 1:
-        raise InputError(f"decay must lie between 0 and 1, got {decay}")
-    if not 0 <= commitment < math.inf:
-        raise InputError(f"commitment must be a number from 0 on, got {commitment}")
-    if not 0 <= restart_below < 1:
-        raise InputError(f"restart_below is a fraction of the mean count and must lie in [0, 1), got {restart_below}")
-    if restart_below and update != "ema":
-        raise InputError("restart_below needs update 'ema': a codebook that the optimizer moves is not restarted")
-
-
-def _fixed_bytes(num_codes: int, dim: int) -> int:
-    """Scratch tensors of the codebook's size: the batch's sums and counts, the centered codebook."""
-    return 4 * num_codes * 2 * (dim + 1)
-
-
-def _check_memory(num_codes: int, dim: int, memory_mib: float) -> None:
-    needed = (_fixed_bytes(num_codes, dim) + 4 * num_codes) / 2**20
-    if not needed <= memory_mib:
-        raise InputError(
-            f"{num_codes} codes of {dim} numbers need {needed:.1f} MiB to search for one vector and gather its "
-            f"statistics, memory_mib allows {memory_mib:g}: use fewer codes or raise it"
-        )
