@@ -39,6 +39,20 @@ def required_arguments(program: Callable[..., Any], site: str = "x") -> list[str
     return [name for name in needed if name not in (site, "num_samples")]
 
 
+def needed_to_generate(program: Callable[..., Any], site: str = "x") -> list[str]:
+    """The context that a program cannot be sampled without: what it requires, and what it declares and may be None.
+
+    A model whose present prior is conditional on labels has ``y=None`` in its signature and declares y at the same
+    time: its densities can be had without the caller's thinking of y (the batch has it), its samples cannot.
+    """
+    required = required_arguments(program, site)
+    target = program.program if isinstance(program, Program) else program
+    target = target.forward if isinstance(target, nn.Module) else target
+    optional = {name for name, p in inspect.signature(target).parameters.items() if p.default is None}
+    declared = [name for name in declared_context(program) if name in optional - {site, *required}]
+    return [*required, *declared]
+
+
 def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
     """What a program says of its context, by argument name: its attribute ``context``, if it has one."""
     target = program.program if isinstance(program, Program) else program

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -13,12 +14,15 @@ from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import InputError
 from pyro_vae.recipes import Run
 
+if TYPE_CHECKING:
+    from pyro_vae.evaluation import CodeUsage
+
 SplitName = Literal["train", "validation", "test"]
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a trained run: importance-weighted log-likelihood, ELBO and its parts."""
-    from pyro_vae.evaluation import elbo, log_likelihood
+    from pyro_vae.evaluation import code_statistics, elbo, log_likelihood
 
     parser = run_parser("evaluate", evaluate.__doc__)
     parser.add_argument("--particles", type=int, default=5000, help="importance samples per datum")
@@ -56,10 +60,18 @@ def evaluate(arguments: Sequence[str]) -> None:
         "elbo_standard_error": bound["standard_error"],
         "reconstruction": bound["reconstruction"],
         "kl": bound["kl"],
+        **_codes(code_statistics(model, guide, split, **common).sites, bound["kl"]),
         "seconds": round(time.monotonic() - started, 2),
     }
     run.write_json(f"evaluation-{options.split}.json", result)
     print(json.dumps(result) if options.json else _table(run, result))
+
+
+def _codes(sites: Mapping[str, CodeUsage], kl: dict[str, float]) -> dict[str, Any]:
+    """What is said of codes; nothing of a model without them. With point masses at the codes KL is -log p(codes)."""
+    bits = {name: kl[name] / (site.num_positions * math.log(2)) for name, site in sites.items()}
+    told = {name: {**site.to_dict(), "kl_bits_per_code": bits[name]} for name, site in sites.items()}
+    return {"codes": told} if told else {}
 
 
 def _table(run: Run, result: dict[str, Any]) -> str:
@@ -73,7 +85,13 @@ def _table(run: Run, result: dict[str, Any]) -> str:
         ("effective sample size", f"{result['effective_sample_size']:.1f}"),
     ]
     rows += [(f"reconstruction of {k}", f"{v:.2f} nats") for k, v in result["reconstruction"].items()]
-    rows += [(f"KL of {k}", f"{v:.2f} nats") for k, v in result["kl"].items()]
+    codes = result.get("codes", {})
+    for site, nats in result["kl"].items():
+        bits = f", {codes[site]['kl_bits_per_code']:.2f} bits per code" if site in codes else ""
+        rows.append((f"KL of {site}", f"{nats:.2f} nats{bits}"))
+    for site, told in codes.items():
+        used = f"{told['num_used']} of {told['num_codes']} in use ({100 * told['usage']:.0f}%)"
+        rows.append((f"codes of {site}", f"{used}, perplexity {told['perplexity']:.0f}"))
     rows += [("seconds", f"{result['seconds']:.1f}")]
     width = max(len(name) for name, _ in rows)
     title = f"{run.path} on {result['num_data']} {result['split']} data (+- one standard error over data)"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.context import Context, num_attributes
 from pyro_vae.errors import InputError
-from pyro_vae.program import declared_context, required_arguments
+from pyro_vae.program import declared_context, needed_to_generate
 from pyro_vae.recipes import Run
 
 
@@ -39,6 +39,12 @@ def sample(arguments: Sequence[str]) -> None:
         default=None,
         help="factors for the latents' prior scales, by site: z1=0.5,z2=0.1",
     )
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="of a learned prior over codes: below 1 tamer, above 1 bolder"
+    )
+    parser.add_argument(
+        "--top_k", type=int | None, default=None, help="each code among the so many most probable (a learned prior)"
+    )
     options = parse(parser, arguments)
     if options.num < 1:
         raise InputError(f"--num must be a positive integer, got {options.num}")
@@ -47,12 +53,13 @@ def sample(arguments: Sequence[str]) -> None:
     scales = _scales(options.scale)
     context, columns = _context(run, model, options.y, options.num)
     num = len(next(iter(context.values()))) if context else options.num
-    drawn = draw(model, num, seed=options.seed, batch=context, scales=scales)
+    how = {"scales": scales, "temperature": options.temperature, "top_k": options.top_k}
+    drawn = draw(model, num, seed=options.seed, batch=context, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn).items() if k != "x" or k in drawn}
     arrays, picture = run.path / "samples.npz", run.path / "figures" / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
-    figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, scales=scales)
+    figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
     if figure is not None:
         save_figure(figure, picture)
         print(picture)
@@ -62,7 +69,7 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
     """What the model is conditioned on, for each sample, and how many columns are to show them (None: any number)."""
     from pyro_vae.evaluation.figures import pick
 
-    needed, declared = required_arguments(model), declared_context(model)
+    needed, declared = needed_to_generate(model), declared_context(model)
     takes_y = "y" in needed or "y" in declared
     sayable = needed in ([], ["y"]) and len(declared["y"].shape if "y" in declared else ()) < 2
     if y is not None and not (takes_y and sayable):

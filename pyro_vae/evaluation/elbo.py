@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation.results import EvidenceBound
-from pyro_vae.evaluation.session import evaluating, positive
+from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
 from pyro_vae.traces import analytic_sites, log_prob, site_kl, trace_pair
 
 ROWS = 1000  # data times particles at once
@@ -32,7 +32,7 @@ def elbo(
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
-        num_particles: draws per datum for the expectation.
+        num_particles: draws per datum for the expectation; one, if the guide has nothing to draw.
         analytic_kl: closed-form KL where one is registered and is the same expectation.
         max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
@@ -48,6 +48,8 @@ def elbo(
     likelihood: dict[str, list[Tensor]] = {}
     kl: dict[str, list[Tensor]] = {}
     with evaluating(model, guide, data, seed, device) as (model, guide, split):
+        if not anything_to_draw(model, guide, split, max_plate_nesting):
+            num_particles = 1
         for batch in split.batches(max(1, ROWS // num_particles)):
             pair = trace_pair(model, guide, (), batch, num_particles, max_plate_nesting)
             for name, site in pair.observed().items():

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from pyro_vae.checks import check_present
 from pyro_vae.errors import InputError, unknown
+from pyro_vae.evaluation.codes import number_of_codes
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
 from pyro_vae.evaluation.running import quiet, takes, trace_without_data
 from pyro_vae.evaluation.scaled import Scaled
+from pyro_vae.evaluation.tempered import Tempered
 from pyro_vae.program import Batch, Program, as_programs
 from pyro_vae.traces import is_latent
 
@@ -29,6 +31,8 @@ def sample(
     batch: Batch | None = None,
     batch_size: int = 500,
     scales: Mapping[str, float] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
 ) -> dict[str, Tensor]:
     """Run the model without data: ``z ~ p(z)``, ``x ~ p(x | z)``.
 
@@ -41,14 +45,17 @@ def sample(
         batch_size: data generated at once.
         scales: factors for the standard deviations of latent sites' priors, by name; the noise stays the same
             (:class:`~pyro_vae.evaluation.scaled.Scaled`).
+        temperature, top_k: of sites that can be tempered, such as codes with a learned prior
+            (:class:`~pyro_vae.evaluation.tempered.Tempered`); 1 and None: as the model has it.
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
         ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``.
 
     Raises:
-        InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a context of
-            another length, and a model that cannot be run without data.
+        InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a
+            temperature or top_k where no site can be tempered, a context of another length, and a model that cannot be
+            run without data.
     """
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
@@ -59,6 +66,9 @@ def sample(
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
     run = Scaled(scales or {})(program)
+    tempered = Tempered(temperature, top_k)
+    if tempered.changes_anything:
+        run = tempered(run)
     parts: dict[str, list[Tensor]] = {}
     with quiet([program], context, seed) as context:
         for start in range(0, num_samples, batch_size):
@@ -66,6 +76,7 @@ def sample(
             rows = {name: value[start : start + count] for name, value in context.items()}
             trace = trace_without_data(program, count, rows, site, run=run)
             _check_latents(scales or {}, trace, site)
+            tempered.check()
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
@@ -127,8 +138,8 @@ def decode(
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a value of another event shape, values of different lengths, and a model
-            that cannot be run without data.
+        InputError: for an unknown site, a value of another event shape, codes that the site does not have, values of
+            different lengths, and a model that cannot be run without data.
     """
     program = _program(model)
     count = _length(values)
@@ -158,7 +169,11 @@ class _Hold(Messenger):
             raise InputError(
                 f"values of latent site '{msg['name']}' must have shape ({shape}), got {tuple(value.shape)}"
             )
-        msg["value"] = value.movedim(0, value.dim() - 1 - len(event))
+        value = value.movedim(0, value.dim() - 1 - len(event))
+        num_codes = number_of_codes(msg["fn"])
+        if num_codes is not None and not bool(msg["fn"].support.check(value).all()):
+            raise InputError(f"values of latent site '{msg['name']}' must be integers from 0 to {num_codes - 1}")
+        msg["value"] = value
         msg["done"] = True
 
 

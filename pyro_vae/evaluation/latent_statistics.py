@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.evaluation.nodes import mean_or_none
+from pyro_vae.evaluation.nodes import is_point_mass, mean_or_none
 from pyro_vae.evaluation.sampler import repeat
-from pyro_vae.evaluation.session import evaluating, positive
+from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
 from pyro_vae.evaluation.unit_kl import unit_kl
 from pyro_vae.traces import Site, TracePair, analytic_sites, trace_pair
 
@@ -31,8 +31,10 @@ class SiteStatistics:
             dimensions (and inner plates) over which both q and p are products; ``()`` if there are none.
         closed_form: whether the KL is one, else it is estimated at the draws.
         kl_clamped: max(free bits, kl), nats per datum; None without free bits.
-        variance: Var_x(E_q[z_d | x]), ``(*inner plates, *event)``; None for a site that all data share and for
-            distributions without a mean.
+        variance: Var_x(E_q[z_d | x]), ``(*inner plates, *event)``; None for a site that all data share, for
+            distributions without a mean (codes), and for a function of other latents.
+        is_function: whether the model has a point mass there: the site is a function of the other latents (the vectors
+            of codes), says nothing of its own, and has no units.
     """
 
     kl: float
@@ -40,6 +42,7 @@ class SiteStatistics:
     closed_form: bool
     kl_clamped: float | None = None
     variance: Tensor | None = None
+    is_function: bool = False
 
     @property
     def active(self) -> Tensor | None:
@@ -109,7 +112,7 @@ def latent_statistics(
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
-        num_particles: draws per datum.
+        num_particles: draws per datum; one, if the guide has nothing to draw.
         free_bits: nats, for every latent site or by site name, for ``kl_clamped``.
         max_plate_nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate left of the data plate (the programs must broadcast); False: each datum is
@@ -128,6 +131,8 @@ def latent_statistics(
     _check_not_negative(free_bits)
     sums: dict[str, _Sums] = {}
     with evaluating(model, guide, data, seed, device) as (model, guide, split):
+        if not anything_to_draw(model, guide, split, max_plate_nesting):
+            num_particles = 1
         for batch in split.batches(max(1, ROWS // num_particles)):
             if vectorize:
                 pair = trace_pair(model, guide, (), batch, num_particles, max_plate_nesting)
@@ -149,6 +154,7 @@ class _Sums:
     def __init__(self) -> None:
         self.count = 0
         self.closed_form = True
+        self.is_function = False
         self.kl: Tensor | float = 0.0  # (*units), summed over data
         self.mean: Tensor | None = None  # of the posterior means over data, (*inner, *event)
         self.squares: Tensor | float = 0.0  # of their deviations from it
@@ -166,7 +172,8 @@ class _Sums:
         value = _without(value, inner) / (pair.full_size / copies if shared else 1)
         self.kl = self.kl + value * size
         self.closed_form = self.closed_form and kl.closed_form
-        mean = None if shared else mean_or_none(q["fn"])
+        self.is_function = is_point_mass(p["fn"])
+        mean = None if shared or self.is_function else mean_or_none(q["fn"])
         if mean is not None:
             events = q["fn"].event_dim
             mean = _rank(mean.double(), pair, events).movedim(-1 - events, 1)  # (particles, data, *inner, *event)
@@ -193,12 +200,12 @@ class _Sums:
     def finish(self, free_bits: float | None) -> SiteStatistics:
         """Return the statistics of all data."""
         per_unit = torch.as_tensor(self.kl).cpu() / self.count
-        kl = per_unit.sum().item()
+        kl = per_unit.sum().item() + 0.0  # no -0.0
         variance = None
         if self.mean is not None:
             variance = (self.squares / max(self.count - 1, 1) - self.noise / self.count).cpu()
         clamped = None if free_bits is None else max(float(free_bits), kl)
-        return SiteStatistics(kl, per_unit, self.closed_form, clamped, variance)
+        return SiteStatistics(kl, per_unit, self.closed_form, clamped, variance, self.is_function)
 
 
 def _rank(value: Tensor, pair: TracePair, events: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -15,21 +15,30 @@ from torch import Tensor
 from pyro_vae.checks import check_context, check_present
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of, mean_or_none
+from pyro_vae.evaluation.codes import number_of_codes
+from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.evaluation.running import quiet
-from pyro_vae.program import as_programs
+from pyro_vae.program import as_programs, prime
 from pyro_vae.traces import Site, is_latent
 
+NO_FREE_SITE = "every latent site is integers, or a function of others"  # says why, where free_sites is empty
 Dataset = Data | Split | Mapping[str, Tensor] | Tensor
 
 
 def encode(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, batch_size: int = 500, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    sites: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """The guide's mean E_q[z | x] of every latent site, for every datum.
 
-    A site that depends on other latents has its mean given their draws. A distribution without a mean gives its
-    draw. Left out: sites that all data share, and those only the guide has (``infer={"is_auxiliary": True}``).
+    A site that depends on other latents has its mean given their draws. A distribution without a mean (of integers,
+    codes) gives its draw. Left out: sites that all data share, and those only the guide has
+    (``infer={"is_auxiliary": True}``).
 
     Args:
         model: generative program (shares its parameters with a guide that is a plain function).
@@ -37,6 +46,7 @@ def encode(
         data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, if it has one.
         batch_size: data encoded at once.
         seed: of the draws; the global random state is left as it was.
+        sites: those to keep; all if None.
 
     Returns:
         ``(num_data, *event)`` by site name, on the CPU.
@@ -44,18 +54,30 @@ def encode(
     Raises:
         InputError: if batch_size is not positive, or the guide samples nothing per datum.
     """
-    return _collect(model, guide, data, mean_of, nullcontext(), batch_size, seed)
+    return _collect(model, guide, data, mean_of, nullcontext(), batch_size, seed, sites)
 
 
 def posterior_samples(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, batch_size: int = 500, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    sites: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """One joint draw z ~ q(z | x) of all latent sites for every datum; arguments and result as for :func:`encode`."""
-    return _collect(model, guide, data, _value_of, nullcontext(), batch_size, seed)
+    return _collect(model, guide, data, _value_of, nullcontext(), batch_size, seed, sites)
 
 
 def mean_path(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, batch_size: int = 500, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    sites: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     r"""The guide without its noise: every site at its mean given those before it, so that their values fit together.
 
@@ -63,7 +85,39 @@ def mean_path(
 
     A distribution without a mean gives its draw. Arguments and result as for :func:`encode`.
     """
-    return _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed)
+    return _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed, sites)
+
+
+def free_sites(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, counted: bool = False
+) -> list[str]:
+    """The latent sites that can be moved: real-valued, and no functions of other latents.
+
+    A site of the model that is a point mass (the vectors of codes) has no values beside those that the codes give it: a
+    point between two of them, or a density over them, means nothing.
+
+    Args:
+        model, guide, data: as for :func:`encode`; two data are looked at.
+        counted: also sites of a single integer per datum, whose values can be counted.
+
+    Returns:
+        names, in the guide's order.
+    """
+    parts = as_data(data)
+    split = parts.test if parts.test is not None else parts.train
+    programs = as_programs(model, guide)
+    with quiet(programs, split.batch(slice(0, 2)), seed=0) as batch:
+        for program, who in zip(programs, ("model", "guide"), strict=True):
+            check_present(program, batch, who)
+        model_trace, guide_trace = prime(*programs, batch)
+    found = []
+    for name, node in guide_trace.nodes.items():
+        if is_latent(node) and in_data_plate(node) and name in model_trace.nodes:
+            value = data_first(node["value"], node)
+            usable = value.is_floating_point() or (counted and value.dim() == 1)
+            if usable and not is_point_mass(model_trace.nodes[name]["fn"]):
+                found.append(name)
+    return found
 
 
 def _collect(
@@ -74,6 +128,7 @@ def _collect(
     handler: AbstractContextManager,
     batch_size: int,
     seed: int,
+    sites: Sequence[str] | None,
 ) -> dict[str, Tensor]:
     """What ``read`` gives of every latent site of the guide, run under a handler, over all data."""
     parts_of_data = as_data(data)
@@ -88,7 +143,8 @@ def _collect(
             with handler:
                 trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
             for name, node in trace.nodes.items():
-                if is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
+                wanted = sites is None or name in sites
+                if wanted and is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
                     parts.setdefault(name, []).append(read(node).cpu())
     if not parts:
         raise InputError("the guide samples no latent site in a plate at dim -1: there is nothing to encode into")
@@ -106,7 +162,7 @@ class _AtMean(Messenger):
         if msg["is_observed"] or msg["done"]:
             return
         mean = mean_or_none(msg["fn"])
-        if mean is not None:
+        if mean is not None and number_of_codes(msg["fn"]) is None:  # a mean of integers is none of them
             msg["value"], msg["done"] = mean, True
 
 

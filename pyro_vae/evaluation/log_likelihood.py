@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory
 
+logger = logging.getLogger(__name__)
 MEMORY_BUDGET = 512 * 2**20
 CPU_CHUNK = 24 * 2**20  # bytes of a chunk on a CPU: larger ones only fall out of its caches
 GRAPH_FROM, FULL_FROM = 1000, 10_000  # chunks: a recording saves about half a millisecond each, the compiler more
@@ -49,7 +51,8 @@ def log_likelihood(
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: a Split, a dict of tensors, a tensor ``x`` ``(num_data, *shape)``, or Data (its test part).
-        num_particles: K; of a model without latents one is exact, and one is taken.
+        num_particles: K. Where the guide has nothing to draw (no latents, or point masses at every latent site, as of
+            codes) all particles are the same: one is taken, and the log says so.
         memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
         vectorize: particles in a plate left of the data plate (the program must broadcast); False: each datum is
             repeated instead, for programs that cannot.
@@ -77,8 +80,10 @@ def log_likelihood(
         first = split.batch(slice(0, 1))
         sampler = ImportanceSampler(model, guide, max_plate_nesting, vectorize)
         dimensions = sampler.dimensions(split)
-        if not sampler.has_latents(first):
-            num_particles = 1  # the weight is p(x) itself, whatever is drawn
+        if not sampler.draws(first):
+            if num_particles > 1:
+                logger.info("one particle is taken: the guide draws nothing, all %d would be the same", num_particles)
+            num_particles = 1
         cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)))
         budget_rows = int(0.8 * memory_budget / cost)
         if budget_rows < 1:

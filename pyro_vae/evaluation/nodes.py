@@ -1,12 +1,13 @@
-"""What evaluation reads from one node of a trace."""
+"""What evaluation reads from the nodes of a trace."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_vae.traces import Site
+from pyro_vae.traces import Site, TracePair
 
 
 def in_data_plate(node: Site) -> bool:
@@ -20,10 +21,12 @@ def data_first(value: Tensor, node: Site) -> Tensor:
 
 
 def mean_or_none(fn: Any) -> Tensor | None:
-    """A distribution's mean, or None if it has none."""
+    """A distribution's mean, or None if it has none; a point mass at integers has none, for they are names."""
     try:
         mean = fn.mean
     except (NotImplementedError, AttributeError):
+        return None
+    if not mean.is_floating_point():
         return None
     return None if bool(mean.isnan().any()) else mean  # nan: torch's way to say so, e.g. of Categorical
 
@@ -32,3 +35,15 @@ def mean_of(node: Site) -> Tensor:
     """The mean of a site's distribution where it has one, else the site's value; ``(batch, ..., *event)``."""
     mean = mean_or_none(node["fn"])
     return data_first(node["value"] if mean is None else mean, node)
+
+
+def is_point_mass(fn: Any) -> bool:
+    """Whether a distribution has one value only, whatever the noise: a Delta without a density of its own."""
+    while hasattr(fn, "base_dist"):  # independent, expanded, masked
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta) and not bool(fn.log_density.any())
+
+
+def is_deterministic(pair: TracePair) -> bool:
+    """Whether a guide has nothing to draw, so that all particles are the same: every latent is a point mass."""
+    return all(is_point_mass(q["fn"]) for q, _ in pair.latent().values())

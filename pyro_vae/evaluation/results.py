@@ -12,7 +12,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     """Mean of per-datum values and its standard error over data (nan for one datum)."""
     values = values.double()
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return values.mean().item(), error
+    return values.mean().item() + 0.0, error  # + 0.0: no -0.0
 
 
 @dataclass

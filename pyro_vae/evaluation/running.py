@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.checks import check_context
 from pyro_vae.errors import InputError
-from pyro_vae.program import Program, accepted_arguments, required_arguments
+from pyro_vae.program import Program, accepted_arguments, needed_to_generate
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def trace_without_data(
         InputError: if the model takes neither ``num_samples`` nor a context to know the number from, or lacks a
             context that it needs.
     """
-    missing = [name for name in required_arguments(program, site) if name not in context]
+    missing = [name for name in needed_to_generate(program, site) if name not in context]
     if missing:
         raise InputError(f"the model needs {', '.join(missing)} to generate: give it in batch")
     if not takes(program, "num_samples") and not any(takes(program, name) for name in context):

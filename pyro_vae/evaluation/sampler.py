@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.distributions import counted_fraction, has_mask
+from pyro_vae.evaluation.nodes import is_deterministic
 from pyro_vae.program import Program
 from pyro_vae.recording import Mode, NotRecordable, Outputs, Recording
 from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights, trace_pair
@@ -67,9 +68,9 @@ class ImportanceSampler:
         batches = split.batches(ROWS)
         return sum(of(batch, counted_fraction) * len(batch["x"]) for batch in batches) / len(split)
 
-    def has_latents(self, batch: Batch) -> bool:
+    def draws(self, batch: Batch) -> bool:
         """Whether there is anything to draw."""
-        return bool(self._pair(batch, 1).latent())
+        return not is_deterministic(self._pair(batch, 1))
 
     def log_weights(self, batch: Batch, num_particles: int, chunk: int) -> Iterator[Tensor]:
         """log w in chunks ``(k, N)`` of at most ``chunk`` particles, ``num_particles`` in all."""

@@ -14,8 +14,10 @@ from torch import Tensor
 from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.nodes import is_deterministic
 from pyro_vae.program import Program, as_programs
 from pyro_vae.runtime import private_seed
+from pyro_vae.traces import trace_pair
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,12 @@ def evaluating(
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def anything_to_draw(model: Program, guide: Program, split: Split, max_plate_nesting: int) -> bool:
+    """Whether a guide has random latents; if not, one particle is as good as many. Uses no random numbers."""
+    with private_seed(0, split.device):
+        return not is_deterministic(trace_pair(model, guide, (), split.batch(slice(0, 1)), 1, max_plate_nesting))
 
 
 def _warn_of_initial_values(model: Any, guide: Any, programs: tuple[Program, Program]) -> None:

@@ -138,6 +138,12 @@ def test_layers_are_drawn_from_posterior_samples(split):
 
 
 def test_layers_with_numbers_come_from_the_top(split):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            for i in range(1, 6):
+                pyro.sample(f"z{i}", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros(SHAPE), 1.0).to_event(3), obs=x)
+
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
             for i in range(1, 6):

@@ -195,8 +195,11 @@ def test_scatter_of_more_dimensions_is_principal_components():
 
 
 def test_scatter_has_a_panel_per_site_and_a_histogram_for_one_dimension():
-    def model(x=None):
-        raise AssertionError
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z2", dist.Normal(0.0, 1.0))
+            pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):

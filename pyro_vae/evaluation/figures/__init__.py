@@ -12,15 +12,19 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.code_statistics import code_statistics
 from pyro_vae.evaluation.figures.aggregated_posterior import aggregated_posterior
 from pyro_vae.evaluation.figures.attribute_arithmetic import attribute_arithmetic
 from pyro_vae.evaluation.figures.attribute_correlation import attribute_correlation
+from pyro_vae.evaluation.figures.code_maps import code_maps
+from pyro_vae.evaluation.figures.codebook_usage import codebook_usage
 from pyro_vae.evaluation.figures.completions import completions
 from pyro_vae.evaluation.figures.interpolations import interpolations
 from pyro_vae.evaluation.figures.kl_heatmap import kl_heatmap
 from pyro_vae.evaluation.figures.kl_per_unit import kl_per_unit
 from pyro_vae.evaluation.figures.latent_scatter import latent_scatter
 from pyro_vae.evaluation.figures.layer_pca import layer_pca
+from pyro_vae.evaluation.figures.levels import levels
 from pyro_vae.evaluation.figures.manifold import manifold, manifold_grid
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.figures.prior_samples import prior_samples
@@ -28,14 +32,17 @@ from pyro_vae.evaluation.figures.progression import progression
 from pyro_vae.evaluation.figures.reconstructions import reconstructions
 from pyro_vae.evaluation.figures.scaled_samples import scaled_samples
 from pyro_vae.evaluation.figures.training_curves import training_curves
+from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
 from pyro_vae.evaluation.latent_statistics import latent_statistics
 from pyro_vae.files import write_atomically
-from pyro_vae.program import as_programs, required_arguments
+from pyro_vae.program import as_programs, needed_to_generate
 
 __all__ = [
     "aggregated_posterior",
     "attribute_arithmetic",
     "attribute_correlation",
+    "code_maps",
+    "codebook_usage",
     "completions",
     "draw_all",
     "interpolations",
@@ -43,6 +50,7 @@ __all__ = [
     "kl_per_unit",
     "latent_scatter",
     "layer_pca",
+    "levels",
     "manifold",
     "manifold_grid",
     "prior_samples",
@@ -51,12 +59,14 @@ __all__ = [
     "save_figure",
     "scaled_samples",
     "training_curves",
+    "uniform_and_learned",
 ]
 
 logger = logging.getLogger(__name__)
 DPI = 120
 NUM_PRIOR_SAMPLES, NUM_SCALED_SAMPLES = 64, 10
 NUM_STATISTICS = 1000  # data of which the KL per unit is the mean
+NUM_ENCODED = 5000  # data whose codes are counted
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -98,7 +108,7 @@ def draw_all(
     split = data.test or data.validation or data.train
 
     def context(n: int) -> dict[str, Tensor] | None:
-        needed = required_arguments(model)
+        needed = needed_to_generate(model)
         return {name: value for name, value in pick(split, n, seed).items() if name in needed} if needed else None
 
     def from_the_prior() -> Figure | None:
@@ -113,12 +123,24 @@ def draw_all(
         some = Split(pick(split, NUM_STATISTICS, seed), name=split.name)
         return kl_per_unit(latent_statistics(model, guide, some, vectorize=False, seed=seed))
 
+    def of_codes() -> Figure | None:
+        some = Split(pick(split, NUM_ENCODED, seed), name=split.name)
+        return codebook_usage(code_statistics(model, guide, some, seed=seed))
+
+    def under_both_priors() -> Figure | None:
+        batch = {name: value for name, value in (context(NUM_PRIOR_SAMPLES) or {}).items() if name != "y"}
+        return uniform_and_learned(model, seed, batch)
+
     figures: dict[str, Callable[[], Figure | None]] = {
         "training_curves": lambda: training_curves(records),
         "kl_heatmap": lambda: kl_heatmap(records),
         "kl_per_unit": of_units,
         "reconstructions": lambda: reconstructions(model, guide, split, seed=seed),
+        "levels": lambda: levels(model, guide, split, seed=seed),
+        "code_maps": lambda: code_maps(model, guide, split, seed=seed),
+        "codebook_usage": of_codes,
         "prior_samples": from_the_prior,
+        "uniform_and_learned": under_both_priors,
         "scaled_samples": from_scaled_priors,
         "interpolations": lambda: interpolations(model, guide, split, seed=seed),
         "latent_scatter": lambda: latent_scatter(model, guide, split, seed=seed),

@@ -18,8 +18,8 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.panels import from_the_top, panels
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.evaluation.latents import posterior_samples, principal_components
-from pyro_vae.program import required_arguments
+from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, posterior_samples, principal_components
+from pyro_vae.program import needed_to_generate
 
 logger = logging.getLogger(__name__)
 POINTS = 100  # on a side of the plane
@@ -33,7 +33,7 @@ def aggregated_posterior(
 
     Both are estimated from draws, of the guide for the data and of the model without them, so that a prior that
     depends on other latents, p(z1 | z2), is seen as its marginal p(z1). More than two dimensions are shown in the
-    principal plane of q(z), one as curves.
+    principal plane of q(z), one as curves. Functions of other latents (the vectors of codes) have no density.
 
     Args:
         model, guide: the programs.
@@ -54,14 +54,15 @@ def aggregated_posterior(
     if n < 3:
         logger.info("no figure of the aggregated posterior: %d data are too few", n)
         return None
+    free = free_sites(model, guide, split)
+    if not free:
+        logger.info("no figure of the aggregated posterior: %s", NO_FREE_SITE)
+        return None
     index = torch.arange(num_draws, device=split.device) % n
     repeated = {name: value[index] for name, value in batch.items()}
-    posterior = posterior_samples(model, guide, repeated, seed=seed)
-    prior = sample(model, num_draws, seed=seed, batch=repeated if required_arguments(model) else None)
-    names = [name for name in from_the_top(posterior) if posterior[name].is_floating_point() and name in prior]
-    if not names:
-        logger.info("no figure of the aggregated posterior: no latent site is real-valued")
-        return None
+    posterior = posterior_samples(model, guide, repeated, seed=seed, sites=free)
+    prior = sample(model, num_draws, seed=seed, batch=repeated if needed_to_generate(model) else None)
+    names = from_the_top(free)
     figure, places = panels(len(names), 4.2, 4.0)
     for axes, name in zip(places, names, strict=True):
         _draw(axes, name, *(v[name].reshape(len(v[name]), -1).double() for v in (posterior, prior)))

@@ -15,7 +15,7 @@ from pyro_vae.evaluation.attributes import AttributeVectors, attribute_vectors
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.interpolation import decode_path
-from pyro_vae.evaluation.latents import mean_path
+from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, mean_path
 
 logger = logging.getLogger(__name__)
 MAX_ROWS = 20
@@ -85,12 +85,12 @@ def vectors_of(
     reason = "" if labels in batch else f"the data have no labels '{labels}'"
     if not reason and not _is_label(batch[labels]):
         reason = f"'{labels}' holds neither integer classes nor a matrix of 0s and 1s"
-    latents = {} if reason else mean_path(model, guide, batch, seed=seed)
-    latents = {name: z for name, z in latents.items() if z.is_floating_point()}
-    if not latents:
-        logger.info("no figure of attributes: %s", reason or "no latent site is real-valued")
+    names = [] if reason else free_sites(model, guide, split)
+    if not names:
+        logger.info("no figure of attributes: %s", reason or NO_FREE_SITE)
         return None
-    return {name: attribute_vectors(z, batch[labels].cpu()) for name, z in latents.items()}
+    latents = mean_path(model, guide, batch, seed=seed, sites=names)
+    return {name: attribute_vectors(latents[name], batch[labels].cpu()) for name in names}
 
 
 def _is_label(y: Tensor) -> bool:

@@ -48,7 +48,7 @@ def _curves(values: Tensor, title: str, rows: Sequence[str], columns: Sequence[s
     down, across = values.shape[:2]
     figure = Figure(figsize=(max(6.0, 1.3 * across + 0.8), 0.9 * down + 1.0), layout="constrained")
     places = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    for i, row in enumerate(values.tolist()):
+    for i, row in enumerate(values.flatten(2).tolist()):
         for place, curve in zip(places[i], row, strict=True):
             place.plot(curve, linewidth=1, marker="." if len(curve) < 30 else None, markersize=3)
             place.tick_params(labelsize="x-small")

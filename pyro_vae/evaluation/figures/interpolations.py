@@ -14,7 +14,7 @@ from pyro_vae.errors import unknown
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.interpolation import Kind, decode_path, interpolate
-from pyro_vae.evaluation.latents import mean_path
+from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, mean_path
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ def interpolations(
         kind: ``"linear"`` or ``"spherical"``, see :func:`pyro_vae.evaluation.interpolation.interpolate`.
         pairs: rows.
         steps: points on the way, both ends included.
-        sites: latent sites to move; all with real values, if None. The others are drawn from the model, with one noise
-            for a row.
+        sites: latent sites to move; all with real values that are no functions of others, if None. The others are
+            drawn from the model, with one noise for a row.
         seed: of draws.
 
     Returns:
@@ -57,9 +57,9 @@ def interpolations(
     for name in sites or ():
         if name not in latents:
             raise unknown("latent site", name, latents)
-    chosen = list(sites) if sites else [name for name, z in latents.items() if z.is_floating_point()]
+    chosen = list(sites) if sites else free_sites(model, guide, split)
     if half < 1 or not chosen:
-        logger.info("no figure of interpolations: %s", "no latent site is real-valued" if half else "one datum only")
+        logger.info("no figure of interpolations: %s", NO_FREE_SITE if half else "one datum only")
         return None
     path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}
     context = {name: value[:half] for name, value in batch.items() if name != "x"}

@@ -20,23 +20,27 @@ DEAD = 0.01  # nats: below, the axis is linear, above logarithmic
 def kl_per_unit(statistics: LatentStatistics) -> Figure | None:
     """A panel per latent site, the top one first: the raw KL of its units in falling order, active ones in colour.
 
+    Functions of other latents (the vectors of codes) have no panel: all their KL is 0.
+
     Args:
         statistics: as from :func:`pyro_vae.evaluation.latent_statistics`.
 
     Returns:
         the figure, or None (and a line in the log) if there is no latent site.
     """
-    if not statistics.sites:
+    sites = {name: site for name, site in statistics.sites.items() if not site.is_function}
+    if not sites:
         logger.info("no figure of the KL per unit: there is no latent site")
         return None
-    figure, places = panels(len(statistics.sites), 4.2, 3.2)
-    highest = max(site.kl_per_unit.max().item() for site in statistics.sites.values())
-    for axes, name in zip(places, from_the_top(statistics.sites), strict=True):
-        _draw(axes, name, statistics.sites[name])
+    figure, places = panels(len(sites), 4.2, 3.2)
+    highest = max(site.kl_per_unit.max().item() for site in sites.values())
+    for axes, name in zip(places, from_the_top(sites), strict=True):
+        _draw(axes, name, sites[name])
         axes.set_ylim(0, max(1.5 * highest, 10 * DEAD))
-    handles = [Patch(color="C0", label=f"active: variance of the posterior mean over data > {ACTIVE:g}")]
-    handles.append(Patch(color="0.65", label="not active"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(places) > 1 else 1, fontsize="small")
+    if any(site.active is not None for site in sites.values()):
+        handles = [Patch(color="C0", label=f"active: variance of the posterior mean over data > {ACTIVE:g}")]
+        handles.append(Patch(color="0.65", label="not active"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(places) > 1 else 1, fontsize="small")
     figure.suptitle(f"{statistics.split}: raw KL of the units, mean over {statistics.num_data} data")
     return figure
 

@@ -12,7 +12,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.clouds import clouds
 from pyro_vae.evaluation.figures.labels import class_labels
 from pyro_vae.evaluation.figures.pick import pick
-from pyro_vae.evaluation.latents import encode
+from pyro_vae.evaluation.latents import NO_FREE_SITE, encode, free_sites
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def latent_scatter(
     """A panel per latent site: posterior means of the data, coloured by the label ``y`` if there is one.
 
     Two-dimensional latents are drawn as they are, one-dimensional ones as a histogram, others by their first two
-    principal components.
+    principal components. Codes, whose numbers are names, and functions of other latents have no panel.
 
     Args:
         model, guide: the programs.
@@ -32,11 +32,13 @@ def latent_scatter(
         seed: of draws, where a posterior mean needs any.
 
     Returns:
-        the figure, or None (and a line in the log) if there are too few data.
+        the figure, or None (and a line in the log) if there are too few data, or no such latents.
     """
     batch = pick(split, max_points, seed)
-    if len(batch["x"]) < 3:
-        logger.info("no scatter of latents: %d data are too few", len(batch["x"]))
+    names = free_sites(model, guide, split, counted=True)
+    if len(batch["x"]) < 3 or not names:
+        reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
+        logger.info("no figure of latents: %s", reason)
         return None
-    sites = encode(model, guide, batch, seed=seed)
+    sites = encode(model, guide, batch, seed=seed, sites=names)
     return clouds(sites, class_labels(batch), f"{split.name}: posterior means of {len(batch['x'])} data")

@@ -13,7 +13,7 @@ from pyro_vae.evaluation.figures.clouds import clouds
 from pyro_vae.evaluation.figures.labels import class_labels
 from pyro_vae.evaluation.figures.panels import from_the_top
 from pyro_vae.evaluation.figures.pick import pick
-from pyro_vae.evaluation.latents import posterior_samples
+from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, posterior_samples
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ def layer_pca(
     """A panel per latent site, the top one first: a draw z ~ q(z | x) of each datum in the sites' principal planes.
 
     A site that the model does not use shows a round cloud of mixed colours. Units are flattened; two-dimensional
-    latents are drawn as they are, one-dimensional ones as a histogram.
+    latents are drawn as they are, one-dimensional ones as a histogram. Codes, whose numbers are names, and functions of
+    other latents have no panel.
 
     Args:
         model, guide: the programs.
@@ -33,14 +34,16 @@ def layer_pca(
         seed: of the draws.
 
     Returns:
-        the figure, or None (and a line in the log) if there are too few data.
+        the figure, or None (and a line in the log) if there are too few data, or no such latents.
 
     Source: Sønderby et al. 2016, arXiv:1602.02282 (principal components of the samples of each layer).
     """
     batch = pick(split, max_points, seed)
-    if len(batch["x"]) < 3:
-        logger.info("no figure of the layers: %d data are too few", len(batch["x"]))
+    names = free_sites(model, guide, split, counted=True)
+    if len(batch["x"]) < 3 or not names:
+        reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
+        logger.info("no figure of the layers: %s", reason)
         return None
-    sites = posterior_samples(model, guide, batch, seed=seed)
+    sites = posterior_samples(model, guide, batch, seed=seed, sites=names)
     ordered = {name: sites[name] for name in from_the_top(sites)}
     return clouds(ordered, class_labels(batch), f"{split.name}: posterior samples of {len(batch['x'])} data")

@@ -16,7 +16,7 @@ from pyro_vae.evaluation.figures.images import is_image, mosaic
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.evaluation.nodes import in_data_plate
 from pyro_vae.evaluation.running import quiet, trace_without_data
-from pyro_vae.program import Program, required_arguments
+from pyro_vae.program import Program, needed_to_generate
 from pyro_vae.traces import Site, is_latent
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def manifold(model: Callable[..., Any], n: int = 20) -> Figure | None:
     Source: Kingma & Welling 2014, arXiv:1312.6114, figure 4.
     """
     program = model if isinstance(model, Program) else Program(model)
-    if required_arguments(program):
-        logger.info("no figure of the latent manifold: the model needs %s", ", ".join(required_arguments(program)))
+    if needed_to_generate(program):
+        logger.info("no figure of the latent manifold: the model needs %s", ", ".join(needed_to_generate(program)))
         return None
     with quiet([program], {}, seed=0):
         trace = trace_without_data(program, 1, {}, "x")

@@ -24,6 +24,8 @@ def prior_samples(
     batch: Batch | None = None,
     columns: int | None = None,
     scales: Mapping[str, float] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
 ) -> Figure | None:
     """A grid of means of p(x | z), for z drawn from the prior.
 
@@ -34,11 +36,13 @@ def prior_samples(
         batch: context that the model needs, ``(n, ...)`` each.
         columns: of the grid; as many as rows if not given.
         scales: factors for the standard deviations of latent sites' priors, by name.
+        temperature, top_k: of sites that can be tempered, as for :func:`~pyro_vae.evaluation.generate.sample`.
 
     Returns:
         the figure, or None (and a line in the log) if the data are neither images nor vectors.
     """
-    mean = sample(model, n, seed=seed, batch=batch, scales=scales)["x.mean"]  # (n, *shape)
+    drawn = sample(model, n, seed=seed, batch=batch, scales=scales, temperature=temperature, top_k=top_k)
+    mean = drawn["x.mean"]  # (n, *shape)
     shape = tuple(mean.shape[1:])
     if is_curve(shape):
         mean = mean[:MAX_CURVES]  # a panel each: more would take minutes
@@ -54,7 +58,7 @@ def prior_samples(
         figure = Figure(figsize=(7, 7), layout="constrained")
         rows = math.ceil(n / columns)
         panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        for axes, values in zip(panels, mean.tolist(), strict=False):
+        for axes, values in zip(panels, mean.flatten(1).tolist(), strict=False):
             axes.plot(values, linewidth=1, marker="." if len(values) < 30 else None, markersize=3)
             axes.tick_params(labelsize="x-small")
         for axes in panels[n:]:
@@ -65,5 +69,6 @@ def prior_samples(
     given = ", ".join(name for name in batch or {} if name != "x")
     inner = f"mean of p(x | z, {given}), z ~ p(z | {given})" if given else "mean of p(x | z), z ~ p(z)"
     scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
-    figure.suptitle(f"Samples from the prior: {inner}{scaled}")
+    tempered = f", temperature {temperature:g}" * (temperature != 1) + f", top {top_k} codes" * (top_k is not None)
+    figure.suptitle(f"Samples from the prior: {inner}{scaled}{tempered}")
     return figure

@@ -61,8 +61,8 @@ def _curves(x: Tensor, mean: Tensor) -> Figure:
     rows = -(-n // columns)
     figure = Figure(figsize=(max(6.0, 2.2 * columns), 1.7 * rows + 0.9), layout="constrained")
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    marker = "." if x.shape[1] < 30 else None
-    for axes, datum, its_mean in zip(panels, x.tolist(), mean.tolist(), strict=False):
+    marker = "." if x[0].numel() < 30 else None
+    for axes, datum, its_mean in zip(panels, x.flatten(1).tolist(), mean.flatten(1).tolist(), strict=False):
         axes.plot(datum, color="0.6", marker=marker, label="data")
         axes.plot(its_mean, color="C0", marker=marker, linewidth=1, label="reconstruction")
     for axes in panels[n:]:

@@ -1,0 +1,84 @@
+"""Bolder or tamer samples of codes: a program whose learned priors have a temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch.distributions import Independent
+
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.session import positive
+
+
+class Tempered(Messenger):
+    r"""A handler under which sites that can be tempered are drawn from a sharpened distribution.
+
+    .. math:: p_T(c_i \mid c_{<i}) \propto p(c_i \mid c_{<i})^{1/T} \quad \text{for the } k \text{ most probable } c_i
+
+    at every position i, else 0. A site can be tempered if its distribution has a method
+    ``tempered(temperature, top_k)`` that gives another distribution, as autoregressive priors have; other sites are
+    drawn as they are.
+
+    Args:
+        temperature: T; below 1 tamer, above 1 bolder.
+        top_k: k, codes that each position may have; None: all.
+
+    Raises:
+        InputError: for a temperature that is not a positive number, or a top_k that is not a positive integer.
+
+    Source: Ackley et al. 1985, doi:10.1207/s15516709cog0901_7 (temperature); Fan et al. 2018, arXiv:1805.04833 (top-k).
+    """
+
+    def __init__(self, temperature: float = 1.0, top_k: int | None = None) -> None:
+        super().__init__()
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise InputError(f"temperature must be a positive number, got {temperature}")
+        if top_k is not None:
+            positive("top_k", top_k)
+        self.temperature, self.top_k = temperature, top_k
+        self._seen: dict[str, bool] = {}  # sites that were drawn: whether they could be tempered
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether it makes a difference at all."""
+        return self.temperature != 1 or self.top_k is not None
+
+    def check(self) -> None:
+        """Check, after a run, that there was anything to temper.
+
+        Raises:
+            InputError: if no site could be tempered; names those that there were.
+        """
+        if self.changes_anything and not any(self._seen.values()):
+            raise InputError(
+                "temperature, top_k: no site of the model can be tempered (it draws "
+                f"{', '.join(self._seen) or 'nothing'}); codes with a learned autoregressive prior can"
+            )
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        fn = tempered(msg["fn"], self.temperature, self.top_k)
+        self._seen[msg["name"]] = fn is not None
+        if fn is not None:
+            msg["fn"] = fn
+
+
+def tempered(fn: Any, temperature: float, top_k: int | None = None) -> Any | None:
+    """A distribution with a temperature, inside its wrappers (independent, expanded, masked); None if it has none."""
+    if hasattr(fn, "tempered"):
+        return fn.tempered(temperature, top_k)
+    if not isinstance(fn, (Independent, ExpandedDistribution, MaskedDistribution)):
+        return None
+    base = tempered(fn.base_dist, temperature, top_k)
+    if base is None:
+        return None
+    if isinstance(fn, Independent):
+        return base.to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, ExpandedDistribution):
+        return ExpandedDistribution(base, fn.batch_shape)
+    return base.mask(fn._mask)
