@@ -13,7 +13,7 @@ from pyro_vae.models import VQVAE, VQVAE2
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.penalty import penalty
 
-SMALL = {"channels": 8, "block_channels": 4, "code_dim": 4}
+SMALL = {"channels": 16, "block_channels": 8, "code_dim": 4}
 
 
 def images(n=16, side=8, channels=1):
