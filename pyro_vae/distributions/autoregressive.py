@@ -157,10 +157,10 @@ class Autoregressive(TorchDistribution):
 
 
 def draw(logits: Tensor) -> Tensor:
-    """Draw k ~ softmax(logits) as argmax p_k / e_k with e ~ Exp(1): ``(batch, K)`` to ``(batch,)``.
+    """Draw k ~ softmax(logits), ``(batch, K)`` to ``(batch,)``, by the race argmax p_k / e_k with e_k = -log u_k ~ Exp(1).
 
-    It consumes batch x K random numbers at every call, so that two samplers with the same logits agree from the same
-    state of torch's generator.
+    It uses batch x K uniform random numbers at every call, so that two samplers with the same logits agree from the same
+    state of torch's generator. A code of probability 0 is never drawn.
     """
-    probabilities = logits.softmax(-1)
-    return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
+    noise = torch.rand_like(logits).log_()  # -e; rand is several times as fast as exponential_ on a CPU
+    return logits.softmax(-1).div_(noise).argmin(-1)

@@ -83,15 +83,15 @@ class LayerSteps:
 
     def __init__(self, layer: GatedLayer, row: Tensor, here: list[Tensor], there: list[Tensor]) -> None:
         self.layer, self.here, self.there = layer, here, there
-        batch, columns, channels = row.shape
-        near, width = layer.vertical.kernel_size[0], len(here)
-        self.above = row.new_zeros(batch, near, width + 2 * layer.reach, channels).movedim(-1, 1)  # rows of v
-        self.added = row.new_empty(batch, width, 2 * channels)  # to the horizontal gates of the row
-        self.added_here = self.added.unbind(1)  # width times (batch, 2 * channels)
+        batch, channels = len(row), row.shape[2]
+        (near, kernel), width = layer.vertical.kernel_size, len(here)
+        self.above = row.new_zeros(batch, near, width + 2 * layer.reach, channels)  # rows of v
+        self.patches = self.above.unfold(2, kernel, 1).permute(0, 2, 1, 4, 3)  # (batch, width, near, kernel, channels)
+        self.vertical = transposed(layer.vertical.weight.detach().movedim(1, -1))
+        self.across = transposed(layer.across.weight.detach())
+        self.added = row.new_empty(width, batch, 2 * channels)  # to the horizontal gates of the row
         self.windows = [row[:, j : j + near].flatten(1) for j in range(width)]  # (batch, near * channels), views
-        weight = layer.horizontal.weight.detach()  # (2 * channels, channels, 1, near)
-        self.horizontal = transposed(weight.movedim(1, -1))  # (near * channels, 2 * channels)
-        self.bias = layer.horizontal.bias.detach()
+        self.horizontal = transposed(layer.horizontal.weight.detach().movedim(1, -1))
         self.residual = transposed(layer.residual.weight.detach())
         self.gates = row.new_empty(batch, 2 * channels)
         self.a, self.b = self.gates.chunk(2, dim=1)
@@ -100,16 +100,17 @@ class LayerSteps:
     def begin(self, v: Tensor, condition: Condition) -> Tensor | None:
         """Take a row of v, ``(batch, channels, 1, width)``, give the next layer's; keep what the row's gates need."""
         layer, reach = self.layer, self.layer.reach
-        self.above[:, :, :-1] = self.above[:, :, 1:].clone()
-        self.above[:, :, -1:, reach:-reach] = v
-        u = layer.vertical(self.above)  # (batch, 2 * channels, 1, width)
-        added = layer.horizontal_condition(layer.across(u), condition)
-        torch.add(added.squeeze(2).movedim(1, -1), self.bias, out=self.added)
+        self.above[:, :-1] = self.above[:, 1:].clone()
+        self.above[:, -1, reach:-reach] = v.squeeze(2).mT
+        u = torch.addmm(layer.vertical.bias, self.patches.reshape(-1, len(self.vertical)), self.vertical)
+        added = torch.addmm(layer.horizontal.bias, u, self.across)  # (batch * width, 2 * channels), like u
+        added, u = (rows.view(len(v), 1, -1, rows.shape[1]).movedim(-1, 1) for rows in (added, u))
+        self.added.copy_(layer.horizontal_condition(added, condition).squeeze(2).permute(2, 0, 1))
         return layer.above(u, condition)
 
     def step(self, column: int) -> Tensor:
         """h' at a column, ``(batch, channels)``; it is where the next layer reads it."""
-        torch.addmm(self.added_here[column], self.windows[column], self.horizontal, out=self.gates)
+        torch.addmm(self.added[column], self.windows[column], self.horizontal, out=self.gates)
         torch.mul(self.a.tanh_(), self.b.sigmoid_(), out=self.z)
         if self.layer.first:
             return torch.mm(self.z, self.residual, out=self.there[column])

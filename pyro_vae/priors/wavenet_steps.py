@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
 
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.priors.pixelcnn_steps import transposed
@@ -66,9 +65,9 @@ class WaveNetSteps:
 class LayerSteps:
     """One layer's ring of features.
 
-    The ring has a slot for each position modulo the dilation d: the k features, ``(batch, k * channels)``, that the layer
-    convolves when it is there. Among them the newest takes the place of the oldest, so that their order in the slot turns
-    by one at each visit; it is the weights that are turned, not the features.
+    The ring has a slot for each position modulo the dilation d: the k features, ``(batch, k * channels)``, that the
+    layer convolves when it is there. The newest takes the place of the oldest, so that their order in the slot turns by
+    one at each visit; it is the weights that are turned, not the features.
 
     Args:
         layer: with the weights that it has now.
