@@ -79,6 +79,10 @@ class GatedPixelCNN(AutoregressivePrior):
                 f"got {attention_heads} and {attention_every}"
             )
         check_layers("GatedPixelCNN", channels, num_layers, dropout)
+        if attention_heads and attention_every > num_layers:
+            raise InputError(
+                f"GatedPixelCNN: attention_every must be at most the {num_layers} layers, got {attention_every}"
+            )
         self.given_features = GivenFeatures(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
@@ -113,7 +117,8 @@ class GatedPixelCNN(AutoregressivePrior):
         v = h = x
         for layer, attend in zip(self.layers, self.attention, strict=True):
             v, h = layer(v, h, condition)
-            h = attend(h)
+            if isinstance(attend, CausalAttention):
+                h = attend(h, x)
         return self.head(h)
 
     def steps(self, batch: int, condition: Condition) -> PixelCNNSteps:
