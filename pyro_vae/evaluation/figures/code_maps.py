@@ -82,7 +82,7 @@ def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title
             aspect = "equal" if len(site.shape) == 2 else "auto"
             axes.imshow(colours[grid].numpy(), interpolation="nearest", aspect=aspect)
         shape = " x ".join(map(str, site.shape)) or "1"
-        _label(row[0], f"{name}\n{shape} of {site.num_codes}")
+        _label(row[0], f"{name}\n{shape}, K = {site.num_codes}")
     figure.suptitle(title)
     return figure
 
