@@ -21,7 +21,7 @@ from pyro_vae.evaluation.running import quiet
 from pyro_vae.program import as_programs, prime
 from pyro_vae.traces import Site, is_latent
 
-NO_FREE_SITE = "every latent site is integers, or a function of others"  # says why, where free_sites is empty
+NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
 Dataset = Data | Split | Mapping[str, Tensor] | Tensor
 
 

@@ -247,7 +247,7 @@ def test_priors_that_are_all_uniform_or_not_held(caplog):
 def test_figures_of_vectors_leave_codes_and_their_vectors_out(draw, words, caplog):
     pair = TwoLevels()
     line = said(caplog, draw, pair.model, pair.guide, images())
-    assert re.fullmatch(f"{words}: every latent site is integers, or a function of others", line)
+    assert re.fullmatch(f"{words}: no latent site has real values of its own", line)
 
 
 def test_a_pair_with_codes_and_a_gaussian_shows_the_gaussian_alone():
