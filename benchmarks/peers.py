@@ -43,3 +43,14 @@ def pythae_vae(data_shape: tuple[int, ...], hidden: Sequence[int], latent: int) 
 
     config = VAEConfig(input_dim=data_shape, latent_dim=latent, reconstruction_loss="bce")
     return VAE(config, Encoder(), Decoder())
+
+
+def vector_quantize(dim: int, num_codes: int, decay: float, commitment: float, image: bool) -> Any:
+    """vector-quantize-pytorch's quantizer with moving averages; None where it is not installed."""
+    try:
+        from vector_quantize_pytorch import VectorQuantize
+    except ImportError:
+        return None
+    return VectorQuantize(
+        dim, num_codes, decay=decay, commitment_weight=commitment, rotation_trick=False, accept_image_fmap=image
+    )

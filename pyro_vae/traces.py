@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
+from pyro_vae.penalty import is_penalty
 
 Site = dict[str, Any]
 PARTICLES = "particles"
@@ -57,6 +58,19 @@ class TracePair:
         """The latent sites of the guide in its order, each with the model's site (None: auxiliary)."""
         sites = {n: s for n, s in self.guide.nodes.items() if is_latent(s)}
         return {name: (site, self.model.nodes.get(name)) for name, site in sites.items()}
+
+    def guide_factors(self) -> dict[str, Site]:
+        """The guide's factors (and whatever it observes), which are a part of log q; penalties are not."""
+        return {n: s for n, s in self.guide.nodes.items() if is_observed(s) and not is_penalty(s)}
+
+    def penalties(self) -> dict[str, Site]:
+        """The guide's terms that only training knows (:func:`pyro_vae.penalty.penalty`)."""
+        return {n: s for n, s in self.guide.nodes.items() if is_observed(s) and is_penalty(s)}
+
+    def reports(self) -> dict[str, Tensor]:
+        """Numbers that the guide's sites carry in ``infer["report"]``, by ``name/site``."""
+        sites = {n: s["infer"].get("report") or {} for n, s in self.guide.nodes.items() if is_latent(s)}
+        return {f"{key}/{name}": value.detach() for name, told in sites.items() for key, value in told.items()}
 
     def per_datum(self, value: Tensor, site: Site) -> Tensor:
         """Bring a site's batch-shaped value to ``(num_particles, size)``, summing its inner plates.
@@ -267,4 +281,6 @@ def log_weights_by_site(
         kl[name] = add(guide_sites[name] if guide_sites else q, -1.0)
         if p is not None:
             kl[name] = kl[name] - add(p, 1.0)
+    for site in pair.guide_factors().values():
+        add(site, -1.0)
     return total(parts) / subsample, observed, kl

@@ -3,6 +3,7 @@
 from pyro_vae.data.binarize import binarize
 from pyro_vae.data.data import Data, as_data
 from pyro_vae.data.datasets import dataset_names, load_data
+from pyro_vae.data.sound import Sound
 from pyro_vae.data.split import Split
 
-__all__ = ["Data", "Split", "as_data", "binarize", "dataset_names", "load_data"]
+__all__ = ["Data", "Sound", "Split", "as_data", "binarize", "dataset_names", "load_data"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyro_vae.data.sound import Sound
 from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError
 
@@ -20,9 +21,10 @@ class Data:
         test: the test data, if any.
         name: its name, e.g. ``"mnist5k"``.
         description: sizes of the splits, binarization and its seed.
+        sound: how x is played, if the data are sound, of shape (1, length).
 
     Raises:
-        InputError: if the splits' data have different shapes.
+        InputError: if the splits' data have different shapes, or sound another shape.
     """
 
     train: Split
@@ -30,6 +32,7 @@ class Data:
     test: Split | None = None
     name: str = "data"
     description: str = ""
+    sound: Sound | None = None
 
     def __post_init__(self) -> None:
         """Check that one model fits all splits."""
@@ -40,6 +43,8 @@ class Data:
                     f"{self.name}: x has shape {self.train.shape} in train but {split.shape} in {part}; "
                     "all splits must have the same"
                 )
+        if self.sound is not None and (len(self.train.shape) != 2 or self.train.shape[0] != 1):
+            raise InputError(f"{self.name}: sound has shape (1, length), but one x has shape {self.train.shape}")
 
 
 def as_data(obj: Data | Split | dict[str, Tensor] | Tensor) -> Data:

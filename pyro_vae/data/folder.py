@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_vae.data.images import SUFFIXES, is_grey, read_image, square
-from pyro_vae.data.parts import PARTS, Parts, random_order
+from pyro_vae.data.images import is_grey, read_image, square
+from pyro_vae.data.layout import IMAGES, class_names, find_splits
+from pyro_vae.data.parts import Parts
 from pyro_vae.errors import InputError
-
-Labelled = list[tuple[Path, str | None]]  # image files with the class's name, in sorted order
 
 
 def load_folder(path: Path, image_size: int | None, limit: int | None) -> Parts:
@@ -33,9 +32,8 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Parts:
         InputError: naming the file or folder, for other layouts, and for images of different sizes without
             image_size.
     """
-    splits = _find_splits(path)
-    classes = sorted({label for _, label in splits["train"] if label is not None})
-    _check_classes(path, splits, classes)
+    splits = find_splits(path, IMAGES)
+    classes = class_names(splits)
     splits = {part: members[:limit] for part, members in splits.items()}
     grey = all([is_grey(file) for members in splits.values() for file, _ in members])
     parts: Parts = {}
@@ -56,53 +54,6 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Parts:
         if classes:
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
     return parts
-
-
-def _find_splits(path: Path) -> dict[str, Labelled]:
-    folders = _visible_folders(path)
-    if not any(folder.name in PARTS for folder in folders):
-        everything = _list_images(path)
-        return {part: [everything[i] for i in index.tolist()] for part, index in random_order(len(everything)).items()}
-    for entry in [*folders, *_images_in(path)]:
-        if entry.name not in PARTS:
-            raise InputError(f"{entry}: beside split folders there may only be {', '.join(PARTS)}; rename or move it")
-    if not (path / "train").is_dir():
-        raise InputError(f"{path}: has split folders but no 'train'")
-    return {part: _list_images(path / part) for part in PARTS if (path / part).is_dir()}
-
-
-def _list_images(path: Path) -> Labelled:
-    flat, folders = _images_in(path), _visible_folders(path)
-    if flat and folders:
-        raise InputError(f"{path}: holds both images and sub-folders ('{folders[0].name}'); use one or the other")
-    found: Labelled = [(file, None) for file in flat]
-    for folder in folders:
-        files = _images_in(folder)
-        if not files:
-            raise InputError(f"{folder}: no images in this class folder ({', '.join(SUFFIXES)}); remove it or fill it")
-        found += [(file, folder.name) for file in files]
-    if not found:
-        raise InputError(f"{path}: no images in this folder; looked for {', '.join(SUFFIXES)}")
-    return found
-
-
-def _images_in(path: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
-
-
-def _visible_folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-
-
-def _check_classes(path: Path, splits: dict[str, Labelled], classes: list[str]) -> None:
-    for part, members in splits.items():
-        for file, label in members:
-            if (label is None) == bool(classes) or (label is not None and label not in classes):
-                raise InputError(f"{file.parent}: {part} must have the class folders of train ({', '.join(classes)})")
 
 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:

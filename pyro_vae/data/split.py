@@ -29,6 +29,7 @@ class Split:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,).
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
+        integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.
         binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every batch.
         name: what errors call this split.
 
@@ -43,10 +44,11 @@ class Split:
         tensors: dict[str, Tensor],
         *,
         mask: Tensor | None = None,
+        integers: bool = False,
         binarization: Literal["none", "dynamic"] = "none",
         name: str = "data",
     ) -> None:
-        _check(tensors, name)
+        _check(tensors, name, integers)
         if binarization not in ("none", "dynamic"):
             raise InputError(
                 f"{name}: a split's binarization is 'none' or 'dynamic', got {binarization!r} "
@@ -58,6 +60,7 @@ class Split:
         self.tensors = dict(tensors)
         self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
         self.binarization = binarization
+        self.integers = integers
         self.name = name
 
     def __len__(self) -> int:
@@ -139,7 +142,7 @@ class Split:
         if self.binarization == "dynamic":
             random = {key.removesuffix(_OF_X): tensor for key, tensor in rows.items() if key.endswith(_OF_X)}
             batch["x"] = drawn_with(x, **random).to(torch.float32)
-        elif not x.is_floating_point():
+        elif not x.is_floating_point() and not self.integers:
             batch["x"] = as_probability(x)
         if self.mask is not None:
             batch["y"] = batch["x"] * batch["mask"]
@@ -198,7 +201,7 @@ def chunks(x: Tensor) -> Iterator[Tensor]:
     return iter(x.split(max(1, CHUNK_ELEMENTS // per_datum)))
 
 
-def _check(tensors: dict[str, Tensor], name: str) -> None:
+def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
     if "x" not in tensors:
         raise InputError(f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'}")
     for key, tensor in tensors.items():
@@ -213,9 +216,13 @@ def _check(tensors: dict[str, Tensor], name: str) -> None:
     x = tensors["x"]
     if len(x) == 0:
         raise InputError(f"{name}: there are no data (x has shape {tuple(x.shape)})")
-    if x.dtype not in (torch.uint8, torch.bool) and not x.is_floating_point():
+    if integers:
+        if x.dtype != torch.int64:
+            raise InputError(f"{name}: x that are integers by nature must be int64, got {x.dtype}")
+    elif x.dtype not in (torch.uint8, torch.bool) and not x.is_floating_point():
         raise InputError(
-            f"{name}: x must be uint8 (grey levels 0..255), bool (binary) or floating point, got {x.dtype}"
+            f"{name}: x must be uint8 (grey levels 0..255), bool (binary) or floating point, got {x.dtype}; "
+            "codes are int64 with integers=True"
         )
     if x.is_floating_point() and not all(bool(chunk.isfinite().all()) for chunk in chunks(x)):
         raise InputError(f"{name}: x holds NaN or infinite numbers; remove or replace them first")

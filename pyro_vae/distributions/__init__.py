@@ -1,5 +1,6 @@
 """Distributions that torch and Pyro lack."""
 
+from pyro_vae.distributions.autoregressive import Autoregressive
 from pyro_vae.distributions.completed import Completed, completed, counted_fraction, has_mask
 from pyro_vae.distributions.diagonal_normal import diagonal_normal
 from pyro_vae.distributions.discrete_levels import DiscretizedCategorical
@@ -8,6 +9,7 @@ from pyro_vae.distributions.levels import Levels
 from pyro_vae.distributions.uniform_codes import UniformCodes
 
 __all__ = [
+    "Autoregressive",
     "Completed",
     "DiscretizedCategorical",
     "DiscretizedLogisticMixture",

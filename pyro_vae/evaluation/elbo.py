@@ -59,6 +59,9 @@ def elbo(
             for name, (q, p) in pair.latent().items():
                 value = pair.per_datum(site_kl(q, p, analytic=name in closed)[0], q)
                 kl.setdefault(name, []).append(value.double().mean(0))
+            for name, site in pair.guide_factors().items():  # of log q
+                value = pair.per_datum(log_prob(site, scaled=False), site)
+                kl.setdefault(name, []).append(value.double().mean(0))
     parts = [{k: torch.cat(v).cpu() for k, v in terms.items()} for terms in (likelihood, kl)]
     per_datum = sum(parts[0].values()) - sum(parts[1].values())
     return EvidenceBound(per_datum, *parts, num_particles, split.name)

@@ -164,6 +164,8 @@ def _independent_of_particles(pair: TracePair) -> bool:
     What was computed from another site's samples has the plate of particles as its first dimension. In doubt the
     answer is no: then the guide is run again, which is right for any guide.
     """
+    if pair.guide_factors():
+        return False
     if pair.num_particles == 1:
         return len(pair.latent()) == 1
     return all(_same_for_all(_own(q), pair.num_particles) for q, _ in pair.latent().values())

@@ -6,6 +6,8 @@ from pyro_vae.guides.conditional import ConditionalGuide
 from pyro_vae.guides.gaussian import GaussianGuide
 from pyro_vae.guides.hierarchical import HierarchicalGuide
 from pyro_vae.guides.ladder import LadderGuide
+from pyro_vae.guides.vq import VQGuide
+from pyro_vae.guides.vq2 import VQ2Guide
 
 __all__ = [
     "BIVAGuide",
@@ -15,4 +17,6 @@ __all__ = [
     "GaussianGuide",
     "HierarchicalGuide",
     "LadderGuide",
+    "VQ2Guide",
+    "VQGuide",
 ]

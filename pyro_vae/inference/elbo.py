@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -50,9 +51,11 @@ class ELBO(Objective):
         self.analytic_kl = analytic_kl
         self.free_bits = free_bits
 
-    def for_validation(self) -> ELBO:
-        """The ELBO without free bits."""
-        return ELBO(self.num_particles, self.analytic_kl, max_plate_nesting=self.plate_nesting)
+    def for_validation(self) -> Self:
+        """The ELBO without free bits and penalties."""
+        other = super().for_validation()
+        other.free_bits = 0.0
+        return other
 
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
@@ -75,6 +78,9 @@ class ELBO(Objective):
                 term = term + self._free_bits_gap(free, raw_mean, q, subsample)
                 kl_clamped[name] = kl[name].clamp(min=free)
             loss.append(term)
+        for site in pair.guide_factors().values():  # of log q
+            value = scale_and_mask(log_prob(site, scaled=False), site["scale"], None)
+            loss.append(pair.per_datum(value, site).mean() / self._subsample(site, subsample))
         self._check_free_bits(kl)
         return Terms(total(loss), log_likelihood, kl, kl_clamped)
 

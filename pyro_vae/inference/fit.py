@@ -21,7 +21,7 @@ from pyro_vae.inference.batch_norm import check_batches
 from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.checkpoint import CHECKPOINT, load_checkpoint
 from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM
-from pyro_vae.inference.data_init import INITIALIZE_ON, initialize_from_data
+from pyro_vae.inference.data_init import awaits_data, initialize_from_data, number_of_data
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
@@ -152,8 +152,8 @@ def fit(
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
         saved = load_checkpoint(Path(out)) if resume and out is not None else None
-        if saved is None:
-            initialize_from_data(*programs, EpochBatches(train, INITIALIZE_ON, seed).batch(0, 0))
+        if saved is None and awaits_data(*programs):
+            initialize_from_data(*programs, EpochBatches(train, number_of_data(train), seed).batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
         real = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
         weight = torch.ones((), device=fabric.device, dtype=real) if weighted else None

@@ -107,7 +107,7 @@ class IWAE(Objective):
         surrogate = -(weights[0] * log_w).sum(0).mean()
         value = -(log_w.detach().logsumexp(0) - math.log(self.num_particles)).mean()
         terms.loss = value + (surrogate - surrogate.detach())
-        return terms
+        return self.with_penalties(terms, pair)
 
     def _fallback_reason(self) -> str:
         return (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pyro.infer
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.program import module_parameters
-from pyro_vae.traces import TracePair, trace_pair
+from pyro_vae.traces import TracePair, log_prob, trace_pair
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +30,26 @@ class Terms:
         log_likelihood: mean log p(x | z) of each data site, nats per datum, detached.
         kl: mean KL of each latent site, nats per datum, detached; raw: neither weighted nor clamped.
         kl_clamped: max(free bits, KL) of each latent site that has free bits, nats per datum, detached.
+        penalty: mean of each of the guide's penalties, nats per datum, detached.
+        report: what sites report of themselves, by metric name.
     """
 
     loss: Tensor
     log_likelihood: dict[str, Tensor] = field(default_factory=dict)
     kl: dict[str, Tensor] = field(default_factory=dict)
     kl_clamped: dict[str, Tensor] = field(default_factory=dict)
+    penalty: dict[str, Tensor] = field(default_factory=dict)
+    report: dict[str, Tensor] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor]:
-        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``, ``kl_clamped/<site>``."""
+        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``, ``kl_clamped/<site>``, …"""
         return (
             {"loss": self.loss.detach()}
             | {f"log_likelihood/{k}": v for k, v in self.log_likelihood.items()}
             | {f"kl/{k}": v for k, v in self.kl.items()}
             | {f"kl_clamped/{k}": v for k, v in self.kl_clamped.items()}
+            | {f"penalty/{k}": v for k, v in self.penalty.items()}
+            | self.report
         )
 
 
@@ -66,6 +73,7 @@ class Objective(pyro.infer.ELBO):
             raise InputError(f"num_particles must be a positive integer, got {num_particles!r}")
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.plate_nesting = max_plate_nesting
+        self.penalized = True
         self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
 
     @property
@@ -78,9 +86,11 @@ class Objective(pyro.infer.ELBO):
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
 
-    def for_validation(self) -> Objective:
+    def for_validation(self) -> Self:
         """The same objective as it is measured on held-out data: without what is for training only."""
-        return self
+        other = copy.copy(self)
+        other.penalized = False
+        return other
 
     def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
         """Run both programs on a batch and return the loss and its parts.
@@ -92,7 +102,15 @@ class Objective(pyro.infer.ELBO):
         draws = [n for n, (q, _) in pair.latent().items() if not q["fn"].has_rsample]
         if draws and torch.is_grad_enabled():
             return self._score_function_terms(draws, pair, model, guide, args, kwargs)
-        return self.pair_terms(pair)
+        return self.with_penalties(self.pair_terms(pair), pair)
+
+    def with_penalties(self, terms: Terms, pair: TracePair) -> Terms:
+        """Add the guide's penalties to the loss, and what its sites report to the terms."""
+        for name, site in pair.penalties().items() if self.penalized else ():
+            value = pair.per_datum(log_prob(site, scaled=False), site).mean()
+            terms.loss, terms.penalty[name] = terms.loss + value, value.detach()
+        terms.report = pair.reports()
+        return terms
 
     def _pair(
         self,

@@ -7,6 +7,7 @@ from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.factory import NetworkKind, make_decoder, make_encoder
 from pyro_vae.networks.leading import apply_batched
 from pyro_vae.networks.mlp import MLP, MLPDecoder, MLPEncoder
+from pyro_vae.networks.quantizer import Quantized, VectorQuantizer
 
 __all__ = [
     "MLP",
@@ -19,6 +20,8 @@ __all__ = [
     "MLPEncoder",
     "NetworkKind",
     "OneHot",
+    "Quantized",
+    "VectorQuantizer",
     "activation",
     "apply_batched",
     "make_decoder",

@@ -1,6 +1,9 @@
 """Priors over codes, each a module that gives a distribution."""
 
+from pyro_vae.priors.autoregressive import AutoregressivePrior
 from pyro_vae.priors.base import CodeGrid, Prior
+from pyro_vae.priors.pixelcnn import GatedPixelCNN
 from pyro_vae.priors.uniform import UniformPrior
+from pyro_vae.priors.wavenet import WaveNet
 
-__all__ = ["CodeGrid", "Prior", "UniformPrior"]
+__all__ = ["AutoregressivePrior", "CodeGrid", "GatedPixelCNN", "Prior", "UniformPrior", "WaveNet"]

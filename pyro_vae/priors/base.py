@@ -78,7 +78,7 @@ class Prior(nn.Module):
         """That part of a context that the prior has a use for.
 
         Raises:
-            InputError: names what is missing.
+            InputError: names what is missing, or has another shape than its own.
         """
         names = [*([] if self.num_classes is None else ["y"]), *self.coarser]
         found = {name: value for name in names if (value := context.get(name)) is not None}
@@ -86,7 +86,15 @@ class Prior(nn.Module):
         if missing:
             told = "; ".join(f"'{name}': {self.context[name].what}" for name in missing)
             raise InputError(f"the prior over codes is conditional on what was not given ({told})")
+        for name, grid in self.coarser.items():
+            got = tuple(found[name].shape)
+            if got[max(len(got) - len(grid.shape), 0) :] != grid.shape:
+                raise InputError(f"the prior over codes takes '{name}' of shape (..., *{grid.shape}), got {got}")
         return found
+
+    def context_dim(self, name: str) -> int:
+        """How many dimensions one datum's value has: none for a label, the grid's rank for coarser codes."""
+        return len(self.coarser[name].shape) if name in self.coarser else 0
 
 
 def codes_context(grid: CodeGrid) -> Context:

@@ -25,6 +25,11 @@ from pyro_vae.runtime import private_seed
 PAIR_SECTIONS = ("model", "guide", "objective", "fit")
 SECTIONS = ("data", *PAIR_SECTIONS, "first", "seed")
 NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "seed", "progress"}
+PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from, and what of it is not configured
+    "model": (nn.Module, {"data_shape", "data_mean"}),
+    "guide": (nn.Module, {"model"}),
+    "objective": (Objective, set()),
+}
 
 
 @dataclass
@@ -47,9 +52,8 @@ def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) 
     """
     parser.add_function_arguments(load_data, "data")
     for prefix in ("", "first.") if "first" in config else ("",):
-        parser.add_subclass_arguments(nn.Module, f"{prefix}model", skip={"data_shape", "data_mean"}, required=True)
-        parser.add_subclass_arguments(nn.Module, f"{prefix}guide", skip={"model"}, required=True)
-        parser.add_subclass_arguments(Objective, f"{prefix}objective")
+        for part, (base, skip) in PARTS.items():
+            parser.add_subclass_arguments(base, f"{prefix}{part}", skip=skip, required=part != "objective")
         parser.add_function_arguments(fit, f"{prefix}fit", skip=NOT_CONFIGURED)
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
@@ -67,6 +71,8 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str)
     Raises:
         InputError: names what does not fit, with the nearest known section.
     """
+    if "prior" in config:
+        raise InputError(f"{source} is a prior's recipe: learn it for a run, with pyro-vae train-prior NAME --on DIR")
     for section in config:
         if section not in SECTIONS:
             raise unknown(f"section in {source}", section, SECTIONS)
@@ -127,28 +133,37 @@ def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | No
     facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean}
     built: dict[str, Any] = {}
 
+    with private_seed(derived_seed(config.seed, "weights")):
+        for part, (base, skip) in PARTS.items():
+            built[part] = facts[part] = instantiate(part, config, base, skip, facts)
+    options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
+    return Experiment(built["model"], built["guide"], built["objective"] or ELBO(), options)
+
+
+def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: Mapping[str, Any]) -> Any:
+    """Construct one section of a configuration: an object of a class, or a function's arguments.
+
+    Args:
+        part: the section.
+        config: the configuration.
+        base: what the class must be derived from, or the function.
+        skip: arguments that are not configured.
+        facts: handed by name to a class that has such arguments.
+
+    Raises:
+        InputError: if the class refuses its arguments.
+    """
+
     def make(cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
         accepted = inspect.signature(cls).parameters
         known = {k: v for k, v in facts.items() if k in accepted and k not in kwargs}
         return cls(*args, **{**known, **kwargs})
 
-    with private_seed(derived_seed(config.seed, "weights")):
-        for part in ("model", "guide", "objective"):
-            built[part] = _instantiate(part, config, make)
-            facts[part] = built[part]
-    options = dict(vars(_instantiate("fit", config, make)))
-    return Experiment(built["model"], built["guide"], built["objective"] or ELBO(), options)
-
-
-def _instantiate(part: str, config: Namespace, make: Any) -> Any:
     parser = ArgumentParser(exit_on_error=False)
-    if part == "fit":
-        parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
-    elif part == "objective":
-        parser.add_subclass_arguments(Objective, "objective")
+    if isinstance(base, type):
+        parser.add_subclass_arguments(base, part, skip=skip)
     else:
-        skip = {"data_shape", "data_mean"} if part == "model" else {"model"}
-        parser.add_subclass_arguments(nn.Module, part, skip=skip)
+        parser.add_function_arguments(base, part, skip=skip)
     chosen = Namespace({part: config.get(part)})
     try:
         return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)

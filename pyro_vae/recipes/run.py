@@ -28,6 +28,7 @@ from pyro_vae.recipes.experiment import (
     parse_config,
 )
 from pyro_vae.recipes.first import check_both, first_config, start_from
+from pyro_vae.recipes.learned_priors import put_learned_priors
 
 CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
 FIRST = "first"  # the run of the pair that is trained before the main one
@@ -38,8 +39,9 @@ class Run:
     """A run directory.
 
     ``config.yaml`` (everything needed to rebuild), ``model.safetensors``, ``metrics.jsonl``, ``checkpoints/``,
-    ``figures/``, ``summary.json``, and ``first/``, a run of its own, if another pair was trained first. Files are
-    replaced whole, so that a kill leaves the last good state.
+    ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
+    priors over its codes were learned (:mod:`pyro_vae.recipes.second_stage`). Files are replaced whole, so that a kill
+    leaves the last good state.
 
     Args:
         path: the directory.
@@ -51,7 +53,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, trust: bool = False) -> None:
-        self.path = Path(path)
+        self.path, self.trust = Path(path), trust
         file = self.path / CONFIG
         if not file.is_file():
             raise InputError(f"{self.path} is not a run directory: it has no {CONFIG}")
@@ -86,6 +88,7 @@ class Run:
         if int(os.environ.get("LOCAL_RANK", "0")) > 0:
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
+            run.trust = True
             return run
         file = Path(path) / CONFIG
         started = any((Path(path) / part / CHECKPOINT).exists() for part in ("", FIRST))
@@ -153,11 +156,18 @@ class Run:
         return Run.create(path, first_config(self.config), recipe, data).train(data, progress=progress)
 
     def programs(self) -> tuple[nn.Module, nn.Module]:
-        """Model and guide with the saved weights, in evaluation mode.
+        """Model and guide with the saved weights and the priors learned for them, in evaluation mode.
 
         Raises:
-            CorruptFileError: if the weights are missing or damaged.
+            InputError: if a prior was trained on another codebook.
+            CorruptFileError: if weights are missing or damaged.
         """
+        model, guide = self.stage_one()
+        put_learned_priors(self.path, model, self.trust)
+        return model, guide
+
+    def stage_one(self) -> tuple[nn.Module, nn.Module]:
+        """Model and guide with the saved weights, as they were before priors were learned."""
         try:
             parts = build(self.config, self.data_shape)
         except InputError as error:

@@ -1,0 +1,166 @@
+"""A distribution over grids of codes, one code after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn.functional import cross_entropy
+
+from pyro_vae.errors import InputError
+
+Condition = Mapping[str, Tensor]
+
+
+class Steps(Protocol):
+    """The memory of one sample in the making: gives the logits of one position after another."""
+
+    def __call__(self, position: int, codes: Tensor) -> Tensor:
+        """Logits ``(batch, K)`` at a position, called for 0, 1, …, N-1 in turn.
+
+        Args:
+            position: i, counted row by row.
+            codes: ``(batch, N)``, of which the first i are known; the others are not to be looked at.
+        """
+
+
+class CodeNetwork(Protocol):
+    """The network of an autoregressive distribution. Here a batch is one dimension, also in the condition."""
+
+    def logits(self, codes: Tensor, condition: Condition) -> Tensor:
+        """Logits ``(batch, K, *shape)`` at all positions, in one pass over codes ``(batch, *shape)``."""
+
+    def steps(self, batch: int, condition: Condition) -> Steps:
+        """The memory for a batch of new samples."""
+
+
+class Autoregressive(TorchDistribution):
+    r"""Codes on a grid, row by row: each given those before it and a condition c.
+
+    .. math::
+        p(k_1, ..., k_N | c) = \prod_i \mathrm{softmax}(\ell_i(k_{<i}, c) / T)_{k_i}
+
+    ``log_prob`` is one pass of the network over all positions, in nats; ``sample`` computes each position once, from
+    what the positions before it left in memory. With ``top_k``, at each position only the k most probable codes have a
+    probability (codes exactly as probable as the k-th stay as well). Temperature and top_k define another
+    distribution: ``sample`` draws from it and ``log_prob`` is its own.
+
+    Args:
+        network: gives logits.
+        num_codes: K.
+        shape: of the grid, the event shape.
+        condition: what the network is given, by name, each ``(*condition_shape, ...)``.
+        condition_shape: the leading dimensions of the condition; the batch shape until ``expand``.
+        device: where samples are made.
+        validate_args: check values; by default torch's global setting.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(
+        self,
+        network: CodeNetwork,
+        num_codes: int,
+        shape: Sequence[int],
+        condition: Condition | None = None,
+        condition_shape: Sequence[int] = (),
+        device: torch.device | str | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.network, self.num_codes, self.device = network, num_codes, device
+        self.condition, self.condition_shape = dict(condition or {}), torch.Size(condition_shape)
+        self.temperature: float = 1.0
+        self.top_k: int | None = None
+        super().__init__(self.condition_shape, torch.Size(shape), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True)
+    def support(self) -> constraints.Constraint:
+        """Codes 0 … K-1 at every position."""
+        return constraints.independent(constraints.integer_interval(0, self.num_codes - 1), len(self.event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Autoregressive:
+        """The same distribution with a larger batch shape; nothing is copied or computed."""
+        new = self._get_checked_instance(Autoregressive, _instance)
+        for name in ("network", "num_codes", "device", "condition", "condition_shape", "temperature", "top_k"):
+            setattr(new, name, getattr(self, name))
+        super(Autoregressive, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def tempered(self, temperature: float = 1.0, top_k: int | None = None) -> Autoregressive:
+        """The distribution with another temperature and top_k, in place of those it has.
+
+        Args:
+            temperature: T > 0; below 1 the probable codes become more probable.
+            top_k: how many codes a position has to choose from, 1 … K; None: all.
+
+        Raises:
+            InputError: for a temperature that is not positive and finite, or a top_k out of range.
+        """
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise InputError(f"temperature must be a positive number, got {temperature}")
+        if top_k is not None and not 1 <= top_k <= self.num_codes:
+            raise InputError(f"top_k must lie between 1 and the number of codes, {self.num_codes}, got {top_k}")
+        new = self.expand(self.batch_shape)
+        new.temperature, new.top_k = float(temperature), top_k
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of grids in nats, shape ``broadcast(value's, batch_shape)``.
+
+        Args:
+            value: codes, int64 ``(..., *shape)``.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        leading = value.shape[: value.dim() - len(self.event_shape)]
+        needed = torch.broadcast_shapes(leading, self.condition_shape)  # what differs; the rest is repetition
+        codes = value.expand(*needed, *self.event_shape).reshape(math.prod(needed), *self.event_shape)
+        logits = self._tempered(self.network.logits(codes, self._condition(needed)))  # (batch, K, *shape)
+        nats = -cross_entropy(logits, codes, reduction="none").flatten(1).sum(1)
+        return nats.reshape(needed).expand(torch.broadcast_shapes(needed, self.batch_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw codes, int64 ``(*sample_shape, *batch_shape, *shape)``."""
+        leading = torch.Size(sample_shape) + self.batch_shape
+        batch, num_positions = math.prod(leading), math.prod(self.event_shape)
+        codes = torch.zeros(batch, num_positions, dtype=torch.int64, device=self.device)
+        steps = self.network.steps(batch, self._condition(leading))
+        for i in range(num_positions):
+            codes[:, i] = draw(self._tempered(steps(i, codes)))
+        return codes.reshape(*leading, *self.event_shape)
+
+    def _condition(self, leading: torch.Size) -> dict[str, Tensor]:
+        """The condition for all the grids of leading dimensions, flattened to one."""
+        own = len(self.condition_shape)
+        return {
+            name: value.expand(*leading, *value.shape[own:]).reshape(math.prod(leading), *value.shape[own:])
+            for name, value in self.condition.items()
+        }
+
+    def _tempered(self, logits: Tensor) -> Tensor:
+        """Logits ``(batch, K, ...)`` at the temperature, minus infinity for codes that are not among the top k."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k is None or self.top_k == self.num_codes:
+            return logits
+        least = logits.topk(self.top_k, dim=1).values[:, -1:]
+        return logits.masked_fill(logits < least, -math.inf)
+
+
+def draw(logits: Tensor) -> Tensor:
+    """Draw k ~ softmax(logits) as argmax p_k / e_k with e ~ Exp(1): ``(batch, K)`` to ``(batch,)``.
+
+    It consumes batch x K random numbers at every call, so that two samplers with the same logits agree from the same
+    state of torch's generator.
+    """
+    probabilities = logits.softmax(-1)
+    return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)

@@ -1,0 +1,87 @@
+"""Self-attention that looks back only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from pyro_vae.errors import InputError
+
+
+class CausalAttention(nn.Module):
+    """h_i + W sum over j <= i of softmax_j(q_i . k_j / sqrt(d)) v_j, with q, k, v linear in the normalized h and place.
+
+    Positions are counted row by row. The output at i depends on the inputs at j <= i, i itself included.
+
+    Args:
+        shape: of the grid.
+        channels: of h.
+        heads: the channels are divided among them.
+
+    Raises:
+        InputError: if the heads cannot share the channels.
+
+    Source: Chen et al. 2017, arXiv:1712.09763 (PixelSNAIL), there with the data themselves among the keys.
+    """
+
+    def __init__(self, shape: Sequence[int], channels: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or channels % heads:
+            raise InputError(f"attention_heads must divide the {channels} channels, got {heads}")
+        self.shape, self.heads = tuple(shape), heads
+        self.norm = nn.LayerNorm(channels)
+        self.places = nn.ParameterList(nn.Parameter(0.02 * torch.randn(side, channels)) for side in self.shape)
+        self.queries_keys_values = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """All positions at once: ``(batch, channels, *shape)`` to the same shape."""
+        tokens = h.flatten(2).mT  # (batch, N, channels)
+        q, k, v = self._project(tokens, self.place())  # each (batch, heads, N, d)
+        seen = scaled_dot_product_attention(q, k, v, is_causal=True)
+        update = self.out(seen.transpose(1, 2).flatten(2))  # (batch, N, channels)
+        return h + update.mT.unflatten(2, self.shape)
+
+    def place(self) -> Tensor:
+        """Features of the N positions, a sum over the axes, ``(N, channels)``."""
+        rank = len(self.shape)
+        axes = [p.reshape(*[-1 if i == a else 1 for a in range(rank)], p.shape[-1]) for i, p in enumerate(self.places)]
+        total = axes[0] if rank == 1 else axes[0] + axes[1]
+        return total.reshape(math.prod(self.shape), -1)
+
+    def _project(self, tokens: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        projected = self.queries_keys_values(self.norm(tokens) + place)  # (batch, N, 3 * channels)
+        q, k, v = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def cache(self, batch: int) -> AttentionCache:
+        """An empty memory of keys and values for positions one after another."""
+        return AttentionCache(self, batch)
+
+
+class AttentionCache:
+    """Keys and values of the positions so far: position i costs O(i), not O(i^2).
+
+    Args:
+        attention: the layer.
+        batch: how many grids.
+    """
+
+    def __init__(self, attention: CausalAttention, batch: int) -> None:
+        self.attention, self.place = attention, attention.place()
+        num_positions, channels = self.place.shape
+        size = (2, batch, attention.heads, num_positions, channels // attention.heads)
+        self.keys, self.values = self.place.new_empty(size)
+
+    def step(self, h: Tensor, position: int) -> Tensor:
+        """The layer's output at a position, ``(batch, channels)``, of h there; the positions before it came before."""
+        q, k, v = self.attention._project(h.unsqueeze(1), self.place[position])  # each (batch, heads, 1, d)
+        now = slice(position, position + 1)
+        self.keys[:, :, now], self.values[:, :, now] = k, v
+        until = position + 1
+        seen = scaled_dot_product_attention(q, self.keys[:, :, :until], self.values[:, :, :until])
+        return h + self.attention.out(seen.flatten(1))

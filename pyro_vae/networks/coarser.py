@@ -1,0 +1,58 @@
+"""Grids of coarser codes as features of a finer grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, relu
+
+
+class CoarserCodes(nn.Module):
+    """Embed coarser codes, look around at their own resolution, enlarge to the finer grid, add up, look around there.
+
+    The last block matters: nearest neighbours give all the fine positions under one coarse code the same features,
+    and what is around tells them which of them they are.
+
+    Args:
+        grids: (number of codes, shape) by name; every shape has the rank of the finer one, 1 or 2.
+        shape: of the finer grid.
+        channels: of the features.
+        num_blocks: residual blocks at the coarse resolution.
+
+    Source: the conditioning stack of VQ-VAE-2, Razavi et al. 2019, arXiv:1906.00446.
+    """
+
+    def __init__(
+        self, grids: Mapping[str, tuple[int, Sequence[int]]], shape: Sequence[int], channels: int, num_blocks: int = 2
+    ) -> None:
+        super().__init__()
+        self.shape, rank = tuple(shape), len(shape)
+        self.embeddings = nn.ModuleDict({name: nn.Embedding(k, channels) for name, (k, _) in grids.items()})
+        self.blocks = nn.ModuleDict(
+            {name: nn.Sequential(*(ResidualBlock(channels, rank) for _ in range(num_blocks))) for name in grids}
+        )
+        self.last = ResidualBlock(channels, rank)
+
+    def forward(self, codes: Mapping[str, Tensor]) -> Tensor:
+        """Features ``(batch, channels, *shape)`` of codes ``(batch, *their shape)`` by name."""
+        total: Tensor | None = None
+        for name, embedding in self.embeddings.items():
+            h = self.blocks[name](embedding(codes[name]).movedim(-1, 1))  # (batch, channels, *coarse)
+            h = interpolate(h, size=self.shape, mode="nearest")
+            total = h if total is None else total + h
+        return self.last(total)
+
+
+class ResidualBlock(nn.Module):
+    """x + W relu(V relu(x)), with V three positions wide and W one."""
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        conv = nn.Conv1d if rank == 1 else nn.Conv2d
+        self.around = conv(channels, channels, 3, padding=1)
+        self.here = conv(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, *grid)`` to the same shape."""
+        return x + self.here(relu(self.around(relu(x))))

@@ -1,0 +1,74 @@
+"""Lloyd's algorithm within a memory budget."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pyro_vae.networks.nearest import nearest_codes
+
+MOST_ROUNDS = 20
+ROWS_PER_CODE = 256  # more say little about a mean, and cost as much as the rest
+SAME = 1e-10  # squared distance, relative to the row's own length: what rounding of a mean leaves
+JITTER = 0.1  # of the rows' spread: how far codes without any row of their own are from one
+
+
+@torch.no_grad()
+def k_means(rows: Tensor, num_codes: int, memory: int, spherical: bool = False) -> tuple[Tensor, Tensor]:
+    r"""Vectors whose mean squared distance to the rows is (locally) smallest, and how many rows each is the nearest of.
+
+    .. math:: c_i = \arg\min_k |z_i - e_k|^2, \quad e_k = \mathrm{mean}\{z_i : c_i = k\}
+
+    It starts at random rows. After each round, codes without rows are moved to rows, more probably to those far from
+    their codes (in proportion to the squared distance, without replacement). At most 20 rounds, at most 256 rows a code
+    (drawn at random). Random numbers are from torch's generator. Where there are fewer different rows than codes, the
+    rest is scattered around rows, and has count 0.
+
+    Args:
+        rows: ``(rows, dim)``, at least one.
+        num_codes: how many vectors.
+        memory: bytes for the scores of the rows searched at a time.
+        spherical: rows have length 1, and so shall the vectors.
+
+    Returns:
+        vectors ``(num_codes, dim)`` and counts ``(num_codes,)``.
+
+    Source: Lloyd 1982; Arthur & Vassilvitskii 2007 (choice by squared distance).
+    """
+    order = torch.randperm(len(rows), device=rows.device)
+    rows = rows[order[: ROWS_PER_CODE * num_codes]]
+    vectors = rows[torch.arange(num_codes, device=rows.device) % len(rows)]
+    codes, counts = _assign(rows, vectors, memory)
+    for _ in range(MOST_ROUNDS):
+        before = codes
+        vectors = torch.zeros_like(vectors).index_add_(0, codes, rows) / counts.clamp(min=1)[:, None]
+        vectors = normalize(vectors, dim=1) if spherical else vectors
+        empty = (counts == 0).nonzero().flatten()
+        taken = _far_rows(rows, vectors[codes], len(empty))
+        vectors[empty[: len(taken)]] = rows[taken]
+        vectors[empty[len(taken) :]] = _scattered(rows, len(empty) - len(taken), spherical)
+        codes, counts = _assign(rows, vectors, memory)
+        if torch.equal(codes, before):
+            break
+    return vectors, counts
+
+
+def _assign(rows: Tensor, vectors: Tensor, memory: int) -> tuple[Tensor, Tensor]:
+    codes = nearest_codes(rows, vectors, memory)
+    return codes, torch.zeros_like(vectors[:, 0]).index_add_(0, codes, torch.ones_like(rows[:, 0]))
+
+
+def _far_rows(rows: Tensor, own: Tensor, number: int) -> Tensor:
+    """Indices of at most that many rows that are not where their code is, drawn in proportion to squared distance."""
+    distance = (rows - own).square_().sum(1)
+    away = int((distance > SAME * rows.square().sum(1)).sum())
+    key = distance / -torch.rand_like(distance).clamp(min=1e-30).log()  # the largest: a weighted draw
+    return key.topk(min(number, away)).indices
+
+
+def _scattered(rows: Tensor, number: int, spherical: bool) -> Tensor:
+    chosen = rows[torch.randint(len(rows), (number,), device=rows.device)]
+    spread = rows.std(0, correction=0).mean().clamp(min=1e-3)
+    chosen = chosen + JITTER * spread * torch.randn_like(chosen)
+    return normalize(chosen, dim=1) if spherical else chosen

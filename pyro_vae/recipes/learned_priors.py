@@ -1,0 +1,149 @@
+"""Learned priors in a run directory: how one is configured, built, and put into its model."""
+
+from __future__ import annotations
+
+import logging
+from argparse import ArgumentError
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from torch import nn
+
+from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.guides import EmptyGuide
+from pyro_vae.inference import fit
+from pyro_vae.inference.batches import derived_seed
+from pyro_vae.inference.weights import load_weights
+from pyro_vae.models.codes import CodeModel
+from pyro_vae.priors import Prior
+from pyro_vae.recipes.catalogue import read_yaml
+from pyro_vae.recipes.codes import digest
+from pyro_vae.recipes.experiment import NOT_CONFIGURED, foreign_class_paths, instantiate
+from pyro_vae.runtime import private_seed
+
+PRIORS = "priors"  # directory of a run, with a directory for each code site
+CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
+FACTS = {"num_codes", "shape", "num_classes", "coarser"}  # of a prior, which the codes and the labels tell
+SECTIONS = ("prior", "fit", "conditional", "seed")
+logger = logging.getLogger(__name__)
+
+
+def add_prior_arguments(parser: ArgumentParser) -> None:
+    """Give a parser the sections of a prior's configuration."""
+    parser.add_subclass_arguments(Prior, "prior", skip=FACTS, required=True)
+    parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
+    parser.add_argument("--conditional", type=bool, default=True, help="on the class label, if the data have labels")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
+
+
+def parse_prior_config(config: Mapping[str, Any], source: str) -> Namespace:
+    """Check a prior's configuration and fill in the defaults.
+
+    Raises:
+        InputError: names what does not fit.
+    """
+    if "prior" not in config:
+        raise InputError(f"{source} is not a prior's recipe: it has no section 'prior' (train it with pyro-vae train)")
+    for section in config:
+        if section not in SECTIONS:
+            raise unknown(f"section in {source}", section, SECTIONS)
+    parser = ArgumentParser(exit_on_error=False)
+    add_prior_arguments(parser)
+    try:
+        return parser.parse_object(dict(config))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def build_prior(config: Namespace, present: Prior, num_classes: int | None) -> Prior:
+    """The prior that a configuration describes, for the codes of the one that is in the model.
+
+    Raises:
+        InputError: if its class refuses the grid or its arguments.
+    """
+    facts = {"num_codes": present.num_codes, "shape": present.shape, "coarser": present.coarser}
+    with private_seed(derived_seed(config.seed, "weights")):
+        return instantiate("prior", config, Prior, FACTS, facts | {"num_classes": num_classes})
+
+
+def code_priors(model: nn.Module) -> nn.ModuleDict:
+    """The priors over codes of a model, by site: its attribute ``priors``.
+
+    Raises:
+        InputError: if it has none.
+    """
+    priors = getattr(model, "priors", None)
+    if not isinstance(priors, nn.ModuleDict) or not all(isinstance(p, Prior) for p in priors.values()) or not priors:
+        raise InputError(
+            f"{type(model).__name__} has no codes that a prior could be learned for: a model says so by an attribute "
+            "'priors', a ModuleDict from code sites to pyro_vae.priors.Prior"
+        )
+    return priors
+
+
+def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list[str]:
+    """Put the priors that were learned for a run into its model.
+
+    Args:
+        run: the run directory.
+        model: with the run's weights.
+        trust: run the code of classes outside ``pyro_vae``.
+
+    Returns:
+        the sites.
+
+    Raises:
+        InputError: if one was trained on the codes of other weights than the run's.
+        CorruptFileError: if a file is missing or damaged.
+    """
+    put = []
+    for folder in sorted(path.parent for path in (run / PRIORS).glob(f"*/{CONFIG}")):
+        if not (folder / SUMMARY).is_file():
+            logger.warning(
+                "%s is not trained to its end: the prior of '%s' stays uniform (pyro-vae train-prior --on %s --resume)",
+                folder,
+                folder.name,
+                run,
+            )
+            continue
+        put.append(put_prior(folder, digest(run / WEIGHTS), model, trust))
+    return put
+
+
+def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
+    """Put one learned prior into a model; see :func:`put_learned_priors`."""
+    head, config = read_prior_config(folder, trust)
+    priors, site = code_priors(model), folder.name
+    if site not in priors:
+        raise unknown(f"code site in {folder.parent}", site, priors)
+    if head["trained_on"] != trained:
+        raise InputError(
+            f"the prior in {folder} was trained on another codebook: on the codes of weights "
+            f"{head['trained_on'][:12]}…, and those of {folder.parent.parent} are {trained[:12]}…. Remove its "
+            "directory, and train it again (pyro-vae train-prior)"
+        )
+    prior = build_prior(config, priors[site], head["num_classes"])
+    load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide())
+    priors[site] = prior.eval()
+    return site
+
+
+def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namespace]:
+    """What a prior's directory says: recipe, digest of the weights, number of classes; and its configuration.
+
+    Raises:
+        InputError: if it names code outside the package and is not trusted.
+        CorruptFileError: if it is damaged.
+    """
+    file = folder / CONFIG
+    raw = read_yaml(file)
+    try:
+        head = {key: raw.pop(key) for key in ("version", "recipe", "trained_on", "num_classes")}
+    except KeyError as error:
+        raise CorruptFileError(f"{file} lacks {error}") from error
+    foreign = foreign_class_paths(raw)
+    if foreign and not trust:
+        raise InputError(f"{file} names code outside pyro_vae ({', '.join(foreign)[:200]}): trust it, or don't load it")
+    return head, parse_prior_config(raw, str(file))

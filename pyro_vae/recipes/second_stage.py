@@ -1,0 +1,186 @@
+"""Train priors over the codes of a finished run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
+
+from pyro_vae.data import Data, Split
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.files import write_atomically
+from pyro_vae.guides import EmptyGuide
+from pyro_vae.inference import FitResult, fit
+from pyro_vae.inference.checkpoint import CHECKPOINT
+from pyro_vae.models.codes import CodeModel
+from pyro_vae.priors import Prior
+from pyro_vae.recipes.codes import Codes, digest, run_codes
+from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
+from pyro_vae.recipes.learned_priors import (
+    CONFIG,
+    PRIORS,
+    SUMMARY,
+    WEIGHTS,
+    add_prior_arguments,
+    build_prior,
+    code_priors,
+    read_prior_config,
+)
+from pyro_vae.recipes.run import Run
+
+CODES = "codes.safetensors"
+logger = logging.getLogger(__name__)
+
+
+def train_priors(
+    run: Run,
+    config: Namespace | None,
+    recipe: str = "",
+    *,
+    site: str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, FitResult]:
+    """Learn priors over a run's codes, the coarsest site first, each in ``priors/<site>`` of the run's directory.
+
+    The codes of the data are extracted once and kept. What is there of the run is only read; a prior takes part in
+    the run from the moment its training has ended.
+
+    Args:
+        run: a trained run whose model has ``priors``.
+        config: from :func:`~pyro_vae.recipes.learned_priors.parse_prior_config`; None: go on with those begun.
+        recipe: its name, for the record.
+        site: train the prior of this site only; all that have none yet, if not given.
+        resume: go on with interrupted ones.
+        progress: show bars.
+
+    Returns:
+        what training returned, by site.
+
+    Raises:
+        InputError: if the model has no codes, an unknown site, a prior that is there already, or nothing to do.
+    """
+    if not (run.path / SUMMARY).is_file():
+        raise InputError(f"{run.path} is not trained to its end: pyro-vae resume {run.path}, then train its priors")
+    model, guide = run.stage_one()
+    priors = code_priors(model)
+    sites = _sites(run.path / PRIORS, list(priors), site, resume)
+    data, trained = run.data(), digest(run.path / WEIGHTS)
+    codes = run_codes(run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress)
+    results = {}
+    for name in sites:
+        folder = run.path / PRIORS / name
+        logger.info("prior of '%s': %s", name, folder)
+        results[name] = _train(folder, config, recipe, priors[name], trained, name, codes, data, progress)
+    return results
+
+
+def _sites(folder: Path, known: list[str], site: str | None, resume: bool) -> list[str]:
+    """Which priors to train."""
+    if site is not None and site not in known:
+        raise unknown("code site", site, known)
+    begun = [name for name in known if (folder / name / CONFIG).is_file()]
+    done = [name for name in begun if (folder / name / SUMMARY).is_file()]
+    wanted = [site] if site else known
+    if resume:
+        sites = [name for name in wanted if name in begun and name not in done]
+        if not sites:
+            raise InputError(f"{folder} has no prior that training was interrupted of ({_told(done)})")
+        return sites
+    sites = [name for name in wanted if name not in begun]
+    open_ = [name for name in begun if name not in done and name in wanted]
+    if open_:
+        raise InputError(f"training of the prior of {', '.join(open_)} was interrupted: go on with it (--resume)")
+    if not sites:
+        raise InputError(f"{folder}: {_told(done)}; to train it anew, remove its directory first")
+    return sites
+
+
+def _told(done: list[str]) -> str:
+    return f"the prior of {', '.join(done)} is learned already" if done else "none is begun"
+
+
+def _train(
+    folder: Path,
+    config: Namespace | None,
+    recipe: str,
+    present: Prior,
+    trained: str,
+    site: str,
+    codes: Codes,
+    data: Data,
+    progress: bool,
+) -> FitResult:
+    resumed = (folder / CONFIG).is_file()
+    if resumed:
+        head, config = read_prior_config(folder, trust=True)  # the user's own, he has just named it
+        classes = head["num_classes"]
+        if head["trained_on"] != trained:
+            raise InputError(f"{folder} was begun on other weights than the run has now: remove it and begin anew")
+    assert config is not None
+    labels = codes["train"].get("y")
+    if not resumed:
+        classes = int(labels.max()) + 1 if config.conditional and labels is not None else None
+    prior = build_prior(config, present, classes)
+    if classes is not None and labels is not None:
+        prior.seen.copy_(torch.bincount(labels, minlength=classes) > 0)
+    pair = CodeModel(prior), EmptyGuide()
+    if not resumed:
+        _write_config(folder, config, recipe, trained, classes)
+    options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
+    try:
+        result = fit(
+            *pair,
+            as_code_data(codes, site, list(present.coarser), data),
+            seed=config.seed,
+            out=folder,
+            resume=resumed and (folder / CHECKPOINT).exists(),
+            progress=progress,
+            **options,
+        )
+    except InputError:
+        if not (folder / CHECKPOINT).exists():
+            (folder / CONFIG).unlink(missing_ok=True)
+        raise
+    summary = {
+        "recipe": recipe,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "seconds": round(result.seconds, 1),
+        "stopped": result.stopped,
+    }
+    text = json.dumps(summary, indent=2) + "\n"
+    write_atomically(folder / SUMMARY, lambda path: path.write_text(text))
+    return result
+
+
+def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data) -> Data:
+    """Codes as data: x is the site's, with the coarser ones and the label beside it."""
+
+    def split(part: str) -> Split | None:
+        if part not in codes:
+            return None
+        own: dict[str, Tensor] = {"x": codes[part][site]}
+        own |= {name: codes[part][name] for name in (*coarser, "y") if name in codes[part]}
+        return Split(own, integers=True, name=f"{data.name}, {part}, codes of {site}")
+
+    train = split("train")
+    assert train is not None
+    return Data(train, split("validation"), split("test"), f"{data.name}, codes of {site}", data.description)
+
+
+def _write_config(folder: Path, config: Namespace, recipe: str, trained: str, classes: int | None) -> None:
+    from pyro_vae import __version__
+
+    parser = ArgumentParser(exit_on_error=False)
+    add_prior_arguments(parser)
+    body: dict[str, Any] = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
+    head = {"version": __version__, "recipe": recipe, "trained_on": trained, "num_classes": classes}
+    text = yaml.safe_dump(head | body, sort_keys=False)
+    write_atomically(folder / CONFIG, lambda path: path.write_text(text))

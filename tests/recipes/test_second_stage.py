@@ -1,0 +1,217 @@
+"""Priors learned for a run: one command, a part of the run, and never at its expense."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import pyro_vae
+from pyro_vae.cli import main
+from pyro_vae.evaluation import log_likelihood
+from pyro_vae.inference.trainer import Trainer
+from pyro_vae.priors import GatedPixelCNN, UniformPrior
+from pyro_vae.recipes import Run
+from pyro_vae.recipes import codes as codes_module
+
+FIT = {"epochs": 2, "batch_size": 10, "device": "cpu", "checkpoint_every": 0.0}
+SMALL = {"channels": 4, "block_channels": 3, "blocks": 1, "code_dim": 3}
+VQ = {
+    "data": {"name": "mnist5k", "binarization": "threshold", "limit": 40},
+    "model": {
+        "class_path": "pyro_vae.models.VQVAE",
+        "init_args": {"num_codes": 5, "likelihood": {"class_path": "pyro_vae.likelihoods.Bernoulli"}, **SMALL},
+    },
+    "guide": {"class_path": "pyro_vae.guides.VQGuide"},
+    "fit": FIT,
+}
+VQ2 = VQ | {
+    "model": {
+        "class_path": "pyro_vae.models.VQVAE2",
+        "init_args": {"num_codes": [4, 5], "likelihood": {"class_path": "pyro_vae.likelihoods.Bernoulli"}, **SMALL},
+    },
+    "guide": {"class_path": "pyro_vae.guides.VQ2Guide"},
+}
+PRIOR = {
+    "prior": {"class_path": "pyro_vae.priors.GatedPixelCNN", "init_args": {"channels": 4, "num_layers": 2}},
+    "fit": FIT,
+}
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def write(folder, name, config):
+    file = folder / name
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stage-one")
+    for name, config in (("vq", VQ), ("vq2", VQ2)):
+        assert run("train", write(folder, f"{name}.yaml", config), "--out", folder / name) == 0
+    return folder
+
+
+@pytest.fixture
+def vq(stage_one, tmp_path):
+    shutil.copytree(stage_one / "vq", tmp_path / "vq")
+    return tmp_path / "vq"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return write(tmp_path, "prior.yaml", PRIOR)
+
+
+def files(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "priors" not in p.parts}
+
+
+def test_a_learned_prior_becomes_a_part_of_the_run(vq, recipe, capsys):
+    before, (model, guide) = files(vq), pyro_vae.load(vq)
+    assert isinstance(model.priors["codes"], UniformPrior)
+    data = Run(vq).data()
+    uniform = log_likelihood(model, guide, data, num_particles=1)
+    assert run("train-prior", recipe, "--on", vq) == 0
+    model, guide = pyro_vae.load(vq)
+    prior = model.priors["codes"]
+    assert isinstance(prior, GatedPixelCNN) and prior.num_classes == 10 and not prior.training
+    assert files(vq) == before
+    learned = log_likelihood(model, guide, data, num_particles=1)
+    codes = codes_module.extract_codes(model, guide, data.test, ["codes"])
+    difference = prior(y=codes["y"]).log_prob(codes["codes"]) + 49 * np.log(5)
+    wanted = uniform.per_datum + difference.double()
+    torch.testing.assert_close(learned.per_datum, wanted, atol=1e-3, rtol=0)  # nothing else has changed
+    capsys.readouterr()
+    assert run("evaluate", vq, "--particles", "1", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kl"]["codes"] == pytest.approx((49 * np.log(5) - difference.mean()).item(), rel=1e-4)
+    assert run("sample", vq, "--num", "6", "--y", "3") == 0
+    with np.load(vq / "samples.npz") as drawn:
+        assert drawn["codes"].shape == (6, 7, 7) and drawn["x"].shape[0] == 6
+    assert run("figures", vq) == 0
+
+
+def test_an_unconditional_one_needs_no_label(vq, recipe):
+    assert run("train-prior", recipe, "--on", vq, "--conditional", "false") == 0
+    model, _ = pyro_vae.load(vq)
+    assert model.priors["codes"].num_classes is None
+    assert run("sample", vq, "--num", "4") == 0
+
+
+def test_the_levels_of_a_hierarchy_one_after_the_other(stage_one, tmp_path, recipe):
+    shutil.copytree(stage_one / "vq2", tmp_path / "vq2")
+    assert run("train-prior", recipe, "--on", tmp_path / "vq2", "--site", "codes_top") == 0
+    model, _ = pyro_vae.load(tmp_path / "vq2")
+    assert [type(p) for p in model.priors.values()] == [GatedPixelCNN, UniformPrior]
+    assert run("train-prior", recipe, "--on", tmp_path / "vq2", "--prior.num_layers", "3") == 0
+    model, guide = pyro_vae.load(tmp_path / "vq2")
+    top, bottom = model.priors.values()
+    assert list(model.priors) == ["codes_top", "codes_bottom"]
+    assert len(top.layers) == 2 and len(bottom.layers) == 3
+    assert set(bottom.context) == {"y", "codes_top"} and set(top.context) == {"y"}
+    assert log_likelihood(model, guide, Run(tmp_path / "vq2").data(), num_particles=1).per_datum.isfinite().all()
+    assert run("sample", tmp_path / "vq2", "--y", "1,2", "--num", "4") == 0
+
+
+def test_an_interrupted_second_stage_leaves_the_first_and_goes_on_to_the_same_end(vq, recipe, tmp_path, monkeypatch):
+    shutil.copytree(vq, tmp_path / "straight")
+    assert run("train-prior", recipe, "--on", tmp_path / "straight") == 0
+    before, finish = files(vq), Trainer._finish_epoch
+
+    def interrupted(self, started):
+        finish(self, started)
+        self.interrupts.pressed = True
+
+    monkeypatch.setattr(Trainer, "_finish_epoch", interrupted)
+    with pytest.raises(SystemExit):
+        run("train-prior", recipe, "--on", vq)
+    monkeypatch.undo()
+    assert files(vq) == before
+    model, _ = pyro_vae.load(vq)
+    assert isinstance(model.priors["codes"], UniformPrior)  # until the other one is trained to its end
+    assert run("train-prior", recipe, "--on", vq) == 2  # says that there is one to resume
+    assert run("train-prior", "--on", vq, "--resume") == 0
+    ours, theirs = (load_file(p / "priors/codes/model.safetensors") for p in (vq, tmp_path / "straight"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert files(vq) == before
+
+
+def test_codes_are_extracted_once(vq, recipe, monkeypatch):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    shutil.rmtree(vq / "priors" / "codes")
+    monkeypatch.setattr(codes_module, "extract_codes", None)
+    assert run("train-prior", recipe, "--on", vq) == 0
+    (vq / "priors" / "codes.safetensors").write_bytes(b"cut short")
+    shutil.rmtree(vq / "priors" / "codes")
+    with pytest.raises(TypeError):
+        run("train-prior", recipe, "--on", vq)
+
+
+def test_a_prior_of_another_codebook_is_refused(vq, recipe, capsys):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    weights = load_file(vq / "model.safetensors")
+    save_file(
+        {name: value + 0.1 if value.is_floating_point() else value for name, value in weights.items()},
+        vq / "model.safetensors",
+    )
+    assert run("evaluate", vq, "--particles", "1") == 2
+    assert "trained on another codebook" in capsys.readouterr().err
+
+
+def test_a_label_that_the_prior_has_never_seen_is_refused(vq, recipe, capsys):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    assert run("sample", vq, "--y", "10") == 2
+    assert "class labels from 0 to 9" in capsys.readouterr().err
+    file = vq / "priors" / "codes" / "model.safetensors"
+    weights = load_file(file)
+    name = next(n for n in weights if n.endswith("seen"))
+    weights[name][4] = False
+    save_file(weights, file)
+    assert run("sample", vq, "--y", "4") == 2
+    assert "0, 1, 2, 3, 5" in capsys.readouterr().err
+    assert run("sample", vq) == 2  # none given
+    assert "--y" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("vae", "--on", "{vq}"), "no section 'prior'"),
+        (("{recipe}", "--on", "{vq}", "--site", "codes_bottom"), "unknown code site 'codes_bottom'"),
+        (("{recipe}", "--on", "{vq}", "--resume"), "none is begun"),
+        (("--on", "{vq}"), "the recipe comes first"),
+        (("{recipe}", "--on", "{vq}", "--prior.kernel", "4"), "kernel must be odd"),
+        (("{recipe}", "--on", "{empty}"), "not a run directory"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(vq, recipe, tmp_path, capsys, arguments, message):
+    given = [a.format(vq=vq, recipe=recipe, empty=tmp_path / "empty") for a in arguments]
+    assert run("train-prior", *given) == 2
+    assert message in capsys.readouterr().err
+    assert pyro_vae.load(vq)
+
+
+def test_a_model_without_codes_has_no_prior_to_learn(tmp_path, recipe, capsys):
+    config = VQ | {
+        "model": {"class_path": "pyro_vae.models.VAE", "init_args": {"latent_dim": 2, "hidden_dims": [4]}},
+        "guide": {"class_path": "pyro_vae.guides.GaussianGuide", "init_args": {"hidden_dims": [4]}},
+    }
+    assert run("train", write(tmp_path, "vae.yaml", config), "--out", tmp_path / "vae") == 0
+    assert run("train-prior", recipe, "--on", tmp_path / "vae") == 2
+    assert "VAE has no codes" in capsys.readouterr().err
+    assert run("train", recipe, "--out", tmp_path / "x") == 2
+    assert "train-prior" in capsys.readouterr().err
+
+
+def test_an_unfinished_first_stage_is_refused(vq, recipe, capsys):
+    (vq / "summary.json").unlink()
+    assert run("train-prior", recipe, "--on", vq) == 2
+    assert "not trained to its end" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""The pairs with discrete codes, and one that a user might write, under the shared contract."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from contract import PairContract
+from torch import nn
+
+from pyro_vae import likelihoods
+from pyro_vae.distributions import UniformCodes
+from pyro_vae.guides import VQ2Guide, VQGuide
+from pyro_vae.models import VQVAE, VQVAE2
+from pyro_vae.networks import VectorQuantizer
+from pyro_vae.penalty import penalty
+
+SMALL = {"channels": 16, "block_channels": 8, "code_dim": 4}
+
+
+def images(n=16, side=8, channels=1):
+    """Grey images on 256 levels with structure: a bright half, left or right."""
+    x = torch.rand(n, channels, side, side) * 0.3
+    x[: n // 2, ..., : side // 2] += 0.6
+    x[n // 2 :, ..., side // 2 :] += 0.6
+    return (x * 255).round() / 255
+
+
+class CodesContract(PairContract):
+    """Guides of codes are point masses: every particle has the same weight."""
+
+    has_randomness = False
+    learning_rate = 0.01
+
+
+class TestVQVAE(CodesContract):
+    def make_pair(self):
+        model = VQVAE((1, 8, 8), num_codes=6, **SMALL)
+        return model, VQGuide(model), {"x": images()}
+
+
+class TestGradientCodebook(CodesContract):
+    def make_pair(self):
+        model = VQVAE((1, 8, 8), 6, quantizer={"update": "gradient", "rotation_trick": True}, **SMALL)
+        return model, VQGuide(model), {"x": images()}
+
+
+class TestColour(CodesContract):
+    def make_pair(self):
+        model = VQVAE((3, 8, 12), 6, halvings=1, likelihood=likelihoods.Gaussian("learned"), **SMALL)
+        x = torch.cat([images(channels=3), images(channels=3)[..., :4]], -1)
+        return model, VQGuide(model), {"x": x}
+
+
+class TestSignal(CodesContract):
+    def make_pair(self):
+        model = VQVAE((1, 32), 6, halvings=3, likelihood=likelihoods.Gaussian(0.2), **SMALL)
+        phase = torch.rand(16, 1, 1) * 6
+        return model, VQGuide(model), {"x": torch.sin(torch.linspace(0, 9, 32) + phase)}
+
+
+class TestVQVAE2(CodesContract):
+    def make_pair(self):
+        model = VQVAE2((1, 8, 8), (6, 5), **SMALL)
+        return model, VQ2Guide(model), {"x": images()}
+
+
+class TestThreeLevels(CodesContract):
+    def make_pair(self):
+        model = VQVAE2((1, 8, 8), (6, 5, 4), halvings=(1, 1, 1), **SMALL)
+        return model, VQ2Guide(model), {"x": images()}
+
+
+class TestPlainFunctions(CodesContract):
+    """A user's own: dense networks, two codes a datum."""
+
+    def make_pair(self):
+        encoder, decoder = nn.Linear(7, 2 * 3), nn.Linear(2 * 3, 7)
+        quantizer = VectorQuantizer(5, 3, 1)
+
+        def model(x=None, num_samples=1):
+            pyro.module("decoder", decoder)
+            with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+                codes = pyro.sample("codes", UniformCodes(5, (2,)))
+                z = pyro.sample("z", dist.Delta(quantizer.embed(codes), event_dim=2))
+                return pyro.sample("x", dist.Normal(decoder(z.flatten(-2)), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            pyro.module("encoder", encoder)
+            pyro.module("quantizer", quantizer)
+            quantized = quantizer(encoder(x).unflatten(-1, (3, 2)))
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("codes", dist.Delta(quantized.codes, event_dim=1))
+                pyro.sample("z", dist.Delta(quantized.z, event_dim=2))
+                penalty("quantization", quantized.penalty)
+
+        return model, guide, {"x": torch.randn(16, 2) @ torch.randn(2, 7)}
