@@ -197,3 +197,20 @@ class WithPriorsGuide(nn.Module):
 
     def forward(self, x):
         self.of.guide(x)
+
+
+def three_layers(x=None, num_samples=1):
+    """A hierarchy without codes: z3 -> z2 -> z1 -> x, two dimensions each."""
+    with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+        z3 = pyro.sample("z3", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        z2 = pyro.sample("z2", dist.Normal(2 * z3, 0.1).to_event(1))
+        z1 = pyro.sample("z1", dist.Normal(2 * z2, 0.1).to_event(1))
+        return pyro.sample("x", dist.Normal(z1, 1.0).to_event(1), obs=x)
+
+
+def bottom_up(x):
+    """Its guide, which draws nothing: z1 = x, z2 = x + 1, z3 = x + 2."""
+    with pyro.plate("data", len(x), dim=-1):
+        z1 = pyro.sample("z1", dist.Delta(x, event_dim=1))
+        z2 = pyro.sample("z2", dist.Delta(z1 + 1, event_dim=1))
+        pyro.sample("z3", dist.Delta(z2 + 1, event_dim=1))

@@ -12,11 +12,13 @@ from pyro_vae.context import Context, attribute_context, label_context, num_attr
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
+from pyro_vae.evaluation.figures import aggregated_posterior, manifold
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
 from pyro_vae.evaluation.latents import encode
 from pyro_vae.guides import CompletionGuide, ConditionalGuide, GaussianGuide
 from pyro_vae.models import CompletionVAE, ConditionalVAE
 from pyro_vae.networks import Attributes, OneHot
+from pyro_vae.program import Program, needed_to_generate, required_arguments
 
 X = (torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
 
@@ -173,3 +175,71 @@ def test_conditional_steps_are_recorded(make, caplog):
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert "eagerly" not in caplog.text and "training step recorded" in caplog.text
     torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------ context that is needed to generate only
+def optional_label(x=None, *, y=None, z=None, num_samples=1):
+    """A label that the model declares and can do without in its signature; z is not declared."""
+    with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+        w = pyro.sample("w", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+        return pyro.sample("x", dist.Normal(w + y[:, None], 1.0).to_event(1), obs=x)
+
+
+optional_label.context = {"y": label_context(3), "unheard_of": label_context(2)}
+
+
+def of_optional_label(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("w", dist.Normal(x, 1.0).to_event(1))
+
+
+class Changing(torch.nn.Module):
+    """A model whose declared context is that of its present part."""
+
+    def __init__(self):
+        super().__init__()
+        self.labelled = False
+
+    @property
+    def context(self):
+        return {"y": label_context(3)} if self.labelled else {}
+
+    def forward(self, x=None, *, y=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+            return pyro.sample("x", dist.Normal(0.0 if y is None else 10.0 * y, 1.0), obs=x)
+
+
+def test_declared_context_that_may_be_none_is_needed_to_generate():
+    assert required_arguments(optional_label) == []
+    assert needed_to_generate(optional_label) == needed_to_generate(Program(optional_label)) == ["y"]
+    assert needed_to_generate(labelled()[0]) == required_arguments(labelled()[0]) == ["y"]
+    assert needed_to_generate(completion()[0]) == ["y", "mask"]
+    model = Changing()
+    assert needed_to_generate(model) == []
+    assert abs(sample(model, 400)["x"].mean()) < 0.5
+    model.labelled = True
+    assert needed_to_generate(model) == needed_to_generate(Program(model)) == ["y"]
+    with pytest.raises(InputError, match="the model needs y to generate: give it in batch"):
+        sample(model, 4)
+    assert sample(model, 4, batch={"y": torch.tensor([0, 1, 2, 2])})["x"].round(decimals=-1).tolist() == [0, 10, 20, 20]
+    with pytest.raises(InputError, match="class labels from 0 to 2"):
+        sample(model, 1, batch={"y": torch.tensor([3])})
+
+
+def test_generation_from_data_gives_the_label_of_the_data():
+    y = torch.arange(12) % 3
+    x = torch.randn(12, 6) + y[:, None]
+    batch = {"x": x, "y": y}
+    w = decode(optional_label, {"w": torch.zeros(12, 6)}, batch=batch)
+    assert torch.equal(w, y[:, None].expand(12, 6).float())
+    with pytest.raises(InputError, match="the model needs y to generate"):
+        decode(optional_label, {"w": torch.zeros(12, 6)})
+    assert reconstruct(optional_label, of_optional_label, batch).shape == (12, 6)
+    assert elbo(optional_label, of_optional_label, batch).per_datum.isfinite().all()
+    assert aggregated_posterior(optional_label, of_optional_label, Split(batch), num_draws=50) is not None
+
+
+def test_a_manifold_is_of_models_without_context(caplog):
+    with caplog.at_level(logging.INFO):
+        assert manifold(optional_label) is None
+    assert "the model needs y" in caplog.text

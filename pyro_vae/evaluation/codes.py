@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
 from torch.distributions import constraints
 
 from pyro_vae.checks import check_present
@@ -14,6 +14,8 @@ from pyro_vae.evaluation.nodes import data_first, in_data_plate
 from pyro_vae.evaluation.running import quiet
 from pyro_vae.program import as_programs, prime
 from pyro_vae.traces import Site, is_latent
+
+_INTEGERS = (constraints.integer_interval, type(constraints.nonnegative_integer))
 
 
 class CodeSite(NamedTuple):
@@ -30,19 +32,27 @@ class CodeSite(NamedTuple):
 
 def number_of_codes(fn: Any) -> int | None:
     """K, if a distribution is over integers 0 … K-1 (whatever their shape), else None."""
+    support = _elementwise_support(fn)
+    if not isinstance(support, constraints.integer_interval):
+        return None
+    low, high = (torch.as_tensor(bound).flatten() for bound in (support.lower_bound, support.upper_bound))
+    same = bool((low == 0).all()) and bool((high == high[0]).all())  # not another K for every datum
+    return int(high[0]) + 1 if same else None
+
+
+def is_over_integers(fn: Any) -> bool:
+    """Whether a distribution's values are integers other than 0 and 1."""
+    return isinstance(_elementwise_support(fn), _INTEGERS)
+
+
+def _elementwise_support(fn: Any) -> constraints.Constraint | None:
     try:
         support = fn.support
     except (NotImplementedError, AttributeError):
         return None
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    if not isinstance(support, constraints.integer_interval):
-        return None
-    bounds = support.lower_bound, support.upper_bound
-    if any(isinstance(bound, Tensor) and bound.numel() > 1 for bound in bounds):
-        return None  # another number for every datum
-    low, high = (int(bound) for bound in bounds)
-    return high + 1 if low == 0 else None
+    return support
 
 
 def code_sites(nodes: Mapping[str, Site]) -> dict[str, CodeSite]:

@@ -15,13 +15,13 @@ from torch import Tensor
 from pyro_vae.checks import check_context, check_present
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.codes import number_of_codes
+from pyro_vae.evaluation.codes import is_over_integers
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.evaluation.running import quiet
 from pyro_vae.program import as_programs, prime
 from pyro_vae.traces import Site, is_latent
 
-NO_FREE_SITE = "every latent site is integers, or a function of others"  # says why, where free_sites is empty
+NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
 Dataset = Data | Split | Mapping[str, Tensor] | Tensor
 
 
@@ -162,7 +162,7 @@ class _AtMean(Messenger):
         if msg["is_observed"] or msg["done"]:
             return
         mean = mean_or_none(msg["fn"])
-        if mean is not None and number_of_codes(msg["fn"]) is None:  # a mean of integers is none of them
+        if mean is not None and not is_over_integers(msg["fn"]):  # a mean of integers is none of them
             msg["value"], msg["done"] = mean, True
 
 

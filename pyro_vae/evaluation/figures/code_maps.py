@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.codes import CodeSite, sites_of_codes
+from pyro_vae.evaluation.figures.curves import draw_curve
 from pyro_vae.evaluation.figures.grid import is_drawable
 from pyro_vae.evaluation.figures.images import is_image, mosaic
 from pyro_vae.evaluation.figures.palette import code_colours
@@ -71,7 +72,7 @@ def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title
         if image:
             axes.imshow(mosaic(x[i : i + 1], columns=1))
         else:
-            axes.plot(x[i].flatten().tolist(), linewidth=0.8)
+            draw_curve(axes, x[i], linewidth=0.8)
             axes.margins(x=0)
             axes.sharey(places[0, 0])
     _label(places[0, 0], "data")
@@ -82,7 +83,7 @@ def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title
             aspect = "equal" if len(site.shape) == 2 else "auto"
             axes.imshow(colours[grid].numpy(), interpolation="nearest", aspect=aspect)
         shape = " x ".join(map(str, site.shape)) or "1"
-        _label(row[0], f"{name}\n{shape} of {site.num_codes}")
+        _label(row[0], f"{name}\n{shape}, K = {site.num_codes}")
     figure.suptitle(title)
     return figure
 

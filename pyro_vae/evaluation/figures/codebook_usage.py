@@ -28,7 +28,7 @@ def codebook_usage(statistics: CodeStatistics) -> Figure | None:
     if not statistics.sites:
         logger.info("no figure of the codes' usage: the model has none")
         return None
-    figure, places = panels(len(statistics.sites), 4.4, 3.2)
+    figure, places = panels(len(statistics.sites), 4.4, 3.4)
     for axes, (name, site) in zip(places, statistics.sites.items(), strict=True):
         _draw(axes, name, site)
     figure.suptitle(f"{statistics.split}: usage of the codes over {statistics.num_data} data")
@@ -49,6 +49,6 @@ def _draw(axes: Axes, name: str, site: CodeUsage) -> None:
     axes.set(xlabel="code, by count", ylabel="count")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     told = f"{site.num_used} of {site.num_codes} in use ({100 * site.usage:.0f} %), perplexity {site.perplexity:.1f}"
-    axes.set_title(f"{name}: {told}", fontsize="medium")
+    axes.set_title(f"{name}\n{told}", fontsize="medium")
     axes.legend(fontsize="small", loc="upper right")
     axes.grid(axis="y", alpha=0.3)

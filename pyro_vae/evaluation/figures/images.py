@@ -16,7 +16,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 def is_curve(shape: tuple[int, ...]) -> bool:
-    """Whether data of a shape can be drawn as a line: a vector (L,), or a signal of one channel (1, L)."""
+    """Whether data of a shape can be drawn as a line: a vector (L,), or a signal of one channel, (1, L)."""
     return len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
 
 

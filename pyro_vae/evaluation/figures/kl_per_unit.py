@@ -26,11 +26,13 @@ def kl_per_unit(statistics: LatentStatistics) -> Figure | None:
         statistics: as from :func:`pyro_vae.evaluation.latent_statistics`.
 
     Returns:
-        the figure, or None (and a line in the log) if there is no latent site.
+        the figure, or None (and a line in the log) if there is no latent site, or none with units (codes under a prior
+        that is no product over positions).
     """
     sites = {name: site for name, site in statistics.sites.items() if not site.is_function}
-    if not sites:
-        logger.info("no figure of the KL per unit: there is no latent site")
+    if all(site.kl_per_unit.numel() == 1 and site.variance is None for site in sites.values()):
+        reason = f"{', '.join(sites)} has no units" if sites else "there is no latent site"
+        logger.info("no figure of the KL per unit: %s", reason)
         return None
     figure, places = panels(len(sites), 4.2, 3.2)
     highest = max(site.kl_per_unit.max().item() for site in sites.values())

@@ -76,5 +76,5 @@ def _said(every: list[Level], count: int) -> str:
 
 def _what_is_left_out(every: list[Level], at_mean: list[Level]) -> str:
     drawn = len(every) - 1 - len(at_mean)
-    parts = ["codes at their vectors' mean over data"] * bool(at_mean) + ["drawn from the model"] * bool(drawn)
-    return f"the others: {', '.join(parts)}"
+    parts = ["vectors of codes at the mean over data"] * bool(at_mean) + ["drawn from the model"] * bool(drawn)
+    return f"levels left out: {', others '.join(parts)}"
