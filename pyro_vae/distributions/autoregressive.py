@@ -121,7 +121,7 @@ class Autoregressive(TorchDistribution):
             self._validate_sample(value)
         leading = value.shape[: value.dim() - len(self.event_shape)]
         needed = torch.broadcast_shapes(leading, self.condition_shape)  # what differs; the rest is repetition
-        codes = value.expand(*needed, *self.event_shape).reshape(math.prod(needed), *self.event_shape)
+        codes = value.expand((*needed, *self.event_shape)).reshape(math.prod(needed), *self.event_shape)
         logits = self._tempered(self.network.logits(codes, self._condition(needed)))  # (batch, K, *shape)
         nats = -cross_entropy(logits, codes, reduction="none").flatten(1).sum(1)
         return nats.reshape(needed).expand(torch.broadcast_shapes(needed, self.batch_shape))
@@ -141,7 +141,7 @@ class Autoregressive(TorchDistribution):
         """The condition for all the grids of leading dimensions, flattened to one."""
         own = len(self.condition_shape)
         return {
-            name: value.expand(*leading, *value.shape[own:]).reshape(math.prod(leading), *value.shape[own:])
+            name: value.expand((*leading, *value.shape[own:])).reshape(math.prod(leading), *value.shape[own:])
             for name, value in self.condition.items()
         }
 
@@ -157,10 +157,10 @@ class Autoregressive(TorchDistribution):
 
 
 def draw(logits: Tensor) -> Tensor:
-    """Draw k ~ softmax(logits) as argmax p_k / e_k with e ~ Exp(1): ``(batch, K)`` to ``(batch,)``.
+    """Draw k ~ softmax(logits), ``(batch, K)`` to ``(batch,)``, by a race: argmax p_k / e_k, e_k = -log u_k ~ Exp(1).
 
-    It consumes batch x K random numbers at every call, so that two samplers with the same logits agree from the same
-    state of torch's generator.
+    It uses batch x K uniform random numbers u at every call, so that two samplers with the same logits agree from the
+    same state of torch's generator. A code of probability 0 is never drawn.
     """
-    probabilities = logits.softmax(-1)
-    return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
+    noise = torch.rand_like(logits).log_()  # -e; rand is several times as fast as exponential_ on a CPU
+    return logits.softmax(-1).div_(noise).argmin(-1)

@@ -7,25 +7,27 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from pyro_vae.errors import InputError
 
 
 class CausalAttention(nn.Module):
-    """h_i + W sum over j <= i of softmax_j(q_i . k_j / sqrt(d)) v_j, with q, k, v linear in the normalized h and place.
+    """h_i + W sum over j <= i of softmax_j(q_i . k_j / sqrt(d)) v_j, positions i, j counted row by row.
 
-    Positions are counted row by row. The output at i depends on the inputs at j <= i, i itself included.
+    q, k, v are linear in the normalized h and the place, and in x_{j-1}, the datum right before position j. Were they
+    made of h alone, which has seen only what its convolutions reach, then the last datum of the row above would be out
+    of sight until a position near it.
 
     Args:
         shape: of the grid.
-        channels: of h.
+        channels: of h and x.
         heads: the channels are divided among them.
 
     Raises:
         InputError: if the heads cannot share the channels.
 
-    Source: Chen et al. 2017, arXiv:1712.09763 (PixelSNAIL), there with the data themselves among the keys.
+    Source: Chen et al. 2017, arXiv:1712.09763 (PixelSNAIL), where x_j is among the keys of positions after j.
     """
 
     def __init__(self, shape: Sequence[int], channels: int, heads: int) -> None:
@@ -35,13 +37,13 @@ class CausalAttention(nn.Module):
         self.shape, self.heads = tuple(shape), heads
         self.norm = nn.LayerNorm(channels)
         self.places = nn.ParameterList(nn.Parameter(0.02 * torch.randn(side, channels)) for side in self.shape)
-        self.queries_keys_values = nn.Linear(channels, 3 * channels)
+        self.queries_keys_values = nn.Linear(2 * channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """All positions at once: ``(batch, channels, *shape)`` to the same shape."""
-        tokens = h.flatten(2).mT  # (batch, N, channels)
-        q, k, v = self._project(tokens, self.place())  # each (batch, heads, N, d)
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        """All positions at once: h and x ``(batch, channels, *shape)`` to the same shape."""
+        before = pad(x.flatten(2), (1, -1))  # at i what x has at i - 1; (batch, channels, N)
+        q, k, v = self._project(h.flatten(2).mT, before.mT, self.place())  # each (batch, heads, N, d)
         seen = scaled_dot_product_attention(q, k, v, is_causal=True)
         update = self.out(seen.transpose(1, 2).flatten(2))  # (batch, N, channels)
         return h + update.mT.unflatten(2, self.shape)
@@ -53,8 +55,9 @@ class CausalAttention(nn.Module):
         total = axes[0] if rank == 1 else axes[0] + axes[1]
         return total.reshape(math.prod(self.shape), -1)
 
-    def _project(self, tokens: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        projected = self.queries_keys_values(self.norm(tokens) + place)  # (batch, N, 3 * channels)
+    def _project(self, h: Tensor, before: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = torch.cat([self.norm(h) + place, before], -1)  # (batch, N, 2 * channels)
+        projected = self.queries_keys_values(inputs)  # (batch, N, 3 * channels)
         q, k, v = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
@@ -77,9 +80,10 @@ class AttentionCache:
         size = (2, batch, attention.heads, num_positions, channels // attention.heads)
         self.keys, self.values = self.place.new_empty(size)
 
-    def step(self, h: Tensor, position: int) -> Tensor:
-        """The layer's output at a position, ``(batch, channels)``, of h there; the positions before it came before."""
-        q, k, v = self.attention._project(h.unsqueeze(1), self.place[position])  # each (batch, heads, 1, d)
+    def step(self, h: Tensor, before: Tensor, position: int) -> Tensor:
+        """The layer's output at a position, ``(batch, channels)``, of h there and x one before; positions in turn."""
+        inputs = h.unsqueeze(1), before.unsqueeze(1)  # (batch, 1, channels) each
+        q, k, v = self.attention._project(*inputs, self.place[position])  # each (batch, heads, 1, d)
         now = slice(position, position + 1)
         self.keys[:, :, now], self.values[:, :, now] = k, v
         until = position + 1

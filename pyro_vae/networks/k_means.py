@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from pyro_vae.networks.nearest import nearest_codes
 
 MOST_ROUNDS = 20
+PORTIONS = 16  # of the starting vectors
 ROWS_PER_CODE = 256  # more say little about a mean, and cost as much as the rest
 SAME = 1e-10  # squared distance, relative to the row's own length: what rounding of a mean leaves
 JITTER = 0.1  # of the rows' spread: how far codes without any row of their own are from one
@@ -20,10 +21,10 @@ def k_means(rows: Tensor, num_codes: int, memory: int, spherical: bool = False) 
 
     .. math:: c_i = \arg\min_k |z_i - e_k|^2, \quad e_k = \mathrm{mean}\{z_i : c_i = k\}
 
-    It starts at random rows. After each round, codes without rows are moved to rows, more probably to those far from
-    their codes (in proportion to the squared distance, without replacement). At most 20 rounds, at most 256 rows a code
-    (drawn at random). Random numbers are from torch's generator. Where there are fewer different rows than codes, the
-    rest is scattered around rows, and has count 0.
+    It starts at rows that are drawn in 16 portions, each in proportion to the squared distance to the vectors drawn
+    before. After each round, codes without rows are moved to rows drawn in the same way. At most 20 rounds, at most 256
+    rows a code (drawn at random). Random numbers are from torch's generator. Where there are fewer different rows than
+    codes, the rest is scattered around rows, and has count 0.
 
     Args:
         rows: ``(rows, dim)``, at least one.
@@ -34,11 +35,11 @@ def k_means(rows: Tensor, num_codes: int, memory: int, spherical: bool = False) 
     Returns:
         vectors ``(num_codes, dim)`` and counts ``(num_codes,)``.
 
-    Source: Lloyd 1982; Arthur & Vassilvitskii 2007 (choice by squared distance).
+    Source: Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++); Bahmani et al. 2012, arXiv:1203.6402 (in portions).
     """
     order = torch.randperm(len(rows), device=rows.device)
     rows = rows[order[: ROWS_PER_CODE * num_codes]]
-    vectors = rows[torch.arange(num_codes, device=rows.device) % len(rows)]
+    vectors = _start(rows, num_codes, memory, spherical)
     codes, counts = _assign(rows, vectors, memory)
     for _ in range(MOST_ROUNDS):
         before = codes
@@ -46,12 +47,21 @@ def k_means(rows: Tensor, num_codes: int, memory: int, spherical: bool = False) 
         vectors = normalize(vectors, dim=1) if spherical else vectors
         empty = (counts == 0).nonzero().flatten()
         taken = _far_rows(rows, vectors[codes], len(empty))
-        vectors[empty[: len(taken)]] = rows[taken]
-        vectors[empty[len(taken) :]] = _scattered(rows, len(empty) - len(taken), spherical)
+        rest = _scattered(rows, len(empty) - len(taken), spherical)
+        vectors[empty] = torch.cat([rows[taken], rest])
         codes, counts = _assign(rows, vectors, memory)
         if torch.equal(codes, before):
             break
     return vectors, counts
+
+
+def _start(rows: Tensor, num_codes: int, memory: int, spherical: bool) -> Tensor:
+    vectors, portions = rows[:1], min(PORTIONS, num_codes)
+    for last in range(1, portions + 1):
+        number = num_codes * last // portions - len(vectors)  # to be drawn now
+        taken = _far_rows(rows, vectors[nearest_codes(rows, vectors, memory)], number)
+        vectors = torch.cat([vectors, rows[taken]])
+    return torch.cat([vectors, _scattered(rows, num_codes - len(vectors), spherical)])
 
 
 def _assign(rows: Tensor, vectors: Tensor, memory: int) -> tuple[Tensor, Tensor]:

@@ -33,9 +33,9 @@ class AutoregressivePrior(Prior):
         events = {name: value.dim() - self.context_dim(name) for name, value in given.items()}
         leading = torch.broadcast_shapes(*(value.shape[: events[name]] for name, value in given.items()))
         batch = math.prod(leading)
-        flat = {name: value.expand(*leading, *value.shape[events[name] :]) for name, value in given.items()}
+        flat = {name: value.expand((*leading, *value.shape[events[name] :])) for name, value in given.items()}
         flat = {name: value.reshape(batch, *value.shape[len(leading) :]) for name, value in flat.items()}
-        condition = {name: value.reshape(*leading, *value.shape[1:]) for name, value in self.condition(flat).items()}
+        condition = {name: value.reshape((*leading, *value.shape[1:])) for name, value in self.condition(flat).items()}
         return Autoregressive(self, self.num_codes, self.shape, condition, leading, self.device)
 
     @abstractmethod

@@ -32,12 +32,10 @@ class GivenFeatures(nn.Module):
         for name, grid in coarser.items():
             if len(grid.shape) != len(shape):
                 raise InputError(
-                    f"coarser codes '{name}' have a grid {grid.shape}, of another rank than the own {shape}"
+                    f"coarser codes '{name}': their grid {grid.shape} has another rank than the own {shape}"
                 )
             if any(theirs > own for theirs, own in zip(grid.shape, shape, strict=True)):
-                raise InputError(
-                    f"coarser codes '{name}' have a grid {grid.shape}, which is finer than the own {shape}"
-                )
+                raise InputError(f"coarser codes '{name}': their grid {grid.shape} is finer than the own, {shape}")
         self.channels = channels if coarser else None
         self.coarser = CoarserCodes(coarser, shape, channels) if coarser else None
 

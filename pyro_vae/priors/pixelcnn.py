@@ -28,10 +28,10 @@ class GatedPixelCNN(AutoregressivePrior):
         h_l = h_{l-1} + R_l\,\mathrm{gate}(W^h_l * h_{l-1} + M_l u_l + c^h_l), \quad
         \ell = B\,\mathrm{relu}(A\,\mathrm{relu}(h_L))
 
-    The first layer sees rows above, and codes to the left, strictly (mask A), and has no residual connection; later ones
-    see the features of their own row, and of their own place, too (mask B). Masks are kernels of fewer
-    rows and columns on padded input, not kernels multiplied by zeros. With ``attention_heads``, the horizontal stack
-    attends to all positions before after every ``attention_every`` layers, so that distance does not matter.
+    The first layer sees only rows above and codes to the left (mask A), and has no residual connection; later ones see
+    the features of their own row and place, too (mask B). Masks are kernels of fewer rows and columns on padded input,
+    not kernels multiplied by zeros. With ``attention_heads``, the horizontal stack attends to all that is before it
+    after every ``attention_every`` layers, at any distance.
 
     Each layer sees ``kernel // 2`` rows and columns further; without attention, the whole grid is seen if
     ``num_layers * (kernel // 2)`` is no less than its sides.
@@ -79,6 +79,10 @@ class GatedPixelCNN(AutoregressivePrior):
                 f"got {attention_heads} and {attention_every}"
             )
         check_layers("GatedPixelCNN", channels, num_layers, dropout)
+        if attention_heads and attention_every > num_layers:
+            raise InputError(
+                f"GatedPixelCNN: attention_every must be at most the {num_layers} layers, got {attention_every}"
+            )
         self.given_features = GivenFeatures(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
@@ -113,7 +117,8 @@ class GatedPixelCNN(AutoregressivePrior):
         v = h = x
         for layer, attend in zip(self.layers, self.attention, strict=True):
             v, h = layer(v, h, condition)
-            h = attend(h)
+            if isinstance(attend, CausalAttention):
+                h = attend(h, x)
         return self.head(h)
 
     def steps(self, batch: int, condition: Condition) -> PixelCNNSteps:

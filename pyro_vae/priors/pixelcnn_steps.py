@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
 
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.networks.causal_attention import CausalAttention
+from pyro_vae.priors.steps import HeadSteps, transposed
 
 if TYPE_CHECKING:
     from pyro_vae.priors.pixelcnn import GatedLayer, GatedPixelCNN
@@ -38,6 +38,7 @@ class PixelCNNSteps:
         # the present row of h_0 = x, h_1, …, h_{L-1}, with zeros to its left; of h_L one position
         rows = [self.embedding.new_zeros(batch, reach + self.width, channels) for _ in prior.layers]
         self.last = self.embedding.new_zeros(batch, channels)
+        self.before = self.embedding.new_zeros(batch, channels)  # x one position before
         places = [[*row[:, reach:].unbind(1)] for row in rows] + [[self.last] * self.width]  # (batch, channels) each
         self.x, self.x_row = places[0], rows[0][:, reach:].movedim(-1, 1).unsqueeze(2)  # (batch, channels, 1, width)
         self.layers = [
@@ -45,21 +46,21 @@ class PixelCNNSteps:
             for layer, row, here, there in zip(prior.layers, rows, places, places[1:], strict=False)
         ]
         self.attention = [a.cache(batch) if isinstance(a, CausalAttention) else None for a in prior.attention]
-        self.head = [(transposed(prior.head[i].weight.detach()), prior.head[i].bias.detach()) for i in (1, 3)]
+        self.head = HeadSteps(prior.head)
 
     def __call__(self, position: int, codes: Tensor) -> Tensor:
         """Logits ``(batch, K)`` at a position, given codes ``(batch, N)`` of which those before it are known."""
         row, column = divmod(position, self.width)
         if position > 0:
-            self.x[column - 1].copy_(self.embedding[codes[:, position - 1]])
+            self.before = self.embedding[codes[:, position - 1]]
+            self.x[column - 1].copy_(self.before)
         if column == 0:
             self._begin(row)
         for layer, cache in zip(self.layers, self.attention, strict=True):
             h = layer.step(column)
             if cache is not None:
-                h.copy_(cache.step(h, position))
-        (a, a0), (b, b0) = self.head
-        return torch.addmm(b0, torch.addmm(a0, relu(self.last), a).relu_(), b)
+                h.copy_(cache.step(h, self.before, position))
+        return self.head(self.last)
 
     def _begin(self, row: int) -> None:
         """The vertical stack of a row."""
@@ -83,16 +84,16 @@ class LayerSteps:
 
     def __init__(self, layer: GatedLayer, row: Tensor, here: list[Tensor], there: list[Tensor]) -> None:
         self.layer, self.here, self.there = layer, here, there
-        batch, columns, channels = row.shape
-        near, width = layer.vertical.kernel_size[0], len(here)
-        self.above = row.new_zeros(batch, near, width + 2 * layer.reach, channels).movedim(-1, 1)  # rows of v
-        self.added = row.new_empty(batch, width, 2 * channels)  # to the horizontal gates of the row
-        self.added_here = self.added.unbind(1)  # width times (batch, 2 * channels)
+        batch, channels = len(row), row.shape[2]
+        (near, kernel), width = layer.vertical.kernel_size, len(here)
+        self.above = row.new_zeros(batch, near, width + 2 * layer.reach, channels)  # rows of v
+        self.patches = self.above.unfold(2, kernel, 1).permute(0, 2, 1, 4, 3)  # (batch, width, near, kernel, channels)
+        self.vertical = transposed(layer.vertical.weight.movedim(1, -1))
+        self.across = transposed(layer.across.weight)
+        self.added = row.new_empty(width, batch, 2 * channels)  # to the horizontal gates of the row
         self.windows = [row[:, j : j + near].flatten(1) for j in range(width)]  # (batch, near * channels), views
-        weight = layer.horizontal.weight.detach()  # (2 * channels, channels, 1, near)
-        self.horizontal = transposed(weight.movedim(1, -1))  # (near * channels, 2 * channels)
-        self.bias = layer.horizontal.bias.detach()
-        self.residual = transposed(layer.residual.weight.detach())
+        self.horizontal = transposed(layer.horizontal.weight.movedim(1, -1))
+        self.residual = transposed(layer.residual.weight)
         self.gates = row.new_empty(batch, 2 * channels)
         self.a, self.b = self.gates.chunk(2, dim=1)
         self.z = row.new_empty(batch, channels)
@@ -100,22 +101,18 @@ class LayerSteps:
     def begin(self, v: Tensor, condition: Condition) -> Tensor | None:
         """Take a row of v, ``(batch, channels, 1, width)``, give the next layer's; keep what the row's gates need."""
         layer, reach = self.layer, self.layer.reach
-        self.above[:, :, :-1] = self.above[:, :, 1:].clone()
-        self.above[:, :, -1:, reach:-reach] = v
-        u = layer.vertical(self.above)  # (batch, 2 * channels, 1, width)
-        added = layer.horizontal_condition(layer.across(u), condition)
-        torch.add(added.squeeze(2).movedim(1, -1), self.bias, out=self.added)
+        self.above[:, :-1] = self.above[:, 1:].clone()
+        self.above[:, -1, reach:-reach] = v.squeeze(2).mT
+        u = torch.addmm(layer.vertical.bias, self.patches.reshape(-1, len(self.vertical)), self.vertical)
+        added = torch.addmm(layer.horizontal.bias, u, self.across)  # (batch * width, 2 * channels), like u
+        added, u = (rows.view(len(v), 1, len(self.added), rows.shape[1]).movedim(-1, 1) for rows in (added, u))
+        self.added.copy_(layer.horizontal_condition(added, condition).squeeze(2).permute(2, 0, 1))
         return layer.above(u, condition)
 
     def step(self, column: int) -> Tensor:
         """h' at a column, ``(batch, channels)``; it is where the next layer reads it."""
-        torch.addmm(self.added_here[column], self.windows[column], self.horizontal, out=self.gates)
+        torch.addmm(self.added[column], self.windows[column], self.horizontal, out=self.gates)
         torch.mul(self.a.tanh_(), self.b.sigmoid_(), out=self.z)
         if self.layer.first:
             return torch.mm(self.z, self.residual, out=self.there[column])
         return torch.addmm(self.here[column], self.z, self.residual, out=self.there[column])
-
-
-def transposed(weight: Tensor) -> Tensor:
-    """A convolution's weight ``(out, ...)`` as a matrix ``(..., out)`` for vectors from the left."""
-    return weight.flatten(1).T.contiguous()

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
 
 from pyro_vae.distributions.autoregressive import Condition
-from pyro_vae.priors.pixelcnn_steps import transposed
+from pyro_vae.priors.steps import HeadSteps, transposed
 
 if TYPE_CHECKING:
     from pyro_vae.priors.wavenet import DilatedLayer, WaveNet
@@ -36,8 +35,8 @@ class WaveNetSteps:
         self.z = self.embedding.new_empty(batch, len(layers) * channels)  # of all the layers, for the sum
         z = self.z.split(channels, dim=1)
         self.layers = [LayerSteps(layer, out, self.length) for layer, out in zip(layers, z, strict=True)]
-        self.skip = torch.cat([transposed(layer.skip.weight.detach()) for layer in layers])
-        self.head = [(transposed(prior.head[i].weight.detach()), prior.head[i].bias.detach()) for i in (1, 3)]
+        self.skip = torch.cat([transposed(layer.skip.weight) for layer in layers])
+        self.head = HeadSteps(prior.head)
 
     def __call__(self, position: int, codes: Tensor) -> Tensor:
         """Logits ``(batch, K)`` at a position, given codes ``(batch, length)`` of which those before it are known."""
@@ -50,9 +49,7 @@ class WaveNetSteps:
             x.copy_(self.embedding[codes[:, position - 1]])
         for layer, above in zip(self.layers, [*self.layers[1:], None], strict=True):
             layer.step(position, None if above is None else above.place(position))
-        (a, a0), (b, b0) = self.head
-        total = torch.mm(self.z, self.skip).relu_()
-        return torch.addmm(b0, torch.addmm(a0, total, a).relu_(), b)
+        return self.head(torch.mm(self.z, self.skip))
 
     def _begin(self, position: int) -> None:
         """What the condition adds to the gates of the next positions."""
@@ -66,9 +63,9 @@ class WaveNetSteps:
 class LayerSteps:
     """One layer's ring of features.
 
-    The ring has a slot for each position modulo the dilation d: the k features, ``(batch, k * channels)``, that the layer
-    convolves when it is there. Among them the newest takes the place of the oldest, so that their order in the slot turns
-    by one at each visit; it is the weights that are turned, not the features.
+    The ring has a slot for each position modulo the dilation d: the k features, ``(batch, k * channels)``, that the
+    layer convolves when it is there. The newest takes the place of the oldest, so that their order in the slot turns by
+    one at each visit; it is the weights that are turned, not the features.
 
     Args:
         layer: with the weights that it has now.
@@ -84,7 +81,7 @@ class LayerSteps:
         taps = layer.dilated.weight.detach().permute(2, 1, 0)  # (kernel, channels, 2 * channels), the oldest first
         # at visit n the newest is in place n mod k: the last tap belongs there
         self.turned = [taps.roll(n + 1, 0).flatten(0, 1).contiguous() for n in range(kernel)]
-        self.residual = None if layer.residual is None else transposed(layer.residual.weight.detach())
+        self.residual = None if layer.residual is None else transposed(layer.residual.weight)
         self.gates = z.new_empty(batch, 2 * channels)
         self.a, self.b = self.gates.chunk(2, dim=1)
 
