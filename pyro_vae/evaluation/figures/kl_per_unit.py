@@ -31,7 +31,7 @@ def kl_per_unit(statistics: LatentStatistics) -> Figure | None:
     """
     sites = {name: site for name, site in statistics.sites.items() if not site.is_function}
     if all(site.kl_per_unit.numel() == 1 and site.variance is None for site in sites.values()):
-        reason = f"{', '.join(sites)} has no units" if sites else "there is no latent site"
+        reason = f"no units in {', '.join(sites)}" if sites else "there is no latent site"
         logger.info("no figure of the KL per unit: %s", reason)
         return None
     figure, places = panels(len(sites), 4.2, 3.2)
