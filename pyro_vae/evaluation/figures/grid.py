@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.evaluation.figures.curves import draw_curve
 from pyro_vae.evaluation.figures.images import is_curve, is_image, mosaic
 
 
@@ -48,9 +49,9 @@ def _curves(values: Tensor, title: str, rows: Sequence[str], columns: Sequence[s
     down, across = values.shape[:2]
     figure = Figure(figsize=(max(6.0, 1.3 * across + 0.8), 0.9 * down + 1.0), layout="constrained")
     places = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    for i, row in enumerate(values.tolist()):
+    for i, row in enumerate(values):
         for place, curve in zip(places[i], row, strict=True):
-            place.plot(curve, linewidth=1, marker="." if len(curve) < 30 else None, markersize=3)
+            draw_curve(place, curve, 3, linewidth=1)
             place.tick_params(labelsize="x-small")
     for place, text in zip(places[:, 0], rows, strict=False):
         place.set_ylabel(text, rotation=0, ha="right", va="center", fontsize="small")

@@ -12,12 +12,12 @@ from torch import Tensor
 
 def is_image(shape: tuple[int, ...]) -> bool:
     """Whether data of a shape can be drawn as images: (H, W), or (C, H, W) with one or three channels."""
-    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+    return (len(shape) == 2 and shape[0] > 1) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def is_curve(shape: tuple[int, ...]) -> bool:
-    """Whether data of a shape can be drawn as a line: a vector."""
-    return len(shape) == 1
+    """Whether data of a shape can be drawn as a line: a vector (L,), or a signal of one channel, (1, L)."""
+    return len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
 
 
 def mosaic(images: Tensor, columns: int, gap: int = 1) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pyro_vae.evaluation.figures.curves import draw_curve
 from pyro_vae.evaluation.figures.images import is_curve, is_image, mosaic
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.program import Batch
@@ -54,8 +55,8 @@ def prior_samples(
         figure = Figure(figsize=(7, 7), layout="constrained")
         rows = math.ceil(n / columns)
         panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        for axes, values in zip(panels, mean.tolist(), strict=False):
-            axes.plot(values, linewidth=1, marker="." if len(values) < 30 else None, markersize=3)
+        for axes, values in zip(panels, mean, strict=False):
+            draw_curve(axes, values, 3, linewidth=1)
             axes.tick_params(labelsize="x-small")
         for axes in panels[n:]:
             axes.set_axis_off()

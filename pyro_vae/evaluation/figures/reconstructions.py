@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Split
+from pyro_vae.evaluation.figures.curves import draw_curve
 from pyro_vae.evaluation.figures.images import is_curve, is_image, mosaic
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import reconstruct
@@ -32,14 +33,36 @@ def reconstructions(
     Returns:
         the figure, or None (and a line in the log) if the data are neither images nor vectors.
     """
-    if not (is_image(split.shape) or is_curve(split.shape)):
-        logger.info("no figure of reconstructions: data of shape %s are neither images nor vectors", split.shape)
+    if not _drawable(split.shape):
         return None
     batch = pick(split, n, seed)
     x, mean = batch["x"].cpu(), reconstruct(model, guide, batch, seed=seed)  # each (n, *shape)
-    figure = _curves(x, mean) if is_curve(split.shape) else _images(x, mean)
-    figure.suptitle(f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)")
+    return pairs(x, mean, f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)")
+
+
+def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
+    """Data, and below each (of curves: in the same panel) what was made of it.
+
+    Args:
+        x, mean: ``(n, *shape)``.
+        title: of the figure.
+
+    Returns:
+        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+    """
+    shape = tuple(x.shape[1:])
+    if not _drawable(shape):
+        return None
+    figure = _curves(x, mean) if is_curve(shape) else _images(x, mean)
+    figure.suptitle(title)
     return figure
+
+
+def _drawable(shape: tuple[int, ...]) -> bool:
+    if is_image(shape) or is_curve(shape):
+        return True
+    logger.info("no figure of reconstructions: data of shape %s are neither images nor vectors", shape)
+    return False
 
 
 def _images(x: Tensor, mean: Tensor) -> Figure:
@@ -61,10 +84,9 @@ def _curves(x: Tensor, mean: Tensor) -> Figure:
     rows = -(-n // columns)
     figure = Figure(figsize=(max(6.0, 2.2 * columns), 1.7 * rows + 0.9), layout="constrained")
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    marker = "." if x.shape[1] < 30 else None
-    for axes, datum, its_mean in zip(panels, x.tolist(), mean.tolist(), strict=False):
-        axes.plot(datum, color="0.6", marker=marker, label="data")
-        axes.plot(its_mean, color="C0", marker=marker, linewidth=1, label="reconstruction")
+    for axes, datum, its_mean in zip(panels, x, mean, strict=False):
+        draw_curve(axes, datum, color="0.6", label="data")
+        draw_curve(axes, its_mean, color="C0", linewidth=1, label="reconstruction")
     for axes in panels[n:]:
         axes.set_axis_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
