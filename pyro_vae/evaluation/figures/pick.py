@@ -19,6 +19,11 @@ def pick(split: Split, n: int, seed: int = 0) -> dict[str, Tensor]:
     Returns:
         ``(min(n, len(split)), ...)`` by key.
     """
-    n = min(n, len(split))
-    index = torch.arange(n, device=split.device) * len(split) // n
+    index = evenly(len(split), n).to(split.device)
     return split.batch(index, torch.Generator(split.device).manual_seed(seed))
+
+
+def evenly(count: int, n: int) -> Tensor:
+    """The places of at most n of ``count`` data at even distances, int64 ``(min(n, count),)``."""
+    n = min(n, count)
+    return torch.arange(n) * count // n

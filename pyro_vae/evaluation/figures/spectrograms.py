@@ -14,6 +14,7 @@ from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import reconstruct
 
 WINDOW_SECONDS = 0.032
+COLUMNS = 8
 FLOOR = -80.0  # dB below a sine of full scale; what is quieter is black
 
 
@@ -37,7 +38,7 @@ def spectrogram(waves: Tensor, sample_rate: int) -> Tensor:
 
 
 def spectrogram_grid(
-    x: Tensor, sound: Sound, title: str, rows: Sequence[str] = (), columns: Sequence[str] = ()
+    x: Tensor, sound: Sound, title: str, rows: Sequence[str] = (), titles: Sequence[str] = ()
 ) -> Figure:
     """Spectrograms in a grid, on one scale of loudness.
 
@@ -46,7 +47,8 @@ def spectrogram_grid(
             NaN, and stay empty.
         sound: how x is played.
         title: of the figure.
-        rows, columns: what is said at the left and at the top of each.
+        rows: what is said at the left of each.
+        titles: what is said above each panel, row by row; as many as there are columns are said of the columns.
     """
     down, across, _, length = x.shape
     decibels = spectrogram(sound.decode(x.squeeze(2)), sound.sample_rate)  # (rows, columns, frequencies, times)
@@ -66,7 +68,7 @@ def spectrogram_grid(
             )
     for place, text in zip(panels[:, 0], rows, strict=False):
         place.set_ylabel(text, fontsize="small")
-    for place, text in zip(panels[0], columns, strict=False):
+    for place, text in zip(panels.flat, titles, strict=False):
         place.set_title(text, fontsize="small")
     if picture is not None:
         figure.colorbar(picture, ax=panels, label="dB of full scale", fraction=0.05, aspect=30)
@@ -76,16 +78,29 @@ def spectrogram_grid(
     return figure
 
 
-def sound_grid(x: Tensor, sound: Sound, title: str, columns: int = 8) -> Figure:
+def sound_grid(x: Tensor, sound: Sound, title: str, columns: int = COLUMNS) -> Figure:
     """Spectrograms of ``(n, 1, L)`` in rows, one after another."""
+    return spectrogram_grid(_in_rows(x, columns), sound, title)
+
+
+def pairs_of_spectrograms(x: Tensor, mean: Tensor, sound: Sound, title: str, names: Sequence[str] = ()) -> Figure:
+    """Data, and below each what was made of it, both ``(n, 1, L)``; eight in a row, the names above."""
+    above, below = _in_rows(x, COLUMNS), _in_rows(mean, COLUMNS)  # (rows, columns, 1, L)
+    down, across = above.shape[:2]
+    values = torch.stack([above, below], 1).flatten(0, 1)  # (2 rows, columns, 1, L)
+    titles = [text for i in range(down) for text in _filled(names[i * across : (i + 1) * across], 2 * across)]
+    return spectrogram_grid(values, sound, title, rows=["data", "reconstruction"] * down, titles=titles)
+
+
+def _filled(texts: Sequence[str], count: int) -> list[str]:
+    return [*texts, *[""] * (count - len(texts))]
+
+
+def _in_rows(x: Tensor, columns: int) -> Tensor:
+    """``(n, 1, L)`` in rows, ``(rows, columns, 1, L)``; NaN where there is nothing left."""
     columns = min(columns, len(x))
     empty = x.new_full((-len(x) % columns, *x.shape[1:]), torch.nan)
-    return spectrogram_grid(torch.cat([x, empty]).unflatten(0, (-1, columns)), sound, title)
-
-
-def pairs_of_spectrograms(x: Tensor, mean: Tensor, sound: Sound, title: str, columns: Sequence[str] = ()) -> Figure:
-    """Data above, and below each what was made of it, both ``(n, 1, L)``."""
-    return spectrogram_grid(torch.stack([x, mean]), sound, title, rows=["data", "reconstruction"], columns=columns)
+    return torch.cat([x, empty]).unflatten(0, (-1, columns))
 
 
 def spectrograms(
