@@ -11,6 +11,7 @@ import jsonargparse
 from pyro_vae import __version__
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.parsing import columns
+from pyro_vae.cli.reconstruct import reconstruct
 from pyro_vae.cli.sample import sample
 from pyro_vae.cli.show import datasets, figures, recipes
 from pyro_vae.cli.train import resume, train
@@ -18,7 +19,8 @@ from pyro_vae.cli.train_prior import train_prior
 from pyro_vae.errors import InputError, NonFiniteLossError, unknown
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    f.__name__.replace("_", "-"): f for f in (train, train_prior, resume, evaluate, sample, figures, recipes, datasets)
+    f.__name__.replace("_", "-"): f
+    for f in (train, train_prior, resume, evaluate, sample, reconstruct, figures, recipes, datasets)
 }
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.context import Context, num_attributes
+from pyro_vae.data import Sound
 from pyro_vae.errors import InputError
 from pyro_vae.program import declared_context, needed_to_generate
 from pyro_vae.recipes import Run
 
+SOUNDS = "samples"
+MOST_SPECTROGRAMS = 64
+
 
 def sample(arguments: Sequence[str]) -> None:
-    """Draw from a trained model: a picture, and the arrays."""
+    """Draw from a trained model: a picture, the arrays, and sound as WAV files (the mean of p(x | z))."""
     import numpy as np
 
     from pyro_vae.evaluation.figures import prior_samples, save_figure
@@ -59,10 +64,30 @@ def sample(arguments: Sequence[str]) -> None:
     arrays, picture = run.path / "samples.npz", run.path / "figures" / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
+    if run.sound is not None:
+        _sounds(run.sound, drawn["x.mean"], run.path / SOUNDS, picture, columns)
+        return
     figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
     if figure is not None:
         save_figure(figure, picture)
         print(picture)
+
+
+def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: int | None) -> None:
+    """Write each mean of p(x | z) as ``000.wav``, ``001.wav``, …, and their spectrograms; older ones are removed."""
+    from pyro_vae.data.wav import write_wavs
+    from pyro_vae.evaluation.figures import save_figure
+    from pyro_vae.evaluation.figures.spectrograms import sound_grid
+
+    waves = sound.decode(mean).squeeze(1)  # (n, L)
+    written = write_wavs(folder, {f"{i:03d}": wave for i, wave in enumerate(waves)}, sound.sample_rate)
+    for path in folder.glob("*.wav"):
+        if path.stem.isdecimal() and path not in written:
+            path.unlink()
+    print(folder)
+    shown = mean[:MOST_SPECTROGRAMS]
+    save_figure(sound_grid(shown, sound, "Samples from the prior: mean of p(x | z)", columns or 8), picture)
+    print(picture)
 
 
 def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[str, Tensor], int | None]:
@@ -76,17 +101,15 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
         needs = f"its {', '.join(needed)} are taken from the test data" if needed else "it is not conditional"
         raise InputError(f"--y is not for this model: {needs}; leave it out")
     if y is not None:
-        values = _parsed(y, declared.get("y"))
-        if "y" in declared:
-            declared["y"].check("y", values)
+        values = parse_y(y, declared.get("y"))
         count = len(values)
         columns = count * max(1, round(num**0.5 / count)) if count > 1 else None  # a value to a column
         return {"y": values[torch.arange(num) % count]}, columns
     if not needed:
         return {}, None
     if sayable:
-        what = declared["y"].what if "y" in declared else "class labels"
-        raise InputError(f"the model needs y ({what}): say which, e.g. --y {_example(declared.get('y'))}")
+        context = declared.get("y")
+        raise InputError(f"the model needs y ({describe_y(context)}): say which, e.g. --y {example_y(context)}")
     data = run.data()
     split = data.test or data.validation or data.train
     context = pick(split, num)
@@ -101,22 +124,3 @@ def _scales(text: str | None) -> dict[str, float]:
         return {site.strip(): float(factor) for site, _, factor in pairs}
     except ValueError:
         raise InputError(f"--scale takes factors by latent site, e.g. --scale z1=0.5,z2=0.1; got '{text}'") from None
-
-
-def _parsed(text: str, context: Context | None) -> Tensor:
-    """Labels ``(n,)`` int64, or attribute vectors ``(n, A)``."""
-    try:
-        if context is not None and num_attributes(context) is not None:
-            rows = [[float(number) for number in row.split(",")] for row in text.split(";")]
-            if len({len(row) for row in rows}) > 1:
-                raise ValueError("the vectors differ in length")
-            return torch.tensor(rows)
-        return torch.tensor([int(number) for number in text.split(",")])
-    except (ValueError, RuntimeError) as error:
-        what = context.what if context is not None else "class labels"
-        raise InputError(f"--y takes {what}, e.g. --y {_example(context)}; got '{text}' ({error})") from error
-
-
-def _example(context: Context | None) -> str:
-    size = num_attributes(context) if context is not None else None
-    return "7 or --y 0,1,2" if size is None else ",".join(["0.5"] * min(size, 4)) + (",…" if size > 4 else "")

@@ -31,6 +31,6 @@ def recipes(arguments: Sequence[str]) -> None:
 
 
 def datasets(arguments: Sequence[str]) -> None:
-    """List the datasets that --data.name knows; a path to .npz, .npy or a folder of images works too."""
+    """List the datasets that --data.name knows; a path to .npz, .npy or a folder of images or WAV files works too."""
     parse(make_parser("datasets", datasets.__doc__), arguments)
     print(columns(dataset_names()))

@@ -20,6 +20,7 @@ class UniformCodes(TorchDistribution):
         shape: of the grid, the event shape; N is its number of positions.
         batch_shape: of independent grids.
         device: of the samples.
+        dtype: of the log-probabilities; torch's default if not given.
         validate_args: check values; by default torch's global setting.
     """
 
@@ -32,9 +33,10 @@ class UniformCodes(TorchDistribution):
         shape: Sequence[int],
         batch_shape: Sequence[int] = (),
         device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.num_codes, self.device = num_codes, device
+        self.num_codes, self.device, self.dtype = num_codes, device, dtype
         super().__init__(torch.Size(batch_shape), torch.Size(shape), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True)
@@ -44,16 +46,16 @@ class UniformCodes(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> UniformCodes:
         """The same distribution with a larger batch shape."""
-        return UniformCodes(self.num_codes, self.event_shape, batch_shape, self.device, self._validate_args)
+        return UniformCodes(self.num_codes, self.event_shape, batch_shape, self.device, self.dtype, self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """-N log K nats for each grid, shape ``broadcast(value's, batch_shape)``; -inf is not known: see support."""
+        """-N log K nats for each grid, shape ``broadcast(value's, batch_shape)``."""
         if self._validate_args:
             self._validate_sample(value)
         leading = value.shape[: value.dim() - len(self.event_shape)]
         shape = torch.broadcast_shapes(leading, self.batch_shape)
         nats = math.prod(self.event_shape) * math.log(self.num_codes)
-        return torch.full(shape, -nats, device=value.device)
+        return torch.full(shape, -nats, device=value.device, dtype=self.dtype)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

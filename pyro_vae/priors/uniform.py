@@ -43,4 +43,4 @@ class UniformPrior(Prior):
 
     def forward(self, **_: Tensor | None) -> UniformCodes:
         """The uniform distribution; the context does not matter."""
-        return UniformCodes(self.num_codes, self.shape, device=self.origin.device)
+        return UniformCodes(self.num_codes, self.shape, device=self.origin.device, dtype=self.origin.dtype)

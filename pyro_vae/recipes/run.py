@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from torch import nn
 
-from pyro_vae.data import Data
+from pyro_vae.data import Data, Sound
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.inference import FitResult, fit
@@ -41,7 +42,8 @@ class Run:
     ``config.yaml`` (everything needed to rebuild), ``model.safetensors``, ``metrics.jsonl``, ``checkpoints/``,
     ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
     priors over its codes were learned (:mod:`pyro_vae.recipes.second_stage`). Files are replaced whole, so that a kill
-    leaves the last good state.
+    leaves the last good state. ``data_shape`` and ``sound`` (how x is played, if the data are sound) are known
+    without the data.
 
     Args:
         path: the directory.
@@ -61,8 +63,12 @@ class Run:
         try:
             self.data_shape = tuple(int(n) for n in raw.pop("data_shape"))
             self.recipe = str(raw.pop("recipe"))
+            sound = raw.pop("sound", None)
+            self.sound = None if sound is None else Sound(**sound)
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFileError(f"{file} lacks a usable 'data_shape' or 'recipe'") from error
+            raise CorruptFileError(
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound'"
+            ) from error
         raw.pop("version", None)
         foreign = foreign_class_paths(raw)
         if foreign and not trust:
@@ -89,6 +95,7 @@ class Run:
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust = True
+            run.sound = data.sound
             return run
         file = Path(path) / CONFIG
         started = any((Path(path) / part / CHECKPOINT).exists() for part in ("", FIRST))
@@ -97,6 +104,8 @@ class Run:
         parts = build(config, data.train.shape, data.train.mean())
         save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
         head = {"version": __version__, "recipe": recipe, "data_shape": list(data.train.shape)}
+        if data.sound is not None:
+            head["sound"] = asdict(data.sound)
         parser = experiment_parser(config.as_dict())
         body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
         text = yaml.safe_dump(head | body, sort_keys=False)

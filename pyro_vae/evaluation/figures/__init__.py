@@ -31,6 +31,7 @@ from pyro_vae.evaluation.figures.prior_samples import prior_samples
 from pyro_vae.evaluation.figures.progression import progression
 from pyro_vae.evaluation.figures.reconstructions import reconstructions
 from pyro_vae.evaluation.figures.scaled_samples import scaled_samples
+from pyro_vae.evaluation.figures.spectrograms import spectrograms
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
 from pyro_vae.evaluation.latent_statistics import latent_statistics
@@ -58,6 +59,7 @@ __all__ = [
     "reconstructions",
     "save_figure",
     "scaled_samples",
+    "spectrograms",
     "training_curves",
     "uniform_and_learned",
 ]
@@ -88,8 +90,8 @@ def draw_all(
 ) -> list[Path]:
     """Draw every figure that applies to the pair, as PNG files, each written whole or not at all.
 
-    Data are shown from the test part, else from validation, else from training. The log says, in one line each,
-    which figures do not apply and why.
+    Data are shown from the test part, else from validation, else from training; sound also as spectrograms. The log
+    says, in one line each, which figures do not apply and why.
 
     Args:
         model, guide: the programs.
@@ -152,6 +154,9 @@ def draw_all(
         "progression": lambda: progression(model, split, seed=seed),
         "completions": lambda: completions(model, split, seed=seed),
     }
+    sound = data.sound
+    if sound is not None:
+        figures["spectrograms"] = lambda: spectrograms(model, guide, split, sound, seed=seed)
     written = []
     for name, draw in figures.items():
         try:

@@ -86,7 +86,7 @@ def _curves(x: Tensor, mean: Tensor) -> Figure:
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, datum, its_mean in zip(panels, x, mean, strict=False):
         draw_curve(axes, datum, color="0.6", label="data")
-        draw_curve(axes, its_mean, color="C0", linewidth=1, label="reconstruction")
+        draw_curve(axes, its_mean, color="C0", linewidth=1, alpha=0.8, label="reconstruction")
     for axes in panels[n:]:
         axes.set_axis_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")

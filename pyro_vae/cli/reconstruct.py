@@ -1,0 +1,161 @@
+"""``pyro-vae reconstruct``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.cli.context import describe_y, example_y, parse_y
+from pyro_vae.cli.evaluate import SplitName
+from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.errors import InputError
+from pyro_vae.inference.batches import derived_seed
+from pyro_vae.program import accepted_arguments, declared_context, required_arguments
+from pyro_vae.recipes import Run
+
+NUM = 16
+MOST_SHOWN = 16  # data in the figure
+CHUNK = 100  # data at once
+SOUNDS = "reconstructions"
+
+
+def reconstruct(arguments: Sequence[str]) -> None:
+    """Send data, or files of one's own, through the latents and back: a picture, the arrays, and sound as WAV files."""
+    import numpy as np
+
+    from pyro_vae.data import Split
+    from pyro_vae.files import write_atomically
+
+    parser = run_parser("reconstruct", reconstruct.__doc__)
+    parser.add_argument("files", nargs="*", type=Path, help="image or WAV files, in place of the run's data")
+    parser.add_argument("--split", type=SplitName | None, default=None, help="which part of the run's data (test)")
+    parser.add_argument("--num", type=int | None, default=None, help=f"how many of them, at even distances ({NUM})")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws of the latents")
+    parser.add_argument(
+        "--y",
+        type=str | None,
+        default=None,
+        help="context of a conditional model, in place of the data's own: 7, or several that take turns, 0,1,2",
+    )
+    options = parse(parser, arguments)
+    run = Run(options.dir, trust=options.trust)
+    model, guide = run.programs()
+    if options.files:
+        if options.split is not None or options.num is not None:
+            raise InputError("--split and --num choose among the run's data; leave them out where files are given")
+        names, batch = _of_files(run, options.files)
+    else:
+        names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
+    batch |= _context(model, guide, batch, options.y)
+    mean = _reconstructed(model, guide, Split(batch, name="data"), options.seed)  # (n, *shape)
+    arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
+    arrays["x.mean"] = mean.numpy()
+    file = run.path / "reconstructions.npz"
+    write_atomically(file, lambda path: np.savez_compressed(path, **arrays))
+    print(file)
+    if run.sound is not None:
+        print(_write_sounds(run, names, batch["x"].cpu(), mean))
+    _draw(run, names, batch["x"].cpu(), mean)
+
+
+def _of_files(run: Run, files: Sequence[Path]) -> tuple[list[str], dict[str, Tensor]]:
+    from pyro_vae.data.own_files import read_files
+
+    data = run.config.data
+    if Path(data.name).suffix.lower() in (".npz", ".npy"):
+        raise InputError(
+            f"the run's data are arrays ({data.name}): how files would become such is not known; use --split"
+        )
+    keys = ("image_size", "binarization", "binarization_seed", "observed_quadrants")
+    split = read_files(files, run.data_shape, sound=run.sound, **{key: data[key] for key in keys})
+    return _names(files), split.batch(slice(None))
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The files' names without suffix; of equal ones from different folders, the later ones with a number."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for file in files:
+        candidates = [file.stem, *(f"{file.stem}-{i}" for i in range(2, len(files) + len(taken) + 2))]
+        name = next(name for name in candidates if not {name, f"{name}.data"} & taken)
+        names.append(name)
+        taken |= {name, f"{name}.data"}
+    return names
+
+
+def _of_data(run: Run, part: str, num: int) -> tuple[list[str], dict[str, Tensor]]:
+    from pyro_vae.evaluation.figures.pick import evenly
+
+    if num < 1:
+        raise InputError(f"--num must be a positive integer, got {num}")
+    split = getattr(run.data(), part)
+    if split is None:
+        raise InputError(f"the run's data have no {part} part; choose another --split")
+    index = evenly(len(split), num)
+    digits = len(str(len(split) - 1))
+    batch = split.batch(index, torch.Generator().manual_seed(0))
+    return [f"{part}-{i:0{digits}d}" for i in index.tolist()], batch
+
+
+def _context(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], y: str | None) -> dict[str, Tensor]:
+    """y as it is said, or an error if it must be."""
+    declared = declared_context(model) | declared_context(guide)
+    context = declared.get("y")
+    sayable = "mask" not in batch and (context is None or len(context.shape) < 2)
+    if y is None:
+        needed = {*required_arguments(model), *required_arguments(guide)}
+        if "y" in needed and "y" not in batch and sayable:
+            what = describe_y(context)
+            raise InputError(
+                f"the model needs y ({what}), which is not in the data: say it, e.g. --y {example_y(context)}"
+            )
+        return {}
+    accepted = [accepted_arguments(program) for program in (model, guide)]
+    if not sayable or not any(names is None or "y" in names for names in accepted):
+        why = "it is made from the data" if not sayable else "it is not conditional"
+        raise InputError(f"--y is not for this model: {why}; leave it out")
+    return {"y": parse_y(y, context, len(batch["x"]))}
+
+
+def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int) -> Tensor:
+    from pyro_vae.checks import check_data
+    from pyro_vae.evaluation.generate import reconstruct as through_latents
+    from pyro_vae.program import as_programs
+
+    check_data(*as_programs(model, guide), split)
+    means = [
+        through_latents(model, guide, batch, seed=derived_seed(seed, chunk))
+        for chunk, batch in enumerate(split.batches(CHUNK))
+    ]
+    return torch.cat(means)
+
+
+def _write_sounds(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> Path:
+    """One WAV file for what was made of each datum, and one for the datum itself as the model was given it."""
+    from pyro_vae.data.wav import write_wavs
+
+    waves = {name: wave[0] for name, wave in zip(names, run.sound.decode(mean), strict=True)}
+    data = {f"{name}.data": wave[0] for name, wave in zip(names, run.sound.decode(x), strict=True)}
+    write_wavs(run.path / SOUNDS, waves | data, run.sound.sample_rate)
+    return run.path / SOUNDS
+
+
+def _draw(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
+    from pyro_vae.evaluation.figures import save_figure
+    from pyro_vae.evaluation.figures.reconstructions import pairs
+    from pyro_vae.evaluation.figures.spectrograms import pairs_of_spectrograms
+
+    title = "Reconstructions, mean of p(x | z) with z ~ q(z | x)"
+    if len(x) > MOST_SHOWN:
+        logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(x))
+        names, x, mean = names[:MOST_SHOWN], x[:MOST_SHOWN], mean[:MOST_SHOWN]
+    figure = pairs(x, mean, title) if run.sound is None else pairs_of_spectrograms(x, mean, run.sound, title, names)
+    if figure is not None:
+        picture = run.path / "figures" / "reconstruction.png"
+        save_figure(figure, picture)
+        print(picture)
