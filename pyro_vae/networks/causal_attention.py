@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +19,7 @@ class CausalAttention(nn.Module):
     of sight until a position near it.
 
     Args:
-        shape: of the grid.
+        shape: of the grid, (height, width).
         channels: of h and x.
         heads: the channels are divided among them.
 
@@ -36,7 +35,7 @@ class CausalAttention(nn.Module):
             raise InputError(f"attention_heads must divide the {channels} channels, got {heads}")
         self.shape, self.heads = tuple(shape), heads
         self.norm = nn.LayerNorm(channels)
-        self.places = nn.ParameterList(nn.Parameter(0.02 * torch.randn(side, channels)) for side in self.shape)
+        self.rows, self.columns = (nn.Parameter(0.02 * torch.randn(side, channels)) for side in self.shape)
         self.queries_keys_values = nn.Linear(2 * channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
@@ -49,11 +48,8 @@ class CausalAttention(nn.Module):
         return h + update.mT.unflatten(2, self.shape)
 
     def place(self) -> Tensor:
-        """Features of the N positions, a sum over the axes, ``(N, channels)``."""
-        rank = len(self.shape)
-        axes = [p.reshape(*[-1 if i == a else 1 for a in range(rank)], p.shape[-1]) for i, p in enumerate(self.places)]
-        total = axes[0] if rank == 1 else axes[0] + axes[1]
-        return total.reshape(math.prod(self.shape), -1)
+        """Features of the N positions, those of the row plus those of the column, ``(N, channels)``."""
+        return (self.rows[:, None] + self.columns).flatten(0, 1)
 
     def _project(self, h: Tensor, before: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inputs = torch.cat([self.norm(h) + place, before], -1)  # (batch, N, 2 * channels)

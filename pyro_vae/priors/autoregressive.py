@@ -53,7 +53,10 @@ class AutoregressivePrior(Prior):
 
     @abstractmethod
     def steps(self, batch: int, condition: Condition) -> Steps:
-        """A memory for a batch of samples: ``steps(i, codes)`` gives the logits ``(batch, K)`` of position i."""
+        """A memory for a batch of samples: ``steps(i, codes)`` gives the logits ``(batch, K)`` of position i.
+
+        It is made and called where gradients are off.
+        """
 
     @property
     def device(self) -> torch.device:

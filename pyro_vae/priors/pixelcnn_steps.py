@@ -91,7 +91,7 @@ class LayerSteps:
         self.vertical = transposed(layer.vertical.weight.movedim(1, -1))
         self.across = transposed(layer.across.weight)
         self.added = row.new_empty(width, batch, 2 * channels)  # to the horizontal gates of the row
-        self.windows = [row[:, j : j + near].flatten(1) for j in range(width)]  # (batch, near * channels), views
+        self.windows = [row[:, j : j + near].view(batch, near * channels) for j in range(width)]
         self.horizontal = transposed(layer.horizontal.weight.movedim(1, -1))
         self.residual = transposed(layer.residual.weight)
         self.gates = row.new_empty(batch, 2 * channels)

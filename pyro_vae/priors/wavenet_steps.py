@@ -42,11 +42,8 @@ class WaveNetSteps:
         """Logits ``(batch, K)`` at a position, given codes ``(batch, length)`` of which those before it are known."""
         if position % BLOCK == 0:
             self._begin(position)
-        x = self.layers[0].place(position)
-        if position == 0:
-            x.zero_()
-        else:
-            x.copy_(self.embedding[codes[:, position - 1]])
+        if position > 0:  # at 0 nothing is before: zeros, as in a new ring
+            self.layers[0].place(position).copy_(self.embedding[codes[:, position - 1]])
         for layer, above in zip(self.layers, [*self.layers[1:], None], strict=True):
             layer.step(position, None if above is None else above.place(position))
         return self.head(torch.mm(self.z, self.skip))

@@ -147,8 +147,9 @@ def test_values_outside_the_support_are_refused():
             Autoregressive(network, 6, (5, 4), validate_args=True).log_prob(some)
 
 
-def test_half_precision_logits_are_normalized_in_single():
-    network = prior("pixelcnn-all").float()
+@pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all"])
+def test_half_precision_logits_are_normalized_in_single(name):
+    network = prior(name).float()
     some, given = codes(network, 3), context(network, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = network(**given).log_prob(some)
