@@ -1,7 +1,10 @@
 """Priors learned for a run: one command, a part of the run, and never at its expense."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -106,11 +109,12 @@ def test_an_unconditional_one_needs_no_label(vq, recipe):
     assert run("sample", vq, "--num", "4") == 0
 
 
-def test_the_levels_of_a_hierarchy_one_after_the_other(stage_one, tmp_path, recipe):
+def test_the_levels_of_a_hierarchy_one_after_the_other(stage_one, tmp_path, recipe, caplog):
     shutil.copytree(stage_one / "vq2", tmp_path / "vq2")
     assert run("train-prior", recipe, "--on", tmp_path / "vq2", "--site", "codes_top") == 0
     model, _ = pyro_vae.load(tmp_path / "vq2")
     assert [type(p) for p in model.priors.values()] == [GatedPixelCNN, UniformPrior]
+    assert "no prior is learned of codes_bottom yet" in caplog.text
     assert run("train-prior", recipe, "--on", tmp_path / "vq2", "--prior.num_layers", "3") == 0
     model, guide = pyro_vae.load(tmp_path / "vq2")
     top, bottom = model.priors.values()
@@ -139,9 +143,32 @@ def test_an_interrupted_second_stage_leaves_the_first_and_goes_on_to_the_same_en
     assert isinstance(model.priors["codes"], UniformPrior)  # until the other one is trained to its end
     assert run("train-prior", recipe, "--on", vq) == 2  # says that there is one to resume
     assert run("train-prior", "--on", vq, "--resume") == 0
+    summaries = [json.loads((p / "priors/codes/summary.json").read_text()) for p in (vq, tmp_path / "straight")]
+    assert summaries[0] | {"seconds": 0} == summaries[1] | {"seconds": 0}
+    assert summaries[0]["recipe"] == str(recipe)
     ours, theirs = (load_file(p / "priors/codes/model.safetensors") for p in (vq, tmp_path / "straight"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert files(vq) == before
+
+
+def test_a_refused_prior_leaves_no_trace_of_itself(vq, recipe, capsys):
+    assert run("train-prior", recipe, "--on", vq, "--fit.epochs", "0") == 2
+    assert "epochs must be a positive integer" in capsys.readouterr().err
+    assert not (vq / "priors" / "codes" / "config.yaml").exists()
+    assert run("train-prior", recipe, "--on", vq) == 0
+
+
+def test_two_devices(stage_one, tmp_path, recipe):
+    """The second process runs the same command; it must not stumble over what the first one has begun."""
+    shutil.copytree(stage_one / "vq2", tmp_path / "vq2")
+    command = [sys.executable, "-m", "pyro_vae.cli", "train-prior", recipe, "--on", tmp_path / "vq2"]
+    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*map(str, command), "--fit.num_devices", "2"], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    model, _ = pyro_vae.load(tmp_path / "vq2")
+    assert [type(p) for p in model.priors.values()] == [GatedPixelCNN, GatedPixelCNN]
 
 
 def test_codes_are_extracted_once(vq, recipe, monkeypatch):
@@ -186,7 +213,8 @@ def test_a_label_that_the_prior_has_never_seen_is_refused(vq, recipe, capsys):
     [
         (("vae", "--on", "{vq}"), "no section 'prior'"),
         (("{recipe}", "--on", "{vq}", "--site", "codes_bottom"), "unknown code site 'codes_bottom'"),
-        (("{recipe}", "--on", "{vq}", "--resume"), "none is begun"),
+        (("--on", "{vq}", "--resume"), "none is begun"),
+        (("{recipe}", "--on", "{vq}", "--resume", "--fit.epochs", "9"), "options that it was begun with"),
         (("--on", "{vq}"), "the recipe comes first"),
         (("{recipe}", "--on", "{vq}", "--prior.kernel", "4"), "kernel must be odd"),
         (("{recipe}", "--on", "{empty}"), "not a run directory"),
