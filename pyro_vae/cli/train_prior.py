@@ -38,8 +38,8 @@ def train_prior(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments, defaults)
     if options.resume:
         raise InputError(
-            f"--resume goes on with the recipe and options that it was begun with: pyro-vae train-prior --on {options.on} "
-            "--resume"
+            "--resume goes on with the recipe and options that it was begun with: "
+            f"pyro-vae train-prior --on {options.on} --resume"
         )
     config = options.clone(with_meta=False)
     for name in ("recipe", "on", "site", "resume", "trust"):
