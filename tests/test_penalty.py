@@ -92,6 +92,19 @@ def test_a_factor_of_the_guide_is_a_part_of_log_q(particles):
         assert objective.loss(model, with_jacobian, X) == pytest.approx(-exact().mean().item(), abs=1e-5)
 
 
+def test_a_factor_is_evaluated_at_every_draw():
+    """z ~ p(z), and a factor that makes log q the exact posterior's: every weight is p(x), in every chunk."""
+
+    def corrected(x):
+        with pyro.plate("data", len(x)):
+            prior = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+            z = pyro.sample("z", prior.expand([len(x)]))
+            pyro.factor("correction", posterior(x).log_prob(z) - prior.log_prob(z), has_rsample=False)
+
+    bound = log_likelihood(model, corrected, X, num_particles=4000, memory_budget=100_000)
+    torch.testing.assert_close(bound.per_datum, exact().double(), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 @pytest.mark.parametrize("objective", [ELBO(analytic_kl=False), IWAE(1)])
 def test_the_kl_weight_is_of_a_guides_factors_and_not_of_penalties(objective, weight):

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 import pyro_vae
 from pyro_vae.cli import main
+from pyro_vae.data import Data, Split
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.priors import GatedPixelCNN, UniformPrior
 from pyro_vae.recipes import Run
 from pyro_vae.recipes import codes as codes_module
+from pyro_vae.recipes.second_stage import as_code_data
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu", "checkpoint_every": 0.0}
 SMALL = {"channels": 4, "block_channels": 3, "blocks": 1, "code_dim": 3}
@@ -182,6 +184,33 @@ def test_codes_are_extracted_once(vq, recipe, monkeypatch):
         run("train-prior", recipe, "--on", vq)
 
 
+def test_codes_of_other_weights_are_not_taken_from_memory(vq, recipe):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    kept = load_file(vq / "priors" / "codes.safetensors")
+    weights = load_file(vq / "model.safetensors")
+    weights["model.quantizer.codebook"] = weights["model.quantizer.codebook"].flip(0)  # the same codes, renamed
+    save_file(weights, vq / "model.safetensors")
+    shutil.rmtree(vq / "priors" / "codes")
+    assert run("train-prior", recipe, "--on", vq) == 0
+    codes = load_file(vq / "priors" / "codes.safetensors")
+    for part in ("train", "validation", "test"):
+        assert torch.equal(codes[f"{part}/codes"], 4 - kept[f"{part}/codes"])
+
+
+def test_codes_as_data_keep_their_part_of_the_data_and_what_is_beside_them():
+    parts = ("train", "validation", "test")
+    codes = {
+        part: {"codes_top": torch.full((4, 2), i), "codes_bottom": torch.full((4, 4), 3 + i), "y": torch.full((4,), i)}
+        for i, part in enumerate(parts)
+    }
+    data = as_code_data(codes, "codes_bottom", ["codes_top"], Data(Split({"x": torch.zeros(4, 1)})))
+    for i, part in enumerate(parts):
+        batch = getattr(data, part).batch(slice(None))
+        assert {name: value.unique().tolist() for name, value in batch.items()} == {
+            "x": [3 + i], "codes_top": [i], "y": [i],
+        }  # fmt: skip
+
+
 def test_a_prior_of_another_codebook_is_refused(vq, recipe, capsys):
     assert run("train-prior", recipe, "--on", vq) == 0
     weights = load_file(vq / "model.safetensors")
@@ -206,6 +235,19 @@ def test_a_label_that_the_prior_has_never_seen_is_refused(vq, recipe, capsys):
     assert "0, 1, 2, 3, 5" in capsys.readouterr().err
     assert run("sample", vq) == 2  # none given
     assert "--y" in capsys.readouterr().err
+
+
+def test_labels_without_an_example_in_training_are_unseen(vq, recipe):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    cache = vq / "priors" / "codes.safetensors"
+    codes = load_file(cache)
+    for name in ("train/y", "validation/y"):
+        codes[name][codes[name] == 4] = 3
+    save_file(codes, cache, {"trained": codes_module.digest(vq / "model.safetensors")})
+    shutil.rmtree(vq / "priors" / "codes")
+    assert run("train-prior", recipe, "--on", vq) == 0
+    model, _ = pyro_vae.load(vq)
+    assert model.priors["codes"].seen.tolist() == [label != 4 for label in range(10)]
 
 
 @pytest.mark.parametrize(
