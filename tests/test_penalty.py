@@ -9,8 +9,10 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_vae import fit
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.inference import ELBO, IWAE
+from pyro_vae.inference.kl_weight import KLWeighted
 from pyro_vae.penalty import penalty
 
 X = torch.tensor([[-1.0], [0.5], [2.0]])
@@ -88,6 +90,43 @@ def test_a_factor_of_the_guide_is_a_part_of_log_q(particles):
     torch.testing.assert_close(elbo(model, with_jacobian, X).per_datum, exact().double(), atol=1e-5, rtol=0)
     for objective in (ELBO(), ELBO(num_particles=2), IWAE(3)):
         assert objective.loss(model, with_jacobian, X) == pytest.approx(-exact().mean().item(), abs=1e-5)
+
+
+def test_a_factor_is_evaluated_at_every_draw():
+    """z ~ p(z), and a factor that makes log q the exact posterior's: every weight is p(x), in every chunk."""
+
+    def corrected(x):
+        with pyro.plate("data", len(x)):
+            prior = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+            z = pyro.sample("z", prior.expand([len(x)]))
+            pyro.factor("correction", posterior(x).log_prob(z) - prior.log_prob(z), has_rsample=False)
+
+    bound = log_likelihood(model, corrected, X, num_particles=4000, memory_budget=100_000)
+    torch.testing.assert_close(bound.per_datum, exact().double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("objective", [ELBO(analytic_kl=False), IWAE(1)])
+def test_the_kl_weight_is_of_a_guides_factors_and_not_of_penalties(objective, weight):
+    """log q(z) as one density, or as a part of it and a factor: the same weighted loss."""
+
+    def both(x):
+        with_jacobian(x)
+        with pyro.plate("again", len(x)):
+            penalty("size", x.squeeze(-1).square())
+
+    beta = torch.tensor(weight)
+    torch.manual_seed(0)
+    loss = objective.terms(KLWeighted(model, beta), KLWeighted(both, beta, of_guide=True), X).loss
+    torch.manual_seed(0)
+    expected = objective.terms(KLWeighted(model, beta), KLWeighted(penalized, beta, of_guide=True), X).loss
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("gradient", ["dreg", "stl"])
+def test_estimators_that_need_densities_refuse_factors_and_point_masses(gradient):
+    with pytest.raises(InputError, match=r"site z is a point mass, jacobian is a factor.*'standard'"):
+        IWAE(2, gradient=gradient).terms(model, with_jacobian, X)
 
 
 def test_a_guide_reports_numbers_of_its_sites():

@@ -36,6 +36,11 @@ def train_prior(arguments: Sequence[str]) -> None:
     add_prior_arguments(parser)
     defaults = parse_prior_config(recipe, f"recipe {arguments[0]}")
     options = parse(parser, arguments, defaults)
+    if options.resume:
+        raise InputError(
+            "--resume goes on with the recipe and options that it was begun with: "
+            f"pyro-vae train-prior --on {options.on} --resume"
+        )
     config = options.clone(with_meta=False)
     for name in ("recipe", "on", "site", "resume", "trust"):
         config.pop(name)

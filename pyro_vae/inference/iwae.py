@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import detach
@@ -43,7 +44,8 @@ class IWAE(Objective):
 
     The value of the loss is the same for all three. Where a guide has several latent sites, ``dreg`` and ``stl``
     run it a second time, at the drawn values and with its parameters held; so they refuse guides with active
-    dropout, and need the guide to be an ``nn.Module``.
+    dropout, and need the guide to be an ``nn.Module``. They are gradients of densities: guides with point masses
+    (codes) or factors are refused.
 
     Args:
         num_particles: K.
@@ -51,7 +53,8 @@ class IWAE(Objective):
         max_plate_nesting: batch dimensions of the programs' own plates.
 
     Raises:
-        InputError: for non-positive particles, an unknown gradient, or a latent site outside the data plate.
+        InputError: for non-positive particles, an unknown gradient, a latent site outside the data plate, or a guide
+            that ``dreg`` and ``stl`` refuse.
     """
 
     def __init__(self, num_particles: int = 5, gradient: Gradient = "standard", max_plate_nesting: int = 1) -> None:
@@ -93,6 +96,7 @@ class IWAE(Objective):
 
         pair = trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting, copies)
         sites = {n: q for n, (q, _) in pair.latent().items()}
+        self._check_densities(pair, sites)
         if not all(q["fn"].has_rsample for q in sites.values()):
             return super().terms(model, guide, *args, **kwargs)  # falls back, and says so
         if len(sites) == 1:
@@ -108,6 +112,14 @@ class IWAE(Objective):
         value = -(log_w.detach().logsumexp(0) - math.log(self.num_particles)).mean()
         terms.loss = value + (surrogate - surrogate.detach())
         return self.with_penalties(terms, pair)
+
+    def _check_densities(self, pair: TracePair, sites: dict[str, Any]) -> None:
+        points = [f"site {n} is a point mass" for n, q in sites.items() if isinstance(q["fn"], dist.Delta)]
+        wrong = points + [f"{n} is a factor" for n in pair.guide_factors()]
+        if wrong:
+            raise InputError(
+                f"gradient '{self.gradient}' needs a guide of densities ({', '.join(wrong)}): use gradient='standard'"
+            )
 
     def _fallback_reason(self) -> str:
         return (

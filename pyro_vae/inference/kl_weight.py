@@ -9,6 +9,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 
+from pyro_vae.penalty import is_penalty
+
 
 class KLWeightMessenger(Messenger):
     r"""Scale the latent sites of a program by a live tensor.
@@ -17,19 +19,23 @@ class KLWeightMessenger(Messenger):
 
     .. math:: E_q[\log p(x|z)] - \beta\, KL(q(z|x) \,\|\, p(z))
 
+    A guide's factors are a part of log q, and weighted too; penalties are not.
+
     Args:
         weight: beta, a 0-dimensional tensor; changing its value in place changes the weight, with nothing to
             build or record again.
+        of_guide: whether the program is the guide.
 
     Source: Bowman et al. 2016, arXiv:1511.06349 (annealing); Higgins et al. 2017 (beta-VAE).
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, of_guide: bool = False) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.of_guide = weight, of_guide
 
     def _pyro_sample(self, msg: Message) -> None:
-        if not msg["is_observed"] and type(msg["fn"]).__name__ != "_Subsample":
+        weighted = not is_penalty(msg) if self.of_guide else not msg["is_observed"]
+        if weighted and type(msg["fn"]).__name__ != "_Subsample":
             msg["scale"] = msg["scale"] * self.weight
 
 
@@ -39,16 +45,17 @@ class KLWeighted(nn.Module):
     Args:
         program: any Pyro program.
         weight: beta, a 0-dimensional tensor, shared by the model's and the guide's wrapper.
+        of_guide: whether the program is the guide.
     """
 
     weight: Tensor
 
-    def __init__(self, program: Callable[..., Any], weight: Tensor) -> None:
+    def __init__(self, program: Callable[..., Any], weight: Tensor, of_guide: bool = False) -> None:
         super().__init__()
-        self.program = program
+        self.program, self.of_guide = program, of_guide
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program with its latent sites scaled."""
-        with KLWeightMessenger(self.weight):
+        with KLWeightMessenger(self.weight, self.of_guide):
             return self.program(*args, **kwargs)

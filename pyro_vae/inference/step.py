@@ -38,7 +38,7 @@ class Step(nn.Module):
         self.model: nn.Module = model if kl_weight is None else KLWeighted(model, kl_weight)
         if world > 1:
             guide = _WithRankNoise(guide, rank, world, objective)
-        self.guide: nn.Module = guide if kl_weight is None else KLWeighted(guide, kl_weight)
+        self.guide: nn.Module = guide if kl_weight is None else KLWeighted(guide, kl_weight, of_guide=True)
 
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
         """Loss (scalar, nats per datum) and the terms ``(len(self.names),)``, detached."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,18 @@ def train_priors(
         config: from :func:`~pyro_vae.recipes.learned_priors.parse_prior_config`; None: go on with those begun.
         recipe: its name, for the record.
         site: train the prior of this site only; all that have none yet, if not given.
-        resume: go on with interrupted ones.
+        resume: go on with interrupted ones, as they were begun; instead of ``config``.
         progress: show bars.
 
     Returns:
         what training returned, by site.
 
     Raises:
-        InputError: if the model has no codes, an unknown site, a prior that is there already, or nothing to do.
+        InputError: if the model has no codes, an unknown site, a prior that is there already, or nothing to do; if
+            both or none of config and resume are given.
     """
+    if resume == (config is not None):
+        raise InputError("give the prior's configuration, or resume=True to go on with the one it was begun with")
     if not (run.path / SUMMARY).is_file():
         raise InputError(f"{run.path} is not trained to its end: pyro-vae resume {run.path}, then train its priors")
     model, guide = run.stage_one()
@@ -78,7 +82,15 @@ def train_priors(
         folder = run.path / PRIORS / name
         logger.info("prior of '%s': %s", name, folder)
         results[name] = _train(folder, config, recipe, priors[name], trained, name, codes, data, progress)
+    uniform = [name for name in priors if not (run.path / PRIORS / name / CONFIG).is_file()]
+    if uniform:
+        logger.warning("%s: no prior is learned of %s yet (pyro-vae train-prior)", run.path, ", ".join(uniform))
     return results
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first of data-parallel processes, which alone writes; the others run the same command."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _sites(folder: Path, known: list[str], site: str | None, resume: bool) -> list[str]:
@@ -93,10 +105,15 @@ def _sites(folder: Path, known: list[str], site: str | None, resume: bool) -> li
         if not sites:
             raise InputError(f"{folder} has no prior that training was interrupted of ({_told(done)})")
         return sites
+    if not _is_first_process():  # the first one has begun already, and waits
+        return [name for name in wanted if name not in done]
     sites = [name for name in wanted if name not in begun]
     open_ = [name for name in begun if name not in done and name in wanted]
     if open_:
-        raise InputError(f"training of the prior of {', '.join(open_)} was interrupted: go on with it (--resume)")
+        raise InputError(
+            f"training of the prior of {', '.join(open_)} was interrupted: go on with it (--resume), or begin anew "
+            f"after removing {', '.join(str(folder / name) for name in open_)}"
+        )
     if not sites:
         raise InputError(f"{folder}: {_told(done)}; to train it anew, remove its directory first")
     return sites
@@ -117,23 +134,22 @@ def _train(
     data: Data,
     progress: bool,
 ) -> FitResult:
-    resumed = (folder / CONFIG).is_file()
-    if resumed:
+    resumed, writes = config is None, _is_first_process()
+    labels = codes["train"].get("y")
+    if config is None:
         head, config = read_prior_config(folder, trust=True)  # the user's own, he has just named it
-        classes = head["num_classes"]
+        classes, recipe = head["num_classes"], head["recipe"]
         if head["trained_on"] != trained:
             raise InputError(f"{folder} was begun on other weights than the run has now: remove it and begin anew")
-    assert config is not None
-    labels = codes["train"].get("y")
-    if not resumed:
+    else:
         classes = int(labels.max()) + 1 if config.conditional and labels is not None else None
     prior = build_prior(config, present, classes)
     if classes is not None and labels is not None:
         prior.seen.copy_(torch.bincount(labels, minlength=classes) > 0)
     pair = CodeModel(prior), EmptyGuide()
-    if not resumed:
-        _write_config(folder, config, recipe, trained, classes)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
+    if writes and not resumed:
+        _write_config(folder, config, recipe, trained, classes)
     try:
         result = fit(
             *pair,
@@ -145,7 +161,7 @@ def _train(
             **options,
         )
     except InputError:
-        if not (folder / CHECKPOINT).exists():
+        if writes and not (folder / CHECKPOINT).exists():
             (folder / CONFIG).unlink(missing_ok=True)
         raise
     summary = {
@@ -156,7 +172,8 @@ def _train(
         "stopped": result.stopped,
     }
     text = json.dumps(summary, indent=2) + "\n"
-    write_atomically(folder / SUMMARY, lambda path: path.write_text(text))
+    if writes:
+        write_atomically(folder / SUMMARY, lambda path: path.write_text(text))
     return result
 
 

@@ -127,6 +127,19 @@ def test_levels_are_drawn_from_the_top_and_a_finer_one_sees_the_coarser():
     assert [n for n in pair.nodes if n.startswith("codes")] == sites
 
 
+def test_a_learned_prior_of_a_finer_level_is_given_the_label_and_the_coarser_codes():
+    torch.manual_seed(8)
+    model = VQVAE2((1, 8, 8), (4, 5), **SMALL)
+    coarser = model.priors["codes_bottom"].coarser
+    model.priors["codes_bottom"] = GatedPixelCNN(4, (4, 4), 3, coarser, channels=8, num_layers=2).eval()
+    y = torch.tensor([0, 1, 2])
+    nodes = poutine.trace(model).get_trace(y=y, num_samples=3).nodes
+    top, bottom = nodes["codes_top"]["value"], nodes["codes_bottom"]["value"]
+    ours = nodes["codes_bottom"]["fn"].log_prob(bottom)
+    torch.testing.assert_close(ours, model.priors["codes_bottom"](y=y, codes_top=top).log_prob(bottom))
+    assert not torch.allclose(ours, model.priors["codes_bottom"](y=y, codes_top=(top + 1) % 5).log_prob(bottom))
+
+
 def test_a_finer_level_is_quantized_given_the_coarser_ones():
     """The guide's equations, written out for two levels."""
     torch.manual_seed(5)

@@ -1,7 +1,10 @@
 """Priors learned for a run: one command, a part of the run, and never at its expense."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 import pyro_vae
 from pyro_vae.cli import main
+from pyro_vae.data import Data, Split
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.priors import GatedPixelCNN, UniformPrior
 from pyro_vae.recipes import Run
 from pyro_vae.recipes import codes as codes_module
+from pyro_vae.recipes.second_stage import as_code_data
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu", "checkpoint_every": 0.0}
 SMALL = {"channels": 4, "block_channels": 3, "blocks": 1, "code_dim": 3}
@@ -106,11 +111,12 @@ def test_an_unconditional_one_needs_no_label(vq, recipe):
     assert run("sample", vq, "--num", "4") == 0
 
 
-def test_the_levels_of_a_hierarchy_one_after_the_other(stage_one, tmp_path, recipe):
+def test_the_levels_of_a_hierarchy_one_after_the_other(stage_one, tmp_path, recipe, caplog):
     shutil.copytree(stage_one / "vq2", tmp_path / "vq2")
     assert run("train-prior", recipe, "--on", tmp_path / "vq2", "--site", "codes_top") == 0
     model, _ = pyro_vae.load(tmp_path / "vq2")
     assert [type(p) for p in model.priors.values()] == [GatedPixelCNN, UniformPrior]
+    assert "no prior is learned of codes_bottom yet" in caplog.text
     assert run("train-prior", recipe, "--on", tmp_path / "vq2", "--prior.num_layers", "3") == 0
     model, guide = pyro_vae.load(tmp_path / "vq2")
     top, bottom = model.priors.values()
@@ -139,9 +145,32 @@ def test_an_interrupted_second_stage_leaves_the_first_and_goes_on_to_the_same_en
     assert isinstance(model.priors["codes"], UniformPrior)  # until the other one is trained to its end
     assert run("train-prior", recipe, "--on", vq) == 2  # says that there is one to resume
     assert run("train-prior", "--on", vq, "--resume") == 0
+    summaries = [json.loads((p / "priors/codes/summary.json").read_text()) for p in (vq, tmp_path / "straight")]
+    assert summaries[0] | {"seconds": 0} == summaries[1] | {"seconds": 0}
+    assert summaries[0]["recipe"] == str(recipe)
     ours, theirs = (load_file(p / "priors/codes/model.safetensors") for p in (vq, tmp_path / "straight"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert files(vq) == before
+
+
+def test_a_refused_prior_leaves_no_trace_of_itself(vq, recipe, capsys):
+    assert run("train-prior", recipe, "--on", vq, "--fit.epochs", "0") == 2
+    assert "epochs must be a positive integer" in capsys.readouterr().err
+    assert not (vq / "priors" / "codes" / "config.yaml").exists()
+    assert run("train-prior", recipe, "--on", vq) == 0
+
+
+def test_two_devices(stage_one, tmp_path, recipe):
+    """The second process runs the same command; it must not stumble over what the first one has begun."""
+    shutil.copytree(stage_one / "vq2", tmp_path / "vq2")
+    command = [sys.executable, "-m", "pyro_vae.cli", "train-prior", recipe, "--on", tmp_path / "vq2"]
+    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*map(str, command), "--fit.num_devices", "2"], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    model, _ = pyro_vae.load(tmp_path / "vq2")
+    assert [type(p) for p in model.priors.values()] == [GatedPixelCNN, GatedPixelCNN]
 
 
 def test_codes_are_extracted_once(vq, recipe, monkeypatch):
@@ -153,6 +182,33 @@ def test_codes_are_extracted_once(vq, recipe, monkeypatch):
     shutil.rmtree(vq / "priors" / "codes")
     with pytest.raises(TypeError):
         run("train-prior", recipe, "--on", vq)
+
+
+def test_codes_of_other_weights_are_not_taken_from_memory(vq, recipe):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    kept = load_file(vq / "priors" / "codes.safetensors")
+    weights = load_file(vq / "model.safetensors")
+    weights["model.quantizer.codebook"] = weights["model.quantizer.codebook"].flip(0)  # the same codes, renamed
+    save_file(weights, vq / "model.safetensors")
+    shutil.rmtree(vq / "priors" / "codes")
+    assert run("train-prior", recipe, "--on", vq) == 0
+    codes = load_file(vq / "priors" / "codes.safetensors")
+    for part in ("train", "validation", "test"):
+        assert torch.equal(codes[f"{part}/codes"], 4 - kept[f"{part}/codes"])
+
+
+def test_codes_as_data_keep_their_part_of_the_data_and_what_is_beside_them():
+    parts = ("train", "validation", "test")
+    codes = {
+        part: {"codes_top": torch.full((4, 2), i), "codes_bottom": torch.full((4, 4), 3 + i), "y": torch.full((4,), i)}
+        for i, part in enumerate(parts)
+    }
+    data = as_code_data(codes, "codes_bottom", ["codes_top"], Data(Split({"x": torch.zeros(4, 1)})))
+    for i, part in enumerate(parts):
+        batch = getattr(data, part).batch(slice(None))
+        assert {name: value.unique().tolist() for name, value in batch.items()} == {
+            "x": [3 + i], "codes_top": [i], "y": [i],
+        }  # fmt: skip
 
 
 def test_a_prior_of_another_codebook_is_refused(vq, recipe, capsys):
@@ -181,12 +237,26 @@ def test_a_label_that_the_prior_has_never_seen_is_refused(vq, recipe, capsys):
     assert "--y" in capsys.readouterr().err
 
 
+def test_labels_without_an_example_in_training_are_unseen(vq, recipe):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    cache = vq / "priors" / "codes.safetensors"
+    codes = load_file(cache)
+    for name in ("train/y", "validation/y"):
+        codes[name][codes[name] == 4] = 3
+    save_file(codes, cache, {"trained": codes_module.digest(vq / "model.safetensors")})
+    shutil.rmtree(vq / "priors" / "codes")
+    assert run("train-prior", recipe, "--on", vq) == 0
+    model, _ = pyro_vae.load(vq)
+    assert model.priors["codes"].seen.tolist() == [label != 4 for label in range(10)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("vae", "--on", "{vq}"), "no section 'prior'"),
         (("{recipe}", "--on", "{vq}", "--site", "codes_bottom"), "unknown code site 'codes_bottom'"),
-        (("{recipe}", "--on", "{vq}", "--resume"), "none is begun"),
+        (("--on", "{vq}", "--resume"), "none is begun"),
+        (("{recipe}", "--on", "{vq}", "--resume", "--fit.epochs", "9"), "options that it was begun with"),
         (("--on", "{vq}"), "the recipe comes first"),
         (("{recipe}", "--on", "{vq}", "--prior.kernel", "4"), "kernel must be odd"),
         (("{recipe}", "--on", "{empty}"), "not a run directory"),
