@@ -12,6 +12,7 @@ import torch
 
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import InputError
+from pyro_vae.program import declared_context, required_arguments
 from pyro_vae.recipes import Run
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     result = {
         **likelihood.to_dict(),
         "split": options.split,
+        "given": sorted({*required_arguments(model), *declared_context(model)} & {*split.keys}),
         "elbo": bound["elbo"],
         "elbo_standard_error": bound["standard_error"],
         "reconstruction": bound["reconstruction"],
@@ -75,7 +77,10 @@ def _codes(sites: Mapping[str, CodeUsage], kl: dict[str, float]) -> dict[str, An
 
 
 def _table(run: Run, result: dict[str, Any]) -> str:
-    rows = [
+    rows = (
+        [("given", f"{', '.join(result['given'])}: log p(x | {', '.join(result['given'])})")] if result["given"] else []
+    )
+    rows += [
         ("ELBO", f"{result['elbo']:.2f} +- {result['elbo_standard_error']:.2f} nats"),
         (
             f"log-likelihood (K = {result['num_particles']})",

@@ -73,9 +73,11 @@ def extract_codes(
 ) -> dict[str, Tensor]:
     """The guide's codes of every datum, ``(N, *grid)`` int64 by site, and the labels ``y`` if the data have them."""
     parts: dict[str, list[Tensor]] = {}
-    programs = as_programs(model.eval(), guide.eval())
+    device = "cuda" if torch.cuda.is_available() else split.device
+    programs = [program.to(device) for program in as_programs(model.eval(), guide.eval())]
     with private_seed(0, split.device), tqdm(total=len(split), unit="datum", disable=not progress) as bar:
         for batch in split.batches(BATCH):
+            batch = {name: value.to(device) for name, value in batch.items()}
             trace = poutine.trace(programs[1]).get_trace(**batch)
             for name in sites:
                 parts.setdefault(name, []).append(trace.nodes[name]["value"].cpu())

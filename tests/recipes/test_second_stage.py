@@ -160,6 +160,7 @@ def test_a_refused_prior_leaves_no_trace_of_itself(vq, recipe, capsys):
     assert run("train-prior", recipe, "--on", vq) == 0
 
 
+@pytest.mark.slow
 def test_two_devices(stage_one, tmp_path, recipe):
     """The second process runs the same command; it must not stumble over what the first one has begun."""
     shutil.copytree(stage_one / "vq2", tmp_path / "vq2")

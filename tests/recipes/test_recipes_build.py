@@ -1,0 +1,24 @@
+"""Every recipe that the package ships parses and builds, at its own size."""
+
+import pytest
+import torch
+
+from pyro_vae.priors import Prior, UniformPrior
+from pyro_vae.recipes import read_recipe, recipe_names
+from pyro_vae.recipes.experiment import build, experiment_parser, parse_config
+from pyro_vae.recipes.learned_priors import build_prior, parse_prior_config
+
+SHAPES = {"vqvae-colour": (3, 32, 32), "vqvae2-colour": (3, 256, 256), "vqvae-audio": (1, 8192)}
+GRIDS = {"wavenet": (512,)}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_it_builds(name):
+    config = read_recipe(name)
+    if "prior" in config:
+        present = UniformPrior(16, GRIDS.get(name, (7, 7)))
+        prior = build_prior(parse_prior_config(config, name), present, 10)
+        assert isinstance(prior, Prior) and prior.num_codes == 16
+        return
+    parts = build(parse_config(experiment_parser(config), config, name), SHAPES.get(name, (1, 28, 28)))
+    assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)
