@@ -115,7 +115,8 @@ def draw_emoji(signs: list[str], root: Path | None = None) -> Tensor:
     path = _find(root)
     pixels = np.empty((len(signs), HEIGHT, WIDTH, 3), np.uint8)
     try:
-        font = ImageFont.truetype(str(path), STRIKE)
+        with path.open("rb") as file:  # of a path that it cannot read Pillow takes a font of the same name elsewhere
+            font = ImageFont.truetype(file, STRIKE)
         for place, sign in enumerate(signs):
             image = Image.new("RGB", (WIDTH, HEIGHT), "white")
             ImageDraw.Draw(image).text((0, 0), sign, font=font, embedded_color=True)

@@ -53,8 +53,8 @@ class Tokenizer:
         Args:
             captions: of the training data.
             vocabulary_size: most tokens, padding and bytes included; fewer if the captions have no more pairs to merge.
-            text_length: T, tokens that fit; if None, a quarter more than the longest caption has (BPE dropout
-                lengthens them).
+            text_length: T, tokens that fit; if None, twice as many as the longest caption has: with 10% BPE dropout
+                captions of scenes become half as long again, and a tenth of the longest ones does not fit even so.
 
         Raises:
             InputError: for a vocabulary that cannot hold all bytes, empty captions or none, a caption longer than
@@ -62,7 +62,7 @@ class Tokenizer:
         """
         if vocabulary_size < FEWEST:
             raise InputError(
-                f"vocabulary_size must be {FEWEST} or more (256 bytes and the padding), got {vocabulary_size}"
+                f"vocabulary_size must be at least {FEWEST} (256 bytes and the padding), got {vocabulary_size}"
             )
         if text_length is not None and text_length < 1:
             raise InputError(f"text_length must be a positive integer, got {text_length}")
@@ -73,7 +73,7 @@ class Tokenizer:
         texts = {normalized(caption) for caption in captions}
         if text_length is None:
             longest = max(len(encoding.ids) for encoding in library.encode_batch(list(texts)))
-            text_length = longest + -(-longest // 4)
+            text_length = 2 * longest
         tokenizer = cls(library, text_length, "".join(sorted(set("".join(texts)))))
         tokenizer.encode(list(texts))
         return tokenizer
