@@ -25,8 +25,8 @@ class SceneScore:
         layout: of the caption, int64 ``(num_images,)``.
         objects: whether the nearest bitmap at each place of the caption's layout is the caption's object, bool
             ``(num_images, 4)``; False where a layout has no such place.
-        scenes: whether the nearest of all scenes is the caption's, bool ``(num_images,)``: all objects, each at its
-            place, and nothing beside them.
+        scenes: whether the nearest of all scenes is the caption's, bool ``(num_images,)``: the layout, and all objects,
+            each at its place.
     """
 
     layout: Tensor
