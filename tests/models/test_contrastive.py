@@ -70,8 +70,8 @@ def test_learns_held_out_combinations(caplog):
     tokenizer = Tokenizer.train(captions["train"], vocabulary_size=300)
     data = with_text(Data(**splits, captions=captions), tokenizer, dropout=0.1)
     torch.manual_seed(0)
-    pair = ContrastiveModel(data.train.shape, tokenizer.vocabulary_size, tokenizer.text_length, 16, (16,), 16, 1, 2)
-    options = {"epochs": 12, "batch_size": 64, "learning_rate": 5e-3, "device": "cpu", "progress": False}
+    pair = ContrastiveModel(data.train.shape, tokenizer.vocabulary_size, tokenizer.text_length, 32, (16,), 32, 1, 2)
+    options = {"epochs": 12, "batch_size": 32, "learning_rate": 3e-3, "device": "cpu", "progress": False}
     result = fit(pair, EmptyGuide(), data, compile="graph", **options)
     assert "eagerly" not in caplog.text  # the step was recorded
     first, last = (result.records[i]["validation/loss"] for i in (0, -1))
