@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyro_vae.data.scenes import Scenes
 from pyro_vae.data.sound import Sound
 from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError
@@ -22,9 +24,11 @@ class Data:
         name: its name, e.g. ``"mnist5k"``.
         description: sizes of the splits, binarization and its seed.
         sound: how x is played, if the data are sound, of shape (1, length).
+        captions: by part ("train", …), one a datum, if the data have them.
+        scenes: what x is composed of, if the data are scenes.
 
     Raises:
-        InputError: if the splits' data have different shapes, or sound another shape.
+        InputError: if the splits' data have different shapes, or sound another shape, or captions are missing.
     """
 
     train: Split
@@ -33,6 +37,8 @@ class Data:
     name: str = "data"
     description: str = ""
     sound: Sound | None = None
+    captions: Mapping[str, tuple[str, ...]] | None = None
+    scenes: Scenes | None = None
 
     def __post_init__(self) -> None:
         """Check that one model fits all splits."""
@@ -45,6 +51,10 @@ class Data:
                 )
         if self.sound is not None and (len(self.train.shape) != 2 or self.train.shape[0] != 1):
             raise InputError(f"{self.name}: sound has shape (1, length), but one x has shape {self.train.shape}")
+        for part in ("train", "validation", "test") if self.captions is not None else ():
+            size, told = len(getattr(self, part) or ()), len(self.captions.get(part, ()))
+            if size != told:
+                raise InputError(f"{self.name}: {told} captions for {size} data of {part}; there must be one a datum")
 
 
 def as_data(obj: Data | Split | dict[str, Tensor] | Tensor) -> Data:

@@ -1,9 +1,8 @@
-"""Datasets by name: the registry, and how a dataset becomes splits."""
+"""Datasets by name, and how one becomes splits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,72 +11,20 @@ from torch import Tensor
 
 from pyro_vae.data.arrays import load_arrays
 from pyro_vae.data.binarize import Binarization, binarize, check_binarization
+from pyro_vae.data.catalogue import DATASETS, dataset_names
 from pyro_vae.data.data import Data
+from pyro_vae.data.emoji import load_emoji, load_emoji_names
 from pyro_vae.data.folder import load_folder
-from pyro_vae.data.idx import load_idx_set
 from pyro_vae.data.images import square
 from pyro_vae.data.layout import SOUNDS, kind_of
+from pyro_vae.data.loaded import Loaded
 from pyro_vae.data.mask import QUADRANTS, quadrant_mask
-from pyro_vae.data.mnist5k import load_mnist5k
-from pyro_vae.data.parts import PARTS, Parts
-from pyro_vae.data.sound import Encoding, Sound
+from pyro_vae.data.parts import PARTS
+from pyro_vae.data.sound import Encoding
 from pyro_vae.data.sound_folder import load_sound_folder
 from pyro_vae.data.speech import load_speech
 from pyro_vae.data.split import Split
-from pyro_vae.data.torchvision_sets import load_celeba, load_cifar10, load_omniglot, load_svhn
 from pyro_vae.errors import InputError, unknown
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A registered dataset: one line on it, and its loader ``(root, image_size, limit) -> parts``."""
-
-    description: str
-    load: Callable[[Path | None, int | None, int | None], Parts]
-
-
-def _idx_set(name: str, what: str) -> Dataset:
-    text = f"{what}, 28x28 grey, 10 classes; 50,000 train / 10,000 validation / 10,000 test"
-    return Dataset(text, lambda root, image_size, limit: load_idx_set(name, root))
-
-
-DATASETS: dict[str, Dataset] = {
-    "mnist5k": Dataset(
-        "5,000 MNIST digits embedded in the package, 28x28 grey, 10 classes; 4,000 train / 500 validation / 500 test",
-        lambda root, image_size, limit: load_mnist5k(),
-    ),
-    "fashion-mnist": _idx_set("fashion-mnist", "Fashion-MNIST clothes (Xiao et al. 2017)"),
-    "mnist": _idx_set("mnist", "MNIST handwritten digits (LeCun & Cortes)"),
-    "kmnist": _idx_set("kmnist", "Kuzushiji-MNIST characters (Clanuwat et al. 2018)"),
-    "omniglot": Dataset(
-        "Omniglot characters (Lake et al. 2015), grey, 28x28 unless image_size says otherwise, ink white; "
-        "17,352 train / 1,928 validation / 13,180 test",
-        load_omniglot,
-    ),
-    "cifar10": Dataset(
-        "CIFAR-10 photographs (Krizhevsky 2009), 32x32 RGB, 10 classes; 45,000 train / 5,000 validation / 10,000 test",
-        load_cifar10,
-    ),
-    "svhn": Dataset(
-        "SVHN house numbers (Netzer et al. 2011), 32x32 RGB, 10 classes; 65,932 train / 7,325 validation / 26,032 test",
-        load_svhn,
-    ),
-    "celeba": Dataset(
-        "CelebA faces (Liu et al. 2015), RGB, 64x64 unless image_size says otherwise; "
-        "162,770 train / 19,867 validation / 19,962 test",
-        load_celeba,
-    ),
-}
-
-SOUND_DATASETS = {
-    "speech": "20 words by 10 voices of espeak-ng (made here once), 1.024 s at 8 kHz unless sample_rate and length say "
-    "otherwise; y is the speaker; 2,000 train / 200 validation / 200 test",
-}
-
-
-def dataset_names() -> dict[str, str]:
-    """Return the registered datasets: name -> one-line description."""
-    return {name: dataset.description for name, dataset in DATASETS.items()} | SOUND_DATASETS
 
 
 def load_data(
@@ -92,6 +39,8 @@ def load_data(
     sample_rate: int | None = None,
     length: int | None = None,
     encoding: Encoding = "linear",
+    objects: int | None = None,
+    scenes: int | None = None,
 ) -> Data:
     """Load a dataset by name, from an array file, or from a folder of images or WAV files.
 
@@ -112,6 +61,8 @@ def load_data(
         length: of sound: samples to which recordings are cut, or padded with silence, at the end. If None, that of the
             files (``speech``: 1.024 seconds).
         encoding: of sound: ``"linear"`` (x in [-1, 1]) or ``"mu_law"`` (x one of the levels k/255 in [0, 1]).
+        objects: of ``emoji``: how many different ones there are in the scenes, 8 to 48; 16 if None.
+        scenes: of ``emoji``: how many for training; 20,000 if None.
 
     Returns:
         The splits, on the CPU. ``x`` is stored as uint8 (grey levels, mu-law levels), bool (binarized) or float; of
@@ -123,19 +74,22 @@ def load_data(
     """
     check_binarization(binarization, binarization_seed)
     _check_positive("image_size", image_size)
-    for argument, value in {"limit": limit, "sample_rate": sample_rate, "length": length}.items():
+    counts = {"limit": limit, "sample_rate": sample_rate, "length": length, "objects": objects, "scenes": scenes}
+    for argument, value in counts.items():
         _check_positive(argument, value)
     root = _check_root(root)
     load_sound = _sound_loader(str(name), root, limit)
-    sound = None
+    if name != "emoji":
+        _refuse(str(name), "no composed scenes", {"objects": objects, "scenes": scenes})
     if load_sound is not None:
         for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants}
         _refuse(str(name), "sound", for_images | {"binarization": None if binarization == "none" else binarization})
-        parts, sound = load_sound(sample_rate, length, encoding)
+        loaded = load_sound(sample_rate, length, encoding)
     else:
         for_sound = {"encoding": None if encoding == "linear" else encoding}
         _refuse(str(name), "no sound", {"sample_rate": sample_rate, "length": length} | for_sound)
-        parts = _loader(str(name))(root, image_size, limit)
+        loaded = _load_images(str(name), root, image_size, limit, objects, scenes)
+    parts, sound = loaded.parts, loaded.sound
     splits: dict[str, Split] = {}
     for part in PARTS:
         if part in parts:
@@ -154,7 +108,13 @@ def load_data(
     description = _describe(name, splits, how, limit)
     if observed_quadrants is not None:
         description += f"\nobserved of each image: {QUADRANTS[observed_quadrants]}"
-    return Data(**splits, name=str(name), description=description, sound=sound)
+    captions = None
+    if loaded.captions is not None:
+        captions = {part: told[:limit] for part, told in loaded.captions.items()}
+        description += f"\ncaptions, such as '{captions['train'][0]}'"
+    if loaded.scenes is not None:
+        description += f"\nscenes of {len(loaded.scenes.names)} objects: {', '.join(loaded.scenes.names)}"
+    return Data(**splits, name=str(name), description=description, sound=sound, captions=captions, scenes=loaded.scenes)
 
 
 def _split(
@@ -187,12 +147,12 @@ def _binarized(binarization: str, seed: int, num_splits: int) -> str:
 
 def _sound_loader(
     name: str, root: Path | None, limit: int | None
-) -> Callable[[int | None, int | None, Encoding], tuple[Parts, Sound]] | None:
-    """The loader ``(sample_rate, length, encoding) -> parts and sound`` of data that are sound, else None."""
+) -> Callable[[int | None, int | None, Encoding], Loaded] | None:
+    """The loader ``(sample_rate, length, encoding)`` of data that are sound, else None."""
     if name == "speech":
         return partial(load_speech, root)
     path = Path(name).expanduser()
-    if name not in DATASETS and path.is_dir() and kind_of(path) is SOUNDS:
+    if name not in dataset_names() and path.is_dir() and kind_of(path) is SOUNDS:
         return partial(load_sound_folder, path, limit=limit)
     return None
 
@@ -204,16 +164,23 @@ def _refuse(name: str, what: str, given: dict[str, Any]) -> None:
             raise InputError(f"{name}: {argument} is not for these data, which are {what}; leave it out")
 
 
-def _loader(name: str) -> Callable[[Path | None, int | None, int | None], Parts]:
+def _load_images(
+    name: str, root: Path | None, image_size: int | None, limit: int | None, objects: int | None, scenes: int | None
+) -> Loaded:
+    """Load what is no sound."""
     if name in DATASETS:
-        return DATASETS[name].load
+        return Loaded(DATASETS[name].load(root, image_size, limit))
+    if name == "emoji":
+        return load_emoji(root, image_size, objects, scenes)
+    if name == "emoji-names":
+        return load_emoji_names(root, image_size)
     path = Path(name).expanduser()
     if path.is_dir():
-        return lambda root, image_size, limit: load_folder(path, image_size, limit)
+        return load_folder(path, image_size, limit)
     if path.is_file():
         if path.suffix.lower() not in (".npz", ".npy"):
             raise InputError(f"{path}: a data file must be .npz or .npy (or give a folder of images or WAV files)")
-        return lambda root, image_size, limit: load_arrays(path)
+        return Loaded(load_arrays(path))
     if path.suffix or "/" in name or "\\" in name:
         raise InputError(f"dataset '{name}': no such file or folder (looked in {Path.cwd()})")
     raise unknown("dataset", name, dataset_names())

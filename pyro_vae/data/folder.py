@@ -7,13 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.data.captions import find_captions
 from pyro_vae.data.images import is_grey, read_image, square
 from pyro_vae.data.layout import IMAGES, class_names, find_splits
+from pyro_vae.data.loaded import Loaded
 from pyro_vae.data.parts import Parts
 from pyro_vae.errors import InputError
 
 
-def load_folder(path: Path, image_size: int | None, limit: int | None) -> Parts:
+def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded:
     """Load a folder of images, of one sub-folder per class, or of train/validation/test folders of either.
 
     Without split folders the images are split at random (seed 0) into 80% / 10% / 10%. If all images are grey
@@ -25,15 +27,17 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Parts:
         limit: at most that many images of each split are read.
 
     Returns:
-        ``x`` uint8 (N, C, H, W), and with class folders ``y`` int64 (N,), the class's place in sorted order.
+        ``x`` uint8 (N, C, H, W), and with class folders ``y`` int64 (N,), the class's place in sorted order; captions,
+        if the folder has files of them (:mod:`pyro_vae.data.captions`).
 
     Raises:
         CorruptFileError: naming the file, if an image is truncated or damaged.
-        InputError: naming the file or folder, for other layouts, and for images of different sizes without
-            image_size.
+        InputError: naming the file or folder, for other layouts, for images of different sizes without image_size, and
+            for images without a caption where others have one.
     """
     splits = find_splits(path, IMAGES)
     classes = class_names(splits)
+    captions = find_captions(path, splits)
     splits = {part: members[:limit] for part, members in splits.items()}
     grey = all([is_grey(file) for members in splits.values() for file, _ in members])
     parts: Parts = {}
@@ -53,7 +57,7 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Parts:
         parts[part] = {"x": x}
         if classes:
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
-    return parts
+    return Loaded(parts, captions=captions)
 
 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:

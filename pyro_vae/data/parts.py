@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Parts = dict[str, dict[str, Tensor]]  # "train" (always), "validation", "test" -> key -> (N, ...)
+Captions = dict[str, tuple[str, ...]]  # by split, one a datum
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pyro_vae.data.layout import SOUNDS, Labelled, class_names, find_splits
+from pyro_vae.data.loaded import Loaded
 from pyro_vae.data.parts import Parts
 from pyro_vae.data.sound import Encoding, Sound
 from pyro_vae.data.wav import read_header
@@ -15,7 +16,7 @@ from pyro_vae.errors import InputError
 
 def load_sound_folder(
     path: Path, sample_rate: int | None, length: int | None, encoding: Encoding, limit: int | None
-) -> tuple[Parts, Sound]:
+) -> Loaded:
     """Load a folder of WAV files, laid out as a folder of images may be (:mod:`pyro_vae.data.layout`).
 
     Channels are mixed to one; recordings are as loud as they are in the files.
@@ -52,7 +53,7 @@ def load_sound_folder(
         parts[part] = {"x": x}
         if classes:
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
-    return parts, sound
+    return Loaded(parts, sound=sound)
 
 
 def _common_rate(splits: dict[str, Labelled]) -> int:

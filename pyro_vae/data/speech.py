@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_vae.data.parts import PARTS, SPLIT_SEED, Parts
+from pyro_vae.data.loaded import Loaded
+from pyro_vae.data.parts import PARTS, SPLIT_SEED
 from pyro_vae.data.places import cache_folder, data_folders
 from pyro_vae.data.sound import PEAK, Encoding, Sound
 from pyro_vae.errors import CorruptFileError, InputError
@@ -48,9 +49,7 @@ class Utterance:
     pitch: int
 
 
-def load_speech(
-    root: Path | None, sample_rate: int | None, length: int | None, encoding: Encoding
-) -> tuple[Parts, Sound]:
+def load_speech(root: Path | None, sample_rate: int | None, length: int | None, encoding: Encoding) -> Loaded:
     """Load the spoken words; the first time they are made by espeak-ng (half a minute) and kept in the cache folder.
 
     Every speaker says every word 12 times, at speeds and pitches drawn for each without repetition: ten of them are for
@@ -83,7 +82,8 @@ def load_speech(
         words = _make(cache_folder() / name, script, recipe, sound, length)
     x = sound.encode(torch.from_numpy(words).to(torch.float32).div_(FULL_SCALE)).unsqueeze(1)  # (N, 1, length)
     y, word = (torch.tensor([getattr(u, key) for u in script]) for key in ("speaker", "word"))
-    return {part: {"x": x[i], "y": y[i], "word": word[i]} for part, i in _split(len(script)).items()}, sound
+    parts = {part: {"x": x[i], "y": y[i], "word": word[i]} for part, i in _split(len(script)).items()}
+    return Loaded(parts, sound=sound)
 
 
 def takes() -> list[Utterance]:

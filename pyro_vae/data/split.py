@@ -61,6 +61,7 @@ class Split:
         self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
         self.binarization = binarization
         self.integers = integers
+        self.variants: tuple[str, ...] = ()  # names of tensors (N, M, ...)
         self.name = name
 
     def __len__(self) -> int:
@@ -110,12 +111,26 @@ class Split:
         other.mask = self.mask[:n] if self._mask_per_datum else self.mask
         return other
 
+    def with_variants(self, key: str, tensor: Tensor) -> Split:
+        """Return a copy with a tensor of M variants per datum, of which a batch has one.
+
+        Args:
+            key: its name.
+            tensor: integers (N, M, ...), else an error; in a batch int64 (B, ...), of each datum a random variant in
+                training, the first in :meth:`batches`.
+        """
+        if len(tensor) != len(self) or tensor.dim() < 2 or tensor.is_floating_point():
+            raise InputError(f"{self.name}: variants of '{key}' must be integers ({len(self)}, M, ...)")
+        other = self._with(self.tensors | {key: tensor})
+        other.variants = (*(name for name in self.variants if name != key), key)
+        return other
+
     def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the data at an index, converted as the class describes.
 
         Args:
-            index: int64 (B,) on the split's device, or a slice.
-            generator: of the dynamic binarization's draws, on the split's device; torch's own if not given.
+            index: int64 (B,) on the split's device, or a slice, which takes the first variants.
+            generator: of the draws of binarization and variants, on the split's device; torch's own if not given.
 
         Returns:
             One tensor (B, ...) per key.
@@ -124,10 +139,17 @@ class Split:
 
     def rows(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the first half of :meth:`batch`: the stored data at an index, and random numbers to binarize with."""
-        if isinstance(index, slice):
-            rows = {key: tensor[index].clone() for key, tensor in self.tensors.items()}  # programs may work in place
-        else:
-            rows = {key: tensor.index_select(0, index) for key, tensor in self.tensors.items()}
+        rows = {}
+        for key, tensor in self.tensors.items():
+            if isinstance(index, slice):
+                rows[key] = (
+                    tensor[index, 0] if key in self.variants else tensor[index]
+                ).clone()  # programs may alter it
+            elif key in self.variants:
+                which = torch.randint(tensor.shape[1], index.shape, generator=generator, device=index.device)  # (B,)
+                rows[key] = tensor[index, which]  # (B, ...)
+            else:
+                rows[key] = tensor.index_select(0, index)
         if self.mask is not None:
             mask = self.mask[index] if self._mask_per_datum else self.mask.expand(rows["x"].shape)
             rows["mask"] = mask.clone(memory_format=torch.contiguous_format)  # (B, *shape)
@@ -138,6 +160,7 @@ class Split:
     def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""
         batch = {key: tensor for key, tensor in rows.items() if not key.endswith(_OF_X)}
+        batch |= {key: batch[key].long() for key in self.variants}
         x = batch["x"]  # (B, *shape)
         if self.binarization == "dynamic":
             random = {key.removesuffix(_OF_X): tensor for key, tensor in rows.items() if key.endswith(_OF_X)}

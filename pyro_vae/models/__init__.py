@@ -5,6 +5,7 @@ from pyro_vae.models.biva import BIVA
 from pyro_vae.models.codes import CodeModel
 from pyro_vae.models.completion import CompletionBaseline, CompletionVAE
 from pyro_vae.models.conditional import ConditionalVAE
+from pyro_vae.models.contrastive import ContrastiveModel
 from pyro_vae.models.gaussian import VAE
 from pyro_vae.models.hierarchical import HierarchicalVAE
 from pyro_vae.models.vq import VQVAE
@@ -19,6 +20,7 @@ __all__ = [
     "CompletionBaseline",
     "CompletionVAE",
     "ConditionalVAE",
+    "ContrastiveModel",
     "GenerativeModel",
     "HierarchicalVAE",
 ]

@@ -8,6 +8,7 @@ from pyro_vae.networks.factory import NetworkKind, make_decoder, make_encoder
 from pyro_vae.networks.leading import apply_batched
 from pyro_vae.networks.mlp import MLP, MLPDecoder, MLPEncoder
 from pyro_vae.networks.quantizer import Quantized, VectorQuantizer
+from pyro_vae.networks.text_encoder import TextEncoder
 
 __all__ = [
     "MLP",
@@ -21,6 +22,7 @@ __all__ = [
     "NetworkKind",
     "OneHot",
     "Quantized",
+    "TextEncoder",
     "VectorQuantizer",
     "activation",
     "apply_batched",

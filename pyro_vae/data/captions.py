@@ -1,0 +1,86 @@
+"""Captions of the images in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pyro_vae.data.layout import Labelled
+from pyro_vae.data.parts import Captions
+from pyro_vae.errors import CorruptFileError, InputError
+
+NAMES = ("captions.txt", "captions.tsv", "captions.json")
+
+
+def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
+    """The captions of a folder's images, from the files ``captions.txt``, ``.tsv`` or ``.json`` in it.
+
+    Such a file lies beside the images, or in a folder above them, up to the dataset's own; it names the images by their
+    path from there. A line of ``.txt`` and ``.tsv`` is the image's name, a tab, and its caption; ``.json`` holds one
+    object, ``{"name": "caption"}``. UTF-8.
+
+    Args:
+        root: the dataset's folder.
+        splits: its images.
+
+    Returns:
+        one caption an image by split, in the order of the images; None if no folder has a captions file.
+
+    Raises:
+        CorruptFileError: naming the file, if it is no JSON or not UTF-8.
+        InputError: naming the file, the line or the image: for a line without a tab, an empty caption, an image that is
+            not there, that has no caption or two, and two captions files in a folder.
+    """
+    images = {file for members in splits.values() for file, _ in members}
+    folders = sorted({parent for file in images for parent in file.parents if parent.is_relative_to(root)})
+    files = [file for folder in folders for file in _in_folder(folder)]
+    if not files:
+        return None
+    told: dict[Path, str] = {}
+    for file in files:
+        for name, caption in _read(file):
+            image = file.parent / name
+            if image not in images:
+                raise InputError(f"{file}: there is no image '{name}' in {file.parent}; correct or remove its line")
+            if image in told:
+                raise InputError(f"{file}: '{name}' has a caption already; give every image one")
+            if not caption.strip():
+                raise InputError(f"{file}: the caption of '{name}' is empty")
+            told[image] = caption.strip()
+    silent = sorted(images - told.keys())
+    if silent:
+        raise InputError(f"{silent[0]} has no caption in {files[0]}, and {len(silent) - 1} other images; add them")
+    return {part: tuple(told[file] for file, _ in members) for part, members in splits.items()}
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = [folder / name for name in NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise InputError(f"{folder} has both {found[0].name} and {found[1].name}; keep one of them")
+    return found
+
+
+def _read(file: Path) -> list[tuple[str, str]]:
+    """The names and captions of a file."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        entries = json.loads(text, object_pairs_hook=list) if file.suffix == ".json" else None
+    except ValueError as error:  # of JSON or of the encoding
+        raise CorruptFileError(f"{file}: not readable ({error}); it must be UTF-8{_json(file)}") from error
+    if entries is None:
+        return [_line(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    texts = isinstance(entries, list) and all(isinstance(e, tuple) and isinstance(e[1], str) for e in entries)
+    if not texts:
+        raise InputError(f'{file}: must hold one object of names and captions, {{"a.png": "a cat"}}')
+    return entries
+
+
+def _line(file: Path, number: int, line: str) -> tuple[str, str]:
+    name, tab, caption = line.partition("\t")
+    if not tab:
+        raise InputError(f"{file}, line {number}: '{line[:60]}' has no tab between the image's name and its caption")
+    return name.strip(), caption
+
+
+def _json(file: Path) -> str:
+    return " and JSON" if file.suffix == ".json" else ""

@@ -1,0 +1,237 @@
+"""Captions as tokens: byte-level byte-pair encoding, learned from the training captions."""
+
+from __future__ import annotations
+
+import json
+import random
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.byte_pairs import BytePairs
+from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.files import write_atomically
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
+
+PAD, PAD_TOKEN = 0, "<pad>"
+FEWEST = 257  # tokens: all bytes, and the padding
+FORMAT = "pyro_vae tokenizer 1"
+
+
+class Tokenizer:
+    """Captions to token numbers and back: lower case, single spaces, byte-pair encoding of words.
+
+    A word starts with its space, so that it has the same tokens wherever it stands. As the smallest tokens are all 256
+    bytes, every text can be encoded. The vocabulary's tokens are 1 … vocabulary_size - 1; 0 is the padding.
+
+    Args:
+        library: the tokenizer of the library ``tokenizers``.
+        text_length: T, tokens that fit.
+        characters: all that occurred in the training captions.
+
+    Source: Sennrich et al. 2016, arXiv:1508.07909 (byte-pair encoding); Provilkov et al. 2020, arXiv:1910.13267
+    (BPE dropout).
+    """
+
+    def __init__(self, library: Library, text_length: int, characters: str) -> None:
+        self.library, self.text_length, self.characters = library, text_length, frozenset(characters)
+        self._pairs = BytePairs(json.loads(library.to_str())["model"])
+
+    @classmethod
+    def train(
+        cls, captions: Sequence[str], *, vocabulary_size: int = 1024, text_length: int | None = None
+    ) -> Tokenizer:
+        """Learn a vocabulary.
+
+        Args:
+            captions: of the training data.
+            vocabulary_size: most tokens, padding and bytes included; fewer if the captions have no more pairs to merge.
+            text_length: T, tokens that fit; if None, twice as many as the longest caption has: with 10% BPE dropout
+                captions of scenes become half as long again, and a tenth of the longest ones does not fit even so.
+
+        Raises:
+            InputError: for a vocabulary that cannot hold all bytes, empty captions or none, a caption longer than
+                ``text_length``, and without the library ``tokenizers`` (what to install).
+        """
+        if vocabulary_size < FEWEST:
+            raise InputError(
+                f"vocabulary_size must be at least {FEWEST} (256 bytes and the padding), got {vocabulary_size}"
+            )
+        if text_length is not None and text_length < 1:
+            raise InputError(f"text_length must be a positive integer, got {text_length}")
+        if not captions:
+            raise InputError("there are no captions to learn a vocabulary from")
+        _check_not_empty(captions)
+        library = _learn(captions, vocabulary_size)
+        texts = {normalized(caption) for caption in captions}
+        if text_length is None:
+            longest = max(len(encoding.ids) for encoding in library.encode_batch(list(texts)))
+            text_length = 2 * longest
+        tokenizer = cls(library, text_length, "".join(sorted(set("".join(texts)))))
+        tokenizer.encode(list(texts))
+        return tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens, padding included: what an embedding needs."""
+        return self.library.get_vocab_size()
+
+    def encode(self, texts: Sequence[str], *, new_characters: bool = False) -> Tensor:
+        """Captions as tokens.
+
+        Args:
+            texts: N captions.
+            new_characters: let characters pass that are in no training caption. They have tokens (their bytes), but no
+                model has learned what these mean.
+
+        Returns:
+            int64 ``(N, T)``, padded with 0 at the end.
+
+        Raises:
+            InputError: for an empty text, one that has more tokens than fit (and how many), and new characters.
+        """
+        _check_not_empty(texts)
+        if not new_characters:
+            self._check_characters(texts)
+        rows = [encoding.ids for encoding in self.library.encode_batch([normalized(text) for text in texts])]
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > self.text_length:
+                raise InputError(
+                    f"'{_short(text)}' is too long: it has {len(row)} tokens, but {self.text_length} fit (text_length)"
+                )
+        return self._padded(rows)
+
+    def encode_variants(
+        self, texts: Sequence[str], num_variants: int, *, dropout: float = 0.1, seed: int = 0
+    ) -> Tensor:
+        """Captions in several tokenizations each: the usual one, and others by BPE dropout.
+
+        In those, every merge is left out with probability ``dropout`` at every step. A tokenization of more than T
+        tokens is replaced by the usual one.
+
+        Args:
+            texts: N captions, which may have new characters.
+            num_variants: M.
+            dropout: probability, from 0 to 1.
+            seed: of the draws.
+
+        Returns:
+            int32 ``(N, M, T)``.
+
+        Raises:
+            InputError: as :meth:`encode`; for a dropout outside [0, 1], and less than one variant.
+        """
+        if not 0 <= dropout <= 1:
+            raise InputError(f"dropout must be from 0 to 1, got {dropout}")
+        if num_variants < 1:
+            raise InputError(f"num_variants must be a positive integer, got {num_variants}")
+        usual = self.encode(texts, new_characters=True)
+        result = usual.int().unsqueeze(1).repeat(1, num_variants, 1)  # (N, M, T)
+        words = [self._words(text) for text in texts]
+        drawn = self._pairs.dropped_out(words, num_variants - 1, dropout, random.Random(seed))
+        where, rows = [], []
+        for place, row in drawn:
+            if len(row) <= self.text_length:
+                where.append(place), rows.append(row)
+        if rows:
+            datum, variant = torch.tensor(where).unbind(1)
+            result[datum, variant + 1] = self._padded(rows).int()
+        return result
+
+    def decode(self, text: Tensor) -> list[str]:
+        """Tokens ``(N, T)`` as captions, for display; bytes that are no UTF-8 become the replacement character."""
+        texts = self.library.decode_batch([[i for i in row if i != PAD] for row in text.tolist()])
+        return [text.strip() for text in texts]
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        body: dict[str, Any] = {"format": FORMAT, "text_length": self.text_length}
+        body |= {"characters": "".join(sorted(self.characters)), "tokenizer": json.loads(self.library.to_str())}
+        write_atomically(path, lambda file: file.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read a file that :meth:`save` wrote. No code is run.
+
+        Raises:
+            InputError: if there is none, or without the library ``tokenizers``.
+            CorruptFileError: if it is damaged, or of another format.
+        """
+        library = _library()
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file; it is written when a model of captions is trained")
+        try:
+            body = json.loads(Path(path).read_text(encoding="utf-8"))
+            if body["format"] != FORMAT:
+                raise ValueError(f"format '{body['format']}'")
+            return cls(
+                library.Tokenizer.from_str(json.dumps(body["tokenizer"])), int(body["text_length"]), body["characters"]
+            )
+        except Exception as error:  # the library's errors have no class of their own
+            raise CorruptFileError(f"{path}: no usable tokenizer ({error})") from error
+
+    def _words(self, text: str) -> list[str]:
+        """The words of a caption, their bytes written as the library's characters."""
+        return [word for word, _ in self.library.pre_tokenizer.pre_tokenize_str(normalized(text))]
+
+    def _padded(self, rows: list[list[int]]) -> Tensor:
+        padded = np.full((len(rows), self.text_length), PAD, np.int64)
+        for place, row in enumerate(rows):
+            padded[place, : len(row)] = row
+        return torch.from_numpy(padded)
+
+    def _check_characters(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            new = sorted(set(normalized(text)) - self.characters)
+            if new:
+                raise InputError(
+                    f"'{_short(text)}' has {', '.join(map(repr, new))}, which is in no caption of the training data: a "
+                    "model cannot know what it means; write it otherwise"
+                )
+
+
+def normalized(text: str) -> str:
+    """A text in lower case, with single spaces, and characters that look alike made one (Unicode's NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def _check_not_empty(texts: Sequence[str]) -> None:
+    for place, text in enumerate(texts):
+        if not text.strip():
+            raise InputError(f"text {place + 1} of {len(texts)} is empty: describe the picture in words")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _learn(captions: Sequence[str], vocabulary_size: int) -> Library:
+    library = _library()
+    tokenizer = library.Tokenizer(library.models.BPE())
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = library.decoders.ByteLevel()
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[PAD_TOKEN],
+        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(map(normalized, captions), trainer)
+    return tokenizer
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise InputError(
+            "captions need the library tokenizers, which is not installed: pip install 'pyro-vae[text]'"
+        ) from error
+    return tokenizers
