@@ -19,9 +19,10 @@ class Tempered(Messenger):
 
     .. math:: p_T(c_i \mid c_{<i}) \propto p(c_i \mid c_{<i})^{1/T} \quad \text{for the } k \text{ most probable } c_i
 
-    at every position i, else 0. A site can be tempered if its distribution has a method
-    ``tempered(temperature, top_k)`` that gives another distribution, as autoregressive priors have; other sites are
-    drawn as they are.
+    at every position i, else 0; with ``top_p``, for the fewest most probable ones that have at least p together. A site
+    can be tempered if its distribution has a method ``tempered(temperature, top_k)`` (and ``top_p``) that gives another
+    distribution, as autoregressive priors have; other sites are drawn as they are. With ``guidance``, sites whose
+    distribution has a method ``guided(scale)`` and a condition are guided by it before.
 
     Args:
         temperature: T; below 1 tamer, above 1 bolder.
