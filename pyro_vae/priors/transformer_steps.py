@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks.transformer import TransformerBlock
+from pyro_vae.priors.steps import transposed
 
 
 class TransformerSteps:
@@ -42,7 +43,7 @@ class TransformerSteps:
         self.first = (start + places[0]).detach().expand(batch, -1)
         self.layers = [LayerSteps(block, memory, batch) for block, memory in zip(blocks, memories, strict=True)]
         self.norm = normalization(head[0])
-        self.map = head[1].weight.detach().T, head[1].bias.detach()
+        self.map = transposed(head[1].weight), head[1].bias.detach()
         device = table.device.type
         self.guard = (
             torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
@@ -72,7 +73,7 @@ class LayerSteps:
         self.memory, self.norm, self.mlp_norm = memory, normalization(block.norm), normalization(block.mlp_norm)
         weight, bias = block.queries_keys_values.weight.detach(), block.queries_keys_values.bias.detach()
         width = weight.shape[1]
-        self.maps, self.bias = weight.view(3, width, width).mT, bias.view(3, 1, width)
+        self.maps, self.bias = weight.view(3, width, width).mT.contiguous(), bias.view(3, 1, width)
         self.scale = (width // block.heads) ** -0.5
         self.qkv = weight.new_empty(3, batch, width)
         rows = batch * block.heads
@@ -81,8 +82,8 @@ class LayerSteps:
         self.seen = weight.new_empty(batch, width)
         self.seen_rows = self.seen.view(rows, 1, -1)
         self.none = weight.new_zeros(())
-        self.out, self.down = block.out.weight.detach().T, block.down.weight.detach().T
-        self.up, self.up_bias = block.up.weight.detach().T, block.up.bias.detach()
+        self.out, self.down = transposed(block.out.weight), transposed(block.down.weight)
+        self.up, self.up_bias = transposed(block.up.weight), block.up.bias.detach()
         self.wide = weight.new_empty(batch, len(self.up_bias))
 
     def __call__(self, position: int, x: Tensor) -> Tensor:
