@@ -1,11 +1,11 @@
 """Generation of image tokens by a transformer: from a cache, against a full pass per token, and against others' caches.
 
-All have the same size: width 128, depth 4, 4 heads, full attention, 512 codes, no condition; a batch of 16. "naive" makes a
-full pass of our network for each token (at 1,024 tokens only some passes, spread over the sample, are timed and their time
-is scaled to all: "estimated" in the row). "hand-written" is the static-cache transformer below: preallocated keys and values, one
-token at a time, torch's attention kernel, the draw by torch.multinomial. "x-transformers" is that package's cached
-generation, where it is installed. "sparse" is ours with row, column and window attention, for comparison.
-Ratio is time over that of "cached"; of naive it is the speedup.
+All have the same size: width 128, depth 4, 4 heads, full attention, 512 codes, no condition; a batch of 16. "naive"
+makes a full pass of our network for each token (where that takes minutes, only some passes, spread over the sample, are
+timed and their time is scaled to all: "estimated" in the row). "hand-written" is the static-cache transformer below:
+preallocated keys and values, one token at a time, torch's attention kernel, the draw by torch.multinomial.
+"x-transformers" is that package's cached generation, where it is installed. "sparse" is ours with row, column and
+window attention, for comparison. Ratio is time over that of "cached"; of naive it is the speedup.
 """
 
 from __future__ import annotations
@@ -80,9 +80,11 @@ def rows_of(side: int, passes: int, repeats: int, device: str) -> list[dict[str,
     length = side * side
 
     def ours(attention: str) -> Any:
-        return TransformerPrior(
-            CODES, (side, side), width=WIDTH, depth=DEPTH, heads=HEADS, attention=attention
-        ).to(device).eval()()
+        return (
+            TransformerPrior(CODES, (side, side), width=WIDTH, depth=DEPTH, heads=HEADS, attention=attention)
+            .to(device)
+            .eval()()
+        )
 
     full, sparse, written = ours("full"), ours("sparse"), HandWritten(length).to(device).eval()
     variants: dict[str, Callable[[], Any]] = {

@@ -11,7 +11,7 @@ from pyro_vae.errors import InputError
 class TransformerBlock(nn.Module):
     r"""x' = x + W_o attention(norm x), x'' = x' + W_2 gelu(W_1 norm x'): normalization before each part.
 
-    Maps back to x have no bias (the next one's normalization and maps have one), and start smaller by 1 / sqrt(2 depth).
+    Maps back to x have no bias (the next maps have one), and start smaller by 1 / sqrt(2 depth).
 
     Args:
         width: of x.
@@ -55,8 +55,9 @@ class TransformerBlock(nn.Module):
         """Queries, keys and values ``(3, batch, heads, N, d)`` of x ``(batch, N, width)``."""
         return self.queries_keys_values(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
-    def add(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """x'', of x and its queries, and all keys and values."""
+    def add(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: bool = True) -> Tensor:
+        """x'', of x and its queries, and all keys and values; ``drop``: with dropout, in training."""
+        dropout = self.dropout if drop else nn.Identity()
         seen = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.down(gelu(self.up(self.mlp_norm(x)))))
+        x = x + dropout(self.out(seen.transpose(1, 2).flatten(2)))
+        return x + dropout(self.down(gelu(self.up(self.mlp_norm(x)))))

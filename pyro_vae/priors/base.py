@@ -64,9 +64,7 @@ class Prior(nn.Module):
         if num_classes is not None and num_classes < 1:
             raise InputError(f"num_classes must be a positive integer or None, got {num_classes}")
         if (text_length is None) != (num_words is None) or (text_length is not None and text_length < 1):
-            raise InputError(
-                f"a text needs a positive text_length, and num_words; got {text_length} and {num_words} (neither: no text)"
-            )
+            raise InputError(f"a text needs a positive text_length and num_words; got {text_length} and {num_words}")
         if num_words is not None and num_words < 2:
             raise InputError(f"num_words must be at least 2, the pad and a word, got {num_words}")
         self.text_length, self.num_words = text_length, num_words
@@ -102,8 +100,8 @@ class Prior(nn.Module):
             raise InputError(f"the prior over codes is conditional on what was not given ({told})")
         if "text" in found and found["text"].shape[-1:] != (self.text_length,):
             raise InputError(
-                f"the prior over codes takes texts of {self.text_length} words, (..., {self.text_length}) with 0 behind "
-                f"the end of shorter ones; got {tuple(found['text'].shape)}"
+                f"the prior over codes takes 'text' of shape (..., {self.text_length}), with 0 behind the end of shorter "
+                f"ones, got {tuple(found['text'].shape)}"
             )
         for name, grid in self.coarser.items():
             got = tuple(found[name].shape)

@@ -76,7 +76,7 @@ class Prompt(nn.Module):
         return torch.cat(tokens, 1)
 
     def of_text(self, text: Tensor) -> Tensor:
-        """Tokens ``(batch, T + 1, width)`` of a text ``(batch, T)``: the j-th holds the j-th word, the first nothing."""
+        """Tokens ``(batch, T + 1, width)`` of a text ``(batch, T)``: that at j holds word j, the first one nothing."""
         content = torch.where((text == 0).unsqueeze(-1), self.pads, self.words(text))
         return pad(content, (0, 0, 1, 0)) + self.text_places
 

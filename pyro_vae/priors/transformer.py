@@ -45,10 +45,10 @@ class TransformerPrior(AutoregressivePrior):
         width, depth, heads: of the transformer.
         attention: "full" or "sparse".
         window: side of the last layer's window with "sparse", odd.
-        dropout: of what the layers add, in training.
+        dropout: of what the layers add, in training; not at tokens that are given.
         text_weight: part of the text in the loss of training, see :meth:`training_scales`.
-        condition_dropout: probability of leaving out text and label in training, so that samples can be guided
-            (:meth:`~pyro_vae.distributions.Autoregressive.guided`).
+        condition_dropout: probability of leaving out text and label in a distribution that is made in training mode,
+            so that samples can be guided (:meth:`~pyro_vae.distributions.Autoregressive.guided`).
 
     Raises:
         InputError: for sizes that cannot be.
@@ -157,7 +157,7 @@ class TransformerPrior(AutoregressivePrior):
             q, k, v = block.project(x)
             kept.append(torch.stack([k, v], 1))
             if i + 1 < len(self.blocks):
-                x = block.add(x, q, k, v, self.prompt.mask)
+                x = block.add(x, q, k, v, self.prompt.mask, drop=False)
         return torch.stack(kept, 1)
 
     def logits(self, codes: Tensor, condition: Condition) -> Tensor:

@@ -45,9 +45,7 @@ class TransformerSteps:
         self.norm = normalization(head[0])
         self.map = transposed(head[1].weight), head[1].bias.detach()
         device = table.device.type
-        self.guard = (
-            torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-        )
+        self.guard = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
     def __call__(self, position: int, codes: Tensor) -> Tensor:
         """Logits ``(batch, K)`` at a position, given codes ``(batch, N)`` of which those before it are known."""
