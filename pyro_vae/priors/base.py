@@ -100,8 +100,8 @@ class Prior(nn.Module):
             raise InputError(f"the prior over codes is conditional on what was not given ({told})")
         if "text" in found and found["text"].shape[-1:] != (self.text_length,):
             raise InputError(
-                f"the prior over codes takes 'text' of shape (..., {self.text_length}), with 0 behind the end of shorter "
-                f"ones, got {tuple(found['text'].shape)}"
+                f"the prior over codes takes 'text' of shape (..., {self.text_length}), with 0 behind the end of "
+                f"shorter ones, got {tuple(found['text'].shape)}"
             )
         for name, grid in self.coarser.items():
             got = tuple(found[name].shape)

@@ -173,7 +173,7 @@ def test_guidance_needs_a_prior_that_was_trained_for_it():
 def test_joint_bound():
     """In evaluation log p(text) + log p(codes | text); in training both weighted, and the parts reported unweighted."""
     network = strong("transformer-everything")
-    model, guide = TextCodeModel(network).eval(), EmptyGuide()
+    model, guide = as_programs(TextCodeModel(network).eval(), EmptyGuide())
     given = context(network, 5)
     batch = {"x": codes(network, 5), **given}
     parts = network.text_log_prob(given["text"]), network(**given).log_prob(batch["x"])
