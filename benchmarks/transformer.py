@@ -110,9 +110,9 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    repeats = 2 if options.quick else 7
+    repeats = 1 if options.quick else 7
     rows = []
-    for side, passes in ((16, 16 if options.quick else 256), (32, 4 if options.quick else 8)):
+    for side, passes in ((16, 8 if options.quick else 256), (32, 2 if options.quick else 8)):
         rows += rows_of(side, passes, repeats, options.device)
     common.report(rows, options)
 
