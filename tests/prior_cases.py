@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pyro_vae.priors import GatedPixelCNN, WaveNet
+from pyro_vae.priors import GatedPixelCNN, TransformerPrior, WaveNet
 
 TOP = {"codes_top": (4, (3, 2))}
 BEFORE = {"codes_top": (4, (5,))}
@@ -32,6 +32,26 @@ CASES = {
     "wavenet-all": lambda: WaveNet(6, (12,), 3, BEFORE, channels=8, num_layers=4, dropout=0.5),
     "wavenet-one": lambda: WaveNet(6, (1,), channels=4, num_layers=2),
     "wavenet-one-code": lambda: WaveNet(1, (4,), channels=4, num_layers=2),
+    "transformer": lambda: TransformerPrior(6, (5, 4), width=8, depth=2, heads=2),
+    "transformer-sparse": lambda: TransformerPrior(6, (5, 4), width=8, depth=7, heads=2, attention="sparse", window=3),
+    "transformer-window": lambda: TransformerPrior(6, (3, 7), width=8, depth=1, heads=1, attention="sparse", window=5),
+    "transformer-sequence": lambda: TransformerPrior(6, (11,), width=8, depth=2, heads=4),
+    "transformer-label": lambda: TransformerPrior(6, (5, 4), num_classes=3, width=8, depth=2, heads=2),
+    "transformer-coarser": lambda: TransformerPrior(
+        6, (5, 4), coarser=TOP, width=8, depth=3, heads=2, attention="sparse", window=3
+    ),
+    "transformer-text": lambda: TransformerPrior(
+        6, (5, 4), text_length=4, num_words=5, width=8, depth=3, heads=2, attention="sparse", window=3
+    ),
+    "transformer-all": lambda: TransformerPrior(
+        6, (5, 4), 3, {**TOP, "codes_middle": (5, (4, 3))}, width=8, depth=4, heads=2, attention="sparse", dropout=0.5
+    ),
+    "transformer-everything": lambda: TransformerPrior(
+        6, (12,), 3, BEFORE, text_length=3, num_words=7, width=8, depth=2, heads=2, condition_dropout=0.3
+    ),
+    "transformer-one": lambda: TransformerPrior(6, (1, 1), width=4, depth=2, heads=1, attention="sparse"),
+    "transformer-row": lambda: TransformerPrior(6, (1, 9), width=4, depth=3, heads=1, attention="sparse"),
+    "transformer-column": lambda: TransformerPrior(6, (9, 1), width=4, depth=3, heads=1, attention="sparse"),
 }
 
 
@@ -42,8 +62,17 @@ def prior(name):
 
 def context(network, *leading):
     """A random context with these leading dimensions."""
-    labels = {} if network.num_classes is None else {"y": torch.randint(network.num_classes, leading)}
-    return labels | {n: torch.randint(g.num_codes, (*leading, *g.shape)) for n, g in network.coarser.items()}
+    given = {} if network.num_classes is None else {"y": torch.randint(network.num_classes, leading)}
+    if network.text_length is not None:
+        given["text"] = texts(network, *leading)
+    return given | {n: torch.randint(g.num_codes, (*leading, *g.shape)) for n, g in network.coarser.items()}
+
+
+def texts(network, *leading):
+    """Random texts of all lengths."""
+    words = torch.randint(1, network.num_words, (*leading, network.text_length))
+    lengths = torch.randint(network.text_length + 1, (*leading, 1))
+    return words.masked_fill(torch.arange(network.text_length) >= lengths, 0)
 
 
 def codes(network, *leading):

@@ -6,6 +6,7 @@ from pyro_vae.distributions.diagonal_normal import diagonal_normal
 from pyro_vae.distributions.discrete_levels import DiscretizedCategorical
 from pyro_vae.distributions.discretized_logistic_mixture import DiscretizedLogisticMixture
 from pyro_vae.distributions.levels import Levels
+from pyro_vae.distributions.texts import PaddedText, Texts
 from pyro_vae.distributions.uniform_codes import UniformCodes
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "DiscretizedCategorical",
     "DiscretizedLogisticMixture",
     "Levels",
+    "PaddedText",
+    "Texts",
     "UniformCodes",
     "completed",
     "counted_fraction",

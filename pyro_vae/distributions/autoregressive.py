@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import cross_entropy
 
+from pyro_vae.distributions.guided import Guided
 from pyro_vae.errors import InputError
 
 Condition = Mapping[str, Tensor]
@@ -47,8 +48,9 @@ class Autoregressive(TorchDistribution):
 
     ``log_prob`` is one pass of the network over all positions, in nats; ``sample`` computes each position once, from
     what the positions before it left in memory. With ``top_k``, at each position only the k most probable codes have a
-    probability (codes exactly as probable as the k-th stay as well). Temperature and top_k define another
-    distribution: ``sample`` draws from it and ``log_prob`` is its own.
+    probability, with ``top_p`` only the fewest most probable ones that have at least p together (codes exactly as
+    probable as the last of them stay as well). Temperature, top_k, top_p and guidance define another distribution:
+    ``sample`` draws from it and ``log_prob`` is its own.
 
     Args:
         network: gives logits.
@@ -77,6 +79,7 @@ class Autoregressive(TorchDistribution):
         self.condition, self.condition_shape = dict(condition or {}), torch.Size(condition_shape)
         self.temperature: float = 1.0
         self.top_k: int | None = None
+        self.top_p: float | None = None
         super().__init__(self.condition_shape, torch.Size(shape), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True)
@@ -87,28 +90,58 @@ class Autoregressive(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Autoregressive:
         """The same distribution with a larger batch shape; nothing is copied or computed."""
         new = self._get_checked_instance(Autoregressive, _instance)
-        for name in ("network", "num_codes", "device", "condition", "condition_shape", "temperature", "top_k"):
+        for name in _KEPT:
             setattr(new, name, getattr(self, name))
         super(Autoregressive, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
-    def tempered(self, temperature: float = 1.0, top_k: int | None = None) -> Autoregressive:
-        """The distribution with another temperature and top_k, in place of those it has.
+    def tempered(
+        self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    ) -> Autoregressive:
+        """The distribution with another temperature, top_k and top_p, in place of those it has.
 
         Args:
             temperature: T > 0; below 1 the probable codes become more probable.
             top_k: how many codes a position has to choose from, 1 … K; None: all.
+            top_p: what probability those have together, at the temperature and among the top k; in (0, 1]; None: 1.
 
         Raises:
-            InputError: for a temperature that is not positive and finite, or a top_k out of range.
+            InputError: for a temperature that is not positive and finite, or a top_k or top_p out of range.
+
+        Source: Holtzman et al. 2020, arXiv:1904.09751 (top-p).
         """
         if not (temperature > 0 and math.isfinite(temperature)):
             raise InputError(f"temperature must be a positive number, got {temperature}")
         if top_k is not None and not 1 <= top_k <= self.num_codes:
             raise InputError(f"top_k must lie between 1 and the number of codes, {self.num_codes}, got {top_k}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise InputError(f"top_p must be a probability above 0, got {top_p}")
         new = self.expand(self.batch_shape)
-        new.temperature, new.top_k = float(temperature), top_k
+        new.temperature, new.top_k, new.top_p = float(temperature), top_k, top_p
+        return new
+
+    def guided(self, scale: float) -> Autoregressive:
+        r"""The distribution whose logits are pushed away from those without the condition: (1 + s) cond - s uncond.
+
+        Args:
+            scale: s >= 0; 0 changes nothing.
+
+        Raises:
+            InputError: for a negative scale, and if the network was not trained without its condition.
+
+        Source: Ho & Salimans 2022, arXiv:2207.12598.
+        """
+        if not (scale >= 0 and math.isfinite(scale)):
+            raise InputError(f"guidance must not be negative, got {scale}")
+        without = getattr(self.network, "without", None)
+        if without is None:
+            raise InputError("guidance is for a distribution with a condition that it could do without, once")
+        flat, shape = self._condition(self.condition_shape), self.condition_shape
+        other = {name: value.reshape(*shape, *value.shape[1:]) for name, value in without(flat).items()}
+        new = self.expand(self.batch_shape)
+        new.network = Guided(self.network, scale)
+        new.condition = {name: torch.stack([self.condition[name], other[name]], len(shape)) for name in other}
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -146,14 +179,23 @@ class Autoregressive(TorchDistribution):
         }
 
     def _tempered(self, logits: Tensor) -> Tensor:
-        """Logits ``(batch, K, ...)`` at the temperature, minus infinity for codes that are not among the top k."""
+        """Logits ``(batch, K, ...)`` at the temperature, minus infinity for codes not among the top k and the top p."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.temperature != 1:
             logits = logits / self.temperature
-        if self.top_k is None or self.top_k == self.num_codes:
+        if self.top_k is not None and self.top_k < self.num_codes:
+            least = logits.topk(self.top_k, dim=1).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -math.inf)
+        if self.top_p is None or self.top_p == 1:
             return logits
-        least = logits.topk(self.top_k, dim=1).values[:, -1:]
+        ordered = logits.sort(dim=1, descending=True).values
+        probability = ordered.softmax(1)
+        beyond = probability.cumsum(1) - probability >= self.top_p  # the more probable ones are enough
+        least = ordered.masked_fill(beyond, math.inf).amin(1, keepdim=True)
         return logits.masked_fill(logits < least, -math.inf)
+
+
+_KEPT = ("network", "num_codes", "device", "condition", "condition_shape", "temperature", "top_k", "top_p")
 
 
 def draw(logits: Tensor) -> Tensor:

@@ -19,33 +19,38 @@ class Tempered(Messenger):
 
     .. math:: p_T(c_i \mid c_{<i}) \propto p(c_i \mid c_{<i})^{1/T} \quad \text{for the } k \text{ most probable } c_i
 
-    at every position i, else 0. A site can be tempered if its distribution has a method
-    ``tempered(temperature, top_k)`` that gives another distribution, as autoregressive priors have; other sites are
-    drawn as they are.
+    at every position i, else 0; with ``top_p``, for the fewest most probable ones that have at least p together. A site
+    can be tempered if its distribution has a method ``tempered(temperature, top_k)`` (and ``top_p``) that gives another
+    distribution, as autoregressive priors have; other sites are drawn as they are.
 
     Args:
         temperature: T; below 1 tamer, above 1 bolder.
         top_k: k, codes that each position may have; None: all.
+        top_p: p, in (0, 1]; None: 1.
 
     Raises:
-        InputError: for a temperature that is not a positive number, or a top_k that is not a positive integer.
+        InputError: for a temperature that is not a positive number, a top_k that is not a positive integer, or a top_p
+            that is no probability above 0.
 
-    Source: Ackley et al. 1985, doi:10.1207/s15516709cog0901_7 (temperature); Fan et al. 2018, arXiv:1805.04833 (top-k).
+    Source: Ackley et al. 1985, doi:10.1207/s15516709cog0901_7 (temperature); Fan et al. 2018, arXiv:1805.04833 (top-k);
+    Holtzman et al. 2020, arXiv:1904.09751 (top-p).
     """
 
-    def __init__(self, temperature: float = 1.0, top_k: int | None = None) -> None:
+    def __init__(self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> None:
         super().__init__()
         if not (temperature > 0 and math.isfinite(temperature)):
             raise InputError(f"temperature must be a positive number, got {temperature}")
         if top_k is not None:
             positive("top_k", top_k)
-        self.temperature, self.top_k = temperature, top_k
+        if top_p is not None and not 0 < top_p <= 1:
+            raise InputError(f"top_p must be a probability above 0, got {top_p}")
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self._seen: dict[str, bool] = {}  # sites that were drawn: whether they could be tempered
 
     @property
     def changes_anything(self) -> bool:
         """Whether it makes a difference at all."""
-        return self.temperature != 1 or self.top_k is not None
+        return self.temperature != 1 or self.top_k is not None or self.top_p is not None
 
     def check(self) -> None:
         """Check, after a run, that there was anything to temper.
@@ -55,26 +60,26 @@ class Tempered(Messenger):
         """
         if self.changes_anything and not any(self._seen.values()):
             raise InputError(
-                "temperature, top_k: no site of the model can be tempered (it draws "
+                "temperature, top_k, top_p: no site of the model can be tempered (it draws "
                 f"{', '.join(self._seen) or 'nothing'}); codes with a learned autoregressive prior can"
             )
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
-        fn = tempered(msg["fn"], self.temperature, self.top_k)
+        fn = tempered(msg["fn"], self.temperature, self.top_k, self.top_p)
         self._seen[msg["name"]] = fn is not None
         if fn is not None:
             msg["fn"] = fn
 
 
-def tempered(fn: Any, temperature: float, top_k: int | None = None) -> Any | None:
+def tempered(fn: Any, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Any | None:
     """A distribution with a temperature, inside its wrappers (independent, expanded, masked); None if it has none."""
     if hasattr(fn, "tempered"):
-        return fn.tempered(temperature, top_k)
+        return fn.tempered(temperature, top_k, **({} if top_p is None else {"top_p": top_p}))
     if not isinstance(fn, (Independent, ExpandedDistribution, MaskedDistribution)):
         return None
-    base = tempered(fn.base_dist, temperature, top_k)
+    base = tempered(fn.base_dist, temperature, top_k, top_p)
     if base is None:
         return None
     if isinstance(fn, Independent):

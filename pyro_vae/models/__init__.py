@@ -2,7 +2,7 @@
 
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.models.biva import BIVA
-from pyro_vae.models.codes import CodeModel
+from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.models.completion import CompletionBaseline, CompletionVAE
 from pyro_vae.models.conditional import ConditionalVAE
 from pyro_vae.models.contrastive import ContrastiveModel
@@ -23,4 +23,5 @@ __all__ = [
     "ContrastiveModel",
     "GenerativeModel",
     "HierarchicalVAE",
+    "TextCodeModel",
 ]

@@ -3,7 +3,8 @@
 from pyro_vae.priors.autoregressive import AutoregressivePrior
 from pyro_vae.priors.base import CodeGrid, Prior
 from pyro_vae.priors.pixelcnn import GatedPixelCNN
+from pyro_vae.priors.transformer import TransformerPrior
 from pyro_vae.priors.uniform import UniformPrior
 from pyro_vae.priors.wavenet import WaveNet
 
-__all__ = ["AutoregressivePrior", "CodeGrid", "GatedPixelCNN", "Prior", "UniformPrior", "WaveNet"]
+__all__ = ["AutoregressivePrior", "CodeGrid", "GatedPixelCNN", "Prior", "TransformerPrior", "UniformPrior", "WaveNet"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.distributions import Autoregressive
 from pyro_vae.distributions.autoregressive import Condition, Steps
+from pyro_vae.errors import InputError
 from pyro_vae.priors.base import Prior
 
 
@@ -27,7 +28,7 @@ class AutoregressivePrior(Prior):
         """p(codes | context), with the batch shape to which the leading dimensions of the context broadcast.
 
         Raises:
-            InputError: if the label or a coarser grid is missing, or has another shape.
+            InputError: if the label, the text or a coarser grid is missing, or has another shape.
         """
         given = self.given(context)
         events = {name: value.dim() - self.context_dim(name) for name, value in given.items()}
@@ -57,6 +58,17 @@ class AutoregressivePrior(Prior):
 
         It is made and called where gradients are off.
         """
+
+    def without(self, condition: Condition) -> Condition:
+        """The condition without what samples can be guided by; for priors that have been trained without it at times.
+
+        Raises:
+            InputError: if the prior has not, as most.
+        """
+        raise InputError(
+            f"samples of this {type(self).__name__} cannot be guided: it never was without its condition in training "
+            "(TransformerPrior with condition_dropout is, at times)"
+        )
 
     @property
     def device(self) -> torch.device:

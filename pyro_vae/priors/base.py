@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.context import Context, label_context
+from pyro_vae.distributions import PaddedText
 from pyro_vae.errors import InputError
 
 
@@ -26,13 +27,15 @@ class Prior(nn.Module):
     """p(codes | context), a distribution over a grid of integer codes 0 … K-1, as a module that gives it.
 
     ``prior(**context)`` is a distribution with event shape ``shape``; its context is by name, and what it has no
-    use for is ignored: a class label ``y`` ``(batch,)``, and the codes of coarser sites ``(..., batch, *their shape)``.
+    use for is ignored: a class label ``y`` ``(batch,)``, a ``text`` ``(batch, text_length)`` of words 1 … num_words - 1
+    with pads 0 behind its end, and the codes of coarser sites ``(..., batch, *their shape)``.
 
     Args:
         num_codes: K.
         shape: of the grid: (height, width), or (length,).
         num_classes: labels 0 … num_classes - 1 that ``y`` may have; None: not conditional on a label.
         coarser: the grids of the coarser codes that it is given, by site name.
+        text_length, num_words: of the texts that it is given; None: not conditional on a text.
 
     Attributes:
         seen: bool ``(num_classes,)``, which labels there were in training; others are refused.
@@ -49,6 +52,8 @@ class Prior(nn.Module):
         shape: Sequence[int],
         num_classes: int | None = None,
         coarser: Mapping[str, tuple[int, Sequence[int]]] | None = None,
+        text_length: int | None = None,
+        num_words: int | None = None,
     ) -> None:
         super().__init__()
         self.num_codes, self.shape, self.num_classes = num_codes, tuple(shape), num_classes
@@ -58,20 +63,27 @@ class Prior(nn.Module):
                 raise InputError(f"{name}: codes and the sides of their grid must be positive, got {tuple(grid)}")
         if num_classes is not None and num_classes < 1:
             raise InputError(f"num_classes must be a positive integer or None, got {num_classes}")
+        if (text_length is None) != (num_words is None) or (text_length is not None and text_length < 1):
+            raise InputError(f"a text needs a positive text_length and num_words; got {text_length} and {num_words}")
+        if num_words is not None and num_words < 2:
+            raise InputError(f"num_words must be at least 2, the pad and a word, got {num_words}")
+        self.text_length, self.num_words = text_length, num_words
         self.register_buffer("seen", torch.ones(num_classes or 0, dtype=torch.bool))
 
     @property
     def context(self) -> dict[str, Context]:
-        """What it is given, by name: the label, if it is conditional on one, and the coarser codes."""
-        given = {name: codes_context(grid) for name, grid in self.coarser.items()}
-        return given if self.num_classes is None else {"y": seen_context(self.seen), **given}
+        """What it is given, by name: label and text, if it is conditional on them, and the coarser codes."""
+        given = {} if self.num_classes is None else {"y": seen_context(self.seen)}
+        if self.text_length is not None and self.num_words is not None:
+            given["text"] = text_context(self.text_length, self.num_words)
+        return given | {name: codes_context(grid) for name, grid in self.coarser.items()}
 
     @abstractmethod
     def forward(self, **context: Tensor | None) -> TorchDistribution:
         """p(codes | context).
 
         Raises:
-            InputError: if the label or a coarser grid is missing.
+            InputError: if the label, the text or a coarser grid is missing.
         """
 
     def given(self, context: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
@@ -80,12 +92,17 @@ class Prior(nn.Module):
         Raises:
             InputError: names what is missing, or has another shape than its own.
         """
-        names = [*([] if self.num_classes is None else ["y"]), *self.coarser]
+        names = ["y"] * (self.num_classes is not None) + ["text"] * (self.text_length is not None) + [*self.coarser]
         found = {name: value for name in names if (value := context.get(name)) is not None}
         missing = [name for name in names if name not in found]
         if missing:
             told = "; ".join(f"'{name}': {self.context[name].what}" for name in missing)
             raise InputError(f"the prior over codes is conditional on what was not given ({told})")
+        if "text" in found and found["text"].shape[-1:] != (self.text_length,):
+            raise InputError(
+                f"the prior over codes takes 'text' of shape (..., {self.text_length}), with 0 behind the end of "
+                f"shorter ones, got {tuple(found['text'].shape)}"
+            )
         for name, grid in self.coarser.items():
             got = tuple(found[name].shape)
             if got[max(len(got) - len(grid.shape), 0) :] != grid.shape:
@@ -93,14 +110,20 @@ class Prior(nn.Module):
         return found
 
     def context_dim(self, name: str) -> int:
-        """How many dimensions one datum's value has: none for a label, the grid's rank for coarser codes."""
-        return len(self.coarser[name].shape) if name in self.coarser else 0
+        """How many dimensions one datum's value has: none for a label, one for a text, the grid's rank for codes."""
+        return len(self.coarser[name].shape) if name in self.coarser else int(name == "text")
 
 
 def codes_context(grid: CodeGrid) -> Context:
     """Grids of codes, one a datum."""
     support = constraints.integer_interval(0, grid.num_codes - 1)
     return Context(f"codes from 0 to {grid.num_codes - 1}", grid.shape, torch.int64, support)
+
+
+def text_context(length: int, num_words: int) -> Context:
+    """Texts, padded to one length."""
+    what = f"texts of {length} words from 1 to {num_words - 1}, with 0 behind the end of shorter ones"
+    return Context(what, (length,), torch.int64, PaddedText(num_words))
 
 
 def seen_context(seen: Tensor) -> Context:

@@ -78,7 +78,7 @@ class GatedPixelCNN(AutoregressivePrior):
                 "GatedPixelCNN: attention_heads must not be negative and attention_every must be positive, "
                 f"got {attention_heads} and {attention_every}"
             )
-        check_layers("GatedPixelCNN", channels, num_layers, dropout)
+        check_layers("GatedPixelCNN", dropout, channels=channels, num_layers=num_layers)
         if attention_heads and attention_every > num_layers:
             raise InputError(
                 f"GatedPixelCNN: attention_every must be at most the {num_layers} layers, got {attention_every}"

@@ -67,7 +67,7 @@ class WaveNet(AutoregressivePrior):
             raise InputError(f"WaveNet: kernel must be at least 2, got {kernel}")
         if cycle is not None and cycle < 1:
             raise InputError(f"WaveNet: cycle must be a positive integer or None, got {cycle}")
-        check_layers("WaveNet", channels, num_layers, dropout)
+        check_layers("WaveNet", dropout, channels=channels, num_layers=num_layers)
         cycle = cycle or whole_cycle(self.shape[0], kernel)
         self.given_features = GivenFeatures(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)

@@ -9,7 +9,7 @@ from prior_cases import codes, context, prior
 
 from pyro_vae.distributions import Autoregressive
 from pyro_vae.errors import InputError
-from pyro_vae.priors import GatedPixelCNN, WaveNet
+from pyro_vae.priors import GatedPixelCNN, TransformerPrior, WaveNet
 
 TINY = {
     "pixelcnn": lambda: GatedPixelCNN(3, (2, 2), channels=4, num_layers=2, kernel=3),
@@ -17,6 +17,7 @@ TINY = {
         2, (2, 3), channels=4, num_layers=2, kernel=3, attention_heads=2, attention_every=1
     ),
     "wavenet": lambda: WaveNet(3, (4,), channels=4, num_layers=3),
+    "transformer": lambda: TransformerPrior(2, (3, 2), width=4, depth=3, heads=2, attention="sparse", window=3),
 }
 
 
@@ -35,9 +36,20 @@ def all_grids(distribution):
 
 
 @pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.4, None), (3.0, None), (1.0, 1), (0.7, 2)])
-def test_probabilities_of_all_grids_sum_to_one(name, temperature, top_k):
-    distribution = tiny(name).tempered(temperature, top_k)
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        (1.0, None, None),
+        (0.4, None, None),
+        (3.0, None, None),
+        (1.0, 1, None),
+        (0.7, 2, None),
+        (1.0, None, 0.6),
+        (2, 2, 0.7),
+    ],
+)
+def test_probabilities_of_all_grids_sum_to_one(name, temperature, top_k, top_p):
+    distribution = tiny(name).tempered(temperature, top_k, top_p)
     total = distribution.log_prob(all_grids(distribution)).exp().sum()
     torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-12, atol=0)
 
@@ -59,20 +71,39 @@ def test_samples_follow_the_probabilities(name, temperature, top_k):
     assert chi_square <= freedom + 5 * math.sqrt(2 * freedom)  # five standard deviations
 
 
-def by_hand(logits, code, temperature, top_k):
+def by_hand(logits, code, temperature, top_k, top_p):
     """log p of one code of one position, as one would write it."""
     weights = [math.exp(v / temperature) for v in logits]
     kept = weights if top_k is None else [w for w in weights if w >= sorted(weights)[-top_k]]
+    if top_p is not None:
+        first, whole = sorted(kept, reverse=True), sum(kept)
+        while len(first) > 1 and sum(first[:-1]) / whole >= top_p:  # enough without the last one
+            first.pop()
+        kept = first
     return math.log(weights[code] / sum(kept)) if weights[code] in kept else -math.inf
 
 
-@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (1.0, 3), (2.0, 2), (1.0, 6)])
-def test_log_prob_by_hand(temperature, top_k):
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        (1.0, None, None),
+        (0.5, None, None),
+        (1.0, 3, None),
+        (2.0, 2, None),
+        (1.0, 6, None),
+        (1.0, None, 0.8),
+        (0.3, None, 0.5),
+        (1.0, None, 1.0),
+        (1.0, None, 1e-9),
+        (0.7, 4, 0.75),
+    ],
+)
+def test_log_prob_by_hand(temperature, top_k, top_p):
     network = prior("pixelcnn-attention")
-    distribution, grids = network().tempered(temperature, top_k), codes(network, 40)
+    distribution, grids = network().tempered(temperature, top_k, top_p), codes(network, 40)
     rows = network.logits(grids, {}).flatten(2).movedim(1, -1).tolist()  # grids x positions x K
     expected = [
-        sum(by_hand(logits, code, temperature, top_k) for logits, code in zip(row, grid, strict=True))
+        sum(by_hand(logits, code, temperature, top_k, top_p) for logits, code in zip(row, grid, strict=True))
         for row, grid in zip(rows, grids.flatten(1).tolist(), strict=True)
     ]
     found = distribution.log_prob(grids)
@@ -136,6 +167,12 @@ def test_bad_top_k(top_k):
         prior("wavenet")().tempered(top_k=top_k)
 
 
+@pytest.mark.parametrize("top_p", [0.0, -0.1, 1.01, math.nan])
+def test_bad_top_p(top_p):
+    with pytest.raises(InputError, match=f"top_p must be a probability above 0, got {top_p}"):
+        prior("wavenet")().tempered(top_p=top_p)
+
+
 def test_values_outside_the_support_are_refused():
     network = prior("pixelcnn")
     distribution, some = network(), codes(network, 3)
@@ -147,7 +184,7 @@ def test_values_outside_the_support_are_refused():
             Autoregressive(network, 6, (5, 4), validate_args=True).log_prob(some)
 
 
-@pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all"])
+@pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all", "transformer-all"])
 def test_half_precision_logits_are_normalized_in_single(name):
     network = prior(name).float()
     some, given = codes(network, 3), context(network, 3)

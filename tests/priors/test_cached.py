@@ -39,7 +39,10 @@ def test_same_samples_as_the_full_pass(name):
     assert network.num_codes == 1 or len(ours.unique()) > 1
 
 
-@pytest.mark.parametrize("name", ["pixelcnn-attention", "wavenet-cycles", "pixelcnn-all", "wavenet-all"])
+@pytest.mark.parametrize(
+    "name",
+    ["pixelcnn-attention", "wavenet-cycles", "pixelcnn-all", "wavenet-all", "transformer-all", "transformer-text"],
+)
 def test_same_tempered_samples(name):
     network = prior(name)
     distribution = network(**context(network, 4))
@@ -52,7 +55,7 @@ def test_same_tempered_samples(name):
     assert not torch.equal(ours, naive_sample(distribution, 4))
 
 
-@pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all"])
+@pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all", "transformer-all"])
 def test_no_dropout_and_no_gradient_in_sampling(name):
     network = prior(name).train()
     some, given = codes(network, 3), context(network, 3)
@@ -64,7 +67,7 @@ def test_no_dropout_and_no_gradient_in_sampling(name):
     assert not network(**given).sample().requires_grad
 
 
-@pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all"])
+@pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all", "transformer-all"])
 def test_two_memories_do_not_meet(name):
     network = prior(name)
     some, given = codes(network, 2, 3), context(network, 3)
@@ -80,7 +83,7 @@ def test_two_memories_do_not_meet(name):
         torch.testing.assert_close(torch.stack(result, -1), full, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["pixelcnn-attention", "wavenet"])
+@pytest.mark.parametrize("name", ["pixelcnn-attention", "wavenet", "transformer-sparse"])
 def test_a_memory_has_the_weights_of_now(name):
     """A distribution that was made before the weights changed samples with the new ones."""
     network = prior(name)

@@ -7,7 +7,7 @@ import torch
 from prior_cases import CASES, codes, context, prior
 from torch import nn
 
-from pyro_vae.priors import GatedPixelCNN, WaveNet
+from pyro_vae.priors import GatedPixelCNN, TransformerPrior, WaveNet
 
 WIDE = 32  # channels: of few, all the head's units may be at rest at some position, and it then depends on nothing
 DEEP_ENOUGH = [
@@ -64,6 +64,36 @@ def test_everything_before_a_position_if_deep_enough(kind, shape, options):
     assert torch.equal(found, all_before(len(found)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((13,), {"depth": 1}), ((4, 5), {"depth": 1}), ((5, 4), {"depth": 3, "attention": "sparse", "window": 3})],
+)
+def test_everything_before_a_position_for_a_transformer(shape, options):
+    """One layer of full attention sees all; a row and a column do so together."""
+    found = dependence(TransformerPrior(5, shape, width=8, heads=2, **options).double().eval())
+    assert torch.equal(found, all_before(len(found)))
+
+
+@pytest.mark.parametrize(("layers", "kind"), [(1, "window"), (2, "row")])
+def test_receptive_field_of_a_sparse_transformer(layers, kind):
+    """A layer alone (of two layers, the last one's window of one row and column is nearly nothing beside the row)."""
+    height, width, window = 4, 5, 3
+    network = TransformerPrior(5, (height, width), width=8, depth=layers, heads=2, attention="sparse", window=window)
+    found = dependence(network.double().eval())
+
+    def around(i):  # tokens that the last layer sees at i
+        rows, columns = (range(i // width - 1, i // width + 2), range(i % width - 1, i % width + 2))
+        return [j for j in range(i + 1) if j // width in rows and j % width in columns]
+
+    def sees(i):
+        tokens = around(i)
+        if kind == "row":
+            tokens = {k for j in tokens for k in range(max(j - width, 0), j + 1)}
+        return {token - 1 for token in tokens if token > 0}  # token j holds code j - 1
+
+    assert [set(row.nonzero().flatten().tolist()) for row in found] == [sees(i) for i in range(height * width)]
+
+
 def near(shape, reach):
     """The receptive field of a PixelCNN without attention: a rectangle above, and the own row to the left."""
     places = [(r, c) for r in range(shape[0]) for c in range(shape[1])]
@@ -101,7 +131,7 @@ def test_a_default_cycle_sees_the_whole_sequence_and_is_no_longer_than_that(leng
     assert cycle == 1 or 1 + (kernel - 1) * (2 ** (cycle - 1) - 1) < length - 1
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "pixelcnn-attention", "wavenet-cycles"])
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelcnn-attention", "wavenet-cycles", "transformer-sparse"])
 def test_real_codes_too(name):
     """The same on codes: changing one changes logits after it only."""
     network = prior(name)

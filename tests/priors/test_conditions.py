@@ -13,7 +13,7 @@ from pyro_vae.networks.coarser import CoarserCodes
 from pyro_vae.priors import GatedPixelCNN, WaveNet
 from pyro_vae.recording import Recording
 
-BOTH = pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all"])
+BOTH = pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all", "transformer-all"])
 
 
 @BOTH
