@@ -5,6 +5,7 @@ from pyro_vae.models.biva import BIVA
 from pyro_vae.models.codes import CodeModel
 from pyro_vae.models.completion import CompletionBaseline, CompletionVAE
 from pyro_vae.models.conditional import ConditionalVAE
+from pyro_vae.models.dvae import DVAE
 from pyro_vae.models.gaussian import VAE
 from pyro_vae.models.hierarchical import HierarchicalVAE
 from pyro_vae.models.vq import VQVAE
@@ -12,6 +13,7 @@ from pyro_vae.models.vq2 import VQVAE2
 
 __all__ = [
     "BIVA",
+    "DVAE",
     "VAE",
     "VQVAE",
     "VQVAE2",
