@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +25,13 @@ from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
 from pyro_vae.inference.optimizer import OptimizerName, make_optimizer
-from pyro_vae.inference.scheduled import ScheduledBuffers
+from pyro_vae.inference.scheduled import ScheduledBuffers, warn_of_long
 from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.program import as_programs, prime
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
-
-logger = logging.getLogger(__name__)
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
@@ -139,15 +136,7 @@ def fit(
         raise InputError(f"clip_norm must be positive, got {clip_norm}")
     kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
     of_buffers = {name: as_schedule(value) for name, value in (schedules or {}).items()}
-    for what, schedule in {"the KL weight": kl_schedule, **of_buffers}.items():
-        if schedule.end > epochs:
-            logger.warning(
-                "%s reaches its final value at epoch %g, after training ends (%d epochs): it ends at %g",
-                what,
-                schedule.end,
-                epochs,
-                schedule(epochs),
-            )
+    warn_of_long({"the KL weight": kl_schedule, **of_buffers}, epochs)
     fabric = _fabric(device, precision, num_devices)
     if num_devices > 1:
         fabric.launch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference.schedules import Schedule
 from pyro_vae.program import Program
+
+logger = logging.getLogger(__name__)
 
 
 class ScheduledBuffers:
@@ -44,6 +47,19 @@ class ScheduledBuffers:
         return {name: schedule(epoch) for name, schedule in self.schedules.items()}
 
 
+def warn_of_long(schedules: Mapping[str, Schedule], epochs: int) -> None:
+    """Say in the log which values, by what they are called, will not have come to their ends when training has."""
+    for what, schedule in schedules.items():
+        if schedule.end > epochs:
+            logger.warning(
+                "%s reaches its final value at epoch %g, after training ends (%d epochs): it ends at %g",
+                what,
+                schedule.end,
+                epochs,
+                schedule(epochs),
+            )
+
+
 def _owner(program: Program) -> nn.Module:
     return program.program if isinstance(program.program, nn.Module) else program
 
@@ -57,8 +73,8 @@ def _place(owners: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str]:
         raise InputError(f"schedules: '{name}' is a parameter, which the optimizer moves; a schedule sets a buffer")
     if name in found and name not in usable:
         raise InputError(
-            f"schedules: buffer '{name}' has shape {tuple(found[name].shape)} and dtype {found[name].dtype}; a schedule "
-            "sets a 0-dimensional buffer of floating point"
+            f"schedules: buffer '{name}' has shape {tuple(found[name].shape)} and dtype {found[name].dtype}; it must be "
+            "0-dimensional and of floating point"
         )
     if name not in usable and not usable:
         raise InputError(f"schedules: unknown buffer '{name}'; model and guide have no buffer that a schedule can set")
