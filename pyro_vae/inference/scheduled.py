@@ -73,7 +73,7 @@ def _place(owners: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str]:
         raise InputError(f"schedules: '{name}' is a parameter, which the optimizer moves; a schedule sets a buffer")
     if name in found and name not in usable:
         raise InputError(
-            f"schedules: buffer '{name}' has shape {tuple(found[name].shape)} and dtype {found[name].dtype}; it must be "
+            f"schedules: buffer '{name}' is {found[name].dtype} of shape {tuple(found[name].shape)}; it must be "
             "0-dimensional and of floating point"
         )
     if name not in usable and not usable:
