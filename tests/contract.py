@@ -70,9 +70,10 @@ class PairContract:
 
     def test_particles_broadcast(self):
         """Weights (K, N), each particle's row equal to the one of a run with its own latents only."""
-        k = 3
         model, guide, batch = self.programs()
-        model.eval(), guide.eval()
+        self.check_particles(model.eval(), guide.eval(), batch)
+
+    def check_particles(self, model, guide, batch, k=3):
         pair = trace_pair(model, guide, (), batch, k, self.plate_nesting)
         together = log_weights(pair, scaled=False)  # (K, N)
         assert together.shape == (k, pair.size)

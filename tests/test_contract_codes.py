@@ -1,5 +1,7 @@
 """The pairs with discrete codes, and one that a user might write, under the shared contract."""
 
+from typing import ClassVar
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -8,11 +10,12 @@ from torch import nn
 
 from pyro_vae import likelihoods
 from pyro_vae.distributions import UniformCodes
-from pyro_vae.guides import VQ2Guide, VQGuide
-from pyro_vae.models import VQVAE, VQVAE2
+from pyro_vae.guides import DVAEGuide, VQ2Guide, VQGuide
+from pyro_vae.models import DVAE, VQVAE, VQVAE2
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.penalty import penalty
 
+TINY = {"code_dim": 4, "width": 16, "groups": 3, "blocks": 1}
 SMALL = {"channels": 16, "block_channels": 8, "code_dim": 4}
 
 
@@ -67,6 +70,34 @@ class TestThreeLevels(CodesContract):
     def make_pair(self):
         model = VQVAE2((1, 8, 8), (6, 5, 4), halvings=(1, 1, 1), likelihood=likelihoods.Gaussian(0.3), **SMALL)
         return model, VQ2Guide(model), {"x": images()}
+
+
+class TestDVAE(PairContract):
+    """Codes with a random guide: mixtures in training mode, integers in evaluation mode."""
+
+    learning_rate = 0.01
+    options: ClassVar[dict] = {}
+
+    def make_pair(self):
+        model = DVAE((1, 8, 8), 6, **TINY)
+        return model, DVAEGuide(model, temperature=0.7, **self.options), {"x": images()}
+
+    def test_particles_broadcast_in_training_mode(self):
+        model, guide, batch = self.programs()
+        self.check_particles(model.train(), guide.train(), batch)
+
+
+class TestDVAEOfSignals(TestDVAE):
+    def make_pair(self):
+        model = DVAE((1, 32), 5, likelihood=likelihoods.Gaussian(0.2), **TINY)
+        phase = torch.rand(16, 1, 1) * 6
+        return model, DVAEGuide(model, width=12), {"x": torch.sin(torch.linspace(0, 9, 32) + phase)}
+
+
+class TestStraightThrough(TestDVAE):
+    options: ClassVar[dict] = {"straight_through": True}
+
+    test_particles_broadcast_in_training_mode = None  # the density is known for the very tensor that was drawn only
 
 
 class TestPlainFunctions(CodesContract):

@@ -6,6 +6,8 @@ from pyro_vae.distributions.diagonal_normal import diagonal_normal
 from pyro_vae.distributions.discrete_levels import DiscretizedCategorical
 from pyro_vae.distributions.discretized_logistic_mixture import DiscretizedLogisticMixture
 from pyro_vae.distributions.levels import Levels
+from pyro_vae.distributions.logit_laplace import LogitLaplace
+from pyro_vae.distributions.relaxed_codes import RelaxedCodes, RelaxedUniformCodes
 from pyro_vae.distributions.texts import PaddedText, Texts
 from pyro_vae.distributions.uniform_codes import UniformCodes
 
@@ -17,6 +19,9 @@ __all__ = [
     "Levels",
     "PaddedText",
     "Texts",
+    "LogitLaplace",
+    "RelaxedCodes",
+    "RelaxedUniformCodes",
     "UniformCodes",
     "completed",
     "counted_fraction",

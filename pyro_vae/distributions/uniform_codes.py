@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, constraints
+from torch.distributions.kl import register_kl
 
 
 class UniformCodes(TorchDistribution):
@@ -61,3 +62,10 @@ class UniformCodes(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw codes, int64 ``(*sample_shape, *batch_shape, *shape)``."""
         return torch.randint(self.num_codes, self._extended_shape(torch.Size(sample_shape)), device=self.device)
+
+
+@register_kl(Independent, UniformCodes)
+def _kl(q: Independent, p: UniformCodes) -> Tensor:
+    """N log K minus q's entropy, nats, for independent categoricals q over the grid."""
+    nats = math.prod(p.event_shape) * math.log(p.num_codes)
+    return (nats - q.entropy()).expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))

@@ -3,6 +3,7 @@
 from pyro_vae.guides.biva import BIVAGuide
 from pyro_vae.guides.completion import CompletionGuide, EmptyGuide
 from pyro_vae.guides.conditional import ConditionalGuide
+from pyro_vae.guides.dvae import DVAEGuide
 from pyro_vae.guides.gaussian import GaussianGuide
 from pyro_vae.guides.hierarchical import HierarchicalGuide
 from pyro_vae.guides.ladder import LadderGuide
@@ -13,6 +14,7 @@ __all__ = [
     "BIVAGuide",
     "CompletionGuide",
     "ConditionalGuide",
+    "DVAEGuide",
     "EmptyGuide",
     "GaussianGuide",
     "HierarchicalGuide",

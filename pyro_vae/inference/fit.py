@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,13 @@ from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.objective import Objective
 from pyro_vae.inference.optimizer import OptimizerName, make_optimizer
+from pyro_vae.inference.scheduled import ScheduledBuffers, warn_of_long
 from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.program import as_programs, prime
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
-
-logger = logging.getLogger(__name__)
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
@@ -72,6 +70,7 @@ def fit(
     optimizer_options: dict[str, Any] | None = None,
     learning_rate: float | Schedule = 1e-3,
     kl_weight: float | Schedule = 1.0,
+    schedules: dict[str, float | Schedule] | None = None,
     clip_norm: float | None = None,
     ema_decay: float | None = None,
     patience: int | None = None,
@@ -101,6 +100,9 @@ def fit(
         optimizer_options: further arguments of it (``eps``, ``betas``, ``weight_decay``, …).
         learning_rate: a number, or a schedule in epochs.
         kl_weight: weight of the KL terms during training, a number or a schedule (warm-up).
+        schedules: further values that change during training, numbers or schedules by the name of the buffer that they
+            set: ``{"guide.temperature": Cosine(1.0, 1 / 16, 30)}``. Any 0-dimensional buffer of the model or the guide,
+            set before every step.
         clip_norm: the gradient's largest norm.
         ema_decay: keep a moving average of the weights, validate with it and return it.
         patience: stop when validation has not improved for so many epochs, and return the best epoch's weights.
@@ -133,13 +135,8 @@ def fit(
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm must be positive, got {clip_norm}")
     kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
-    if kl_schedule.end > epochs:
-        logger.warning(
-            "the KL weight reaches its final value at epoch %g, after training ends (%d epochs): it ends at %g",
-            kl_schedule.end,
-            epochs,
-            kl_schedule(epochs),
-        )
+    of_buffers = {name: as_schedule(value) for name, value in (schedules or {}).items()}
+    warn_of_long({"the KL weight": kl_schedule, **of_buffers}, epochs)
     fabric = _fabric(device, precision, num_devices)
     if num_devices > 1:
         fabric.launch()
@@ -151,6 +148,8 @@ def fit(
     keep_freed_memory()
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
+        scheduled = ScheduledBuffers(*programs, of_buffers)
+        scheduled.set(0.0)
         saved = load_checkpoint(Path(out)) if resume and out is not None else None
         if saved is None and awaits_data(*programs):
             initialize_from_data(*programs, EpochBatches(train, number_of_data(train), seed).batch(0, 0))
@@ -175,6 +174,7 @@ def fit(
             learning_rate=rates,
             kl_schedule=kl_schedule,
             kl_weight=weight,
+            scheduled=scheduled,
             epochs=epochs,
             clip_norm=clip_norm,
             ema=None if ema_decay is None else WeightEMA(step, ema_decay),

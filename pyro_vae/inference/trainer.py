@@ -19,6 +19,7 @@ from pyro_vae.inference.batches import EpochBatches, derived_seed
 from pyro_vae.inference.compiled import CompiledStep
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.interrupts import Interrupts
+from pyro_vae.inference.scheduled import ScheduledBuffers
 from pyro_vae.inference.schedules import Schedule
 from pyro_vae.inference.state import TrainingState
 from pyro_vae.inference.step import Step
@@ -39,6 +40,7 @@ class Trainer(TrainingState):
         batches: training batches.
         validation: held-out data and the step that measures them (same programs, weight 1), or None.
         learning_rate, kl_schedule: schedules in epochs; kl_weight: the live tensor that the latter sets (or None).
+        scheduled: buffers of the programs that have schedules.
         epochs: how many.
         clip_norm: largest gradient norm, or None.
         ema: moving average of the weights, or None.
@@ -62,6 +64,7 @@ class Trainer(TrainingState):
         learning_rate: Schedule,
         kl_schedule: Schedule,
         kl_weight: Tensor | None,
+        scheduled: ScheduledBuffers,
         epochs: int,
         clip_norm: float | None,
         ema: WeightEMA | None,
@@ -81,6 +84,7 @@ class Trainer(TrainingState):
         if validation is not None:
             self.validation = validation[0], CompiledStep(fabric, validation[1], mode, differentiate=False)
         self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
+        self.scheduled = scheduled
         self.epochs, self.patience = epochs, patience
         self.checkpoint_every, self.show = checkpoint_every, progress
         self._normalized = bool(norm_layers(step))
@@ -133,6 +137,7 @@ class Trainer(TrainingState):
         """Forward, backward, update; returns the row of terms, still on the device."""
         if self.kl_weight is not None:
             self.kl_weight.fill_(self.kl_schedule(epoch))
+        self.scheduled.set(epoch)
         return self.update(self.batches.rows(self.at.epoch, self.at.index), self.learning_rate(epoch))
 
     def _account(self, rows: list[Tensor]) -> None:
@@ -158,6 +163,7 @@ class Trainer(TrainingState):
         record: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
         record |= {f"train/{n}": s / count for n, s in zip(self.raw_step.names, at.sums, strict=True)}
         record |= {"learning_rate": self.learning_rate(at.epoch), "kl_weight": self.kl_schedule(at.epoch)}
+        record |= self.scheduled.values(at.epoch)
         at.epoch, at.index, at.sums = at.epoch + 1, 0, []
         if self.validation is not None:
             measured = self.validate()

@@ -6,6 +6,7 @@ from pyro_vae.likelihoods.categorical import Categorical, Categorical256
 from pyro_vae.likelihoods.discretized_logistic_mixture import DiscretizedLogisticMixture
 from pyro_vae.likelihoods.gaussian import Gaussian
 from pyro_vae.likelihoods.laplace import Laplace
+from pyro_vae.likelihoods.logit_laplace import LogitLaplace
 
 __all__ = [
     "Bernoulli",
@@ -15,4 +16,5 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "Likelihood",
+    "LogitLaplace",
 ]

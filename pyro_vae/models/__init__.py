@@ -6,6 +6,7 @@ from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.models.completion import CompletionBaseline, CompletionVAE
 from pyro_vae.models.conditional import ConditionalVAE
 from pyro_vae.models.contrastive import ContrastiveModel
+from pyro_vae.models.dvae import DVAE
 from pyro_vae.models.gaussian import VAE
 from pyro_vae.models.hierarchical import HierarchicalVAE
 from pyro_vae.models.vq import VQVAE
@@ -13,6 +14,7 @@ from pyro_vae.models.vq2 import VQVAE2
 
 __all__ = [
     "BIVA",
+    "DVAE",
     "VAE",
     "VQVAE",
     "VQVAE2",

@@ -15,6 +15,7 @@ from pyro_vae.likelihoods import (
     DiscretizedLogisticMixture,
     Gaussian,
     Laplace,
+    LogitLaplace,
 )
 
 GREY = torch.arange(256) / 255
@@ -26,13 +27,15 @@ CASES = {
     "laplace fixed": lambda: Laplace(2),
     "laplace learned": lambda: Laplace("learned"),
     "laplace per pixel": lambda: Laplace("per_pixel"),
+    "logit-laplace": LogitLaplace,
+    "logit-laplace, narrow margin": lambda: LogitLaplace(0.02),
     "categorical 256": Categorical256,
     "categorical 5": lambda: Categorical(5),
     "mixture of 1": lambda: DiscretizedLogisticMixture(1),
     "mixture of 10": DiscretizedLogisticMixture,
     "mixture of 2, 16 levels": lambda: DiscretizedLogisticMixture(2, 16),
 }
-PARAMETERS = {name: count for name, count in zip(CASES, (1, 1, 1, 2, 1, 1, 2, 256, 5, 3, 30, 6), strict=True)}
+PARAMETERS = {name: count for name, count in zip(CASES, (1, 1, 1, 2, 1, 1, 2, 2, 2, 256, 5, 3, 30, 6), strict=True)}
 every = pytest.mark.parametrize("name", CASES)
 
 
@@ -66,7 +69,7 @@ def test_shapes(name, leading, shape):
     assert likelihood.support.check(x).all()
     assert d.support.check(x).all()
     assert likelihood.support.check(d.mode).all()
-    assert d.has_rsample == isinstance(likelihood, Gaussian | Laplace)
+    assert d.has_rsample == isinstance(likelihood, Gaussian | Laplace | LogitLaplace)
 
 
 @every
@@ -91,6 +94,15 @@ def test_it_is_normalized(name):
     if isinstance(likelihood, Gaussian | Laplace):
         x = torch.linspace(-60, 60, 1_200_001, dtype=torch.float64).reshape(-1, 1, 1)
         total = d.log_prob(x).exp().sum(0) * 1e-4
+        atol = 1e-5
+    elif isinstance(likelihood, LogitLaplace):
+        margin = likelihood.epsilon / (1 - 2 * likelihood.epsilon)
+        d = likelihood(features / 4, event_dim=1)  # of scales that leave nothing beyond the grid
+        logit = torch.linspace(-30, 30, 400_001, dtype=torch.float64)  # f has steep ends: x is not taken evenly
+        x = (1 + 2 * margin) * logit.sigmoid() - margin
+        slope = (1 + 2 * margin) * logit.sigmoid() * (-logit).sigmoid()
+        density = d.log_prob(x.reshape(-1, 1, 1)).exp()
+        total = (density * slope[:, None]).sum(0) * 60 / 400_000
         atol = 1e-5
     else:
         total = d.log_prob(outcomes(likelihood).double().reshape(-1, 1, 1)).exp().sum(0)

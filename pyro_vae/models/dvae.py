@@ -1,0 +1,130 @@
+"""The discrete variational autoencoder's generative model, with relaxed codes in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.context import Context
+from pyro_vae.distributions import RelaxedUniformCodes
+from pyro_vae.errors import InputError
+from pyro_vae.likelihoods import Likelihood, LogitLaplace
+from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.vq import label_of
+from pyro_vae.networks.grids import grid_shape
+from pyro_vae.networks.pyramid import PyramidDecoder
+from pyro_vae.priors import UniformPrior
+
+
+class DVAE(GenerativeModel):
+    r"""codes ~ p(codes);  x | codes ~ likelihood(decoder(e[codes])); in training mode mixtures of codes.
+
+    .. math:: p(codes) = K^{-N} \text{ or a learned prior}, \quad
+              x \sim likelihood(decoder(z)), \quad z_i = e_{codes_i} \text{ or, in training, } \sum_k y_{ik} e_k
+
+    Sites: ``codes``, and ``x``. In evaluation mode codes are integers with event shape ``grid``, and their prior is
+    ``priors["codes"]``, uniform until a learned one takes its place. In training mode they are relaxed one-hot grids y
+    with event shape (K, *grid) (:class:`~pyro_vae.distributions.RelaxedUniformCodes`). Model and guide must be in
+    the same mode.
+
+    The buffer ``temperature`` is that of the relaxed prior. The closed-form KL does not depend on it; where the relaxed
+    densities are used (``ELBO(analytic_kl=False)``, ``IWAE``), it is to be scheduled beside the guide's.
+
+    Args:
+        data_shape: shape of one datum, (channels, height, width) or (channels, length); its sides must be multiples of
+            ``2 ** (groups - 1)``.
+        num_codes: K.
+        code_dim: D, dimensions of a code's vector.
+        width: n, channels of the finest group of the networks; the others have n 2^i.
+        groups: of the networks; the grid has ``2 ** -(groups - 1)`` of the data's sides.
+        blocks: residual blocks in a group.
+        likelihood: p(x | decoder features); logit-Laplace if not given.
+        temperature: of the relaxed prior.
+        data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts at its mean.
+
+    Raises:
+        InputError: if the data do not divide into a grid; for sizes that are not positive.
+
+    Source: Ramesh et al. 2021, arXiv:2102.12092, section 2.1 and appendix A.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_codes: int = 8192,
+        code_dim: int = 128,
+        width: int = 256,
+        groups: int = 4,
+        blocks: int = 2,
+        likelihood: Likelihood | None = None,
+        temperature: float = 1.0,
+        data_mean: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+        self.likelihood = likelihood if likelihood is not None else LogitLaplace()
+        self.grid = grid_shape(data_shape, groups - 1, "DVAE")
+        self.num_codes, self.widths = num_codes, (width, groups, blocks)
+        if code_dim < 1:
+            raise InputError(f"code_dim must be a positive integer, got {code_dim}")
+        self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
+        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
+        self.decoder = PyramidDecoder(code_dim, self.feature_shape, width, groups, blocks)
+        self.register_buffer("temperature", positive_temperature(temperature))
+        self.start_at(self.decoder, data_mean)
+
+    @property
+    def context(self) -> dict[str, Context]:  # type: ignore[override]
+        """The class label ``y``, if the prior is conditional on it."""
+        return label_of(self.priors)
+
+    def forward(self, x: Tensor | None = None, *, y: Tensor | None = None, num_samples: int = 1) -> Tensor:
+        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data.
+
+        Raises:
+            InputError: if the codes are a guide's in the other mode; in training, if the prior is a learned one.
+        """
+        with self.data_plate(x, num_samples):
+            codes = pyro.sample("codes", self._relaxed_prior() if self.training else self.priors["codes"](y=y))
+            if codes.is_floating_point() != self.training:
+                raise InputError(
+                    f"the model is in {_mode(self.training)} mode and was given the codes of a guide in "
+                    f"{_mode(not self.training)} mode: put both in the same one"
+                )
+            features = self.decoder(self.embed(codes))  # (..., batch, P * channels, *sides)
+            return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Vectors ``(..., D, *grid)`` of integer codes ``(..., *grid)``, or of mixtures of them ``(..., K, *grid)``."""
+        rank = len(self.grid)
+        if not codes.is_floating_point():
+            return self.codebook[codes].movedim(-1, -rank - 1)
+        z = torch.einsum("...kn,kd->...dn", codes.flatten(-rank), self.codebook)
+        return z.unflatten(-1, self.grid)
+
+    def _relaxed_prior(self) -> RelaxedUniformCodes:
+        if not isinstance(self.priors["codes"], UniformPrior):
+            raise InputError(
+                "a DVAE is trained with the uniform prior over its codes; the learned one is for evaluation"
+            )
+        return RelaxedUniformCodes(self.num_codes, self.grid, self.temperature)
+
+
+def positive_temperature(value: float) -> Tensor:
+    """A temperature as a 0-dimensional tensor.
+
+    Raises:
+        InputError: if it is not positive.
+    """
+    if not value > 0:
+        raise InputError(f"temperature must be positive, got {value}")
+    return torch.tensor(float(value))
+
+
+def _mode(training: bool) -> str:
+    return "training" if training else "evaluation"
