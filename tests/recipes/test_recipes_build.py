@@ -8,7 +8,12 @@ from pyro_vae.recipes import read_recipe, recipe_names
 from pyro_vae.recipes.experiment import build, experiment_parser, parse_config
 from pyro_vae.recipes.learned_priors import build_prior, parse_prior_config
 
-SHAPES = {"vqvae-colour": (3, 32, 32), "vqvae2-colour": (3, 256, 256), "vqvae-audio": (1, 8192)}
+SHAPES = {
+    "dvae-published": (3, 256, 256),
+    "vqvae-colour": (3, 32, 32),
+    "vqvae2-colour": (3, 256, 256),
+    "vqvae-audio": (1, 8192),
+}
 GRIDS = {"wavenet": (512,)}
 
 
