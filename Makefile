@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/pyro-vae evaluate runs/demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/tested
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ def test_any_other_guide_is_below_as_well_and_many_particles_of_a_random_one_rea
             pyro.sample("z", dist.Delta(model.quantizer.embed(codes), event_dim=3))
 
     truth = exact(model, x)
-    one = torch.stack([log_likelihood(model, random_guide, x, num_particles=1, seed=s).per_datum for s in range(200)])
+    one = torch.stack([log_likelihood(model, random_guide, x, num_particles=1, seed=s).per_datum for s in range(50)])
     assert (one.mean(0) < truth).all()
     many = log_likelihood(model, random_guide, x, num_particles=20_000).per_datum
     torch.testing.assert_close(many, truth, atol=0.05, rtol=0)
