@@ -1,0 +1,78 @@
+"""The tokenizer of a run: made of the training captions, once, and saved with the run's priors."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.data import Data, Tokenizer
+from pyro_vae.errors import InputError
+from pyro_vae.recipes.codes import digest
+
+TOKENIZER = "tokenizer.json"
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TextOptions:
+    """How the captions become texts.
+
+    Args:
+        vocabulary_size: most tokens, bytes and padding included.
+        text_length: T, tokens that fit; if None, twice as many as the longest caption has.
+        dropout: of merges, in training (BPE dropout).
+    """
+
+    vocabulary_size: int = 1024
+    text_length: int | None = None
+    dropout: float = 0.1
+
+
+def make_tokenizer(file: Path, data: Data, options: TextOptions) -> Tokenizer:
+    """The tokenizer in a file; if there is none, one that is learned from the training captions, and saved.
+
+    Raises:
+        InputError: if the data have no captions, or the one that is there was made with other options.
+    """
+    if data.captions is None:
+        raise InputError(
+            f"{data.name}: the data have no captions that a prior over texts could learn; take a prior without "
+            "the section 'text', or give the images captions (docs/data.md)"
+        )
+    if not file.is_file():
+        sizes = {"vocabulary_size": options.vocabulary_size, "text_length": options.text_length}
+        tokenizer = Tokenizer.train(data.captions["train"], **sizes)
+        tokenizer.save(file)
+        logger.info("%s: %d tokens, texts of %d", file, tokenizer.vocabulary_size, tokenizer.text_length)
+        return tokenizer
+    tokenizer = Tokenizer.load(file)
+    wanted = options.text_length or tokenizer.text_length
+    if tokenizer.vocabulary_size > options.vocabulary_size or tokenizer.text_length != wanted:
+        raise InputError(
+            f"{file} has {tokenizer.vocabulary_size} tokens and texts of {tokenizer.text_length}, for all priors of "
+            "the run: give text.vocabulary_size and text.text_length that fit, or remove it and the priors that use it"
+        )
+    return tokenizer
+
+
+def facts_of(file: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a prior over texts is built with, and the digest that tells its tokenizer from others."""
+    return {
+        "text_length": tokenizer.text_length,
+        "num_words": tokenizer.vocabulary_size,
+        "digest": digest(file),
+    }
+
+
+def check_tokenizer(file: Path, facts: dict[str, Any], of: Path) -> None:
+    """Check that a tokenizer is the one that something was trained with.
+
+    Raises:
+        InputError: if it is missing, or another.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is missing, the tokenizer that {of} was trained with")
+    if digest(file) != facts["digest"]:
+        raise InputError(f"{file} is another tokenizer than {of} was trained with: put that one back, or train anew")
