@@ -27,7 +27,7 @@ from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.learned_priors import PRIORS
 from pyro_vae.recipes.run import Run
-from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, facts_of
+from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runtime import private_seed
 
 RANKER, CONFIG, WEIGHTS, SUMMARY = "ranker", "config.yaml", "model.safetensors", "summary.json"
@@ -78,7 +78,8 @@ def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, pr
     folder, vocabulary = run.path / RANKER, run.path / PRIORS / TOKENIZER
     if resume == (config is not None):
         raise InputError("give the ranker's configuration, or resume=True to go on with the one it was begun with")
-    tokenizer, facts = run.tokenizer(), facts_of(vocabulary, run.tokenizer())
+    tokenizer = run.tokenizer()
+    facts = saved(vocabulary, tokenizer)
     begun, done = (folder / CONFIG).is_file(), (folder / SUMMARY).is_file()
     writes = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if resume and (done or not begun):

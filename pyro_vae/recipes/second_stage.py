@@ -35,7 +35,7 @@ from pyro_vae.recipes.learned_priors import (
     read_prior_config,
 )
 from pyro_vae.recipes.run import Run
-from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, facts_of, make_tokenizer
+from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, make_tokenizer, saved, sizes_of
 
 CODES = "codes.safetensors"
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _train(
         classes = int(labels.max()) + 1 if config.conditional and labels is not None else None
         if config.text is not None:
             tokenizer = make_tokenizer(vocabulary, data, config.text)
-            text = facts_of(vocabulary, tokenizer)
+            text = sizes_of(tokenizer)
     prior = build_prior(config, present, classes, text)
     if classes is not None and labels is not None:
         prior.seen.copy_(torch.bincount(labels, minlength=classes) > 0)
@@ -164,6 +164,7 @@ def _train(
     program = TextCodeModel(prior) if isinstance(prior, TransformerPrior) and text is not None else CodeModel(prior)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     if writes and not resumed:
+        text = None if tokenizer is None else saved(vocabulary, tokenizer)
         _write_config(folder, config, recipe, trained, classes, text)
     try:
         result = fit(

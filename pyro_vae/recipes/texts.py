@@ -31,7 +31,7 @@ class TextOptions:
 
 
 def make_tokenizer(file: Path, data: Data, options: TextOptions) -> Tokenizer:
-    """The tokenizer in a file; if there is none, one that is learned from the training captions, and saved.
+    """The tokenizer in a file; if there is none, one that is learned from the training captions (and not saved yet).
 
     Raises:
         InputError: if the data have no captions, or the one that is there was made with other options.
@@ -42,11 +42,9 @@ def make_tokenizer(file: Path, data: Data, options: TextOptions) -> Tokenizer:
             "the section 'text', or give the images captions (docs/data.md)"
         )
     if not file.is_file():
-        sizes = {"vocabulary_size": options.vocabulary_size, "text_length": options.text_length}
-        tokenizer = Tokenizer.train(data.captions["train"], **sizes)
-        tokenizer.save(file)
-        logger.info("%s: %d tokens, texts of %d", file, tokenizer.vocabulary_size, tokenizer.text_length)
-        return tokenizer
+        return Tokenizer.train(
+            data.captions["train"], vocabulary_size=options.vocabulary_size, text_length=options.text_length
+        )
     tokenizer = Tokenizer.load(file)
     wanted = options.text_length or tokenizer.text_length
     if tokenizer.vocabulary_size > options.vocabulary_size or tokenizer.text_length != wanted:
@@ -57,13 +55,17 @@ def make_tokenizer(file: Path, data: Data, options: TextOptions) -> Tokenizer:
     return tokenizer
 
 
-def facts_of(file: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a prior over texts is built with, and the digest that tells its tokenizer from others."""
-    return {
-        "text_length": tokenizer.text_length,
-        "num_words": tokenizer.vocabulary_size,
-        "digest": digest(file),
-    }
+def sizes_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a prior over texts is built with."""
+    return {"text_length": tokenizer.text_length, "num_words": tokenizer.vocabulary_size}
+
+
+def saved(file: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Save a tokenizer where there is none; its sizes, and the digest that tells it from others."""
+    if not file.is_file():
+        tokenizer.save(file)
+        logger.info("%s: %d tokens, texts of %d", file, tokenizer.vocabulary_size, tokenizer.text_length)
+    return sizes_of(tokenizer) | {"digest": digest(file)}
 
 
 def check_tokenizer(file: Path, facts: dict[str, Any], of: Path) -> None:
