@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def add_prior_arguments(parser: ArgumentParser) -> None:
     """Give a parser the sections of a prior's configuration."""
     parser.add_subclass_arguments(Prior, "prior", skip=FACTS, required=True)
-    parser.add_argument("--text", type=TextOptions | None, default=None, help="over the data's captions, too")
+    parser.add_class_arguments(TextOptions, "text")
     parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
     parser.add_argument("--conditional", type=bool, default=True, help="on the class label, if the data have labels")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
@@ -81,7 +81,7 @@ def build_prior(
         prior = instantiate("prior", config, Prior, FACTS, facts)
     if text is not None and not isinstance(prior, TransformerPrior):
         raise InputError(
-            f"{type(prior).__name__} is no prior over texts: leave out the section 'text', or take "
+            f"{type(prior).__name__} is no prior over texts: leave text.vocabulary_size out, or take "
             "pyro_vae.priors.TransformerPrior"
         )
     return prior

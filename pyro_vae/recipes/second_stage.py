@@ -78,7 +78,7 @@ def train_priors(
     model, guide = run.stage_one()
     priors = code_priors(model)
     sites = _sites(run.path / PRIORS, list(priors), site, resume)
-    if config is not None and config.text is not None:
+    if config is not None and config.text.vocabulary_size is not None:
         _check_takes_text(model)
     data, trained = run.data(), digest(run.path / WEIGHTS)
     codes = run_codes(run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress)
@@ -152,8 +152,9 @@ def _train(
             tokenizer = Tokenizer.load(vocabulary)
     else:
         classes = int(labels.max()) + 1 if config.conditional and labels is not None else None
-        if config.text is not None:
-            tokenizer = make_tokenizer(vocabulary, data, config.text)
+        if config.text.vocabulary_size is not None:
+            sizes = config.text.vocabulary_size, config.text.text_length
+            tokenizer = make_tokenizer(vocabulary, data, *sizes)
             text = sizes_of(tokenizer)
     prior = build_prior(config, present, classes, text)
     if classes is not None and labels is not None:
@@ -216,8 +217,8 @@ def _check_takes_text(model: nn.Module) -> None:
     known = accepted_arguments(model)
     if known is not None and "text" not in known:
         raise InputError(
-            f"{type(model).__name__} takes no argument 'text' that it could give to a prior over texts: take a prior "
-            "without the section 'text'"
+            f"{type(model).__name__} takes no argument 'text' that it could give to a prior over texts: leave "
+            "text.vocabulary_size out"
         )
 
 

@@ -20,17 +20,17 @@ class TextOptions:
     """How the captions become texts.
 
     Args:
-        vocabulary_size: most tokens, bytes and padding included.
+        vocabulary_size: most tokens, bytes and padding included; None: the prior is over codes alone.
         text_length: T, tokens that fit; if None, twice as many as the longest caption has.
         dropout: of merges, in training (BPE dropout).
     """
 
-    vocabulary_size: int = 1024
+    vocabulary_size: int | None = None
     text_length: int | None = None
     dropout: float = 0.1
 
 
-def make_tokenizer(file: Path, data: Data, options: TextOptions) -> Tokenizer:
+def make_tokenizer(file: Path, data: Data, vocabulary_size: int, text_length: int | None = None) -> Tokenizer:
     """The tokenizer in a file; if there is none, one that is learned from the training captions (and not saved yet).
 
     Raises:
@@ -38,16 +38,13 @@ def make_tokenizer(file: Path, data: Data, options: TextOptions) -> Tokenizer:
     """
     if data.captions is None:
         raise InputError(
-            f"{data.name}: the data have no captions that a prior over texts could learn; take a prior without "
-            "the section 'text', or give the images captions (docs/data.md)"
+            f"{data.name}: the data have no captions that a prior over texts could learn; leave text.vocabulary_size "
+            "out, or give the images captions (docs/data.md)"
         )
     if not file.is_file():
-        return Tokenizer.train(
-            data.captions["train"], vocabulary_size=options.vocabulary_size, text_length=options.text_length
-        )
+        return Tokenizer.train(data.captions["train"], vocabulary_size=vocabulary_size, text_length=text_length)
     tokenizer = Tokenizer.load(file)
-    wanted = options.text_length or tokenizer.text_length
-    if tokenizer.vocabulary_size > options.vocabulary_size or tokenizer.text_length != wanted:
+    if tokenizer.vocabulary_size > vocabulary_size or text_length not in (None, tokenizer.text_length):
         raise InputError(
             f"{file} has {tokenizer.vocabulary_size} tokens and texts of {tokenizer.text_length}, for all priors of "
             "the run: give text.vocabulary_size and text.text_length that fit, or remove it and the priors that use it"

@@ -173,6 +173,23 @@ def test_a_run_without_text(plain, folder, capsys):
     assert run("train-prior", folder / "prior.yaml", "--on", plain) == 0
 
 
+def test_options_of_the_text(plain, folder, capsys):
+    options = ["--text.text_length", "30", "--text.dropout", "0.4"]
+    assert run("train-prior", folder / "prior.yaml", "--on", plain, *options) == 0
+    prior = pyro_vae.load(plain)[0].priors["codes"]
+    assert prior.text_length == Run(plain).tokenizer().text_length == 30
+    assert yaml.safe_load((plain / "priors/codes/config.yaml").read_text())["text"]["dropout"] == 0.4
+    shutil.rmtree(plain / "priors" / "codes")
+    options[1] = "31"
+    assert "tokens and texts of 30, for all priors of the run" in refused(
+        capsys, "train-prior", folder / "prior.yaml", "--on", plain, *options
+    )
+    off = ["--text.vocabulary_size", "null", "--prior.condition_dropout", "0"]
+    shutil.rmtree(plain / "priors")
+    assert run("train-prior", folder / "prior.yaml", "--on", plain, *off) == 0
+    assert pyro_vae.load(plain)[0].priors["codes"].text_length is None and "text" not in Run(plain).data().test.keys
+
+
 def test_another_tokenizer_is_refused(text, capsys):
     Tokenizer.train(["another caption"], text_length=5).save(text / "priors" / "tokenizer.json")
     assert "is another tokenizer than" in refused(capsys, "sample", text, "--text", "another")
