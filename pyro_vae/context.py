@@ -24,12 +24,14 @@ class Context:
         shape: shape of one datum's value.
         dtype: its type; any floating type serves for ``torch.float32``.
         support: constraint on its values, elementwise.
+        drawn: the program has a site of this name, and draws what is not given.
     """
 
     what: str
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     support: Constraint = constraints.real
+    drawn: bool = False
 
     def check(self, name: str, value: Tensor) -> None:
         """Check a batch's values, ``(batch, *shape)``.

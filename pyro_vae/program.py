@@ -49,7 +49,8 @@ def needed_to_generate(program: Callable[..., Any], site: str = "x") -> list[str
     target = program.program if isinstance(program, Program) else program
     target = target.forward if isinstance(target, nn.Module) else target
     optional = {name for name, p in inspect.signature(target).parameters.items() if p.default is None}
-    declared = [name for name in declared_context(program) if name in optional - {site, *required}]
+    free = optional - {site, *required}
+    declared = [name for name, context in declared_context(program).items() if name in free and not context.drawn]
     return [*required, *declared]
 
 

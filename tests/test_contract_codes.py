@@ -14,6 +14,7 @@ from pyro_vae.guides import DVAEGuide, VQ2Guide, VQGuide
 from pyro_vae.models import DVAE, VQVAE, VQVAE2
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.penalty import penalty
+from pyro_vae.priors import TransformerPrior
 
 TINY = {"code_dim": 4, "width": 16, "groups": 3, "blocks": 1}
 SMALL = {"channels": 16, "block_channels": 8, "code_dim": 4}
@@ -70,6 +71,16 @@ class TestThreeLevels(CodesContract):
     def make_pair(self):
         model = VQVAE2((1, 8, 8), (6, 5, 4), halvings=(1, 1, 1), likelihood=likelihoods.Gaussian(0.3), **SMALL)
         return model, VQ2Guide(model), {"x": images()}
+
+
+class TestTextAndCodes(CodesContract):
+    """A prior over texts and codes makes the model one of both."""
+
+    def make_pair(self):
+        model = VQVAE((1, 8, 8), num_codes=6, **SMALL)
+        model.priors["codes"] = TransformerPrior(6, model.grid, text_length=3, num_words=4, width=8, depth=2, heads=2)
+        text = torch.tensor([[1, 2, 3], [3, 0, 0], [0, 0, 0], [2, 2, 0]]).repeat(4, 1)
+        return model, VQGuide(model), {"x": images(), "text": text}
 
 
 class TestDVAE(PairContract):

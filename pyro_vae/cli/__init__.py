@@ -16,11 +16,12 @@ from pyro_vae.cli.sample import sample
 from pyro_vae.cli.show import datasets, figures, recipes
 from pyro_vae.cli.train import resume, train
 from pyro_vae.cli.train_prior import train_prior
+from pyro_vae.cli.train_ranker import train_ranker
 from pyro_vae.errors import InputError, NonFiniteLossError, unknown
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     f.__name__.replace("_", "-"): f
-    for f in (train, train_prior, resume, evaluate, sample, reconstruct, figures, recipes, datasets)
+    for f in (train, train_prior, train_ranker, resume, evaluate, sample, reconstruct, figures, recipes, datasets)
 }
 
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.program import declared_context, required_arguments
 from pyro_vae.recipes import Run
@@ -57,7 +59,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     result = {
         **likelihood.to_dict(),
         "split": options.split,
-        "given": sorted({*required_arguments(model), *declared_context(model)} & {*split.keys}),
+        "given": _given(model, split),
         "elbo": bound["elbo"],
         "elbo_standard_error": bound["standard_error"],
         "reconstruction": bound["reconstruction"],
@@ -67,6 +69,12 @@ def evaluate(arguments: Sequence[str]) -> None:
     }
     run.write_json(f"evaluation-{options.split}.json", result)
     print(json.dumps(result) if options.json else _table(run, result))
+
+
+def _given(model: nn.Module, split: Split) -> list[str]:
+    """What of the data is given; the rest is what the log-likelihood is of."""
+    declared = [name for name, context in declared_context(model).items() if not context.drawn]
+    return sorted({*required_arguments(model), *declared} & {*split.keys})
 
 
 def _codes(sites: Mapping[str, CodeUsage], kl: dict[str, float]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.cli.sample_text import sample_texts, texts_of
 from pyro_vae.data import Sound
 from pyro_vae.errors import InputError
 from pyro_vae.program import declared_context, needed_to_generate
@@ -50,15 +51,42 @@ def sample(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--top_k", type=int | None, default=None, help="each code among the so many most probable (a learned prior)"
     )
+    parser.add_argument(
+        "--top_p", type=float | None, default=None, help="the fewest most probable codes that have so much together"
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=0.0, help="away from codes that fit any text or label: 0 not at all"
+    )
+    parser.add_argument(
+        "--text",
+        type=str,
+        action="append",
+        default=None,
+        help="what to draw (a prior over texts); again, or with ; between them, for several; else texts are drawn",
+    )
+    parser.add_argument(
+        "--best-of", "--best_of", type=int, default=1, help="with --text: keep the best of so many, --num times"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="with --text: images drawn at once")
     options = parse(parser, arguments)
     if options.num < 1:
         raise InputError(f"--num must be a positive integer, got {options.num}")
     run = Run(options.dir, trust=options.trust)
     model, _ = run.programs()
     scales = _scales(options.scale)
+    how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "guidance")}
+    how["scales"] = scales
+    if options.text is not None:
+        if options.y is not None and set(options.y) & set(",;"):
+            raise InputError("--text takes one label or attribute vector for all images: one --y")
+        context, _ = _context(run, model, options.y, 1)
+        texts = texts_of(options.text)
+        sample_texts(run, model, texts, options.num, options.best_of, options.seed, context, options.batch_size, how)
+        return
+    if options.best_of != 1:
+        raise InputError("--best-of is of images of a text: say --text, too")
     context, columns = _context(run, model, options.y, options.num)
     num = len(next(iter(context.values()))) if context else options.num
-    how = {"scales": scales, "temperature": options.temperature, "top_k": options.top_k}
     drawn = draw(model, num, seed=options.seed, batch=context, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn).items() if k != "x" or k in drawn}
     arrays, picture = run.path / "samples.npz", run.path / "figures" / "samples.png"

@@ -33,6 +33,8 @@ def sample(
     scales: Mapping[str, float] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float = 0.0,
 ) -> dict[str, Tensor]:
     """Run the model without data: ``z ~ p(z)``, ``x ~ p(x | z)``.
 
@@ -45,17 +47,17 @@ def sample(
         batch_size: data generated at once.
         scales: factors for the standard deviations of latent sites' priors, by name; the noise stays the same
             (:class:`~pyro_vae.evaluation.scaled.Scaled`).
-        temperature, top_k: of sites that can be tempered, such as codes with a learned prior
-            (:class:`~pyro_vae.evaluation.tempered.Tempered`); 1 and None: as the model has it.
+        temperature, top_k, top_p, guidance: of sites that can be tempered or guided, such as codes with a learned prior
+            (:class:`~pyro_vae.evaluation.tempered.Tempered`); 1, None, None, 0: as the model has it.
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
         ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``.
 
     Raises:
-        InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a
-            temperature or top_k where no site can be tempered, a context of another length, and a model that cannot be
-            run without data.
+        InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
+            top_k, top_p or guidance that no site has a use for, a context of another length, and a model that
+            cannot be run without data.
     """
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
@@ -66,7 +68,7 @@ def sample(
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
     run = Scaled(scales or {})(program)
-    tempered = Tempered(temperature, top_k)
+    tempered = Tempered(temperature, top_k, top_p, guidance)
     if tempered.changes_anything:
         run = tempered(run)
     parts: dict[str, list[Tensor]] = {}

@@ -13,7 +13,7 @@ from pyro_vae.distributions import RelaxedUniformCodes
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Likelihood, LogitLaplace
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.models.vq import label_of
+from pyro_vae.models.given import given_to, sample_text
 from pyro_vae.networks.grids import grid_shape
 from pyro_vae.networks.pyramid import PyramidDecoder
 from pyro_vae.priors import UniformPrior
@@ -28,7 +28,8 @@ class DVAE(GenerativeModel):
     Sites: ``codes``, and ``x``. In evaluation mode codes are integers with event shape ``grid``, and their prior is
     ``priors["codes"]``, uniform until a learned one takes its place. In training mode they are relaxed one-hot grids y
     with event shape (K, *grid) (:class:`~pyro_vae.distributions.RelaxedUniformCodes`). Model and guide must be in
-    the same mode.
+    the same mode. Where the learned prior is one over texts, too, there is a site ``text`` before the codes, observed
+    if the argument ``text`` is given.
 
     The buffer ``temperature`` is that of the relaxed prior. The closed-form KL does not depend on it; where the relaxed
     densities are used (``ELBO(analytic_kl=False)``, ``IWAE``), it is to be scheduled beside the guide's.
@@ -80,17 +81,21 @@ class DVAE(GenerativeModel):
 
     @property
     def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """The class label ``y``, if the prior is conditional on it."""
-        return label_of(self.priors)
+        """What the prior is given: a class label ``y``, a ``text``."""
+        return given_to(self.priors)
 
-    def forward(self, x: Tensor | None = None, *, y: Tensor | None = None, num_samples: int = 1) -> Tensor:
+    def forward(
+        self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
+    ) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data.
 
         Raises:
             InputError: if the codes are a guide's in the other mode; in training, if the prior is a learned one.
         """
         with self.data_plate(x, num_samples):
-            codes = pyro.sample("codes", self._relaxed_prior() if self.training else self.priors["codes"](y=y))
+            text = sample_text(self.priors, text)
+            prior = self._relaxed_prior() if self.training else self.priors["codes"](y=y, text=text)
+            codes = pyro.sample("codes", prior)
             if codes.is_floating_point() != self.training:
                 raise InputError(
                     f"the model is in {_mode(self.training)} mode and was given the codes of a guide in "

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from pyro_vae.context import Context
 from pyro_vae.likelihoods import DiscretizedLogisticMixture, Likelihood
 from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.given import given_to, sample_text
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.grids import GridDecoder, grid_shape
-from pyro_vae.priors import Prior, UniformPrior
+from pyro_vae.priors import UniformPrior
 
 
 class VQVAE(GenerativeModel):
@@ -24,7 +25,8 @@ class VQVAE(GenerativeModel):
 
     Sites: ``codes``, integers with event shape ``grid``; ``z`` with event shape (code_dim, *grid), a point mass at the
     codebook's vectors; ``x``. The prior over the codes is uniform until a learned one takes its place in
-    ``priors["codes"]``; where that one is conditional on a class label, the model's argument ``y`` is needed.
+    ``priors["codes"]``; where that one is conditional on a class label, the model's argument ``y`` is needed. Where it
+    is one over texts, too, there is a site ``text`` before the codes, observed if the argument ``text`` is given.
 
     Args:
         data_shape: shape of one datum, (channels, height, width) or (channels, length); its sides must be multiples of
@@ -70,20 +72,17 @@ class VQVAE(GenerativeModel):
 
     @property
     def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """The class label ``y``, if the prior is conditional on it."""
-        return label_of(self.priors)
+        """What the prior is given: a class label ``y``, a ``text``."""
+        return given_to(self.priors)
 
-    def forward(self, x: Tensor | None = None, *, y: Tensor | None = None, num_samples: int = 1) -> Tensor:
+    def forward(
+        self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
+    ) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
-            codes = pyro.sample("codes", self.priors["codes"](y=y))  # (..., batch, *grid)
+            text = sample_text(self.priors, text)
+            codes = pyro.sample("codes", self.priors["codes"](y=y, text=text))  # (..., batch, *grid)
             e = self.quantizer.embed(codes)  # (..., batch, code_dim, *grid)
             z = pyro.sample("z", dist.Delta(e, event_dim=1 + len(self.grid)))
             features = self.decoder(z)  # (..., batch, P * channels, *sides)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
-
-
-def label_of(priors: nn.ModuleDict) -> dict[str, Context]:
-    """The label ``y`` that some of the priors over codes are conditional on; none: not any."""
-    given = [prior.context for prior in priors.values() if isinstance(prior, Prior)]
-    return next(({"y": context["y"]} for context in given if "y" in context), {})

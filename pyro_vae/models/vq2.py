@@ -14,7 +14,7 @@ from pyro_vae.context import Context
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import DiscretizedLogisticMixture, Likelihood
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.models.vq import label_of
+from pyro_vae.models.given import given_to, sample_text
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.grids import GridDecoder, grid_shape
 from pyro_vae.priors import UniformPrior
@@ -31,7 +31,8 @@ class VQVAE2(GenerativeModel):
     with l = 1 the finest grid. The decoder carries the coarser vectors down: f_L = U_L(z_L), f_l = U_l(z_l, f_{l+1}),
     and sees (z_1, f_2). Sites: ``codes_top``, ``z_top``, (``codes_middle``, ``z_middle``,) ``codes_bottom``,
     ``z_bottom``, ``x``. Priors are uniform until learned ones take their places in ``priors[site]``; a learned one is
-    given the coarser codes, and the class label ``y`` if it is conditional on it.
+    given the coarser codes, the class label ``y`` if it is conditional on it, and the ``text``, a site before the codes
+    where a prior is one over texts, too.
 
     Args:
         data_shape: shape of one datum, (channels, height, width) or (channels, length).
@@ -100,18 +101,20 @@ class VQVAE2(GenerativeModel):
 
     @property
     def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """The class label ``y``, if a prior is conditional on it."""
-        return label_of(self.priors)
+        """What the priors are given: a class label ``y``, a ``text``."""
+        return given_to(self.priors)
 
-    def forward(self, x: Tensor | None = None, *, y: Tensor | None = None, num_samples: int = 1) -> Tensor:
+    def forward(
+        self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
+    ) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
+            text = sample_text(self.priors, text)
             coarser: dict[str, Tensor] = {}
             f: list[Tensor] = []  # what the coarser levels give to this one, (..., batch, code_dim, *grid)
             for level in reversed(self.levels):
-                codes = pyro.sample(
-                    f"codes_{level}", self.priors[f"codes_{level}"](y=y, **coarser)
-                )  # (..., batch, *grid)
+                prior = self.priors[f"codes_{level}"](y=y, text=text, **coarser)
+                codes = pyro.sample(f"codes_{level}", prior)  # (..., batch, *grid)
                 coarser[f"codes_{level}"] = codes
                 e = self.quantizers[level].embed(codes)  # (..., batch, code_dim, *grid)
                 z = pyro.sample(f"z_{level}", dist.Delta(e, event_dim=1 + self.rank))

@@ -73,6 +73,8 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str)
     """
     if "prior" in config:
         raise InputError(f"{source} is a prior's recipe: learn it for a run, with pyro-vae train-prior NAME --on DIR")
+    if "ranker" in config:
+        raise InputError(f"{source} is a ranker's recipe: learn it for a run, with pyro-vae train-ranker --on DIR")
     for section in config:
         if section not in SECTIONS:
             raise unknown(f"section in {source}", section, SECTIONS)

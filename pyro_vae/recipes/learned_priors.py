@@ -17,22 +17,24 @@ from pyro_vae.inference import fit
 from pyro_vae.inference.batches import derived_seed
 from pyro_vae.inference.weights import load_weights
 from pyro_vae.models.codes import CodeModel
-from pyro_vae.priors import Prior
+from pyro_vae.priors import Prior, TransformerPrior
 from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.codes import digest
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, foreign_class_paths, instantiate
+from pyro_vae.recipes.texts import TOKENIZER, TextOptions, check_tokenizer
 from pyro_vae.runtime import private_seed
 
 PRIORS = "priors"  # directory of a run, with a directory for each code site
 CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
-FACTS = {"num_codes", "shape", "num_classes", "coarser"}  # of a prior, which the codes and the labels tell
-SECTIONS = ("prior", "fit", "conditional", "seed")
+FACTS = {"num_codes", "shape", "num_classes", "coarser", "text_length", "num_words"}  # of a prior, which the data tell
+SECTIONS = ("prior", "text", "fit", "conditional", "seed")
 logger = logging.getLogger(__name__)
 
 
 def add_prior_arguments(parser: ArgumentParser) -> None:
     """Give a parser the sections of a prior's configuration."""
     parser.add_subclass_arguments(Prior, "prior", skip=FACTS, required=True)
+    parser.add_class_arguments(TextOptions, "text")
     parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
     parser.add_argument("--conditional", type=bool, default=True, help="on the class label, if the data have labels")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
@@ -57,15 +59,32 @@ def parse_prior_config(config: Mapping[str, Any], source: str) -> Namespace:
         raise InputError(f"{source}: {error}") from error
 
 
-def build_prior(config: Namespace, present: Prior, num_classes: int | None) -> Prior:
+def build_prior(
+    config: Namespace, present: Prior, num_classes: int | None, text: Mapping[str, Any] | None = None
+) -> Prior:
     """The prior that a configuration describes, for the codes of the one that is in the model.
 
+    Args:
+        config: from :func:`parse_prior_config`.
+        present: the prior that is there now.
+        num_classes: labels that it is given, or None.
+        text: ``text_length`` and ``num_words`` of the texts that it is over, or None.
+
     Raises:
-        InputError: if its class refuses the grid or its arguments.
+        InputError: if its class refuses the grid or its arguments, or is none over texts.
     """
     facts = {"num_codes": present.num_codes, "shape": present.shape, "coarser": present.coarser}
+    facts |= {"num_classes": num_classes}
+    if text is not None:
+        facts |= {name: text[name] for name in ("text_length", "num_words")}
     with private_seed(derived_seed(config.seed, "weights")):
-        return instantiate("prior", config, Prior, FACTS, facts | {"num_classes": num_classes})
+        prior = instantiate("prior", config, Prior, FACTS, facts)
+    if text is not None and not isinstance(prior, TransformerPrior):
+        raise InputError(
+            f"{type(prior).__name__} is no prior over texts: leave text.vocabulary_size out, or take "
+            "pyro_vae.priors.TransformerPrior"
+        )
+    return prior
 
 
 def code_priors(model: nn.Module) -> nn.ModuleDict:
@@ -124,14 +143,16 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
             f"{head['trained_on'][:12]}…, and those of {folder.parent.parent} are {trained[:12]}…. Remove its "
             "directory, and train it again (pyro-vae train-prior)"
         )
-    prior = build_prior(config, priors[site], head["num_classes"])
+    if head["tokenizer"] is not None:
+        check_tokenizer(folder.parent / TOKENIZER, head["tokenizer"], folder)
+    prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
     load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide())
     priors[site] = prior.eval()
     return site
 
 
 def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namespace]:
-    """What a prior's directory says: recipe, digest of the weights, number of classes; and its configuration.
+    """What a prior's directory says: recipe, digest of weights, number of classes, tokenizer; and its configuration.
 
     Raises:
         InputError: if it names code outside the package and is not trusted.
@@ -141,6 +162,7 @@ def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namesp
     raw = read_yaml(file)
     try:
         head = {key: raw.pop(key) for key in ("version", "recipe", "trained_on", "num_classes")}
+        head["tokenizer"] = raw.pop("tokenizer", None)
     except KeyError as error:
         raise CorruptFileError(f"{file} lacks {error}") from error
     foreign = foreign_class_paths(raw)

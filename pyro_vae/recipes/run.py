@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from torch import nn
 
-from pyro_vae.data import Data, Sound
+from pyro_vae.data import Data, Sound, Tokenizer, with_text
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.inference import FitResult, fit
@@ -29,7 +29,8 @@ from pyro_vae.recipes.experiment import (
     parse_config,
 )
 from pyro_vae.recipes.first import check_both, first_config, start_from
-from pyro_vae.recipes.learned_priors import put_learned_priors
+from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
+from pyro_vae.recipes.texts import TOKENIZER
 
 CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
 FIRST = "first"  # the run of the pair that is trained before the main one
@@ -113,8 +114,24 @@ class Run:
         return cls(path, trust=True)  # the user has just configured it himself
 
     def data(self) -> Data:
-        """The data that the run was configured with."""
-        return load_configured_data(self.config)
+        """The data that the run was configured with; with ``text``, the captions' tokens, if a prior has learned it."""
+        data = load_configured_data(self.config)
+        return with_text(data, self.tokenizer()) if (self.path / PRIORS / TOKENIZER).is_file() else data
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of its captions.
+
+        Raises:
+            InputError: if no prior over texts was learned for it.
+            CorruptFileError: if the file is damaged.
+        """
+        file = self.path / PRIORS / TOKENIZER
+        if not file.is_file():
+            raise InputError(
+                f"{self.path} knows no texts: learn a prior over texts and codes first, of data with captions "
+                f"(pyro-vae train-prior dalle --on {self.path})"
+            )
+        return Tokenizer.load(file)
 
     def train(self, data: Data, *, resume: bool = False, progress: bool = True) -> FitResult:
         """Train, or go on training, and write the summary.

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import Data, Split, Tokenizer, with_text
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import write_atomically
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT
-from pyro_vae.models.codes import CodeModel
-from pyro_vae.priors import Prior
+from pyro_vae.models.codes import CodeModel, TextCodeModel
+from pyro_vae.priors import Prior, TransformerPrior
+from pyro_vae.program import accepted_arguments
 from pyro_vae.recipes.codes import Codes, digest, run_codes
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.learned_priors import (
@@ -34,6 +35,7 @@ from pyro_vae.recipes.learned_priors import (
     read_prior_config,
 )
 from pyro_vae.recipes.run import Run
+from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, make_tokenizer, saved, sizes_of
 
 CODES = "codes.safetensors"
 logger = logging.getLogger(__name__)
@@ -65,8 +67,9 @@ def train_priors(
         what training returned, by site.
 
     Raises:
-        InputError: if the model has no codes, an unknown site, a prior that is there already, or nothing to do; if
-            both or none of config and resume are given.
+        InputError: if the model has no codes, an unknown site, a prior that is there already, or nothing to do; for
+            texts, if the data have no captions, or model or prior take none; if both or none of config and resume
+            are given.
     """
     if resume == (config is not None):
         raise InputError("give the prior's configuration, or resume=True to go on with the one it was begun with")
@@ -75,6 +78,8 @@ def train_priors(
     model, guide = run.stage_one()
     priors = code_priors(model)
     sites = _sites(run.path / PRIORS, list(priors), site, resume)
+    if config is not None and config.text.vocabulary_size is not None:
+        _check_takes_text(model)
     data, trained = run.data(), digest(run.path / WEIGHTS)
     codes = run_codes(run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress)
     results = {}
@@ -135,25 +140,38 @@ def _train(
     progress: bool,
 ) -> FitResult:
     resumed, writes = config is None, _is_first_process()
-    labels = codes["train"].get("y")
+    labels, vocabulary = codes["train"].get("y"), folder.parent / TOKENIZER
+    had_tokenizer, tokenizer, text = vocabulary.is_file(), None, None
     if config is None:
         head, config = read_prior_config(folder, trust=True)  # the user's own, he has just named it
-        classes, recipe = head["num_classes"], head["recipe"]
+        classes, recipe, text = head["num_classes"], head["recipe"], head["tokenizer"]
         if head["trained_on"] != trained:
             raise InputError(f"{folder} was begun on other weights than the run has now: remove it and begin anew")
+        if text is not None:
+            check_tokenizer(vocabulary, text, folder)
+            tokenizer = Tokenizer.load(vocabulary)
     else:
         classes = int(labels.max()) + 1 if config.conditional and labels is not None else None
-    prior = build_prior(config, present, classes)
+        if config.text.vocabulary_size is not None:
+            sizes = config.text.vocabulary_size, config.text.text_length
+            tokenizer = make_tokenizer(vocabulary, data, *sizes)
+            text = sizes_of(tokenizer)
+    prior = build_prior(config, present, classes, text)
     if classes is not None and labels is not None:
         prior.seen.copy_(torch.bincount(labels, minlength=classes) > 0)
-    pair = CodeModel(prior), EmptyGuide()
+    code_data = as_code_data(codes, site, list(present.coarser), data)
+    if tokenizer is not None:
+        code_data = with_text(code_data, tokenizer, dropout=config.text.dropout, seed=config.seed)
+    program = TextCodeModel(prior) if isinstance(prior, TransformerPrior) and text is not None else CodeModel(prior)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     if writes and not resumed:
-        _write_config(folder, config, recipe, trained, classes)
+        text = None if tokenizer is None else saved(vocabulary, tokenizer)
+        _write_config(folder, config, recipe, trained, classes, text)
     try:
         result = fit(
-            *pair,
-            as_code_data(codes, site, list(present.coarser), data),
+            program,
+            EmptyGuide(),
+            code_data,
             seed=config.seed,
             out=folder,
             resume=resumed and (folder / CHECKPOINT).exists(),
@@ -163,6 +181,8 @@ def _train(
     except InputError:
         if writes and not (folder / CHECKPOINT).exists():
             (folder / CONFIG).unlink(missing_ok=True)
+            if not had_tokenizer:
+                vocabulary.unlink(missing_ok=True)
         raise
     summary = {
         "recipe": recipe,
@@ -171,9 +191,9 @@ def _train(
         "seconds": round(result.seconds, 1),
         "stopped": result.stopped,
     }
-    text = json.dumps(summary, indent=2) + "\n"
+    written = json.dumps(summary, indent=2) + "\n"
     if writes:
-        write_atomically(folder / SUMMARY, lambda path: path.write_text(text))
+        write_atomically(folder / SUMMARY, lambda path: path.write_text(written))
     return result
 
 
@@ -189,15 +209,27 @@ def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data) -> Dat
 
     train = split("train")
     assert train is not None
-    return Data(train, split("validation"), split("test"), f"{data.name}, codes of {site}", data.description)
+    name = f"{data.name}, codes of {site}"
+    return Data(train, split("validation"), split("test"), name, data.description, captions=data.captions)
 
 
-def _write_config(folder: Path, config: Namespace, recipe: str, trained: str, classes: int | None) -> None:
+def _check_takes_text(model: nn.Module) -> None:
+    known = accepted_arguments(model)
+    if known is not None and "text" not in known:
+        raise InputError(
+            f"{type(model).__name__} takes no argument 'text' that it could give to a prior over texts: leave "
+            "text.vocabulary_size out"
+        )
+
+
+def _write_config(
+    folder: Path, config: Namespace, recipe: str, trained: str, classes: int | None, text: dict[str, Any] | None
+) -> None:
     from pyro_vae import __version__
 
     parser = ArgumentParser(exit_on_error=False)
     add_prior_arguments(parser)
     body: dict[str, Any] = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
     head = {"version": __version__, "recipe": recipe, "trained_on": trained, "num_classes": classes}
-    text = yaml.safe_dump(head | body, sort_keys=False)
-    write_atomically(folder / CONFIG, lambda path: path.write_text(text))
+    written = yaml.safe_dump(head | {"tokenizer": text} | body, sort_keys=False)
+    write_atomically(folder / CONFIG, lambda path: path.write_text(written))

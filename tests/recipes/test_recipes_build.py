@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from pyro_vae.models import ContrastiveModel
 from pyro_vae.priors import Prior, UniformPrior
 from pyro_vae.recipes import read_recipe, recipe_names
 from pyro_vae.recipes.experiment import build, experiment_parser, parse_config
 from pyro_vae.recipes.learned_priors import build_prior, parse_prior_config
+from pyro_vae.recipes.ranker import parse_ranker_config
 
 SHAPES = {
     "dvae-published": (3, 256, 256),
+    "dvae-emoji": (3, 32, 32),
     "vqvae-colour": (3, 32, 32),
     "vqvae2-colour": (3, 256, 256),
     "vqvae-audio": (1, 8192),
@@ -22,8 +25,13 @@ def test_it_builds(name):
     config = read_recipe(name)
     if "prior" in config:
         present = UniformPrior(16, GRIDS.get(name, (7, 7)))
-        prior = build_prior(parse_prior_config(config, name), present, 10)
-        assert isinstance(prior, Prior) and prior.num_codes == 16
+        text = {"text_length": 22, "num_words": 400} if "text" in config else None
+        prior = build_prior(parse_prior_config(config, name), present, 10, text)
+        assert isinstance(prior, Prior) and prior.num_codes == 16 and prior.num_words == (400 if text else None)
+        return
+    if "ranker" in config:
+        ranker = parse_ranker_config(config, name).ranker.as_dict()
+        assert ContrastiveModel((3, 32, 32), 400, 22, **ranker).data_shape == (3, 32, 32)
         return
     parts = build(parse_config(experiment_parser(config), config, name), SHAPES.get(name, (1, 28, 28)))
     assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)

@@ -27,6 +27,8 @@ def prior_samples(
     scales: Mapping[str, float] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float = 0.0,
 ) -> Figure | None:
     """A grid of means of p(x | z), for z drawn from the prior.
 
@@ -37,12 +39,13 @@ def prior_samples(
         batch: context that the model needs, ``(n, ...)`` each.
         columns: of the grid; as many as rows if not given.
         scales: factors for the standard deviations of latent sites' priors, by name.
-        temperature, top_k: of sites that can be tempered, as for :func:`~pyro_vae.evaluation.generate.sample`.
+        temperature, top_k, top_p, guidance: as for :func:`~pyro_vae.evaluation.generate.sample`.
 
     Returns:
         the figure, or None (and a line in the log) if the data are neither images nor vectors.
     """
-    drawn = sample(model, n, seed=seed, batch=batch, scales=scales, temperature=temperature, top_k=top_k)
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    drawn = sample(model, n, seed=seed, batch=batch, scales=scales, **how)
     mean = drawn["x.mean"]  # (n, *shape)
     shape = tuple(mean.shape[1:])
     if is_curve(shape):
@@ -71,5 +74,6 @@ def prior_samples(
     inner = f"mean of p(x | z, {given}), z ~ p(z | {given})" if given else "mean of p(x | z), z ~ p(z)"
     scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
     tempered = f", temperature {temperature:g}" * (temperature != 1) + f", top {top_k} codes" * (top_k is not None)
+    tempered += f", top_p {top_p}" * (top_p is not None) + f", guidance {guidance:g}" * (guidance > 0)
     figure.suptitle(f"Samples from the prior: {inner}{scaled}{tempered}")
     return figure

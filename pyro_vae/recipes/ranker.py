@@ -1,0 +1,156 @@
+"""The ranker of a run: a contrastive model of its images and captions, in the directory ``ranker``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from argparse import ArgumentError
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_vae.data import with_text
+from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.evaluation.ranking import ContrastiveScorer
+from pyro_vae.files import write_atomically
+from pyro_vae.guides import EmptyGuide
+from pyro_vae.inference import FitResult, fit
+from pyro_vae.inference.batches import derived_seed
+from pyro_vae.inference.checkpoint import CHECKPOINT
+from pyro_vae.inference.weights import load_weights
+from pyro_vae.models import ContrastiveModel
+from pyro_vae.recipes.catalogue import read_yaml
+from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
+from pyro_vae.recipes.learned_priors import PRIORS
+from pyro_vae.recipes.run import Run
+from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, saved
+from pyro_vae.runtime import private_seed
+
+RANKER, CONFIG, WEIGHTS, SUMMARY = "ranker", "config.yaml", "model.safetensors", "summary.json"
+FACTS = {"data_shape", "vocabulary_size", "text_length"}  # of a ranker, which the run tells
+SECTIONS = ("ranker", "dropout", "fit", "seed")
+logger = logging.getLogger(__name__)
+
+
+def add_ranker_arguments(parser: ArgumentParser) -> None:
+    """Give a parser the sections of a ranker's configuration."""
+    parser.add_class_arguments(ContrastiveModel, "ranker", skip=FACTS)
+    parser.add_argument("--dropout", type=float, default=0.1, help="of merges in the captions, in training")
+    parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
+
+
+def parse_ranker_config(config: Mapping[str, Any], source: str) -> Namespace:
+    """Check a ranker's configuration and fill in the defaults.
+
+    Raises:
+        InputError: names what does not fit.
+    """
+    if "ranker" not in config:
+        raise InputError(f"{source} is not a ranker's recipe: it has no section 'ranker'")
+    for section in config:
+        if section not in SECTIONS:
+            raise unknown(f"section in {source}", section, SECTIONS)
+    parser = ArgumentParser(exit_on_error=False)
+    add_ranker_arguments(parser)
+    try:
+        return parser.parse_object(dict(config))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, progress: bool = True) -> FitResult:
+    """Learn which captions belong to which images of a run's data, with the run's tokenizer.
+
+    Args:
+        run: with a prior over texts.
+        config: from :func:`parse_ranker_config`; None: go on with the one begun.
+        resume: go on with an interrupted one, as it was begun; instead of ``config``.
+        progress: show a bar.
+
+    Raises:
+        InputError: if the run knows no texts, has a ranker already, or none to go on with.
+    """
+    folder, vocabulary = run.path / RANKER, run.path / PRIORS / TOKENIZER
+    if resume == (config is not None):
+        raise InputError("give the ranker's configuration, or resume=True to go on with the one it was begun with")
+    tokenizer = run.tokenizer()
+    facts = saved(vocabulary, tokenizer)
+    begun, done = (folder / CONFIG).is_file(), (folder / SUMMARY).is_file()
+    writes = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if resume and (done or not begun):
+        raise InputError(f"{folder} has no ranker that training was interrupted of")
+    if writes and not resume and begun:
+        raise InputError(
+            f"{folder}: a ranker is {'learned' if done else 'begun'} already; "
+            f"{'remove the directory' if done else 'go on with it (--resume), or remove the directory'} to begin anew"
+        )
+    if config is None:
+        _, config = _read(folder, vocabulary)
+    model = _build(run, config, facts)
+    data = with_text(run.data(), tokenizer, dropout=config.dropout, seed=config.seed)
+    if writes and not resume:
+        _write(folder, config, facts)
+    options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
+    going_on = resume and (folder / CHECKPOINT).exists()
+    try:
+        result = fit(
+            model, EmptyGuide(), data, seed=config.seed, out=folder, resume=going_on, progress=progress, **options
+        )
+    except InputError:
+        if writes and not (folder / CHECKPOINT).exists():
+            (folder / CONFIG).unlink(missing_ok=True)
+        raise
+    summary = {"epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": round(result.seconds, 1)}
+    if writes:
+        told = json.dumps(summary | {"stopped": result.stopped}, indent=2) + "\n"
+        write_atomically(folder / SUMMARY, lambda path: path.write_text(told))
+    return result
+
+
+def load_ranker(run: Run) -> ContrastiveScorer | None:
+    """The scorer by the run's ranker; None if none was trained to its end.
+
+    Raises:
+        InputError: if the run's tokenizer is not the one that it was trained with.
+        CorruptFileError: if a file is damaged.
+    """
+    folder = run.path / RANKER
+    if not (folder / SUMMARY).is_file():
+        return None
+    facts, config = _read(folder, run.path / PRIORS / TOKENIZER)
+    model = _build(run, config, facts)
+    load_weights(folder / WEIGHTS, model, EmptyGuide())
+    return ContrastiveScorer(model.eval(), run.tokenizer())
+
+
+def _build(run: Run, config: Namespace, facts: dict[str, Any]) -> ContrastiveModel:
+    sizes = (run.data_shape, facts["num_words"], facts["text_length"])
+    with private_seed(derived_seed(config.seed, "weights")):
+        return ContrastiveModel(*sizes, **config.ranker.as_dict())
+
+
+def _read(folder: Path, vocabulary: Path) -> tuple[dict[str, Any], Namespace]:
+    """The facts of the tokenizer, and the configuration."""
+    raw = read_yaml(folder / CONFIG)
+    try:
+        raw.pop("version")
+        facts = raw.pop("tokenizer")
+        check_tokenizer(vocabulary, facts, folder)
+    except (KeyError, TypeError) as error:
+        raise CorruptFileError(f"{folder / CONFIG} lacks 'version' or 'tokenizer' ({error})") from error
+    return facts, parse_ranker_config(raw, str(folder / CONFIG))
+
+
+def _write(folder: Path, config: Namespace, facts: dict[str, Any]) -> None:
+    from pyro_vae import __version__
+
+    parser = ArgumentParser(exit_on_error=False)
+    add_ranker_arguments(parser)
+    body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
+    told = yaml.safe_dump({"version": __version__, "tokenizer": facts} | body, sort_keys=False)
+    write_atomically(folder / CONFIG, lambda path: path.write_text(told))
