@@ -42,9 +42,9 @@ class Run:
 
     ``config.yaml`` (everything needed to rebuild), ``model.safetensors``, ``metrics.jsonl``, ``checkpoints/``,
     ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
-    priors over its codes were learned (:mod:`pyro_vae.recipes.second_stage`). Files are replaced whole, so that a kill
-    leaves the last good state. ``data_shape`` and ``sound`` (how x is played, if the data are sound) are known
-    without the data.
+    priors over its codes were learned (:mod:`pyro_vae.recipes.second_stage`); ``ranker/``, if one was
+    (:mod:`pyro_vae.recipes.ranker`). Files are replaced whole, so that a kill leaves the last good state.
+    ``data_shape`` and ``sound`` (how x is played, if the data are sound) are known without the data.
 
     Args:
         path: the directory.
