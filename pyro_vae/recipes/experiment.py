@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,10 @@ import pyro_vae.guides
 import pyro_vae.likelihoods
 import pyro_vae.models  # noqa: F401  (known to the parser by short name)
 from pyro_vae.data import Data, load_data
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError
 from pyro_vae.inference import ELBO, Objective, fit
 from pyro_vae.inference.batches import derived_seed
+from pyro_vae.recipes.sections import check_sections, parse_sections
 from pyro_vae.runtime import private_seed
 
 PAIR_SECTIONS = ("model", "guide", "objective", "fit")
@@ -75,16 +75,10 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str)
         raise InputError(f"{source} is a prior's recipe: learn it for a run, with pyro-vae train-prior NAME --on DIR")
     if "ranker" in config:
         raise InputError(f"{source} is a ranker's recipe: learn it for a run, with pyro-vae train-ranker --on DIR")
-    for section in config:
-        if section not in SECTIONS:
-            raise unknown(f"section in {source}", section, SECTIONS)
-    for section in config["first"] if isinstance(config.get("first"), Mapping) else ():
-        if section not in PAIR_SECTIONS:
-            raise unknown(f"section in {source}, first", section, PAIR_SECTIONS)
-    try:
-        return parser.parse_object(dict(config))
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: {error}") from error
+    check_sections(config, SECTIONS, source)
+    if isinstance(config.get("first"), Mapping):
+        check_sections(config["first"], PAIR_SECTIONS, f"{source}, first")
+    return parse_sections(parser, config, source)
 
 
 def foreign_class_paths(config: Any) -> list[str]:

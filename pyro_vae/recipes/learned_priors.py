@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import ArgumentError
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pyro_vae.priors import Prior, TransformerPrior
 from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.codes import digest
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, foreign_class_paths, instantiate
+from pyro_vae.recipes.sections import check_sections, parse_sections
 from pyro_vae.recipes.texts import TOKENIZER, TextOptions, check_tokenizer
 from pyro_vae.runtime import private_seed
 
@@ -48,15 +48,10 @@ def parse_prior_config(config: Mapping[str, Any], source: str) -> Namespace:
     """
     if "prior" not in config:
         raise InputError(f"{source} is not a prior's recipe: it has no section 'prior' (train it with pyro-vae train)")
-    for section in config:
-        if section not in SECTIONS:
-            raise unknown(f"section in {source}", section, SECTIONS)
+    check_sections(config, SECTIONS, source)
     parser = ArgumentParser(exit_on_error=False)
     add_prior_arguments(parser)
-    try:
-        return parser.parse_object(dict(config))
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: {error}") from error
+    return parse_sections(parser, config, source)
 
 
 def build_prior(
@@ -117,7 +112,7 @@ def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list
         InputError: if one was trained on the codes of other weights than the run's.
         CorruptFileError: if a file is missing or damaged.
     """
-    put = []
+    finished = []
     for folder in sorted(path.parent for path in (run / PRIORS).glob(f"*/{CONFIG}")):
         if not (folder / SUMMARY).is_file():
             logger.warning(
@@ -126,9 +121,10 @@ def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list
                 folder.name,
                 run,
             )
-            continue
-        put.append(put_prior(folder, digest(run / WEIGHTS), model, trust))
-    return put
+        else:
+            finished.append(folder)
+    trained = digest(run / WEIGHTS) if finished else ""
+    return [put_prior(folder, trained, model, trust) for folder in finished]
 
 
 def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from argparse import ArgumentError
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vae.data import with_text
-from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.evaluation.ranking import ContrastiveScorer
 from pyro_vae.files import write_atomically
 from pyro_vae.guides import EmptyGuide
@@ -27,6 +24,7 @@ from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.learned_priors import PRIORS
 from pyro_vae.recipes.run import Run
+from pyro_vae.recipes.sections import check_sections, is_first_process, parse_sections, write_config
 from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runtime import private_seed
 
@@ -52,15 +50,10 @@ def parse_ranker_config(config: Mapping[str, Any], source: str) -> Namespace:
     """
     if "ranker" not in config:
         raise InputError(f"{source} is not a ranker's recipe: it has no section 'ranker'")
-    for section in config:
-        if section not in SECTIONS:
-            raise unknown(f"section in {source}", section, SECTIONS)
+    check_sections(config, SECTIONS, source)
     parser = ArgumentParser(exit_on_error=False)
     add_ranker_arguments(parser)
-    try:
-        return parser.parse_object(dict(config))
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: {error}") from error
+    return parse_sections(parser, config, source)
 
 
 def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, progress: bool = True) -> FitResult:
@@ -81,7 +74,7 @@ def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, pr
     tokenizer = run.tokenizer()
     facts = saved(vocabulary, tokenizer)
     begun, done = (folder / CONFIG).is_file(), (folder / SUMMARY).is_file()
-    writes = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    writes = is_first_process()
     if resume and (done or not begun):
         raise InputError(f"{folder} has no ranker that training was interrupted of")
     if writes and not resume and begun:
@@ -147,10 +140,6 @@ def _read(folder: Path, vocabulary: Path) -> tuple[dict[str, Any], Namespace]:
 
 
 def _write(folder: Path, config: Namespace, facts: dict[str, Any]) -> None:
-    from pyro_vae import __version__
-
     parser = ArgumentParser(exit_on_error=False)
     add_ranker_arguments(parser)
-    body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
-    told = yaml.safe_dump({"version": __version__, "tokenizer": facts} | body, sort_keys=False)
-    write_atomically(folder / CONFIG, lambda path: path.write_text(told))
+    write_config(folder / CONFIG, parser, config, {"tokenizer": facts})

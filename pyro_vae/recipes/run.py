@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from torch import nn
 
@@ -30,6 +28,7 @@ from pyro_vae.recipes.experiment import (
 )
 from pyro_vae.recipes.first import check_both, first_config, start_from
 from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
+from pyro_vae.recipes.sections import is_first_process, write_config
 from pyro_vae.recipes.texts import TOKENIZER
 
 CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
@@ -90,9 +89,7 @@ class Run:
         Raises:
             InputError: if the directory holds a run already, or cannot be written.
         """
-        from pyro_vae import __version__
-
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        if not is_first_process():
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust = True
@@ -104,13 +101,10 @@ class Run:
             raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
         parts = build(config, data.train.shape, data.train.mean())
         save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
-        head = {"version": __version__, "recipe": recipe, "data_shape": list(data.train.shape)}
+        head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
         if data.sound is not None:
             head["sound"] = asdict(data.sound)
-        parser = experiment_parser(config.as_dict())
-        body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
-        text = yaml.safe_dump(head | body, sort_keys=False)
-        write_atomically(file, lambda temporary: temporary.write_text(text))
+        write_config(file, experiment_parser(config.as_dict()), config, head)
         return cls(path, trust=True)  # the user has just configured it himself
 
     def data(self) -> Data:

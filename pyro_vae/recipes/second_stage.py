@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
@@ -35,6 +33,7 @@ from pyro_vae.recipes.learned_priors import (
     read_prior_config,
 )
 from pyro_vae.recipes.run import Run
+from pyro_vae.recipes.sections import is_first_process, write_config
 from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, make_tokenizer, saved, sizes_of
 
 CODES = "codes.safetensors"
@@ -93,11 +92,6 @@ def train_priors(
     return results
 
 
-def _is_first_process() -> bool:
-    """Whether this is the first of data-parallel processes, which alone writes; the others run the same command."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
 def _sites(folder: Path, known: list[str], site: str | None, resume: bool) -> list[str]:
     """Which priors to train."""
     if site is not None and site not in known:
@@ -110,7 +104,7 @@ def _sites(folder: Path, known: list[str], site: str | None, resume: bool) -> li
         if not sites:
             raise InputError(f"{folder} has no prior that training was interrupted of ({_told(done)})")
         return sites
-    if not _is_first_process():  # the first one has begun already, and waits
+    if not is_first_process():  # the first one has begun already, and waits
         return [name for name in wanted if name not in done]
     sites = [name for name in wanted if name not in begun]
     open_ = [name for name in begun if name not in done and name in wanted]
@@ -139,7 +133,7 @@ def _train(
     data: Data,
     progress: bool,
 ) -> FitResult:
-    resumed, writes = config is None, _is_first_process()
+    resumed, writes = config is None, is_first_process()
     labels, vocabulary = codes["train"].get("y"), folder.parent / TOKENIZER
     had_tokenizer, tokenizer, text = vocabulary.is_file(), None, None
     if config is None:
@@ -225,11 +219,7 @@ def _check_takes_text(model: nn.Module) -> None:
 def _write_config(
     folder: Path, config: Namespace, recipe: str, trained: str, classes: int | None, text: dict[str, Any] | None
 ) -> None:
-    from pyro_vae import __version__
-
     parser = ArgumentParser(exit_on_error=False)
     add_prior_arguments(parser)
-    body: dict[str, Any] = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
-    head = {"version": __version__, "recipe": recipe, "trained_on": trained, "num_classes": classes}
-    written = yaml.safe_dump(head | {"tokenizer": text} | body, sort_keys=False)
-    write_atomically(folder / CONFIG, lambda path: path.write_text(written))
+    head = {"recipe": recipe, "trained_on": trained, "num_classes": classes, "tokenizer": text}
+    write_config(folder / CONFIG, parser, config, head)
