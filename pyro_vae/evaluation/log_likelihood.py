@@ -95,7 +95,7 @@ def log_likelihood(
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)))  # with the guide's part
         batch_size = max(1, min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
         chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
-        sampler.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
+        sampler.recorder.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         # made before the chunks: small tensors that stay among large ones that go would split the heap
         results = torch.empty(2, len(split), dtype=torch.float64, device=split.device)
         done = 0
