@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jsonargparse
 
 from pyro_vae import __version__
+from pyro_vae.cli.anneal import ais, gap, sandwich
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.parsing import columns
 from pyro_vae.cli.reconstruct import reconstruct
@@ -21,7 +22,11 @@ from pyro_vae.errors import InputError, NonFiniteLossError, unknown
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     f.__name__.replace("_", "-"): f
-    for f in (train, train_prior, train_ranker, resume, evaluate, sample, reconstruct, figures, recipes, datasets)
+    for f in (
+        *(train, train_prior, train_ranker, resume),
+        *(evaluate, ais, sandwich, gap),
+        *(sample, reconstruct, figures, recipes, datasets),
+    )
 }
 
 
