@@ -167,5 +167,5 @@ def _of_chains(result: dict[str, Any]) -> dict[str, str]:
     told = f"{result['num_chains']} x {result['num_temperatures']} x {result['num_leapfrog']}"
     return {
         "chains x temperatures x leapfrog": f"{told}, from the {result['start']}, {result['schedule']}",
-        "acceptance": f"{result['acceptance']:.2f}",
+        "acceptance": "no transition" if result["acceptance"] is None else f"{result['acceptance']:.2f}",
     }

@@ -46,7 +46,7 @@ class AnnealedLikelihood:
 
     Attributes:
         log_weights: log w of each chain and datum, nats, ``(C, num_data)``, float64 on the CPU.
-        acceptance: mean probability that a transition was accepted, ``(num_data,)``.
+        acceptance: mean probability that a transition was accepted, ``(num_data,)``; nan if there was none (T = 1).
         settings: how the chains were run.
         num_dimensions: values in one datum (all data sites).
         split: the name of the data.
@@ -94,7 +94,7 @@ class AnnealedLikelihood:
             "standard_error": self.standard_error,
             "bits_per_dim": self.bits_per_dim,
             "effective_sample_size": self.effective_sample_size.mean().item(),
-            "acceptance": self.acceptance.mean().item(),
+            "acceptance": number_or_none(self.acceptance.mean()),
             "num_data": len(self.per_datum),
             "split": self.split,
             **self.settings.to_dict(),
@@ -153,7 +153,7 @@ class Sandwich:
             "upper_standard_error": upper[1],
             "gap": self.gap[0],
             "gap_standard_error": self.gap[1],
-            "acceptance": self.acceptance.mean().item(),
+            "acceptance": number_or_none(self.acceptance.mean()),
             "num_data": len(self.lower),
             "split": "drawn from the model",
             **self.settings.to_dict(),
@@ -169,6 +169,11 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
 def effective_sample_size(log_w: Tensor) -> Tensor:
     """(sum w)^2 / sum w^2 over the first dimension."""
     return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
+
+
+def number_or_none(value: Tensor) -> float | None:
+    """A number, None if it is not one: JSON has no nan."""
+    return None if bool(value.isnan()) else value.item()
 
 
 def doubts(log_w: Tensor, acceptance: Tensor, who: str) -> list[str]:

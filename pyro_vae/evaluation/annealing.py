@@ -47,7 +47,7 @@ class Weights:
 
     Attributes:
         log_w: log-weights, nats, ``(C, N)``, float64.
-        acceptance: mean probability of acceptance, ``(N,)``.
+        acceptance: mean probability of acceptance, ``(N,)``; nan if there was no transition.
     """
 
     log_w: Tensor
@@ -126,7 +126,7 @@ def _along(
             point, accepted = transition(densities.at, point, after, sizes.at(after), num_leapfrog)
             total = total + accepted.mean(0)
         told()
-    return Weights(log_w, total / max(len(beta) - 2, 1))
+    return Weights(log_w, total / (len(beta) - 2))
 
 
 def _variance(u: Tensor) -> Tensor:

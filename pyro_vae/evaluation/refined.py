@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import transform_to
 
 from pyro_vae.errors import InputError
 from pyro_vae.traces import TracePair
@@ -23,7 +23,7 @@ class Refined(Messenger):
 
     .. math:: \theta_i \leftarrow T\bigl(T^{-1}(\theta_i) + \delta_i\bigr)
 
-    for each parameter of each latent site (``loc``, ``scale``, …) and datum i, with T the bijection onto the
+    for each parameter of each latent site (``loc``, ``scale``, …) and datum i, with T the transform onto the
     parameter's values. A guide whose sites depend on one another keeps its dependence; what is shifted is what its
     networks give.
 
@@ -60,7 +60,7 @@ def zero_offsets(pair: TracePair) -> dict[str, Tensor]:
                 "with parameters and reparameterized draws, such as Normal"
             )
         for parameter, value in _parameters(base).items():
-            unconstrained = biject_to(base.arg_constraints[parameter]).inv(value)
+            unconstrained = transform_to(base.arg_constraints[parameter]).inv(value)
             offsets[f"{name}: {parameter}"] = torch.zeros_like(unconstrained, memory_format=torch.contiguous_format)
     return offsets
 
@@ -75,8 +75,8 @@ def _shifted(fn: Any, offsets: Mapping[str, Tensor]) -> Any:
         return _shifted(fn.base_dist, offsets).expand(fn.batch_shape)
     values = {}
     for name, value in _parameters(fn).items():
-        bijection = biject_to(fn.arg_constraints[name])
-        values[name] = bijection(bijection.inv(value) + offsets[name])
+        transform = transform_to(fn.arg_constraints[name])
+        values[name] = transform(transform.inv(value) + offsets[name])
     return type(fn)(**values, validate_args=False)
 
 
