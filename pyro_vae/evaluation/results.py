@@ -75,7 +75,8 @@ class LogLikelihood:
         largest = self.pareto_k[self.pareto_k > UNRELIABLE].max().item()
         return [
             f"Pareto k-hat is above {UNRELIABLE} for {above} of {len(self.per_datum)} data (up to {largest:.2f}): "
-            "a few particles decide these bounds, which may lie far below log p(x); the standard error is not to be trusted"
+            "a few particles decide these bounds, which may lie far below log p(x), and their standard error is not to "
+            "be trusted"
         ]
 
     def to_dict(self) -> dict[str, float | int | str | list[str] | None]:
