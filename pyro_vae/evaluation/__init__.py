@@ -1,5 +1,6 @@
 """Measuring models: log-likelihood, ELBO by site, latents, figures."""
 
+from pyro_vae.evaluation.arviz_export import to_arviz
 from pyro_vae.evaluation.code_statistics import CodeStatistics, CodeUsage, code_statistics
 from pyro_vae.evaluation.elbo import elbo
 from pyro_vae.evaluation.latent_statistics import LatentStatistics, SiteStatistics, latent_statistics
@@ -27,4 +28,5 @@ __all__ = [
     "scene_scorer",
     "score_candidates",
     "score_scenes",
+    "to_arviz",
 ]
