@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,12 +15,14 @@ from torch import nn
 
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.data import Split
+from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError
+from pyro_vae.files import write_atomically
 from pyro_vae.program import declared_context, required_arguments
 from pyro_vae.recipes import Run
 
 if TYPE_CHECKING:
-    from pyro_vae.evaluation import CodeUsage
+    from pyro_vae.evaluation import CodeUsage, EvidenceBound, LogLikelihood
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -55,10 +59,12 @@ def evaluate(arguments: Sequence[str]) -> None:
         progress=not options.json,
         **common,
     )
-    bound = elbo(model, guide, split, **common).to_dict()
+    evidence = elbo(model, guide, split, **common)
+    bound = evidence.to_dict()
     result = {
         **likelihood.to_dict(),
         "split": options.split,
+        "data_digest": split_digest(split),
         "given": _given(model, split),
         "elbo": bound["elbo"],
         "elbo_standard_error": bound["standard_error"],
@@ -67,8 +73,24 @@ def evaluate(arguments: Sequence[str]) -> None:
         **_codes(code_statistics(model, guide, split, **common).sites, bound["kl"]),
         "seconds": round(time.monotonic() - started, 2),
     }
+    _write_per_datum(run.path / f"evaluation-{options.split}.npz", likelihood, evidence)
     run.write_json(f"evaluation-{options.split}.json", result)
     print(json.dumps(result) if options.json else _table(run, result))
+    for sentence in likelihood.warnings:
+        logging.warning("warning: %s", sentence)
+
+
+def _write_per_datum(file: Path, likelihood: LogLikelihood, evidence: EvidenceBound) -> None:
+    """Write the estimates of every datum, in the data's order: arrays (num_data,), float64."""
+    import numpy as np
+
+    arrays = {
+        "log_likelihood": likelihood.per_datum,
+        "elbo": evidence.per_datum,
+        "effective_sample_size": likelihood.effective_sample_size,
+        "pareto_k": likelihood.pareto_k,
+    }
+    write_atomically(file, lambda path: np.savez(path, **{name: value.numpy() for name, value in arrays.items()}))
 
 
 def _given(model: nn.Module, split: Split) -> list[str]:
@@ -84,6 +106,12 @@ def _codes(sites: Mapping[str, CodeUsage], kl: dict[str, float]) -> dict[str, An
     return {"codes": told} if told else {}
 
 
+def _pareto_k(result: dict[str, Any]) -> str:
+    if result["pareto_k_max"] is None:
+        return "none: it takes 21 particles or more, whose weights differ"
+    return f"{result['pareto_k_max']:.2f} at most, above 0.7 for {100 * result['pareto_k_above']:.1f}% of the data"
+
+
 def _table(run: Run, result: dict[str, Any]) -> str:
     rows = (
         [("given", f"{', '.join(result['given'])}: log p(x | {', '.join(result['given'])})")] if result["given"] else []
@@ -96,6 +124,7 @@ def _table(run: Run, result: dict[str, Any]) -> str:
         ),
         ("bits per dimension", f"{result['bits_per_dim']:.4f}"),
         ("effective sample size", f"{result['effective_sample_size']:.1f}"),
+        ("Pareto k-hat", _pareto_k(result)),
     ]
     rows += [(f"reconstruction of {k}", f"{v:.2f} nats") for k, v in result["reconstruction"].items()]
     codes = result.get("codes", {})

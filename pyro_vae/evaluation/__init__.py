@@ -2,6 +2,7 @@
 
 from pyro_vae.evaluation.ais import ais
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Sandwich
+from pyro_vae.evaluation.arviz_export import to_arviz
 from pyro_vae.evaluation.code_statistics import CodeStatistics, CodeUsage, code_statistics
 from pyro_vae.evaluation.elbo import elbo
 from pyro_vae.evaluation.gap import LikelihoodGap, likelihood_gap
@@ -15,29 +16,30 @@ from pyro_vae.evaluation.scenes import SceneScore, recognize, score_scenes
 
 __all__ = [
     "AnnealedLikelihood",
-    "LikelihoodGap",
-    "RefinedBound",
-    "Sandwich",
-    "ais",
-    "likelihood_gap",
-    "refine",
-    "sandwich",
     "CodeStatistics",
     "CodeUsage",
     "ContrastiveScorer",
     "EvidenceBound",
     "LatentStatistics",
+    "LikelihoodGap",
     "LogLikelihood",
+    "RefinedBound",
+    "Sandwich",
     "SceneScore",
     "Scorer",
     "SiteStatistics",
+    "ais",
     "best_of",
     "code_statistics",
     "elbo",
     "latent_statistics",
+    "likelihood_gap",
     "log_likelihood",
     "recognize",
+    "refine",
+    "sandwich",
     "scene_scorer",
     "score_candidates",
     "score_scenes",
+    "to_arviz",
 ]

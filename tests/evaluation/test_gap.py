@@ -101,10 +101,10 @@ def test_warnings():
         x,
         particles=(2000,),
         annealing_options={"num_temperatures": 1, "num_chains": 1},
-        refine_options={"num_steps": 1, "learning_rate": 1.5, "num_particles": 50},
+        refine_options={"num_steps": 1, "learning_rate": 4.0, "num_particles": 50},
     )
     told = " ".join(result.warnings)
-    assert "below the bound with K = 2000" in told and "refinement made the ELBO" in told
+    assert "below the bound with K = 2000" in told and "refinement lowered the ELBO of 40 of 40" in told
     assert "transitions" not in told and result.annealed.to_dict()["acceptance"] is None  # there were none
 
 

@@ -381,6 +381,7 @@ def test_summary_bits_per_dim_standard_error_and_split():
     assert result.num_dimensions == 8
     summary = result.to_dict()
     assert summary.pop("split") == "test"
+    assert [summary.pop(key) for key in ("pareto_k_max", "pareto_k_above", "warnings")] == [None, None, []]
     assert summary == pytest.approx(
         {
             "log_likelihood": truth.mean().item(),

@@ -34,6 +34,7 @@ from pyro_vae.evaluation.figures.scaled_samples import scaled_samples
 from pyro_vae.evaluation.figures.spectrograms import spectrograms
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
+from pyro_vae.evaluation.figures.worst_data import worst_data
 from pyro_vae.evaluation.latent_statistics import latent_statistics
 from pyro_vae.files import write_atomically
 from pyro_vae.program import as_programs, needed_to_generate
@@ -62,6 +63,7 @@ __all__ = [
     "spectrograms",
     "training_curves",
     "uniform_and_learned",
+    "worst_data",
 ]
 
 logger = logging.getLogger(__name__)
@@ -138,6 +140,7 @@ def draw_all(
         "kl_heatmap": lambda: kl_heatmap(records),
         "kl_per_unit": of_units,
         "reconstructions": lambda: reconstructions(model, guide, split, seed=seed),
+        "worst_data": lambda: worst_data(model, guide, split, seed=seed),
         "levels": lambda: levels(model, guide, split, seed=seed),
         "code_maps": lambda: code_maps(model, guide, split, seed=seed),
         "codebook_usage": of_codes,
