@@ -54,6 +54,8 @@ def sandwich(arguments: Sequence[str]) -> None:
 def gap(arguments: Sequence[str]) -> None:
     """Tell what a run's ELBO and importance-weighted bounds lack of log p(x), and why."""
     from pyro_vae.evaluation import likelihood_gap
+    from pyro_vae.evaluation.figures import likelihood_gap as draw
+    from pyro_vae.evaluation.figures import save_figure
     from pyro_vae.evaluation.gap import PARTICLES
 
     parser = _on_data(_annealing(run_parser("gap", gap.__doc__)))
@@ -64,14 +66,16 @@ def gap(arguments: Sequence[str]) -> None:
     split = _part(run, options)
 
     def measured() -> dict[str, Any]:
-        return likelihood_gap(
+        found = likelihood_gap(
             *run.programs(),
             split,
             particles=options.particles,
             refine_options={"num_steps": options.num_steps},
             annealing_options=_given(options),
             **_common(options),
-        ).to_dict()
+        )
+        save_figure(draw(found), run.path / "figures" / "likelihood_gap.png")
+        return found.to_dict()
 
     _tell(run, f"gap-{options.split}", measured, options, _of_gap)
 

@@ -25,6 +25,7 @@ from pyro_vae.evaluation.figures.kl_per_unit import kl_per_unit
 from pyro_vae.evaluation.figures.latent_scatter import latent_scatter
 from pyro_vae.evaluation.figures.layer_pca import layer_pca
 from pyro_vae.evaluation.figures.levels import levels
+from pyro_vae.evaluation.figures.likelihood_gap import likelihood_gap
 from pyro_vae.evaluation.figures.manifold import manifold, manifold_grid
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.figures.prior_samples import prior_samples
@@ -53,6 +54,7 @@ __all__ = [
     "latent_scatter",
     "layer_pca",
     "levels",
+    "likelihood_gap",
     "manifold",
     "manifold_grid",
     "prior_samples",
