@@ -12,11 +12,12 @@ from torch import nn
 
 from pyro_vae import fit
 from pyro_vae.data import Split
-from pyro_vae.evaluation import elbo, log_likelihood
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation import ais, elbo, log_likelihood, sandwich
 from pyro_vae.inference import ELBO, IWAE
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.weights import load_weights, named_weights, save_weights
-from pyro_vae.program import Program, as_programs, prime, required_arguments
+from pyro_vae.program import Program, as_programs, needed_to_generate, prime, required_arguments
 from pyro_vae.recording import Recording
 from pyro_vae.traces import is_latent, log_weights, trace_pair
 
@@ -26,7 +27,8 @@ class PairContract:
 
     A subclass writes :meth:`make_pair`. It may set ``learning_rate``, ``steps`` for a pair that is slow to improve,
     ``plate_nesting`` for one with plates inside the data plate, ``has_latents = False`` for one without latents,
-    and ``has_randomness = False`` for a guide of point masses. A model that needs context is given the batch's.
+    ``has_randomness = False`` for a guide of point masses, and ``has_continuous_latents = False`` where latents are
+    codes. A model that needs context is given the batch's.
     """
 
     learning_rate = 3e-3
@@ -34,6 +36,7 @@ class PairContract:
     plate_nesting = 1
     has_latents = True
     has_randomness = True
+    has_continuous_latents = True
 
     def make_pair(self):
         """A fresh model, its guide, and a batch (dict of tensors, 12 data or more); the same at every call."""
@@ -171,6 +174,20 @@ class PairContract:
             assert many == few
         for k in (1, 4):
             assert math.isfinite(IWAE(k, max_plate_nesting=self.plate_nesting).loss(model, guide, **batch))
+
+    def test_annealing_bounds_the_likelihood_from_both_sides(self):
+        model, guide, batch = self.pair()
+        options = {"num_temperatures": 12, "num_leapfrog": 2, "num_chains": 4, "max_plate_nesting": self.plate_nesting}
+        if not self.has_continuous_latents:
+            with pytest.raises(InputError, match=r"is discrete|is a point mass|no latent site"):
+                ais(model, guide, batch, **options)
+            return
+        context = {name: batch[name] for name in needed_to_generate(model)}
+        result = sandwich(model, guide, len(batch["x"]), batch=context, **options)
+        gap, error = result.gap
+        assert gap > -4 * error and math.isfinite(gap)
+        annealed = ais(model, guide, batch, **options)
+        assert annealed.per_datum.isfinite().all() and annealed.acceptance.mean() > 0.1
 
     def test_plain_svi_improves_and_leaves_nothing(self):
         model, guide, batch = self.pair()

@@ -32,6 +32,7 @@ class CodesContract(PairContract):
     """Guides of codes are point masses: every particle has the same weight."""
 
     has_randomness = False
+    has_continuous_latents = False
     learning_rate = 0.01
 
 
@@ -87,6 +88,7 @@ class TestDVAE(PairContract):
     """Codes with a random guide: mixtures in training mode, integers in evaluation mode."""
 
     learning_rate = 0.01
+    has_continuous_latents = False
     options: ClassVar[dict] = {}
 
     def make_pair(self):

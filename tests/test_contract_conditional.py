@@ -85,6 +85,7 @@ class TestCompletionGrey(PairContract):
 
 class TestCompletionBaseline(PairContract):
     has_latents = False
+    has_continuous_latents = False
 
     def make_pair(self):
         return CompletionBaseline(SHAPE, baseline_hidden_dims=(16,)), EmptyGuide(), parts()
