@@ -12,6 +12,7 @@ from pyro_vae import __version__
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.parsing import columns
 from pyro_vae.cli.reconstruct import reconstruct
+from pyro_vae.cli.report import report
 from pyro_vae.cli.sample import sample
 from pyro_vae.cli.show import datasets, figures, recipes
 from pyro_vae.cli.train import resume, train
@@ -21,7 +22,19 @@ from pyro_vae.errors import InputError, NonFiniteLossError, unknown
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     f.__name__.replace("_", "-"): f
-    for f in (train, train_prior, train_ranker, resume, evaluate, sample, reconstruct, figures, recipes, datasets)
+    for f in (
+        train,
+        train_prior,
+        train_ranker,
+        resume,
+        evaluate,
+        report,
+        sample,
+        reconstruct,
+        figures,
+        recipes,
+        datasets,
+    )
 }
 
 
