@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jsonargparse
 
 from pyro_vae import __version__
+from pyro_vae.cli.compare import compare
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.parsing import columns
 from pyro_vae.cli.reconstruct import reconstruct
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
         resume,
         evaluate,
         report,
+        compare,
         sample,
         reconstruct,
         figures,

@@ -71,7 +71,7 @@ def traversals(
         values.append(decode_path(model, path, seed=seed, batch=context))  # (units, steps, *shape)
         names += [_name(site, unit, draws[site].shape[1:]) for unit in units]
     columns = [f"{100 * quantile:g}%" for quantile in QUANTILES]
-    title = f"{split.name}: one unit moved over the quantiles of its draws, mean of p(x | z)"
+    title = f"{split.name}: mean of p(x | z),\none unit moved over the quantiles of its draws"
     return grid(torch.cat(values), title, rows=names, columns=columns)
 
 

@@ -20,6 +20,7 @@ from pyro_vae.files import write_atomically, write_json
 from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, measure, part_of, weights_digest
 from pyro_vae.recipes.pages.commands import evaluate_command, page_command, train_command, trusted
 from pyro_vae.recipes.pages.pictures import Pictures, png
+from pyro_vae.recipes.pages.plain import plain
 from pyro_vae.recipes.pages.report_page import report_page
 from pyro_vae.recipes.pages.stored import stored_evaluations, stored_measurements
 from pyro_vae.recipes.pages.subject import Subject, machine, now, versions
@@ -124,7 +125,7 @@ def _gather(
         "parameters": subject.parameters(),
         "data": {
             "name": subject.data.name,
-            "description": subject.data.description,
+            "description": subject.described_data(),
             "shape": list(part.shape),
             "sizes": {
                 n: len(p) for n in ("train", "validation", "test") if (p := getattr(subject.data, n)) is not None
@@ -143,7 +144,7 @@ def _gather(
         "commands": _commands(subject, split, evaluations),
         "configuration": subject.config,
     }
-    return _plain(report), pictures
+    return plain(report), pictures
 
 
 def _sites(latents: LatentStatistics, codes: dict[str, CodeUsage], evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -211,12 +212,3 @@ def _commands(subject: Subject, split: str, evaluations: dict[str, dict[str, Any
     lines += [evaluate_command(run, found, whole.get(name)) for name, found in evaluations.items()]
     options = {"split": split if split != "test" else None}
     return [*lines, page_command("report", [str(run.path)], options, trusted(run))]
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: numbers that are none (the error of one datum) as null."""
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from pyro_vae.recipes.pages import html
+from pyro_vae.recipes.pages.measurement_tables import likelihood_table, measurement_table
 
 CAPTIONS = {
     "training_curves": "Loss, and KL by latent site, over training.",
@@ -47,8 +48,8 @@ def report_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
 
     sections = {
         "What was measured": _what(report),
-        "Likelihood": _likelihood(report["evaluations"]),
-        "Other measurements": "".join(_measurement(name, m) for name, m in report["measurements"].items()),
+        "Likelihood": likelihood_table(report["evaluations"]),
+        "Other measurements": "".join(measurement_table(name, m) for name, m in report["measurements"].items()),
         "Latents": _latents(report) + shown("kl_per_unit", "layer_pca"),
         "Codes": _codes(report) + shown("codebook_usage", "code_maps"),
         "Reconstructions": shown("reconstructions", "levels", "completions"),
@@ -115,69 +116,6 @@ def _what(report: Mapping[str, Any]) -> str:
     return html.facts({name: value for name, value in rows.items() if value is not None})
 
 
-def _likelihood(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    columns = ["", *evaluations]
-    found = evaluations.values()
-
-    def row(name: str, key: str, error: str | None = None, digits: int = 2) -> list[Any]:
-        cells = [html.with_error(f.get(key), f.get(error) if error else None, digits) for f in found]
-        return [name, *cells]
-
-    rows = [
-        row("log-likelihood (importance-weighted bound), nats", "log_likelihood", "standard_error"),
-        row("ELBO, nats", "elbo", "elbo_standard_error"),
-        row("bits per dimension", "bits_per_dim", None, 4),
-        *(
-            [
-                f"reconstruction of {site}: E log p({site} | z), nats",
-                *(f.get("reconstruction", {}).get(site) for f in found),
-            ]
-            for site in dict.fromkeys(site for f in found for site in f.get("reconstruction", {}))
-        ),
-        ["KL, all sites, nats", *(sum(f["kl"].values()) if "kl" in f else None for f in found)],
-        row("effective sample size, mean over data", "effective_sample_size", None, 1),
-        row("largest Pareto k-hat of a datum's weights", "pareto_k_max"),
-        ["data with k-hat above 0.7, %", *(_percent(f.get("pareto_k_above")) for f in found)],
-        row("data", "num_data"),
-        row("particles K", "num_particles"),
-        row("seed", "seed"),
-        row("seconds", "seconds", None, 1),
-    ]
-    kept = [row for row in rows if any(cell not in (None, html.NOTHING) for cell in row[1:])]
-    told = "± is one standard error over the data. The importance-weighted bound rises to log p(x) with K."
-    return html.table(columns, kept) + html.note(told)
-
-
-def _measurement(name: str, values: Mapping[str, Any]) -> str:
-    """Any other measurement: its single values, and its tables by name."""
-    single = {k: v for k, v in values.items() if not isinstance(v, dict | list)}
-    parts = [f"<h3>{html.escape(name)}</h3>", html.facts({k.replace("_", " "): _short(v) for k, v in single.items()})]
-    for key, inner in values.items():
-        if isinstance(inner, dict) and inner:
-            rows = [[k, _cell(v)] for k, v in inner.items()]
-            parts.append(html.table(["", ""], rows, caption=key.replace("_", " ")))
-        elif isinstance(inner, list) and inner and all(isinstance(each, dict) for each in inner):
-            columns = list(dict.fromkeys(k for each in inner for k in each))
-            rows = [[_cell(each.get(k)) for k in columns] for each in inner]
-            named = [k.replace("_", " ") for k in columns]
-            parts.append(html.table(named, rows, words=(), caption=key.replace("_", " ")))
-        elif isinstance(inner, list) and inner and all(isinstance(each, str) for each in inner):
-            parts += [html.text(each) for each in inner]
-    return "".join(parts)
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.5g}" if isinstance(value, float) and abs(value) < 1 else value
-
-
-def _cell(value: Any) -> Any:
-    return ", ".join(f"{k} {html.number(v)}" for k, v in value.items()) if isinstance(value, dict) else _short(value)
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
 def _latents(report: Mapping[str, Any]) -> str:
     sites = report["sites"]
     if not sites:
@@ -188,7 +126,7 @@ def _latents(report: Mapping[str, Any]) -> str:
             name,
             site["kind"],
             site["kl"],
-            100 * site["kl"] / total if total and site["kl"] is not None else None,
+            f"{100 * site['kl'] / total:.1f}" if total and site["kl"] is not None else None,
             site.get("num_active"),
             site.get("num_units"),
             site.get("kl_bits_per_code"),
@@ -199,8 +137,8 @@ def _latents(report: Mapping[str, Any]) -> str:
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
     found = report["evaluations"][report["made"]["split"]]
     told = (
-        f"KL: mean over the {found['num_data']:,} measured data, raw (no weight, no free bits). A unit is active if the "
-        f"variance of its posterior mean over {report['num_statistics']['latents']:,} data is above 0.01."
+        f"KL: mean over the {found['num_data']:,} measured data, raw (no weight, no free bits). A unit is active if "
+        f"the variance of its posterior mean over {report['num_statistics']['latents']:,} data is above 0.01."
     )
     return html.table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], (0, 1)) + html.note(told)
 
@@ -215,8 +153,8 @@ def _codes(report: Mapping[str, Any]) -> str:
             " x ".join(map(str, s["shape"])) or "1",
             s["num_codes"],
             s["num_used"],
-            100 * s["usage"],
-            s["perplexity"],
+            f"{100 * s['usage']:.0f}",
+            html.number(s["perplexity"], 1),
             s["entropy_bits"],
         ]
         for name, s in sites.items()

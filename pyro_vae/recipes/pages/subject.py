@@ -75,10 +75,14 @@ class Subject:
         return self.path.resolve().name
 
     def parameters(self) -> dict[str, int]:
-        """How many numbers are trained: in the model, in the guide, and in all (shared ones count once)."""
-        both = nn.ModuleList([self.model, self.guide])
-        parts = {"model": self.model, "guide": self.guide, "all": both}
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        """How many numbers are trained: in the model, beside them in the guide, and in all."""
+        model = sum(p.numel() for p in self.model.parameters())
+        every = sum(p.numel() for p in nn.ModuleList([self.model, self.guide]).parameters())
+        return {"model": model, "guide": every - model, "all": every}
+
+    def described_data(self) -> str:
+        """The dataset in one line."""
+        return "; ".join((self.data.description or self.data.name).splitlines())
 
     def classes(self) -> dict[str, str]:
         """What model, guide and objective are, by the configuration, else by the programs' names."""
