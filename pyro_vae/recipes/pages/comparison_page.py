@@ -7,6 +7,8 @@ from typing import Any
 
 from pyro_vae.recipes.pages import html
 
+MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
+
 
 def comparison_page(comparison: Mapping[str, Any]) -> str:
     """The page of a comparison.
@@ -63,7 +65,7 @@ def _differences(comparison: Mapping[str, Any]) -> str:
             value, error = found[key]["mean"], found[key]["standard_error"]
             row += [_signed(value, error), _in_errors(value, error)]
         rows.append([*row, f"{100 * found['log_likelihood']['better']:.0f}"])
-    columns = ["run", "log p(x), nats", "in errors", "ELBO, nats", "in errors", "better on, % of data"]
+    columns = ["run", "log p(x), nats", "in st. errors", "ELBO, nats", "in st. errors", "better on, % of data"]
     told = (
         f"Positive: better than {comparison['against']}. Differences are taken datum by datum; ± is their standard "
         "deviation over the square root of their number, which is less than the two runs' own errors would say, "
@@ -123,13 +125,25 @@ def _configuration(comparison: Mapping[str, Any]) -> str:
     names = [run["name"] for run in comparison["runs"]]
     if not comparison["differences"]:
         return html.text("All runs are configured alike.")
-    rows = [[option, *(_spelled(each[name]) for name in names)] for option, each in comparison["differences"].items()]
     told = "Only options in which the runs differ. A dash: the run has no such option, or none is set."
+    differences = comparison["differences"].items()
+    if len(names) > MOST_COLUMNS:
+        rows = [row for option, each in differences for row in _by_value(option, each)]
+        return html.table(["option", "value", "runs"], rows, range(3)) + html.note(told)
+    rows = [[option, *(_spelled(each[name]) for name in names)] for option, each in differences]
     return html.table(["option", *names], rows, range(len(names) + 1)) + html.note(told)
 
 
+def _by_value(option: str, each: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each value, with the runs that have it."""
+    runs: dict[str, list[str]] = {}
+    for name, value in each.items():
+        runs.setdefault(_spelled(value), []).append(name)
+    return [[option if i == 0 else "", value, ", ".join(who)] for i, (value, who) in enumerate(runs.items())]
+
+
 def _spelled(value: Any) -> str:
-    return html.NOTHING if value is None else str(value)
+    return html.NOTHING if value is None else str(value).removeprefix("pyro_vae.")
 
 
 def _signed(value: float, error: float | None) -> str:

@@ -22,14 +22,15 @@ def number(value: Any, digits: int = 2) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    small = value != 0 and abs(value) < 0.5 * 10**-digits
-    return f"{value:.{digits}g}" if small else f"{value:,.{digits}f}"
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no -0.00
 
 
 def with_error(value: Any, error: Any, digits: int = 2) -> str:
-    """A mean and its standard error; the mean alone where there is no error."""
+    """A mean and its standard error, to two figures of a small error; the mean alone where there is no error."""
     if number(error) == NOTHING or number(value) == NOTHING:
         return number(value, digits)
+    if 0 < error < 1:
+        digits = max(digits, min(8, 1 - math.floor(math.log10(error))))
     return f"{number(value, digits)} ± {number(float(error), digits)}"
 
 
@@ -67,7 +68,7 @@ def tiles(facts: Mapping[str, str]) -> str:
 def facts(rows: Mapping[str, Any]) -> str:
     """A table of names and values."""
     cells = [f'<tr><th scope="row">{escape(name)}</th><td>{escape(number(v))}</td></tr>' for name, v in rows.items()]
-    return f'<div class="scroll"><table><tbody>{"".join(cells)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="facts"><tbody>{"".join(cells)}</tbody></table></div>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], words: Iterable[int] = (0,), caption: str = "") -> str:

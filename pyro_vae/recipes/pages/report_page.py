@@ -99,7 +99,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
 def _what(report: Mapping[str, Any]) -> str:
     data, made, classes = report["data"], report["made"], report["classes"]
     found = report["evaluations"][made["split"]]
-    given = found.get("given") or []
+    given = ", ".join(found["given"]) or "nothing: log p(x)" if "given" in found else "not recorded"
     rows: dict[str, Any] = {
         "run": report["run"],
         **{name: path for name, path in classes.items()},
@@ -108,7 +108,7 @@ def _what(report: Mapping[str, Any]) -> str:
         "one datum": " x ".join(map(str, data["shape"])) or "a number",
         "binarization": data["binarization"],
         "measured": f"{found['num_data']:,} data of {found['split']}, K = {found['num_particles']:,} particles",
-        "given": ", ".join(given) or "nothing: log p(x)",
+        "given": given,
         "seed of the particles": str(found.get("seed", "not recorded")),
         "device": found.get("device", "not recorded"),
         "this page": f"{made['time']}, {made['machine']}; figures of {made['split']} data, seed {made['seed']}",

@@ -95,7 +95,7 @@ class Subject:
         """Of pairs trained before it, and of priors learned for it."""
         folders = {f"{FIRST} (trained before)": self.path / FIRST}
         folders |= {f"prior of {p.name}": p for p in sorted((self.path / PRIORS).glob("*")) if p.is_dir()}
-        return {name: Training.of(folder) for name, folder in folders.items() if folder.is_dir()}
+        return {n: Training.of(f, _configured_epochs(f)) for n, f in folders.items() if (f / CONFIG).is_file()}
 
 
 def versions() -> dict[str, str]:
@@ -114,12 +114,17 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """Where this is run: the processor's kind, and the GPU if there is one."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads{gpu}"
+    return f"{platform.system()} {platform.machine()}, threads: {torch.get_num_threads()}{gpu}"
 
 
 def now() -> str:
     """The time, to the minute."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _configured_epochs(folder: Path) -> int | None:
+    fit = read_yaml(folder / CONFIG).get("fit")
+    return fit.get("epochs") if isinstance(fit, dict) else None
 
 
 def _name(program: Any) -> str:
