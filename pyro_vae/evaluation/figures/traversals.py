@@ -86,7 +86,7 @@ def _order_in_model(
 
 def _most_telling(means: Tensor, draws: Tensor, count: int) -> list[int]:
     """The units (of the flattened event) with the greatest share of their variance between data."""
-    between, total = (v.double().flatten(1).var(0) for v in (means, draws))  # (units,)
+    between, total = (v.double().reshape(len(v), -1).var(0) for v in (means, draws))  # (units,)
     share = between / total.clamp(min=torch.finfo(torch.float64).tiny)
     return share.argsort(descending=True, stable=True)[:count].tolist()
 
@@ -94,7 +94,7 @@ def _most_telling(means: Tensor, draws: Tensor, count: int) -> list[int]:
 def _paths(held: Tensor, draws: Tensor, units: Sequence[int]) -> Tensor:
     """``(units, steps, *event)``: one datum's value, in row i with a unit at the quantiles of its draws."""
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
-    found = torch.quantile(draws.double().flatten(1)[:, list(units)], levels, dim=0).T  # (units, steps)
+    found = torch.quantile(draws.double().reshape(len(draws), -1)[:, list(units)], levels, dim=0).T  # (units, steps)
     path = held.flatten().repeat(len(units), len(QUANTILES), 1)  # (units, steps, size)
     path[torch.arange(len(units)), :, torch.tensor(units)] = found.to(path.dtype)
     return path.unflatten(-1, held.shape[1:]) if held.dim() > 1 else path.squeeze(-1)
