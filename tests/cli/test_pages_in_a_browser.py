@@ -19,9 +19,10 @@ LOOK = """<script>addEventListener("load", () => {
   const seen = {
     images: [...document.images].map(i => i.complete && i.naturalWidth > 0 && i.width > 0),
     wide: document.documentElement.scrollWidth, inner: innerWidth,
-    outside: [...document.querySelectorAll("h1, h2, p, img, .tile, .tile b, .scroll, pre")].filter(e =>
-      e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX == "visible"
-      && getComputedStyle(e).display == "block").map(e => e.outerHTML.slice(0, 80)),
+    outside: [...document.querySelectorAll("h1, h2, p, img, .tile, .tile b, .scroll, pre")].filter(e => {
+      const style = getComputedStyle(e), spills = style.overflowX == "visible" && style.display == "block";
+      return e.getBoundingClientRect().right > innerWidth || (spills && e.scrollWidth > e.clientWidth + 1);
+    }).map(e => e.outerHTML.slice(0, 80)),
     requested: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
     ink: getComputedStyle(document.body).color, paper: getComputedStyle(document.body).backgroundColor,
     numbers: [...document.querySelectorAll("td.number")].every(e => getComputedStyle(e).textAlign == "right"),
@@ -91,6 +92,20 @@ def test_a_comparison(folder, tmp_path):
     for run in said["runs"]:
         assert f"{run['log_likelihood']:.2f} ± {run['standard_error']:.2f}" in page.row(run["name"], table=2)[0]
         assert page.row(run["name"], table=3) == [f"{run['kl']['z']:.2f}"] * 2
+
+
+def test_the_script_finds_what_is_wrong(tmp_path):
+    (tmp_path / "bad.html").write_text(
+        '<!DOCTYPE html><html><body><p id="a">x</p><img alt="none" src="data:image/png;base64,AAAA">'
+        '<img alt="far" src="http://127.0.0.1:9/far.png"><div class="tile" style="width: 50px"><b '
+        'style="display: block; white-space: nowrap">-216.43 and more</b></div><pre style="width: 3000px">wide</pre></body></html>'
+    )
+    page, found = seen(tmp_path / "bad.html", tmp_path)
+    assert found["images"] == [False, False] and found["wide"] > found["inner"]
+    assert [re.match(r"<(\w+)", each)[1] for each in found["outside"]] == ["div", "b", "pre"]
+    assert found["requested"] == ["http://127.0.0.1:9/far.png"]
+    with pytest.raises(AssertionError, match=r"far\.png"):
+        check_alone(page)
 
 
 def test_dark_and_narrow(folder, tmp_path):
