@@ -97,8 +97,9 @@ def test_a_comparison(folder, tmp_path):
 def test_the_script_finds_what_is_wrong(tmp_path):
     (tmp_path / "bad.html").write_text(
         '<!DOCTYPE html><html><body><p id="a">x</p><img alt="none" src="data:image/png;base64,AAAA">'
-        '<img alt="far" src="http://127.0.0.1:9/far.png"><div class="tile" style="width: 50px"><b '
-        'style="display: block; white-space: nowrap">-216.43 and more</b></div><pre style="width: 3000px">wide</pre></body></html>'
+        '<img alt="far" src="http://127.0.0.1:9/far.png"><div class="tile" style="width: 50px">'
+        '<b style="display: block; white-space: nowrap">-216.43 and more</b></div>'
+        '<pre style="width: 3000px">wide</pre></body></html>'
     )
     page, found = seen(tmp_path / "bad.html", tmp_path)
     assert found["images"] == [False, False] and found["wide"] > found["inner"]

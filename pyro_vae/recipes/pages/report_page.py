@@ -89,7 +89,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
         ),
         "nats: ELBO": html.with_error(found.get("elbo"), found.get("elbo_standard_error")),
         "bits per dimension": html.number(found.get("bits_per_dim"), 4),
-        "parameters, model and guide": html.number(report["parameters"]["all"]),
+        "parameters": html.number(report["parameters"]["all"]),
         "epochs": html.number(training["epochs"]),
         "minutes of training": html.number(training["minutes"], 1),
     }
