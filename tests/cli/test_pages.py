@@ -12,7 +12,7 @@ import yaml
 from pages import Page, check_alone
 
 from pyro_vae.cli import main
-from pyro_vae.recipes import Run
+from pyro_vae.recipes import Run, read_recipe
 
 SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 30}
 
@@ -109,6 +109,21 @@ def test_an_option_is_in_the_train_command(few_figures, tmp_path):
     assert main(["report", str(tmp_path / "run"), "--particles", "2"]) == 0
     command = json.loads((tmp_path / "run" / "report.json").read_text())["commands"][0]
     assert set(words) == set(shlex.split(command)[5:])
+
+
+def test_a_prior_that_is_not_trained_to_its_end(reported, few_figures, tmp_path):
+    run = shutil.copytree(reported, tmp_path / "run")
+    (run / "priors" / "codes").mkdir(parents=True)
+    config = {"version": "0.1.0", "recipe": "pixelcnn", "num_classes": 10, **read_recipe("pixelcnn")}
+    config["prior"]["init_args"] = config["prior"].get("init_args", {}) | {"kernel": 3}
+    config["seed"] = 4
+    (run / "priors" / "codes" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["report", str(run)]) == 0
+    said = json.loads((run / "report.json").read_text())
+    command = ["pyro-vae", "train-prior", "pixelcnn", "--on", f"{run}-again", "--site", "codes"]
+    assert shlex.split(said["commands"][1]) == [*command, "--prior.kernel=3", "--seed=4"]
+    assert said["warnings"] == ["prior of codes: training has not come to its end, so that it takes no part here."]
+    assert Page((run / "report.html").read_text()).row("prior of codes")[-1] == "not trained"
 
 
 def test_an_interrupted_training_is_reported_as_such(reported, few_figures, tmp_path):

@@ -71,7 +71,7 @@ def test_codes_by_class_path(coded, capsys):
     assert "Codes" in page.titles and "Traversals" not in page.titles
     assert "Traversals: no latent site has real values of its own." in page.text
     assert "codebook_usage" in said["figures"] and "traversals" not in said["figures"]
-    assert all("--trust" in command for command in said["commands"][1:])
+    assert all("--trust" in command for command in said["commands"][1:]) and said["warnings"] == []
 
 
 @pytest.fixture(scope="module")

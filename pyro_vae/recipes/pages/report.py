@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.latent_statistics import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, measure, part_of, weights_digest
-from pyro_vae.recipes.pages.commands import evaluate_command, page_command, train_command, trusted
+from pyro_vae.recipes.pages.commands import evaluate_command, page_command, prior_commands, train_command, trusted
 from pyro_vae.recipes.pages.pictures import Pictures, png
 from pyro_vae.recipes.pages.plain import plain
 from pyro_vae.recipes.pages.report_page import report_page
-from pyro_vae.recipes.pages.stored import stored_evaluations, stored_measurements
+from pyro_vae.recipes.pages.stored import Training, stored_evaluations, stored_measurements
 from pyro_vae.recipes.pages.subject import Subject, machine, now, versions
 from pyro_vae.recipes.run import Run
 
@@ -140,7 +140,11 @@ def _gather(
         "num_statistics": {"latents": latents.num_data, "codes": codes.num_data},
         "figures": list(pictures.drawn),
         "left_out": _left_out(subject, pictures, codes.sites),
-        "warnings": [*subject.training.warnings(subject.path), *_of_measurements(subject, evaluations)],
+        "warnings": [
+            *_of_others(others),
+            *subject.training.warnings(subject.path),
+            *_of_measurements(subject, evaluations),
+        ],
         "commands": _commands(subject, split, evaluations),
         "configuration": subject.config,
     }
@@ -186,6 +190,12 @@ def _left_out(subject: Subject, pictures: Pictures, codes: dict[str, CodeUsage])
     return found | {"Text": said}
 
 
+def _of_others(others: Mapping[str, Training]) -> list[str]:
+    """Priors (and first pairs) that take no part, since they are not trained to their end."""
+    unfinished = [name for name, training in others.items() if training.summary is None]
+    return [f"{name}: training has not come to its end, so that it takes no part here." for name in unfinished]
+
+
 def _of_measurements(subject: Subject, evaluations: dict[str, dict[str, Any]]) -> list[str]:
     """What makes measured numbers less than they look."""
     digest, said = weights_digest(subject.model, subject.guide), []
@@ -208,7 +218,7 @@ def _commands(subject: Subject, split: str, evaluations: dict[str, dict[str, Any
     if run is None:
         return []
     whole = {name: len(part) for name in evaluations if (part := getattr(subject.data, name)) is not None}
-    lines = [train_command(run)]
+    lines = [train_command(run), *prior_commands(run)]
     lines += [evaluate_command(run, found, whole.get(name)) for name, found in evaluations.items()]
     options = {"split": split if split != "test" else None}
     return [*lines, page_command("report", [str(run.path)], options, trusted(run))]
