@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jsonargparse
 
 from pyro_vae import __version__
+from pyro_vae.cli.anneal import ais, gap, sandwich
 from pyro_vae.cli.compare import compare
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.parsing import columns
@@ -24,18 +25,9 @@ from pyro_vae.errors import InputError, NonFiniteLossError, unknown
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     f.__name__.replace("_", "-"): f
     for f in (
-        train,
-        train_prior,
-        train_ranker,
-        resume,
-        evaluate,
-        report,
-        compare,
-        sample,
-        reconstruct,
-        figures,
-        recipes,
-        datasets,
+        *(train, train_prior, train_ranker, resume),
+        *(evaluate, ais, sandwich, gap, report, compare),
+        *(sample, reconstruct, figures, recipes, datasets),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,14 @@ def evaluate(arguments: Sequence[str]) -> None:
     measured.write(run.path)
     result = measured.result
     print(json.dumps(result) if options.json else _table(run, result))
+    for sentence in result["warnings"]:
+        logging.warning("warning: %s", sentence)
+
+
+def _pareto_k(result: dict[str, Any]) -> str:
+    if result["pareto_k_max"] is None:
+        return "none: it takes 21 particles or more, whose weights differ"
+    return f"{result['pareto_k_max']:.2f} at most, above 0.7 for {100 * result['pareto_k_above']:.1f}% of the data"
 
 
 def _table(run: Run, result: dict[str, Any]) -> str:
@@ -53,6 +62,7 @@ def _table(run: Run, result: dict[str, Any]) -> str:
         ),
         ("bits per dimension", f"{result['bits_per_dim']:.4f}"),
         ("effective sample size", f"{result['effective_sample_size']:.1f}"),
+        ("Pareto k-hat", _pareto_k(result)),
     ]
     rows += [(f"reconstruction of {k}", f"{v:.2f} nats") for k, v in result["reconstruction"].items()]
     codes = result.get("codes", {})

@@ -20,13 +20,14 @@ def train_ranker(arguments: Sequence[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted one")
     parser.add_argument("--trust", action="store_true", help="run the code of classes outside pyro_vae")
     add_ranker_arguments(parser)
-    recipe = "ranker"
-    if arguments and not arguments[0].startswith("-"):
+    recipe, named = "ranker", bool(arguments) and not arguments[0].startswith("-")
+    if named:
         recipe, *arguments = arguments
     options = parse(parser, arguments, parse_ranker_config(read_recipe(recipe), f"recipe {recipe}"))
-    if options.resume and {a.split("=")[0] for a in arguments if a.startswith("--")} - {"--on", "--resume", "--trust"}:
+    given = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
+    if options.resume and (named or given - {"--on", "--resume", "--trust"}):
         raise InputError(
-            "--resume goes on with the options that it was begun with: "
+            "--resume goes on with the recipe and options that it was begun with: "
             f"pyro-vae train-ranker --on {options.on} --resume"
         )
     config = options.clone(with_meta=False)

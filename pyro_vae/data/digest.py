@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import hashlib
 
-from torch import Tensor
+import torch
 
 from pyro_vae.data.split import Split
 
 
-def data_digest(split: Split) -> str | None:
-    """SHA-256 of what a log-likelihood is of: x (type, shape and numbers), and which part of it is observed.
+def split_digest(split: Split) -> str:
+    """SHA-256 of a split's tensors and mask: names, types, shapes and bytes; equal only where all data are, in order.
 
-    Two measurements of equal digest saw the same data in the same order, so that they can be paired datum by datum.
-    Labels and texts, which one model is given and another is not, do not count.
+    Args:
+        split: where it is does not matter, nor its name.
 
     Returns:
-        hexadecimal; None under dynamic binarization, where every pass draws other data.
+        64 hexadecimal digits.
     """
-    if split.binarization == "dynamic":
-        return None
-    found = hashlib.sha256()
-    for name, tensor in {"x": split.tensors["x"], "mask": split.mask}.items():
-        if tensor is not None:
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            found.update(_bytes(tensor))
+    tensors = dict(sorted(split.tensors.items()))
+    if split.mask is not None:
+        tensors[""] = split.mask  # no tensor has this name
+    found = hashlib.sha256(split.binarization.encode())
+    for name, tensor in tensors.items():
+        found.update(f"/{name} {tensor.dtype} {tuple(tensor.shape)}/".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()

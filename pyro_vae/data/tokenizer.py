@@ -42,6 +42,7 @@ class Tokenizer:
 
     def __init__(self, library: Library, text_length: int, characters: str) -> None:
         self.library, self.text_length, self.characters = library, text_length, frozenset(characters)
+        library.encode_special_tokens = True  # "<pad>" in a caption is text, and no padding
         self._pairs = BytePairs(json.loads(library.to_str())["model"])
 
     @classmethod

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.memory import bytes_per_row
+from pyro_vae.evaluation.pareto import largest, pareto_k_of_tail
 from pyro_vae.evaluation.results import LogLikelihood
 from pyro_vae.evaluation.sampler import ImportanceSampler, repeat
 from pyro_vae.evaluation.session import evaluating, positive
@@ -65,7 +66,7 @@ def log_likelihood(
         progress: show a bar.
 
     Returns:
-        per-datum estimates (nats) with mean, standard error, bits per dimension, effective sample sizes.
+        per-datum estimates (nats) with mean, standard error, bits per dimension, effective sample sizes, Pareto k-hat.
 
     Raises:
         InputError: for non-positive particles or budget, data out of the likelihood's support, sites that do
@@ -95,29 +96,31 @@ def log_likelihood(
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)))  # with the guide's part
         batch_size = max(1, min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
         chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
-        sampler.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
+        sampler.recorder.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         # made before the chunks: small tensors that stay among large ones that go would split the heap
-        results = torch.empty(2, len(split), dtype=torch.float64, device=split.device)
+        results = torch.empty(3, len(split), dtype=torch.float64, device=split.device)
         done = 0
         with tqdm(total=len(split), unit="datum", disable=not progress) as bar:
             for batch in split.batches(batch_size):
                 running = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
                 n = len(running[0])
-                results[0, done : done + n], results[1, done : done + n] = running
+                for result, values in zip(results, running, strict=True):
+                    result[done : done + n] = values
                 done += n
                 bar.update(n)
         return LogLikelihood(*results.cpu(), num_particles, dimensions, split.name)
 
 
-def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor]:
-    """log mean w and the effective sample size, ``(N,)`` float64, of log w in chunks ``(k, N)``."""
-    log_sum = log_square_sum = None
+def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor, Tensor]:
+    """log mean w, effective sample size and k-hat, ``(N,)`` float64, of log w in chunks ``(k, N)``."""
+    log_sum = log_square_sum = tail = None
     drawn = 0
     for log_w in chunks:
         log_w = log_w.double()
         parts = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
         log_sum = parts[0] if log_sum is None else torch.logaddexp(log_sum, parts[0])
         log_square_sum = parts[1] if log_square_sum is None else torch.logaddexp(log_square_sum, parts[1])
+        tail = largest(log_w, num_particles, tail)
         drawn += len(log_w)
-    assert log_sum is not None and log_square_sum is not None and drawn == num_particles
-    return log_sum - math.log(drawn), (2 * log_sum - log_square_sum).exp()
+    assert log_sum is not None and log_square_sum is not None and tail is not None and drawn == num_particles
+    return log_sum - math.log(drawn), (2 * log_sum - log_square_sum).exp(), pareto_k_of_tail(tail)

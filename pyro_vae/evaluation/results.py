@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from pyro_vae.evaluation.pareto import UNRELIABLE
+
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     """Mean of per-datum values and its standard error over data (nan for one datum)."""
@@ -22,6 +24,8 @@ class LogLikelihood:
     Attributes:
         per_datum: log (1/K) sum_k w_k, nats, ``(num_data,)``, float64 on the CPU.
         effective_sample_size: (sum w)^2 / sum w^2 of each datum, between 1 and K, ``(num_data,)``.
+        pareto_k: k-hat of each datum's weights (:mod:`pyro_vae.evaluation.pareto`), ``(num_data,)``; NaN where there is
+            no tail to fit (fewer than 21 particles, equal weights).
         num_particles: K, the particles that were drawn and used.
         num_dimensions: values in one datum (all data sites), for bits per dimension; where a part of the data is
             given, the mean number of the others.
@@ -30,6 +34,7 @@ class LogLikelihood:
 
     per_datum: Tensor
     effective_sample_size: Tensor
+    pareto_k: Tensor
     num_particles: int
     num_dimensions: float
     split: str = "data"
@@ -49,7 +54,32 @@ class LogLikelihood:
         """-mean / (dimensions * ln 2). For densities (Gaussian) it depends on the data's units."""
         return -self.mean / (self.num_dimensions * math.log(2)) if self.num_dimensions else math.nan
 
-    def to_dict(self) -> dict[str, float | int | str]:
+    @property
+    def pareto_k_max(self) -> float | None:
+        """The largest k-hat; None where it is undefined for every datum."""
+        defined = self.pareto_k[~self.pareto_k.isnan()]
+        return defined.max().item() if len(defined) else None
+
+    @property
+    def pareto_k_above(self) -> float | None:
+        """Share of data with k-hat above 0.7, of those for which it is defined; None if there are none."""
+        defined = self.pareto_k[~self.pareto_k.isnan()]
+        return (defined > UNRELIABLE).double().mean().item() if len(defined) else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the estimates doubtful, in sentences."""
+        above = int((self.pareto_k > UNRELIABLE).sum())
+        if not above:
+            return []
+        largest = self.pareto_k[self.pareto_k > UNRELIABLE].max().item()
+        return [
+            f"Pareto k-hat is above {UNRELIABLE} for {above} of {len(self.per_datum)} data (up to {largest:.2f}): "
+            "a few particles decide these bounds, which may lie far below log p(x), and their standard error is not to "
+            "be trusted"
+        ]
+
+    def to_dict(self) -> dict[str, float | int | str | list[str] | None]:
         """The summary as plain values (nats unless the name says otherwise)."""
         return {
             "log_likelihood": self.mean,
@@ -58,6 +88,9 @@ class LogLikelihood:
             "num_particles": self.num_particles,
             "num_data": len(self.per_datum),
             "effective_sample_size": mean_and_error(self.effective_sample_size)[0],
+            "pareto_k_max": self.pareto_k_max,
+            "pareto_k_above": self.pareto_k_above,
+            "warnings": self.warnings,
             "split": self.split,
         }
 

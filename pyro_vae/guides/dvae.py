@@ -49,6 +49,7 @@ class DVAEGuide(PyroModule):
     def forward(self, x: Tensor) -> None:
         """Sample the codes of data ``x`` (batch, *data_shape)."""
         logits = self.encoder(x)  # (batch, K, *grid)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also under mixed precision
         told = {"report": {"perplexity": _perplexity(logits)}}
         with pyro.plate("data", x.shape[0], dim=-1):
             if self.training:

@@ -71,7 +71,8 @@ class ContrastiveModel(PyroModule):
     def forward(self, x: Tensor, *, text: Tensor) -> Tensor:
         """Run the program on images ``(batch, *data_shape)`` and texts ``(batch, T)``; returns s ``(batch, batch)``."""
         images, texts = self.embed_images(x), self.embed_texts(text)  # (batch, dim) each
-        similarity = self.scale() * images @ texts.mT  # (batch, batch)
+        with torch.autocast(images.device.type, enabled=False):
+            similarity = self.scale() * images @ texts.mT  # (batch, batch)
         own = torch.arange(len(x), device=x.device)
         repeated = (text[:, None] == text).all(-1) & (own[:, None] != own)  # (batch, batch)
         similarity = similarity.masked_fill(repeated, torch.finfo(similarity.dtype).min)
@@ -86,11 +87,11 @@ class ContrastiveModel(PyroModule):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit vectors ``(..., dim)`` of images ``(..., *data_shape)``."""
-        return normalize(self.image_encoder(images), dim=-1)
+        return _unit(self.image_encoder(images))
 
     def embed_texts(self, text: Tensor) -> Tensor:
         """Unit vectors ``(..., dim)`` of texts ``(..., T)``."""
-        return normalize(self.text_encoder(text), dim=-1)
+        return _unit(self.text_encoder(text))
 
     def score(self, images: Tensor, text: Tensor) -> Tensor:
         """How well images and texts match, e^t cos, ``(...)``; leading dimensions are broadcast.
@@ -100,3 +101,8 @@ class ContrastiveModel(PyroModule):
             text: int64 ``(..., T)``.
         """
         return self.scale() * (self.embed_images(images) * self.embed_texts(text)).sum(-1)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features ``(..., dim)`` at length 1, in float32 at least (also under mixed precision)."""
+    return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

@@ -42,7 +42,7 @@ class Prompt(nn.Module):
         droppable: bool,
     ) -> None:
         super().__init__()
-        self.words = embedding(num_words or 0, width) if num_words else None
+        self.words = embedding(num_words, width) if num_words else None
         self.labels = embedding(num_classes + droppable, width) if num_classes else None
         self.no_label = num_classes
         self.text = 0

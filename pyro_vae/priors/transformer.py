@@ -136,7 +136,7 @@ class TransformerPrior(AutoregressivePrior):
         dropped = None
         if self.training and self.condition_dropout:
             batch = len(next(iter(context.values())))
-            dropped = torch.rand(batch, device=self.device) < self.condition_dropout
+            dropped = torch.rand(batch, dtype=torch.float32, device=self.device) < self.condition_dropout
         return {**context, GIVEN: self._given(context, dropped)}
 
     def without(self, condition: Condition) -> Condition:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pyro_vae.data import Data, Split
-from pyro_vae.data.digest import data_digest
+from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
 from pyro_vae.files import write_atomically, write_json
@@ -33,8 +33,8 @@ class Measured:
 
     Attributes:
         result: means over data and what they are of, as plain values (``evaluation-<split>.json``).
-        per_datum: ``log_likelihood``, ``elbo`` (nats) and ``effective_sample_size``, float64 ``(num_data,)`` each, in
-            the data's order (``evaluation-<split>.npz``).
+        per_datum: ``log_likelihood``, ``elbo`` (nats), ``effective_sample_size`` and ``pareto_k``, float64
+            ``(num_data,)`` each, in the data's order (``evaluation-<split>.npz``).
     """
 
     result: dict[str, Any]
@@ -43,7 +43,7 @@ class Measured:
     def write(self, folder: Path) -> None:
         """Write both files into a run directory, whole or not at all: the numbers of each datum first."""
         name = f"evaluation-{self.result['split']}"
-        write_atomically(folder / f"{name}.npz", lambda path: np.savez_compressed(path, **self.per_datum))
+        write_atomically(folder / f"{name}.npz", lambda path: np.savez(path, **self.per_datum))
         write_json(folder / f"{name}.json", self.result)
 
 
@@ -97,7 +97,7 @@ def measure(
         **_codes(code_statistics(model, guide, part, **common).sites, parts["kl"]),
         "seed": seed,
         "device": device_name(device),
-        "data_digest": data_digest(part),
+        "data_digest": split_digest(part),
         "weights_digest": weights_digest(model, guide),
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -105,6 +105,7 @@ def measure(
         "log_likelihood": likelihood.per_datum,
         "elbo": bound.per_datum,
         "effective_sample_size": likelihood.effective_sample_size,
+        "pareto_k": likelihood.pareto_k,
     }
     return Measured(result, {name: value.double().cpu().numpy() for name, value in per_datum.items()})
 

@@ -102,6 +102,14 @@ def test_data_with_text():
         data.train.with_variants("text", torch.zeros(11, 1, 3, dtype=torch.long))
 
 
+def test_the_paddings_name_is_text_like_any_other():
+    caption = "cyan <pad> pink"
+    tokenizer = Tokenizer.train([caption, *CAPTIONS], vocabulary_size=300, text_length=20)
+    for text in (tokenizer.encode([caption]), *tokenizer.encode_variants([caption], 3, dropout=0.2).unbind(1)):
+        words = text[0, : int((text != 0).sum())]
+        assert (words > 0).all() and tokenizer.decode(text) == [caption]
+
+
 def test_bad_text(tokenizer):
     with pytest.raises(InputError, match="text 2 of 2 is empty"):
         tokenizer.encode(["cyan", " \n"])

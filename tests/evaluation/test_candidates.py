@@ -51,6 +51,7 @@ def test_the_best_of_all_are_kept_the_best_first(tokenizer, batch_size):
     best = draw_best(model, tokenizer, TEXTS, 2, best_of_many=5, scorer=brightness, batch_size=batch_size)
     assert max(map(len, drawn)) == min(batch_size, 10)
     u = torch.cat(drawn).reshape(2, 10)  # all that were drawn, text by text
+    assert len(u.unique()) == 20  # another draw for every candidate of every text
     wanted = u.sort(1, descending=True).values[:, :2]
     assert torch.equal(best.sites["u"], wanted)
     levels = (wanted + torch.tensor([[0.0], [1.0]])) / 2

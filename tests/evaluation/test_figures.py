@@ -262,6 +262,7 @@ ALL = [
     "kl_heatmap",
     "kl_per_unit",
     "reconstructions",
+    "worst_data",
     "prior_samples",
     "scaled_samples",
     "interpolations",
@@ -308,7 +309,15 @@ def test_what_does_not_apply_is_said_in_one_line_each(tmp_path, caplog):
 def test_a_model_that_needs_its_data_has_the_figures_that_do_not_generate(tmp_path, caplog):
     full, guide = pair((1, 8, 8))
     written = figures.draw_all(lambda x: full(x), guide, Data(data((1, 8, 8))), records(), tmp_path)
-    drawn = ["training_curves", "kl_heatmap", "kl_per_unit", "reconstructions", "latent_scatter", "layer_pca"]
+    drawn = [
+        "training_curves",
+        "kl_heatmap",
+        "kl_per_unit",
+        "reconstructions",
+        "worst_data",
+        "latent_scatter",
+        "layer_pca",
+    ]
     assert [path.stem for path in written] == drawn
     assert "give it an argument num_samples" in caplog.text
 

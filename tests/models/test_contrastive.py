@@ -54,6 +54,16 @@ def test_equal_texts_are_not_held_against_each_other():
     assert all(p.grad is None or p.grad.isfinite().all() for p in pair.parameters())
 
 
+def test_similarities_have_single_precision_under_autocast():
+    """Those of the encoders' features as they come out in half precision, by hand in double precision."""
+    pair, x, text = model(), torch.rand(6, 3, 8, 8), torch.randint(1, 7, (6, 4))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        images, texts = pair.image_encoder(x).double(), pair.text_encoder(text).double()
+        found = as_programs(pair, EmptyGuide())[0](x=x, text=text)
+    cosine = torch.cosine_similarity(images[:, None], texts[None], dim=-1)
+    torch.testing.assert_close(found.double(), cosine / 0.07, rtol=1e-4, atol=1e-4)
+
+
 def test_temperature_is_clamped():
     pair = model()
     assert pair.scale().item() == pytest.approx(1 / 0.07)

@@ -164,6 +164,18 @@ def test_sites_in_both_modes():
     torch.testing.assert_close(told, torch.distributions.Categorical(mean).entropy().exp())
 
 
+def test_the_bound_is_computed_in_single_precision_under_autocast():
+    """The KL of the encoder's logits, as they come out in half precision, by hand in double precision."""
+    model, guide, x = toy()
+    for training in (False, True):
+        model.train(training), guide.train(training)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            log_q = guide.encoder(x).double().log_softmax(1)
+            found = ELBO().for_validation().terms(model, guide, x=x).kl["codes"]
+        expected = 4 * math.log(K) + (log_q.exp() * log_q).sum((1, 2, 3)).mean()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_the_modes_must_agree():
     for training in (True, False):
         model, guide, x = toy()
@@ -223,6 +235,15 @@ def test_the_published_networks():
     assert decoder(torch.randn(2, 3, 16, 8, 8)).shape == (2, 3, 6, 64, 64)
     decoder.set_output_bias(torch.arange(6.0).reshape(6, 1, 1).expand(6, 64, 64))
     assert decoder.last.bias.tolist() == list(range(6))
+
+
+def test_the_output_starts_at_the_mean_of_the_data():
+    """What is shown of no features is each colour's mean."""
+    mean = torch.tensor([0.2, 0.5, 0.9]).reshape(3, 1, 1).expand(3, 8, 8)
+    model = DVAE((3, 8, 8), 5, 2, 4, 2, 1, data_mean=mean)
+    features = model.decoder.last.bias.reshape(6, 1, 1).expand(6, 8, 8)
+    shown = model.likelihood(features).mean
+    torch.testing.assert_close(shown, mean)
 
 
 def test_bad_arguments():

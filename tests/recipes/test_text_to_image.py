@@ -15,6 +15,7 @@ import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import Tokenizer
 from pyro_vae.evaluation import log_likelihood
+from pyro_vae.evaluation.candidates import draw_best
 from pyro_vae.inference.trainer import Trainer
 from pyro_vae.priors import TransformerPrior, UniformPrior
 from pyro_vae.recipes import Run
@@ -127,8 +128,26 @@ def test_from_texts_to_the_best_of_many(text, folder, capsys):
     assert texts == [CAPTION, "pink above cyan", "grey above pink"]
     assert images.shape == (3, 2, 3, 8, 8) and (scores[:, 0] >= scores[:, 1]).all()
     scorer = load_ranker(Run(text))
+    learned = weights_of(text / "ranker")["model.text_encoder.tokens"]
+    assert torch.equal(scorer.model.text_encoder.tokens, learned)
     again = scorer(images.flatten(0, 1), [told for told in texts for _ in range(2)]).reshape(3, 2)
     torch.testing.assert_close(again, scores)
+
+
+def test_options_of_drawing_are_those_of_python(text):
+    how = {"seed": 3, "temperature": 1.7, "top_k": 4, "top_p": 0.8, "guidance": 2.0}
+    given = [word for name, value in how.items() for word in (f"--{name}", value)]
+    assert run("sample", text, "--text", CAPTION, "--num", "8", *given) == 0
+    with np.load(text / "samples.npz") as drawn:
+        codes = torch.tensor(drawn["codes"])
+    model, tokenizer = Run(text).programs()[0], Run(text).tokenizer()
+
+    def draw(**options):
+        return draw_best(model, tokenizer, [CAPTION], 8, **options).sites["codes"]
+
+    assert torch.equal(draw(**how), codes)
+    for name in how:  # and all of them matter
+        assert not torch.equal(draw(**{k: v for k, v in how.items() if k != name}), codes), name
 
 
 def test_without_a_text_captions_are_drawn(text):
@@ -190,6 +209,23 @@ def test_options_of_the_text(plain, folder, capsys):
     assert pyro_vae.load(plain)[0].priors["codes"].text_length is None and "text" not in Run(plain).data().test.keys
 
 
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_dropout_of_merges_takes_part_in_training(folder, plain, text):
+    """Other weights come of training without it."""
+    assert run("train-prior", folder / "prior.yaml", "--on", plain, "--text.dropout", "0") == 0
+    with_, without = (weights_of(path / "priors" / "codes") for path in (text, plain))
+    assert not torch.equal(with_["model.prior.text_head.1.bias"], without["model.prior.text_head.1.bias"])
+    rankers = []
+    for dropout in ("0", "0.5"):
+        assert run("train-ranker", folder / "ranker.yaml", "--on", text, "--dropout", dropout) == 0
+        rankers.append(weights_of(text / "ranker")["model.text_encoder.head.bias"])
+        shutil.rmtree(text / "ranker")
+    assert not torch.equal(*rankers)
+
+
 def test_another_tokenizer_is_refused(text, capsys):
     Tokenizer.train(["another caption"], text_length=5).save(text / "priors" / "tokenizer.json")
     assert "is another tokenizer than" in refused(capsys, "sample", text, "--text", "another")
@@ -217,6 +253,7 @@ def test_what_was_interrupted_goes_on_to_the_same_end(folder, tmp_path, monkeypa
     if command == "train-ranker":
         assert load_ranker(Run(tmp_path / "halted")) is None
     assert run(command, recipe, "--on", tmp_path / "halted") == 2
+    assert run(command, recipe, "--on", tmp_path / "halted", "--resume") == 2  # a recipe would not be heeded
     assert run(command, "--on", tmp_path / "halted", "--resume") == 0
     ours, theirs = (load_file(tmp_path / name / part / "model.safetensors") for name in ("halted", "straight"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

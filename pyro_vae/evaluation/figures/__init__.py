@@ -35,6 +35,7 @@ from pyro_vae.evaluation.figures.spectrograms import spectrograms
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.figures.traversals import traversals
 from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
+from pyro_vae.evaluation.figures.worst_data import worst_data
 from pyro_vae.evaluation.latent_statistics import latent_statistics
 from pyro_vae.files import write_atomically
 from pyro_vae.program import as_programs, needed_to_generate
@@ -65,6 +66,7 @@ __all__ = [
     "training_curves",
     "traversals",
     "uniform_and_learned",
+    "worst_data",
 ]
 
 logger = logging.getLogger(__name__)
@@ -173,6 +175,7 @@ def drawers(
         "kl_heatmap": lambda: kl_heatmap(records),
         "kl_per_unit": of_units,
         "reconstructions": lambda: reconstructions(model, guide, split, seed=seed),
+        "worst_data": lambda: worst_data(model, guide, split, seed=seed),
         "levels": lambda: levels(model, guide, split, seed=seed),
         "code_maps": lambda: code_maps(model, guide, split, seed=seed),
         "codebook_usage": of_codes,

@@ -58,9 +58,10 @@ def measurement_table(name: str, values: Mapping[str, Any]) -> str:
             columns = list(dict.fromkeys(k for each in inner for k in each))
             rows = [[_cell(each.get(k)) for k in columns] for each in inner]
             named = [k.replace("_", " ") for k in columns]
-            parts.append(html.table(named, rows, words=(), caption=key.replace("_", " ")))
+            words = [i for i, k in enumerate(columns) if isinstance(inner[0].get(k), str)]
+            parts.append(html.table(named, rows, words, caption=key.replace("_", " ")))
         elif isinstance(inner, list) and inner and all(isinstance(each, str) for each in inner):
-            parts += [html.text(each) for each in inner]
+            parts += [html.warning(each) if key == "warnings" else html.text(each) for each in inner]
     return "".join(parts)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data import Split
-from pyro_vae.data.digest import data_digest
+from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.recipes.measure import PARTICLES, Measured, measure, part_of, weights_digest
@@ -103,9 +103,9 @@ def _check_same(subjects: Sequence[Subject], parts: Sequence[Split], split: str)
             f"the {split} data of {subjects[0].path} are binarized anew at every pass, so that no two measurements see "
             "the same data: compare on validation or test"
         )
-    first = data_digest(parts[0])
+    first = split_digest(parts[0])
     for subject, part in zip(subjects[1:], parts[1:], strict=True):
-        if data_digest(part) != first:
+        if split_digest(part) != first:
             said = _difference(subjects[0], subject, parts[0], part)
             raise InputError(
                 f"{subjects[0].path} and {subject.path} cannot be compared datum by datum: their {split} data differ "

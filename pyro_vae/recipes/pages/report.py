@@ -29,7 +29,16 @@ from pyro_vae.recipes.run import Run
 logger = logging.getLogger(__name__)
 PAGE, JSON = "report.html", "report.json"
 SHOWN = (
-    *("training_curves", "kl_heatmap", "kl_per_unit", "layer_pca", "codebook_usage", "code_maps", "reconstructions"),
+    *(
+        "training_curves",
+        "kl_heatmap",
+        "worst_data",
+        "kl_per_unit",
+        "layer_pca",
+        "codebook_usage",
+        "code_maps",
+        "reconstructions",
+    ),
     *("levels", "completions", "spectrograms", "prior_samples", "uniform_and_learned", "progression", "traversals"),
     *("interpolations", "manifold"),
 )

@@ -13,6 +13,7 @@ from pyro_vae.recipes.pages.measurement_tables import likelihood_table, measurem
 CAPTIONS = {
     "training_curves": "Loss, and KL by latent site, over training.",
     "kl_heatmap": "Raw KL of every latent site over training.",
+    "worst_data": "Of 100 data, those whose weights (200 particles) have the largest Pareto k-hat.",
     "kl_per_unit": "Raw KL of every unit, in falling order; active units in colour.",
     "layer_pca": "Draws of each site's posterior in its principal plane, coloured by label where the data have labels.",
     "codebook_usage": "How often each code is used.",
@@ -48,7 +49,7 @@ def report_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
 
     sections = {
         "What was measured": _what(report),
-        "Likelihood": likelihood_table(report["evaluations"]),
+        "Likelihood": likelihood_table(report["evaluations"]) + shown("worst_data"),
         "Other measurements": "".join(measurement_table(name, m) for name, m in report["measurements"].items()),
         "Latents": _latents(report) + shown("kl_per_unit", "layer_pca"),
         "Codes": _codes(report) + shown("codebook_usage", "code_maps"),

@@ -1,0 +1,171 @@
+"""``pyro-vae ais``, ``pyro-vae sandwich``, ``pyro-vae gap``: log-likelihoods by annealing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser
+
+from pyro_vae.cli.parsing import columns, parse, run_parser
+from pyro_vae.data import Split
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.annealed_path import Start
+from pyro_vae.evaluation.temperatures import Schedule
+from pyro_vae.recipes import Run
+
+SplitName = Literal["train", "validation", "test"]
+ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
+
+
+def ais(arguments: Sequence[str]) -> None:
+    """Measure a trained run by annealed importance sampling: tighter than importance weights, and dearer."""
+    from pyro_vae.evaluation import ais as measure
+
+    parser = _on_data(_annealing(run_parser("ais", ais.__doc__)))
+    options = parse(parser, arguments)
+    run = Run(options.dir, trust=options.trust)
+    split = _part(run, options)
+
+    def measured() -> dict[str, Any]:
+        return measure(*run.programs(), split, **_given(options), **_common(options)).to_dict()
+
+    _tell(run, f"ais-{options.split}", measured, options, _of_estimate)
+
+
+def sandwich(arguments: Sequence[str]) -> None:
+    """Bound log p(x) from below and above on data that a run's model has drawn, by chains both ways."""
+    from pyro_vae.evaluation import sandwich as measure
+
+    parser = _annealing(run_parser("sandwich", sandwich.__doc__))
+    parser.add_argument("--num", type=int, default=100, help="data to draw")
+    options = parse(parser, arguments)
+    run = Run(options.dir, trust=options.trust)
+
+    def measured() -> dict[str, Any]:
+        return measure(*run.programs(), options.num, **_given(options), **_common(options)).to_dict()
+
+    _tell(run, "sandwich", measured, options, _of_sandwich)
+
+
+def gap(arguments: Sequence[str]) -> None:
+    """Tell what a run's ELBO and importance-weighted bounds lack of log p(x), and why."""
+    from pyro_vae.evaluation import likelihood_gap
+    from pyro_vae.evaluation.gap import PARTICLES
+
+    parser = _on_data(_annealing(run_parser("gap", gap.__doc__)))
+    parser.add_argument("--particles", type=list[int], default=list(PARTICLES), help="numbers of importance samples")
+    parser.add_argument("--num_steps", type=int, default=500, help="of the guide's refinement")
+    options = parse(parser, arguments)
+    run = Run(options.dir, trust=options.trust)
+    split = _part(run, options)
+
+    def measured() -> dict[str, Any]:
+        return likelihood_gap(
+            *run.programs(),
+            split,
+            particles=options.particles,
+            refine_options={"num_steps": options.num_steps},
+            annealing_options=_given(options),
+            **_common(options),
+        ).to_dict()
+
+    _tell(run, f"gap-{options.split}", measured, options, _of_gap)
+
+
+def _annealing(parser: ArgumentParser) -> ArgumentParser:
+    parser.add_argument("--num_chains", type=int, default=16, help="of each datum")
+    parser.add_argument("--num_temperatures", type=int, default=2000, help="steps from the start to the posterior")
+    parser.add_argument("--num_leapfrog", type=int, default=3, help="steps of a trajectory")
+    parser.add_argument("--schedule", type=Schedule, default="sigmoid", help="of the temperatures")
+    parser.add_argument("--start", type=Start, default="guide", help="what the chains start from")
+    parser.add_argument("--memory_mib", type=int, default=512, help="memory budget of an evaluation")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws")
+    parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
+    parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
+    return parser
+
+
+def _on_data(parser: ArgumentParser) -> ArgumentParser:
+    parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
+    parser.add_argument("--limit", type=int | None, default=100, help="measure the first so many data only; null: all")
+    return parser
+
+
+def _part(run: Run, options: Any) -> Split:
+    split: Split | None = getattr(run.data(), options.split)
+    if split is None:
+        raise InputError(f"the run's data have no {options.split} part")
+    return split if options.limit is None else split.subset(options.limit)
+
+
+def _given(options: Any) -> dict[str, Any]:
+    return {name: options[name] for name in ANNEALING}
+
+
+def _common(options: Any) -> dict[str, Any]:
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return {
+        "memory_budget": options.memory_mib * 2**20,
+        "seed": options.seed,
+        "device": automatic if options.device == "auto" else options.device,
+        "progress": not options.json,
+    }
+
+
+def _tell(
+    run: Run, name: str, measured: Callable[[], dict[str, Any]], options: Any, rows: Callable[[Any], dict[str, str]]
+) -> None:
+    """Measure, write DIR/name.json, print."""
+    started = time.monotonic()
+    result = {**measured(), "seed": options.seed}
+    result["seconds"] = round(time.monotonic() - started, 2)
+    run.write_json(f"{name}.json", result)
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(f"{run.path} on {result['num_data']} data ({result['split']}), +- one standard error over data")
+    print(columns({f"  {k}": v for k, v in {**rows(result), "seconds": f"{result['seconds']:.1f}"}.items()}))
+    for warning in result["warnings"]:
+        print(f"  warning: {warning}")
+
+
+def _nats(value: float, error: float) -> str:
+    return f"{value:.3f} +- {error:.3f} nats"
+
+
+def _of_estimate(result: dict[str, Any]) -> dict[str, str]:
+    return {
+        "log-likelihood, annealed": _nats(result["log_likelihood"], result["standard_error"]),
+        "bits per dimension": f"{result['bits_per_dim']:.4f}",
+        **_of_chains(result),
+        "effective sample size": f"{result['effective_sample_size']:.1f} of {result['num_chains']} chains",
+    }
+
+
+def _of_sandwich(result: dict[str, Any]) -> dict[str, str]:
+    sides = {f"{side} bound": _nats(result[side], result[f"{side}_standard_error"]) for side in ("lower", "upper")}
+    return {**sides, "gap": _nats(result["gap"], result["gap_standard_error"]), **_of_chains(result)}
+
+
+def _of_gap(result: dict[str, Any]) -> dict[str, str]:
+    rows = {
+        row["bound"]: f"{row['mean']:.3f} nats, lacks {row['missing']:.3f} +- {row['missing_standard_error']:.3f}"
+        for row in result["bounds"]
+    }
+    parts = {
+        f"{part} gap of the ELBO": _nats(result[f"{part}_gap"], result[f"{part}_gap_standard_error"])
+        for part in ("approximation", "amortization")
+    }
+    return {**_of_estimate(result["annealed"]), **rows, **parts}
+
+
+def _of_chains(result: dict[str, Any]) -> dict[str, str]:
+    told = f"{result['num_chains']} x {result['num_temperatures']} x {result['num_leapfrog']}"
+    return {
+        "chains x temperatures x leapfrog": f"{told}, from the {result['start']}, {result['schedule']}",
+        "acceptance": "no transition" if result["acceptance"] is None else f"{result['acceptance']:.2f}",
+    }

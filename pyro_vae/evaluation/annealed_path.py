@@ -1,0 +1,229 @@
+"""The densities between which annealing moves, and their gradients, from the traces of a model and a guide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_site, site_tensors
+from pyro_vae.evaluation.recorder import Recorder
+from pyro_vae.evaluation.sampler import repeat
+from pyro_vae.evaluation.support import check_covered
+from pyro_vae.evaluation.unconstrained import Layout, Unconstrained
+from pyro_vae.program import Batch, Program
+from pyro_vae.recording import Mode, Outputs
+from pyro_vae.traces import Site, TracePair, in_particle_plate, is_latent, log_prob, total, trace_pair
+
+Start = Literal["guide", "prior"]
+VECTOR, PARAMETER = "unconstrained latents", "guide parameter "
+
+
+@dataclass
+class Point:
+    """Unconstrained latents of chains, and the densities there.
+
+    Attributes:
+        u: ``(C, N, D)``.
+        log_start, log_target: log f_0 and log f_1, nats, ``(C, N)``; both with the log-Jacobian of u to z.
+        grad_start, grad_target: their gradients, ``(C, N, D)``.
+    """
+
+    u: Tensor
+    log_start: Tensor
+    log_target: Tensor
+    grad_start: Tensor
+    grad_target: Tensor
+
+    def log_density(self, beta: float) -> Tensor:
+        """log f_beta = (1 - beta) log f_0 + beta log f_1, ``(C, N)``."""
+        return self.log_start + beta * (self.log_target - self.log_start)
+
+    def gradient(self, beta: float) -> Tensor:
+        """Its gradient, ``(C, N, D)``."""
+        return torch.lerp(self.grad_start, self.grad_target, beta)
+
+    def where(self, taken: Tensor, other: Point) -> Point:
+        """This point where ``taken`` (C, N), the other one elsewhere."""
+        return Point(
+            torch.where(taken[..., None], self.u, other.u),
+            torch.where(taken, self.log_start, other.log_start),
+            torch.where(taken, self.log_target, other.log_target),
+            torch.where(taken[..., None], self.grad_start, other.grad_start),
+            torch.where(taken[..., None], self.grad_target, other.grad_target),
+        )
+
+
+class AnnealedPath:
+    """f_0, the guide's density q(z | x) or the prior p(z), and f_1 = p(x, z), for batches of data.
+
+    A guide whose sites do not depend on one another's samples is run once for a batch; others at every evaluation.
+
+    Args:
+        model, guide: programs in evaluation mode.
+        start: which density is f_0.
+        num_chains: C.
+        nesting: batch dimensions of the programs' own plates.
+        vectorize: chains in a plate; False: each datum is repeated.
+        mode: how the densities are evaluated: off, graph or full.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        start: Start,
+        num_chains: int,
+        nesting: int,
+        vectorize: bool,
+        mode: Mode = "off",
+    ) -> None:
+        self.model, self.guide, self.start = model, guide, start
+        self.num_chains, self.nesting, self.vectorize = num_chains, nesting, vectorize
+        self.recorder = Recorder(("annealing", "densities"), nn.ModuleList([model, guide]), mode)
+
+    def on(self, batch: Batch) -> Densities:
+        """The densities of a batch's posteriors."""
+        return Densities(self, batch)
+
+
+class Densities:
+    """The densities of one batch of N data.
+
+    Args:
+        path: programs and options.
+        batch: the data.
+
+    Raises:
+        InputError: for latents that are discrete, point masses, shared by all data, or the guide's alone; for a guide
+            whose support does not cover the model's.
+    """
+
+    def __init__(self, path: AnnealedPath, batch: Batch) -> None:
+        self.path = path
+        self.size = len(batch["x"])
+        inner = 1 if path.vectorize else path.num_chains  # data in the place of chains
+        self.chains = path.num_chains // inner
+        self.batch = repeat(batch, inner) if inner > 1 else dict(batch)
+        self.particle_dim = -(path.nesting + 1)
+        self.model = in_particle_plate(path.model, self.chains, self.particle_dim)
+        self.guide = in_particle_plate(path.guide, self.chains, self.particle_dim)
+        self._template: Trace | None = None
+        self._parameters: list[Tensor] = []
+        if path.start == "prior":
+            self._first = self._trace_model(**self.batch)
+            values = self._first
+        else:
+            pair = trace_pair(path.model, path.guide, (), self.batch, self.chains, path.nesting)
+            self._first, values = pair.model, pair.guide
+            _check_sites(pair)
+            if independent_of_particles(pair):
+                self._template = pair.guide
+                self._parameters = [t for q, _ in pair.latent().values() for t in site_tensors(q)]
+        self.layout = Layout(self._first, self.chains, self.size * inner, path.nesting)
+        if path.start == "guide":
+            check_covered(pair, path.model, batch)
+        drawn = {name: values.nodes[name]["value"] for name in self.layout.parts}
+        self._drawn: Tensor | None = self._by_chain(self.layout.vector(self._first, drawn))
+
+    def draw(self) -> Point:
+        """Exact samples of f_0, anew at every call."""
+        if self._drawn is None:
+            program = self.model if self.path.start == "prior" else self.guide
+            trace = prune_subsample_sites(poutine.trace(program).get_trace(**self.batch))
+            drawn = {name: trace.nodes[name]["value"] for name in self.layout.parts}
+            self._drawn = self._by_chain(self.layout.vector(self._first, drawn))
+        u, self._drawn = self._drawn, None
+        return self.at(u)
+
+    def at_values(self, values: dict[str, Tensor]) -> Point:
+        """All chains at given latents ``(N, *inner, *event)`` each."""
+        spread = {}
+        for name, part in self.layout.parts.items():
+            value = values[name].movedim(0, len(part.inner))  # (*inner, N, *event)
+            if self.chains > 1:
+                value = value.expand(self.chains, *value.shape)
+            elif self.path.num_chains > 1:
+                value = value.repeat_interleave(self.path.num_chains, len(part.inner))
+            spread[name] = value
+        return self.at(self._by_chain(self.layout.vector(self._first, spread)))
+
+    def at(self, u: Tensor) -> Point:
+        """The densities at ``u`` (C, N, D)."""
+        given = {VECTOR: self._by_datum(u), **{f"{PARAMETER}{i}": t for i, t in enumerate(self._parameters)}}
+        name = f"densities of {self.chains} chains"
+        log_start, log_target, *gradients = self.path.recorder(name, self._evaluate, {**given, **self.batch})
+        return Point(u, *(self._by_chain(t) for t in (log_start, log_target, *gradients)))
+
+    def _evaluate(self, **given: Tensor) -> Outputs:
+        batch = {name: value for name, value in given.items() if name in self.batch}
+        with torch.enable_grad():
+            u = given[VECTOR].detach().requires_grad_()
+            unconstrained = Unconstrained(self.layout, u)
+            with unconstrained:
+                model = self._trace_model(**batch)
+            guide = Trace() if self.path.start == "prior" else self._trace_guide(model, given, batch)
+            size = self.layout.size
+            pair = TracePair(model, guide, self.chains, self.particle_dim, size, size)
+
+            def summed(sites: list[Site]) -> Tensor:
+                return total([pair.per_datum(log_prob(site, scaled=False), site) for site in sites])
+
+            observed = summed(list(pair.observed().values()))
+            prior = summed([model.nodes[name] for name in self.layout.parts])
+            if self.path.start == "prior":
+                log_start = prior
+            else:
+                guides = [guide.nodes[name] for name in self.layout.parts]
+                log_start = summed([*guides, *pair.guide_factors().values()])
+            log_target = prior + observed
+            for name, value in unconstrained.log_det.items():
+                log_det = pair.per_datum(value, model.nodes[name])
+                log_start, log_target = log_start + log_det, log_target + log_det
+            gradients = [
+                torch.autograd.grad(f.sum(), u, retain_graph=True, allow_unused=True)[0] if f.requires_grad else None
+                for f in (log_start, log_target)
+            ]
+        zero = torch.zeros_like(u.detach())
+        return log_start.detach(), log_target.detach(), *(zero if g is None else g for g in gradients)
+
+    def _trace_model(self, **batch: Tensor) -> Trace:
+        return prune_subsample_sites(poutine.trace(self.model).get_trace(**batch))
+
+    def _trace_guide(self, model: Trace, given: Batch, batch: Batch) -> Trace:
+        """The guide's sites at the model's values."""
+        if self._template is None:
+            replayed = poutine.replay(self.guide, trace=model)
+            return prune_subsample_sites(poutine.trace(replayed).get_trace(**batch))
+        guide = Trace()
+        parameters = iter([value for name, value in given.items() if name.startswith(PARAMETER)])
+        for name, site in self._template.nodes.items():
+            if is_latent(site):
+                site = {**rebuilt_site(site, parameters), "value": model.nodes[name]["value"]}
+            guide.add_node(name, **site)
+        return guide
+
+    def _by_chain(self, t: Tensor) -> Tensor:
+        """``(chains, data, ...)`` of the programs as ``(C, N, ...)``."""
+        if self.path.vectorize:
+            return t
+        return t.reshape(self.size, self.path.num_chains, *t.shape[2:]).transpose(0, 1)
+
+    def _by_datum(self, t: Tensor) -> Tensor:
+        """The inverse of :meth:`_by_chain`."""
+        return t if self.path.vectorize else t.transpose(0, 1).reshape(1, -1, *t.shape[2:])
+
+
+def _check_sites(pair: TracePair) -> None:
+    for name, (_, p) in pair.latent().items():
+        if p is None:
+            raise InputError(
+                f"site '{name}' is the guide's alone, so that the guide's density of the model's latents is not known: "
+                'anneal from the prior, start="prior"'
+            )

@@ -1,0 +1,148 @@
+"""Posterior draws and log-likelihoods of any pair as ArviZ's ``InferenceData``."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Data, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.memory import bytes_per_row
+from pyro_vae.evaluation.nodes import data_first
+from pyro_vae.evaluation.pareto import pareto_k
+from pyro_vae.evaluation.particles import Particles, Resampled, draw, joined
+from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
+from pyro_vae.traces import trace_pair
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+
+logger = logging.getLogger(__name__)
+CHUNK = 128 * 2**20  # bytes of the tensors of a chunk of particles
+
+
+def to_arviz(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    *,
+    num_draws: int = 1000,
+    resample: bool = False,
+    num_particles: int = 5000,
+    vectorize: bool = True,
+    max_plate_nesting: int = 1,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> InferenceData:
+    r"""Draws of the latents of every datum, with what is known of them, for ArviZ's summaries, plots and files.
+
+    The groups: ``posterior``, every latent site of the model, ``(1, draw, datum, *event)``; ``sample_stats``,
+    ``log_weight``, log p(x, z) - log q(z | x) of every draw; ``log_likelihood``, log p(x | z) of every data site and
+    draw, ``(1, draw, datum)``; ``observed_data``, the data sites, ``(datum, *event)``; ``constant_data``, per datum the
+    importance-weighted bound ``log_marginal_likelihood`` (nats), ``effective_sample_size`` and ``pareto_k``.
+
+    Args:
+        model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
+        data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
+        num_draws: draws of each datum; one, if the guide has nothing to draw.
+        resample: False: the draws are the guide's, z ~ q(z | x), and the bounds are from them. True: each draw is one
+            of ``num_particles`` of the guide's, chosen with a probability proportional to its importance weight, so
+            that the draws become the posterior's as the number of particles grows; the bounds are from all particles.
+        num_particles: K, where draws are resampled.
+        vectorize, max_plate_nesting, seed, device: as for :func:`~pyro_vae.evaluation.log_likelihood`.
+
+    Raises:
+        InputError: if ArviZ 0.x is not installed (``pip install 'pyro-vae[arviz]'``); for non-positive numbers; if all
+            particles of a datum have weight zero; and as :func:`~pyro_vae.evaluation.log_likelihood` does.
+
+    Source: Rubin 1988, Using the SIR algorithm to simulate posterior distributions (Bayesian Statistics 3).
+    """
+    arviz = _arviz()
+    positive("num_draws", num_draws)
+    positive("num_particles", num_particles)
+    with evaluating(model, guide, data, seed, device) as (model, guide, split):
+        if not anything_to_draw(model, guide, split, max_plate_nesting):
+            logger.info("one draw is taken: the guide draws nothing, all %d would be the same", num_draws)
+            num_draws = num_particles = 1
+        total = num_particles if resample else num_draws
+
+        def particles(batch: Mapping[str, Tensor], count: int) -> Particles:
+            return draw(model, guide, batch, count, max_plate_nesting, vectorize)
+
+        first = split.batch(slice(0, 1))
+        rows = max(1, int(CHUNK / bytes_per_row(lambda n: particles(first, n))))
+        chunk = min(rows, total)
+        parts, observed, constant = [], [], []
+        for batch in split.batches(max(1, rows // chunk)):
+            weights, kept, resampled = [], [], Resampled(num_draws)
+            for done in range(0, total, chunk):
+                found = particles(batch, min(chunk, total - done))
+                weights.append(found.log_weights)
+                if resample:
+                    resampled.add(found)
+                else:
+                    kept.append(found)
+            parts.append((resampled.result() if resample else joined(kept, 0)).cpu())
+            constant.append(_of_weights(torch.cat(weights)))
+            observed.append(_observed(model, guide, batch, max_plate_nesting))
+    found = joined(parts, 1)
+    stats = {name: torch.cat([c[name] for c in constant]).cpu() for name in constant[0]}
+    seen = {name: torch.cat([o[name] for o in observed]).cpu() for name in observed[0]}
+    names = [*found.latents, *found.log_likelihood, *seen, *stats, "log_weight"]
+    return arviz.from_dict(
+        posterior=_in_a_chain(found.latents),
+        sample_stats=_in_a_chain({"log_weight": found.log_weights}),
+        log_likelihood=_in_a_chain(found.log_likelihood),
+        observed_data={name: value.numpy() for name, value in seen.items()},
+        constant_data={name: value.numpy() for name, value in stats.items()},
+        coords={"datum": list(range(len(split)))},
+        dims={name: ["datum"] for name in names},
+        attrs={
+            "inference_library": "pyro_vae",
+            "data": split.name,
+            "draws": "resampled by importance weights" if resample else "from the guide",
+            "num_particles": total,
+        },
+    )
+
+
+def _of_weights(log_weights: Tensor) -> dict[str, Tensor]:
+    """What the weights ``(K, N)`` say of every datum, ``(N,)`` each."""
+    log_sum = log_weights.logsumexp(0)
+    return {
+        "log_marginal_likelihood": log_sum - math.log(len(log_weights)),
+        "effective_sample_size": (2 * log_sum - (2 * log_weights).logsumexp(0)).exp(),
+        "pareto_k": pareto_k(log_weights),
+    }
+
+
+def _observed(model: Any, guide: Any, batch: Mapping[str, Tensor], max_plate_nesting: int) -> dict[str, Tensor]:
+    """The data sites' values, ``(N, *event)``."""
+    sites = trace_pair(model, guide, (), batch, 1, max_plate_nesting).observed()
+    return {name: data_first(s["value"], s) for name, s in sites.items() if not isinstance(s["fn"], dist.Unit)}
+
+
+def _in_a_chain(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: value[None].numpy() for name, value in values.items()}
+
+
+def _arviz() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the announcement of its next version
+            import arviz
+    except ImportError as error:
+        raise InputError("to_arviz needs ArviZ, which is not installed: pip install 'pyro-vae[arviz]'") from error
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        raise InputError(
+            f"to_arviz makes the InferenceData of ArviZ 0.x, but {arviz.__version__} is installed: "
+            "pip install 'pyro-vae[arviz]'"
+        )
+    return arviz

@@ -1,0 +1,92 @@
+"""Distributions of a guide that are the same for all particles: taken apart into tensors and put together again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.recording import NotRecordable
+from pyro_vae.traces import Site, TracePair
+
+_CACHES = {"_inv", "_cached_x_y"}  # of torch's transforms: what they have seen, not what they are
+_MADE_OF_TENSORS = (torch.distributions.Distribution, torch.distributions.Transform)
+
+
+def independent_of_particles(pair: TracePair) -> bool:
+    """Whether the guide's distributions are the same for all particles, so that they can be drawn from again.
+
+    What was computed from another site's samples has the plate of particles as its first dimension. In doubt the
+    answer is no: then the guide is run again, which is right for any guide.
+    """
+    if pair.guide_factors():
+        return False
+    if pair.num_particles == 1:
+        return len(pair.latent()) == 1
+    return all(_same_for_all(_own(q), pair.num_particles) for q, _ in pair.latent().values())
+
+
+def site_tensors(site: Site) -> Iterator[Tensor]:
+    """What a site's distribution, scale and mask are made of, in a fixed order.
+
+    Raises:
+        NotRecordable: if the distribution holds a number taken from a tensor that is being recorded.
+    """
+    return _tensors(_own(site))
+
+
+def rebuilt_site(site: Site, tensors: Iterator[Tensor]) -> Site:
+    """The same site made of other tensors, in the order of :func:`site_tensors`."""
+    fn, scale, mask = _rebuilt(_own(site), tensors)
+    return {**site, "fn": fn, "scale": scale, "mask": mask}
+
+
+def _own(site: Site) -> tuple:
+    """What of a site may depend on the data."""
+    return site["fn"], site["scale"], site["mask"]
+
+
+def _same_for_all(value: Any, particles: int) -> bool:
+    """Whether nothing in a distribution (or in its transforms, in lists, in wrapped ones) differs between particles."""
+    if isinstance(value, Tensor):
+        dim = next((i for i, size in enumerate(value.shape) if size != 1), None)
+        return dim is None or value.shape[dim] != particles or value.stride(dim) == 0
+    if isinstance(value, (list, tuple)):
+        return all(_same_for_all(v, particles) for v in value)
+    if isinstance(value, _MADE_OF_TENSORS):
+        return all(_same_for_all(v, particles) for k, v in vars(value).items() if k not in _CACHES)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors that a distribution is made of, in a fixed order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (torch.SymFloat, torch.SymInt, torch.SymBool)):
+        raise NotRecordable("a distribution of the guide holds a number taken from a tensor")
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _tensors(v)
+    elif isinstance(value, _MADE_OF_TENSORS):
+        for k, v in vars(value).items():
+            if k not in _CACHES:
+                yield from _tensors(v)
+
+
+def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same distribution made of other tensors, in the order of :func:`_tensors`."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, torch.Size):
+        return value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_rebuilt(v, tensors) for v in value)
+    if isinstance(value, _MADE_OF_TENSORS):
+        other = copy.copy(value)
+        for k, v in vars(value).items():
+            other.__dict__[k] = None if k in _CACHES else _rebuilt(v, tensors)
+        return other
+    return value

@@ -1,0 +1,102 @@
+"""Bidirectional Monte Carlo: log p(x) from below and from above, on data that the model has drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import as_data
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.ais import Annealing
+from pyro_vae.evaluation.annealed import Sandwich
+from pyro_vae.evaluation.annealed_path import AnnealedPath, Start
+from pyro_vae.evaluation.annealing import backwards, forwards
+from pyro_vae.evaluation.generate import sample
+from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET
+from pyro_vae.evaluation.session import evaluating, positive
+from pyro_vae.evaluation.temperatures import Schedule
+from pyro_vae.program import accepted_arguments, as_programs
+from pyro_vae.recording import Compile
+
+
+def sandwich(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    num_data: int = 100,
+    *,
+    batch: Mapping[str, Tensor] | None = None,
+    num_chains: int = 16,
+    num_temperatures: int = 2000,
+    num_leapfrog: int = 3,
+    schedule: Schedule | Sequence[float] = "sigmoid",
+    start: Start = "guide",
+    memory_budget: int = MEMORY_BUDGET,
+    vectorize: bool = True,
+    max_plate_nesting: int = 1,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    compile: Compile = "auto",
+    progress: bool = False,
+) -> Sandwich:
+    r"""Lower and upper bounds on log p(x) of data drawn from the model, and the gap between them.
+
+    .. math:: E \log \frac1C \sum_c w_c \;\le\; E \log p(x) \;\le\; -E \log \frac1C \sum_c \frac1{w'_c}, \quad
+              (z, x) \sim p(z, x)
+
+    with w of chains as in :func:`~pyro_vae.evaluation.ais`, and w' of the same chains run backwards from the z that x
+    was made of, which is an exact sample of the posterior. Both have the same transitions. The gap bounds what is
+    missing from the lower bound *on the model's own data*; on real data, which the model may find harder, it is a
+    judgement of the settings and no bound.
+
+    Args:
+        model, guide: as for :func:`~pyro_vae.evaluation.ais`; the model must be able to run without data.
+        num_data: how many are drawn.
+        batch: context that the model is given, ``(num_data, ...)`` each.
+        num_chains, num_temperatures, num_leapfrog, schedule, start: as for :func:`~pyro_vae.evaluation.ais`.
+        memory_budget, vectorize, max_plate_nesting, seed, device, compile, progress: likewise.
+
+    Returns:
+        bounds per datum (nats), the gap with its standard error, warnings.
+
+    Raises:
+        InputError: as :func:`~pyro_vae.evaluation.ais`; for a model that cannot be run without data.
+
+    Source: Grosse et al. 2015, arXiv:1511.02543; Wu et al. 2017, arXiv:1611.04273.
+    """
+    options = Annealing(num_chains, num_temperatures, num_leapfrog, schedule, start)
+    positive("num_data", num_data)
+    positive("memory_budget", memory_budget)
+    programs = as_programs(model, guide)
+    if device is not None:
+        for program in programs:
+            program.to(device)
+    data, latents = _drawn(programs[0], num_data, batch, seed)
+    with evaluating(*programs, as_data(data), seed + 1, device) as (model, guide, split):
+        path = AnnealedPath(model, guide, start, num_chains, max_plate_nesting, vectorize)
+        lower, upper = [], []
+        with options.chunks(path, split, memory_budget, compile, progress, directions=2) as chunks:
+            for rows, densities, sizes, told in chunks:
+                exact = {name: value[rows].to(split.device) for name, value in latents.items()}
+                lower.append(forwards(densities, options.beta, sizes, num_leapfrog, told))
+                upper.append(backwards(densities, densities.at_values(exact), options.beta, sizes, num_leapfrog, told))
+        log_w = [torch.cat([w.log_w for w in part], 1).cpu() for part in (lower, upper)]
+        acceptance = torch.stack([torch.cat([w.acceptance for w in part]) for part in (lower, upper)])
+        return Sandwich(*log_w, acceptance.double().cpu(), options.settings)
+
+
+def _drawn(
+    model: Callable[..., Any], num_data: int, batch: Mapping[str, Tensor] | None, seed: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Data for the model's arguments, and the latents that they were made of."""
+    context = {name: value for name, value in (batch or {}).items() if name != "x"}
+    values = sample(model, num_data, seed=seed, batch=context)
+    values = {name: value for name, value in values.items() if not name.endswith(".mean")}
+    known = accepted_arguments(getattr(model, "program", model))
+    data = {name: value for name, value in values.items() if name == "x" or (known and name in known)}
+    latents = {name: value for name, value in values.items() if name not in data}
+    if "x" not in data:
+        raise InputError(f"the model drew {', '.join(values) or 'nothing'}, but no data site 'x'")
+    return {**data, **context}, latents

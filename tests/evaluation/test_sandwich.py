@@ -1,0 +1,120 @@
+"""Bounds from both sides, held against exact likelihoods and against one another."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from linear_gaussian import PPCA
+
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation import generate, sandwich
+from pyro_vae.evaluation.annealed_path import AnnealedPath
+from pyro_vae.evaluation.annealing import backwards, tune
+from pyro_vae.evaluation.session import evaluating
+from pyro_vae.evaluation.temperatures import temperatures
+
+
+def errors(values):
+    return (values.std() / math.sqrt(len(values))).item()
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_the_mean_of_one_over_the_backward_weight_is_one_over_the_likelihood(vectorize):
+    """One x many times over, with z from its posterior: an estimate without bias, however few the temperatures.
+
+    The guide is narrower than the posterior, else 1 / w has no variance to judge the mean by.
+    """
+    ppca = PPCA(data_dim=3, latent_dim=2, noise=1.0)
+    x = ppca.sample(1).expand(4000, 3)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
+    z = ppca.posterior_mean(x) + noise @ ppca.posterior_tril.T
+    beta = temperatures(5).tolist()
+    with evaluating(ppca.model, ppca.rough_guide(0.7, 0.3), x, 0) as (model, guide, split):
+        densities = AnnealedPath(model, guide, "guide", 2, 1, vectorize).on(split.batch(slice(0, 4000)))
+        sizes = tune(densities, beta[1:], 2, lambda: None)
+        log_w = backwards(densities, densities.at_values({"z": z}), beta, sizes, 2, lambda: None).log_w
+    ratio = (ppca.log_prob(x) - log_w).exp().mean(0)  # (4000,), of mean one
+    assert abs(ratio.mean() - 1) < 4 * errors(ratio) and errors(ratio) < 0.03
+
+
+@pytest.mark.parametrize("latent_dim", [2, 10])
+def test_the_exact_likelihood_lies_between(latent_dim):
+    ppca = PPCA(data_dim=2 * latent_dim, latent_dim=latent_dim, dtype=torch.float32)
+    variance = 1 / torch.linalg.inv(ppca.posterior_covariance).diagonal()  # of the best mean-field posterior
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(ppca.posterior_mean(x), variance.sqrt()).to_event(1))
+
+    result = sandwich(ppca.model, guide, 50, num_temperatures=150, seed=4)
+    x = generate.sample(ppca.model, 50, seed=4)["x"]  # the same data
+    exact = ppca.log_prob(x)
+    for low, high in ((result.lower, exact), (exact, result.upper)):
+        assert (high - low).mean() > -4 * errors(high - low)
+    assert result.gap[0] < 0.1 and not result.warnings
+    told = result.to_dict()
+    assert told["gap"] == pytest.approx(told["upper"] - told["lower"]) and told["num_data"] == 50
+
+
+def test_a_hundred_random_models_keep_the_order():
+    """x_i ~ N(A tanh(B z), s) with networks drawn at random for each model, all of them at once, as context."""
+    models, each, d, h, n = 100, 30, 3, 8, 5
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(models, *shape, generator=generator).repeat_interleave(each, 0)
+
+    context = {"a": 2 * drawn(n, h) / math.sqrt(h), "b": 2 * drawn(h, d), "s": 0.1 + 0.3 * drawn().abs()}
+    context["m"], context["t"] = 0.5 * drawn(d), 0.2 + 0.5 * drawn(d).abs()  # of arbitrary guides
+
+    def model(x=None, *, a, b, s, num_samples=1):
+        with pyro.plate("data", len(a)):
+            z = pyro.sample("z", dist.StudentT(5.0, torch.zeros(d), 1.0).to_event(1))
+            features = torch.einsum("nij,...nj->...ni", b, z).tanh()
+            loc = torch.einsum("nij,...nj->...ni", a, features)
+            return pyro.sample("x", dist.Normal(loc, s[:, None]).to_event(1), obs=x)
+
+    def guide(x, *, m, t):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.StudentT(3.0, m, t).to_event(1))
+
+    result = sandwich(model, guide, models * each, batch=context, num_temperatures=20, num_leapfrog=2, num_chains=4)
+    gaps = (result.upper - result.lower).reshape(models, each)
+    error = gaps.std(1) / math.sqrt(each)
+    assert (gaps.mean(1) > -4 * error).all()
+    assert gaps.mean() > 4 * errors(gaps.flatten())  # with twenty temperatures there is something to see
+
+
+def test_warnings():
+    ppca = PPCA(data_dim=12, latent_dim=6, dtype=torch.float32)
+    result = sandwich(ppca.model, ppca.rough_guide(4.0, 6.0), 20, num_temperatures=2)
+    assert any("nearly all the weight" in told and "forwards" in told for told in result.warnings)
+    result.upper = result.lower - 1 - torch.linspace(0, 0.1, 20)
+    assert any("below the lower one" in told for told in result.warnings)
+
+
+def test_bad_input():
+    ppca = PPCA(dtype=torch.float32)
+    guide = ppca.rough_guide()
+    with pytest.raises(InputError, match="num_data must be a positive integer"):
+        sandwich(ppca.model, guide, 0)
+    with pytest.raises(InputError, match="num_temperatures"):
+        sandwich(ppca.model, guide, 2, num_temperatures=0)
+
+    def needs_data(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    with pytest.raises(InputError, match="cannot be run without data"):
+        sandwich(needs_data, guide, 2)
+
+    def other_name(y=None, num_samples=1):
+        with pyro.plate("data", num_samples):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    with pytest.raises(InputError, match="'x'"):
+        sandwich(other_name, guide, 2)
