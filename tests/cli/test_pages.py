@@ -150,7 +150,13 @@ def test_what_comes_from_files_is_escaped_and_other_measurements_are_shown(repor
     evaluation["weights_digest"] = "of others"
     (run / "evaluation-test.json").write_text(json.dumps(evaluation))
     curve = [{"particles": 1, "bound": -103.25}, {"particles": 5000, "bound": -99.5}]
-    other = {"log_likelihood": -98.765, "num_chains": 16, "curve": curve, "parts": {"amortization": 1.5}}
+    other = {
+        "log_likelihood": -98.765,
+        "standard_error": 0.25,
+        "num_chains": 16,
+        "curve": curve,
+        "parts": {"amortization": 1.5},
+    }
     (run / "gap-test.json").write_text(json.dumps(other))
     assert main(["report", str(run)]) == 0
     text = (run / "report.html").read_text()
@@ -158,8 +164,8 @@ def test_what_comes_from_files_is_escaped_and_other_measurements_are_shown(repor
     assert "<script" not in text and "<b>&run" not in text and "<script>alert(1)</script> is said" in page.text
     assert "it is of other weights than the run has now" in page.text
     assert page.row("largest Pareto k-hat of a datum's weights") == ["0.83"]
-    assert page.row("data with k-hat above 0.7, %") == ["25.00"]
-    assert page.row("log likelihood") == ["-98.77"] and page.row("num chains") == ["16"]
+    assert page.row("data with k-hat above 0.7, %") == ["25.0"]
+    assert page.row("log likelihood") == ["-98.77 ± 0.25"] and page.row("num chains") == ["16"]
     assert page.row("5,000") == ["-99.50"] and page.row("amortization") == ["1.50"]
 
 

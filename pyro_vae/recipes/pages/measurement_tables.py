@@ -47,31 +47,43 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def measurement_table(name: str, values: Mapping[str, Any]) -> str:
-    """Any other measurement: its single values, and its tables by name."""
-    single = {k: v for k, v in values.items() if not isinstance(v, dict | list)}
-    parts = [f"<h3>{html.escape(name)}</h3>", html.facts({k.replace("_", " "): _short(v) for k, v in single.items()})]
+    """Any other measurement: its numbers, with their standard errors, its tables, and what it warns of.
+
+    Args:
+        name: of the file, without ``.json``.
+        values: what it holds; an entry ``…_standard_error`` is the error of the one before.
+    """
+    parts = [f"<h3>{html.escape(name)}</h3>", html.facts(_told(values))]
     for key, inner in values.items():
+        title = key.replace("_", " ")
         if isinstance(inner, dict) and inner:
-            rows = [[k, _cell(v)] for k, v in inner.items()]
-            parts.append(html.table(["", ""], rows, caption=key.replace("_", " ")))
+            parts += [f"<h4>{html.escape(title)}</h4>", html.facts(_told(inner))]
         elif isinstance(inner, list) and inner and all(isinstance(each, dict) for each in inner):
-            columns = list(dict.fromkeys(k for each in inner for k in each))
-            rows = [[_cell(each.get(k)) for k in columns] for each in inner]
-            named = [k.replace("_", " ") for k in columns]
-            words = [i for i, k in enumerate(columns) if isinstance(inner[0].get(k), str)]
-            parts.append(html.table(named, rows, words, caption=key.replace("_", " ")))
-        elif isinstance(inner, list) and inner and all(isinstance(each, str) for each in inner):
-            parts += [html.warning(each) if key == "warnings" else html.text(each) for each in inner]
+            rows = [_told(each) for each in inner]
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            words = [i for i, column in enumerate(columns) if isinstance(inner[0].get(column.replace(" ", "_")), str)]
+            parts.append(html.table(columns, [[row.get(c) for c in columns] for row in rows], words, caption=title))
+        elif isinstance(inner, list):
+            said = html.warning if key == "warnings" else html.text
+            parts += [said(each) for each in inner if isinstance(each, str)]
     return "".join(parts)
 
 
-def _short(value: Any) -> Any:
-    return f"{value:.5g}" if isinstance(value, float) and abs(value) < 1 else value
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The single values by name in words; a mean and its standard error together."""
+    errors = {key: f"{key}_standard_error" for key in values}
+    if "log_likelihood" in values:
+        errors["log_likelihood"] = "standard_error"
+    told = {}
+    for key, value in values.items():
+        error = values.get(errors[key])
+        if isinstance(value, dict | list) or key in errors.values():
+            continue
+        small = isinstance(value, float) and abs(value) < 1
+        shown = html.with_error(value, error) if error is not None else html.number(value, 3 if small else 2)
+        told[key.replace("_", " ")] = shown
+    return told
 
 
-def _cell(value: Any) -> Any:
-    return ", ".join(f"{k} {html.number(v)}" for k, v in value.items()) if isinstance(value, dict) else _short(value)
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.1f}"
