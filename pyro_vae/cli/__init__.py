@@ -10,9 +10,11 @@ import jsonargparse
 
 from pyro_vae import __version__
 from pyro_vae.cli.anneal import ais, gap, sandwich
+from pyro_vae.cli.compare import compare
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.parsing import columns
 from pyro_vae.cli.reconstruct import reconstruct
+from pyro_vae.cli.report import report
 from pyro_vae.cli.sample import sample
 from pyro_vae.cli.show import datasets, figures, recipes
 from pyro_vae.cli.train import resume, train
@@ -24,7 +26,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     f.__name__.replace("_", "-"): f
     for f in (
         *(train, train_prior, train_ranker, resume),
-        *(evaluate, ais, sandwich, gap),
+        *(evaluate, ais, sandwich, gap, report, compare),
         *(sample, reconstruct, figures, recipes, datasets),
     )
 }

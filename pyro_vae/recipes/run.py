@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from torch import nn
 
 from pyro_vae.data import Data, Sound, Tokenizer, with_text
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import write_atomically
+from pyro_vae.files import write_json
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
 from pyro_vae.inference.weights import load_weights, save_weights
@@ -201,8 +200,7 @@ class Run:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file of the directory, atomically."""
-        text = json.dumps(value, indent=2) + "\n"
-        write_atomically(self.path / name, lambda temporary: temporary.write_text(text))
+        write_json(self.path / name, value)
 
 
 def load(

@@ -266,6 +266,7 @@ ALL = [
     "prior_samples",
     "scaled_samples",
     "interpolations",
+    "traversals",
     "latent_scatter",
     "layer_pca",
     "aggregated_posterior",

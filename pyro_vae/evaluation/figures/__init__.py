@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import Data, Sound, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.code_statistics import code_statistics
 from pyro_vae.evaluation.figures.aggregated_posterior import aggregated_posterior
@@ -34,6 +34,7 @@ from pyro_vae.evaluation.figures.reconstructions import reconstructions
 from pyro_vae.evaluation.figures.scaled_samples import scaled_samples
 from pyro_vae.evaluation.figures.spectrograms import spectrograms
 from pyro_vae.evaluation.figures.training_curves import training_curves
+from pyro_vae.evaluation.figures.traversals import traversals
 from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
 from pyro_vae.evaluation.figures.worst_data import worst_data
 from pyro_vae.evaluation.latent_statistics import latent_statistics
@@ -48,6 +49,7 @@ __all__ = [
     "codebook_usage",
     "completions",
     "draw_all",
+    "drawers",
     "interpolations",
     "kl_heatmap",
     "kl_per_unit",
@@ -64,6 +66,7 @@ __all__ = [
     "scaled_samples",
     "spectrograms",
     "training_curves",
+    "traversals",
     "uniform_and_learned",
     "worst_data",
 ]
@@ -110,8 +113,40 @@ def draw_all(
     Raises:
         InputError: if a file cannot be written.
     """
-    model, guide = as_programs(model, guide)
     split = data.test or data.validation or data.train
+    figures = drawers(model, guide, split, records, data.sound, seed)
+    written = []
+    for name, draw in figures.items():
+        try:
+            figure = draw()
+        except InputError as error:
+            logger.warning("no figure '%s': %s", name, error)
+            continue
+        if figure is not None:
+            path = Path(folder) / f"{name}.png"
+            save_figure(figure, path)
+            written.append(path)
+    return written
+
+
+def drawers(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    records: Sequence[Mapping[str, Any]],
+    sound: Sound | None = None,
+    seed: int = 0,
+) -> dict[str, Callable[[], Figure | None]]:
+    """Every figure of a pair by name, as a function that draws it, or returns None and says in the log why not.
+
+    Args:
+        model, guide: the programs.
+        split: the data that are shown.
+        records: the lines of ``metrics.jsonl``.
+        sound: how the data are played, if they are sound; they are then shown as spectrograms, too.
+        seed: of all draws.
+    """
+    model, guide = as_programs(model, guide)
 
     def context(n: int) -> dict[str, Tensor] | None:
         needed = needed_to_generate(model)
@@ -150,6 +185,7 @@ def draw_all(
         "uniform_and_learned": under_both_priors,
         "scaled_samples": from_scaled_priors,
         "interpolations": lambda: interpolations(model, guide, split, seed=seed),
+        "traversals": lambda: traversals(model, guide, split, seed=seed),
         "latent_scatter": lambda: latent_scatter(model, guide, split, seed=seed),
         "layer_pca": lambda: layer_pca(model, guide, split, seed=seed),
         "aggregated_posterior": lambda: aggregated_posterior(model, guide, split, seed=seed),
@@ -159,21 +195,9 @@ def draw_all(
         "progression": lambda: progression(model, split, seed=seed),
         "completions": lambda: completions(model, split, seed=seed),
     }
-    sound = data.sound
     if sound is not None:
         figures["spectrograms"] = lambda: spectrograms(model, guide, split, sound, seed=seed)
-    written = []
-    for name, draw in figures.items():
-        try:
-            figure = draw()
-        except InputError as error:
-            logger.warning("no figure '%s': %s", name, error)
-            continue
-        if figure is not None:
-            path = Path(folder) / f"{name}.png"
-            save_figure(figure, path)
-            written.append(path)
-    return written
+    return figures
 
 
 def _length(batch: Mapping[str, Tensor] | None, otherwise: int) -> int:

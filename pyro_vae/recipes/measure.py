@@ -1,0 +1,152 @@
+"""Measuring a pair of programs on a part of its data, in one way for ``evaluate``, ``report`` and ``compare``."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyro_vae.data import Data, Split
+from pyro_vae.data.digest import split_digest
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
+from pyro_vae.files import write_atomically, write_json
+from pyro_vae.inference.weights import named_weights
+from pyro_vae.program import declared_context, required_arguments
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[str, ...] = get_args(SplitName)
+PARTICLES, MEMORY_MIB = 5000, 512
+
+
+@dataclass
+class Measured:
+    """What a measurement found.
+
+    Attributes:
+        result: means over data and what they are of, as plain values (``evaluation-<split>.json``).
+        per_datum: ``log_likelihood``, ``elbo`` (nats), ``effective_sample_size`` and ``pareto_k``, float64
+            ``(num_data,)`` each, in the data's order (``evaluation-<split>.npz``).
+    """
+
+    result: dict[str, Any]
+    per_datum: dict[str, np.ndarray]
+
+    def write(self, folder: Path) -> None:
+        """Write both files into a run directory, whole or not at all: the numbers of each datum first."""
+        name = f"evaluation-{self.result['split']}"
+        write_atomically(folder / f"{name}.npz", lambda path: np.savez(path, **self.per_datum))
+        write_json(folder / f"{name}.json", self.result)
+
+
+def measure(
+    model: nn.Module,
+    guide: nn.Module,
+    data: Data,
+    split: str = "test",
+    *,
+    particles: int = PARTICLES,
+    limit: int | None = None,
+    memory_mib: int = MEMORY_MIB,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = False,
+) -> Measured:
+    """Importance-weighted log-likelihood, ELBO and its parts by site, and the use of codes.
+
+    Args:
+        model, guide: the programs.
+        data: the dataset.
+        split: the part of it, "train", "validation" or "test".
+        particles: importance samples per datum.
+        limit: measure the first so many data only.
+        memory_mib: memory budget of a chunk.
+        seed: of the particles.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", …
+        progress: show a bar.
+
+    Raises:
+        InputError: for a split that the data do not have, and as the estimators.
+    """
+    part = part_of(data, split, limit)
+    started = time.monotonic()
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    common = {"seed": seed, "device": device}
+    memory = memory_mib * 2**20
+    likelihood = log_likelihood(
+        model, guide, part, num_particles=particles, memory_budget=memory, progress=progress, **common
+    )
+    bound = elbo(model, guide, part, **common)
+    parts = bound.to_dict()
+    result = {
+        **likelihood.to_dict(),
+        "split": split,
+        "given": _given(model, part),
+        "elbo": bound.mean,
+        "elbo_standard_error": bound.standard_error,
+        "reconstruction": parts["reconstruction"],
+        "kl": parts["kl"],
+        **_codes(code_statistics(model, guide, part, **common).sites, parts["kl"]),
+        "seed": seed,
+        "device": device_name(device),
+        "data_digest": split_digest(part),
+        "weights_digest": weights_digest(model, guide),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    per_datum = {
+        "log_likelihood": likelihood.per_datum,
+        "elbo": bound.per_datum,
+        "effective_sample_size": likelihood.effective_sample_size,
+        "pareto_k": likelihood.pareto_k,
+    }
+    return Measured(result, {name: value.double().cpu().numpy() for name, value in per_datum.items()})
+
+
+def part_of(data: Data, split: str, limit: int | None = None) -> Split:
+    """A part of the data, or the first so many of it.
+
+    Raises:
+        InputError: for an unknown part, or one that these data do not have.
+    """
+    if split not in SPLITS:
+        raise unknown("part of the data", split, SPLITS)
+    part = getattr(data, split)
+    if part is None:
+        there = ", ".join(name for name in SPLITS if getattr(data, name) is not None)
+        raise InputError(f"the data {data.name} have no {split} part; they have: {there}")
+    return part if limit is None else part.subset(limit)
+
+
+def weights_digest(model: nn.Module, guide: nn.Module) -> str:
+    """SHA-256 of all weights of a pair, learned priors included: whether a measurement is of these weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(named_weights(model, guide).items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def device_name(device: str) -> str:
+    """A device in words: "cpu", or a GPU's name."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+
+
+def _given(model: nn.Module, split: Split) -> list[str]:
+    """What of the data is given; the rest is what the log-likelihood is of."""
+    declared = [name for name, context in declared_context(model).items() if not context.drawn]
+    return sorted({*required_arguments(model), *declared} & {*split.keys})
+
+
+def _codes(sites: Mapping[str, CodeUsage], kl: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of codes; nothing of a model without them. With point masses at the codes KL is -log p(codes)."""
+    bits = {name: kl[name] / (site.num_positions * math.log(2)) for name, site in sites.items()}
+    told = {name: {**site.to_dict(), "kl_bits_per_code": bits[name]} for name, site in sites.items()}
+    return {"codes": told} if told else {}

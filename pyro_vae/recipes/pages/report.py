@@ -1,0 +1,233 @@
+"""``write_report``: what there is to say of a trained run, in one page and one JSON file."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.data import Data, Split
+from pyro_vae.evaluation import code_statistics, latent_statistics
+from pyro_vae.evaluation.code_statistics import CodeUsage
+from pyro_vae.evaluation.figures import NUM_ENCODED, NUM_STATISTICS, drawers, pick
+from pyro_vae.evaluation.figures.codebook_usage import codebook_usage
+from pyro_vae.evaluation.figures.kl_per_unit import kl_per_unit
+from pyro_vae.evaluation.figures.training_curves import training_curves
+from pyro_vae.evaluation.latent_statistics import LatentStatistics
+from pyro_vae.files import write_atomically, write_json
+from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, measure, part_of, weights_digest
+from pyro_vae.recipes.pages.commands import evaluate_command, page_command, prior_commands, train_command, trusted
+from pyro_vae.recipes.pages.pictures import Pictures, png
+from pyro_vae.recipes.pages.plain import plain
+from pyro_vae.recipes.pages.report_page import report_page
+from pyro_vae.recipes.pages.stored import Training, stored_evaluations, stored_measurements
+from pyro_vae.recipes.pages.subject import Subject, machine, now, versions
+from pyro_vae.recipes.run import Run
+
+logger = logging.getLogger(__name__)
+PAGE, JSON = "report.html", "report.json"
+SHOWN = (
+    *(
+        "training_curves",
+        "kl_heatmap",
+        "worst_data",
+        "kl_per_unit",
+        "layer_pca",
+        "codebook_usage",
+        "code_maps",
+        "reconstructions",
+    ),
+    *("levels", "completions", "spectrograms", "prior_samples", "uniform_and_learned", "progression", "traversals"),
+    *("interpolations", "manifold"),
+)
+
+
+def write_report(
+    run: Run | str | Path,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
+    data: Data | Split | None = None,
+    *,
+    split: str = "test",
+    particles: int | None = None,
+    limit: int | None = None,
+    memory_mib: int = MEMORY_MIB,
+    seed: int = 0,
+    device: str = "auto",
+    trust: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write ``report.html``, one page that needs no other file, and ``report.json`` into a run directory.
+
+    What is said comes from the run's files and from the programs' traces. The likelihood is that of
+    ``evaluation-<split>.json``; where there is none it is measured first, and written there.
+
+    Args:
+        run: a run, or its directory.
+        model, guide, data: of a run that was trained from Python (``fit(..., out=path)``), and so has no configuration.
+        split: the part of the data that is shown, and measured if it has not been.
+        particles: importance samples per datum of a measurement (5000).
+        limit: measure the first so many data only.
+        memory_mib: memory budget of a measurement's chunk.
+        seed: of all draws.
+        device: where to measure: "auto" (a GPU if there is one), "cpu", "cuda", …
+        trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
+        progress: show a bar.
+
+    Returns:
+        the page.
+
+    Raises:
+        InputError: if it is no run directory, for a split that the data do not have, and as the estimators.
+        CorruptFileError: if a file of the directory is damaged.
+    """
+    subject = Subject.of(run, model, guide, data, trust=trust)
+    part = part_of(subject.data, split)
+    evaluations = stored_evaluations(subject.path)
+    if split in evaluations:
+        found = evaluations[split]
+        logger.info("likelihood: from evaluation-%s.json (K = %d)", split, found["num_particles"])
+        if (particles, limit) != (None, None):
+            logger.warning("--particles and --limit are not used; to measure anew: pyro-vae evaluate %s", subject.path)
+    else:
+        k = PARTICLES if particles is None else particles
+        logger.info("no evaluation-%s.json yet: measuring with K = %d", split, k)
+        options = {"limit": limit, "memory_mib": memory_mib, "seed": seed, "device": device, "progress": progress}
+        measured = measure(subject.model, subject.guide, subject.data, split, particles=k, **options)
+        measured.write(subject.path)
+        evaluations[split] = measured.result
+    report, pictures = _gather(subject, split, part, evaluations, seed, device)
+    write_json(subject.path / JSON, report)
+    text = report_page(report, pictures.drawn)
+    write_atomically(subject.path / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+    return subject.path / PAGE
+
+
+def _gather(
+    subject: Subject, split: str, part: Split, evaluations: dict[str, dict[str, Any]], seed: int, device: str
+) -> tuple[dict[str, Any], Pictures]:
+    """What the page says, as plain values, and its pictures."""
+    model, guide = subject.model, subject.guide
+    place = None if device == "auto" else device
+    some = Split(pick(part, NUM_STATISTICS, seed), name=part.name)
+    latents = latent_statistics(model, guide, some, vectorize=False, seed=seed, device=place)
+    encoded = Split(pick(part, NUM_ENCODED, seed), name=part.name)
+    codes = code_statistics(model, guide, encoded, seed=seed, device=place)
+    draw = drawers(model, guide, part, subject.training.records, subject.data.sound, seed)
+    draw |= {"kl_per_unit": lambda: kl_per_unit(latents), "codebook_usage": lambda: codebook_usage(codes)}
+    pictures = Pictures()
+    pictures.draw(draw, SHOWN)
+    others = subject.other_trainings()
+    for name, training in others.items():
+        curve = training_curves(training.records)
+        if curve is not None:
+            pictures.drawn[f"training_curves of {name}"] = png(curve)
+    report = {
+        "run": str(subject.path),
+        "name": subject.name,
+        "recipe": subject.run.recipe if subject.run else None,
+        "made": {"time": now(), "split": split, "seed": seed, "machine": machine(), "versions": versions()},
+        "trained_with": subject.config.get("version"),
+        "classes": subject.classes(),
+        "parameters": subject.parameters(),
+        "data": {
+            "name": subject.data.name,
+            "description": subject.described_data(),
+            "shape": list(part.shape),
+            "sizes": {
+                n: len(p) for n in ("train", "validation", "test") if (p := getattr(subject.data, n)) is not None
+            },
+            "binarization": subject.config.get("data", {}).get("binarization"),
+        },
+        "training": subject.training.to_dict(),
+        "other_trainings": {name: training.to_dict() for name, training in others.items()},
+        "evaluations": evaluations,
+        "measurements": stored_measurements(subject.path),
+        "sites": _sites(latents, codes.sites, evaluations[split]),
+        "num_statistics": {"latents": latents.num_data, "codes": codes.num_data},
+        "figures": list(pictures.drawn),
+        "left_out": _left_out(subject, pictures, codes.sites),
+        "warnings": [
+            *_of_others(others),
+            *subject.training.warnings(subject.path),
+            *_of_measurements(subject, evaluations),
+        ],
+        "commands": _commands(subject, split, evaluations),
+        "configuration": subject.config,
+    }
+    return plain(report), pictures
+
+
+def _sites(latents: LatentStatistics, codes: dict[str, CodeUsage], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What is said of each latent site: KL of the evaluation (nats), units, codes."""
+    kl = evaluation.get("kl", {})
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys([*latents.sites, *kl]):
+        site, usage = latents.sites.get(name), codes.get(name)
+        told: dict[str, Any] = {"kl": kl.get(name, site.kl if site else None)}
+        if usage is not None:
+            bits = told["kl"] / (usage.num_positions * math.log(2))
+            told |= {"kind": "codes", **usage.to_dict(), "kl_bits_per_code": bits}
+        elif site is None:
+            told["kind"] = "factor of the guide"
+        elif site.is_function:
+            told["kind"] = "function of the others"
+        else:
+            told["kind"] = "latent"
+            if site.active is not None:
+                told |= {"num_active": site.num_active, "num_units": site.active.numel()}
+        found[name] = told
+    return found
+
+
+def _left_out(subject: Subject, pictures: Pictures, codes: dict[str, CodeUsage]) -> dict[str, str]:
+    """Sections that there is nothing for, and why."""
+    main = {"Reconstructions": "reconstructions", "Samples": "prior_samples", "Traversals": "traversals"}
+    found = {title: pictures.reasons[name] for title, name in main.items() if name in pictures.reasons}
+    for extra in ("interpolations", "manifold"):
+        if extra in pictures.drawn:
+            found.pop("Traversals", None)
+    if not codes:
+        found["Codes"] = "the model has no latent site over integers"
+    if subject.data.sound is None:
+        found["Sound"] = "the data are not sound"
+    said = "the data have no captions"
+    if subject.data.captions is not None:
+        said = f"what the model makes of a caption is drawn by pyro-vae sample {subject.path} --text …"
+    return found | {"Text": said}
+
+
+def _of_others(others: Mapping[str, Training]) -> list[str]:
+    """Priors (and first pairs) that take no part, since they are not trained to their end."""
+    unfinished = [name for name, training in others.items() if training.summary is None]
+    return [f"{name}: training has not come to its end, so that it takes no part here." for name in unfinished]
+
+
+def _of_measurements(subject: Subject, evaluations: dict[str, dict[str, Any]]) -> list[str]:
+    """What makes measured numbers less than they look."""
+    digest, said = weights_digest(subject.model, subject.guide), []
+    for split, found in evaluations.items():
+        where = f"Evaluation on {split}"
+        said += [f"{where}: {words}" for words in found.get("warnings", [])]
+        if found.get("weights_digest", digest) != digest:
+            again = f"Measure again: pyro-vae evaluate {subject.path} --split {split}"
+            said.append(
+                f"{where}: it is of other weights than the run has now (trained on since, or a new prior). {again}"
+            )
+        part = getattr(subject.data, split)
+        if part is not None and found["num_data"] != len(part):
+            said.append(f"{where}: {found['num_data']:,} of {len(part):,} data were measured.")
+    return said
+
+
+def _commands(subject: Subject, split: str, evaluations: dict[str, dict[str, Any]]) -> list[str]:
+    run = subject.run
+    if run is None:
+        return []
+    whole = {name: len(part) for name in evaluations if (part := getattr(subject.data, name)) is not None}
+    lines = [train_command(run), *prior_commands(run)]
+    lines += [evaluate_command(run, found, whole.get(name)) for name, found in evaluations.items()]
+    options = {"split": split if split != "test" else None}
+    return [*lines, page_command("report", [str(run.path)], options, trusted(run))]

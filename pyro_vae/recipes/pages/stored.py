@@ -1,0 +1,145 @@
+"""What lies in a run directory: measurements, the course of training, how it was configured."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.errors import CorruptFileError
+from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
+from pyro_vae.recipes.measure import SPLITS
+
+SUMMARY = "summary.json"
+MEASUREMENTS = re.compile(r"(ais|sandwich|gap)(-\w+)?\.json")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CorruptFileError: if the file is not one.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
+        return value
+    except (OSError, ValueError) as error:
+        raise CorruptFileError(f"{file} cannot be read: {error}; remove it, or measure again") from error
+
+
+def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
+    """What ``pyro-vae evaluate`` has left, by part of the data.
+
+    Raises:
+        CorruptFileError: if a file is damaged, or lacks the log-likelihood.
+    """
+    found = {}
+    for split in SPLITS:
+        file = path / f"evaluation-{split}.json"
+        if file.is_file():
+            found[split] = read_json(file)
+            for key in ("log_likelihood", "standard_error", "num_particles", "num_data"):
+                if key not in found[split]:
+                    raise CorruptFileError(f"{file} has no '{key}': measure again, with pyro-vae evaluate {path}")
+    return found
+
+
+def stored_per_datum(path: Path, split: str) -> dict[str, np.ndarray] | None:
+    """The evaluation's numbers of each datum, by name; None if it has left none.
+
+    Raises:
+        CorruptFileError: if the file is damaged.
+    """
+    file = path / f"evaluation-{split}.npz"
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name].astype(np.float64) for name in arrays.files}
+    except Exception as error:  # damaged bytes make the reader fail in many ways
+        raise CorruptFileError(f"{file} cannot be read: {error}; measure again, with pyro-vae evaluate") from error
+
+
+def stored_measurements(path: Path) -> dict[str, dict[str, Any]]:
+    """Other measurements, by the file's name without ``.json``: annealed importance sampling, sandwich, gap."""
+    files = sorted(file for file in path.glob("*.json") if MEASUREMENTS.fullmatch(file.name))
+    return {file.stem: read_json(file) for file in files}
+
+
+@dataclass
+class Training:
+    """The course of a training, as its directory tells it.
+
+    Attributes:
+        records: the lines of ``metrics.jsonl``.
+        summary: what was written at its end; None if it did not come to one.
+        resumable: whether there is a checkpoint to go on from.
+        configured: how many epochs it was to have; None if that is not known.
+    """
+
+    records: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    resumable: bool
+    configured: int | None = None
+
+    @classmethod
+    def of(cls, path: Path, configured: int | None = None) -> Training:
+        """Read a directory."""
+        file = path / SUMMARY
+        summary = read_json(file) if file.is_file() else None
+        return cls(read_metrics(path), summary, (path / CHECKPOINT).is_file(), configured)
+
+    @property
+    def minutes(self) -> float | None:
+        """Of training, as far as it came."""
+        last = self.records[-1].get("seconds") if self.records else None
+        seconds = self.summary.get("seconds", last) if self.summary else last
+        return None if seconds is None else seconds / 60
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is said of it."""
+        last = self.records[-1] if self.records else {}
+        told = dict(self.summary or {})
+        best = next((r["epoch"] for r in reversed(self.records) if r.get("best")), None)
+        return {
+            "finished": self.summary is not None,
+            "epochs": told.get("epochs", last.get("epoch", 0)),
+            "configured_epochs": self.configured,
+            "steps": told.get("steps", last.get("step")),
+            "best_epoch": told.get("best_epoch", best),
+            "minutes": self.minutes,
+            "stopped": told.get("stopped"),
+            "train_loss": last.get("train/loss"),
+            "validation_loss": last.get("validation/loss"),
+        }
+
+    def warnings(self, path: Path) -> list[str]:
+        """What a reader of the run's numbers should know of it; nothing of a training that came to its end."""
+        if self.summary is not None:
+            return []
+        if not self.records:
+            return [
+                "No training is recorded here: the weights are what was saved at the start, perhaps the initial ones."
+            ]
+        done = f"{self.records[-1]['epoch']} epochs" + (f" of {self.configured}" if self.configured else "")
+        on = f" Go on with: pyro-vae resume {path}" if self.resumable else ""
+        return [f"Training has not come to its end: {done} are recorded. All here is of the weights saved last.{on}"]
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with the names of its sections joined by dots, without the ``init_args`` between them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, name)
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,64 @@
+"""One way to measure: the files it leaves, and what tells data and weights apart."""
+
+import json
+
+import linear_gaussian
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae.data import Data, Split
+from pyro_vae.data.digest import split_digest
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.results import mean_and_error
+from pyro_vae.program import as_programs
+from pyro_vae.recipes.measure import measure, part_of, weights_digest
+from pyro_vae.recipes.pages.pairing import paired
+
+
+def test_the_files_hold_the_exact_log_likelihood_datum_by_datum(tmp_path):
+    pair = linear_gaussian.PPCA(noise=0.8)
+    x = pair.sample(40)
+    data = Data(Split({"x": x[:10]}), test=Split({"x": x[10:]}))
+    measured = measure(*as_programs(pair.model, pair.exact_guide), data, particles=7, limit=20, device="cpu")
+    measured.write(tmp_path)
+    exact = pair.log_prob(x[10:30])
+    result = json.loads((tmp_path / "evaluation-test.json").read_text())
+    with np.load(tmp_path / "evaluation-test.npz") as arrays:
+        np.testing.assert_allclose(arrays["log_likelihood"], exact, atol=1e-6)
+        assert all(arrays[name].shape == (20,) and arrays[name].dtype == np.float64 for name in arrays.files)
+        assert result["elbo"] == pytest.approx(arrays["elbo"].mean())
+        np.testing.assert_allclose(arrays["effective_sample_size"], 7.0, rtol=1e-6)
+    mean, error = mean_and_error(exact)
+    assert result["log_likelihood"] == pytest.approx(mean) and result["standard_error"] == pytest.approx(error)
+    assert result["num_data"] == 20 and result["num_particles"] == 7 and result["seed"] == 0
+    assert result["data_digest"] == split_digest(Split({"x": x[10:30]})) and result["device"] == "cpu"
+
+
+def test_digest_of_weights():
+    model, guide = torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)
+    before = weights_digest(model, guide)
+    assert before == weights_digest(model, guide)
+    with torch.no_grad():
+        guide.bias[1] += 1e-6
+    assert weights_digest(model, guide) != before
+
+
+def test_parts_of_the_data():
+    data = Data(Split({"x": torch.zeros(4, 2)}), name="mine")
+    assert len(part_of(data, "train", 3)) == 3
+    with pytest.raises(InputError, match="the data mine have no test part; they have: train"):
+        part_of(data, "test")
+    with pytest.raises(InputError, match=r"unknown part of the data 'tran'\. Did you mean 'train'"):
+        part_of(data, "tran")
+
+
+def test_paired_differences_know_that_both_find_the_same_data_hard():
+    generator = np.random.default_rng(0)
+    hard, noise = generator.normal(size=400) * 10, generator.normal(size=400)
+    found = paired(hard + 0.5 + 0.1 * noise, hard)
+    assert found["mean"] == pytest.approx(0.5 + 0.1 * noise.mean())
+    assert found["standard_error"] == pytest.approx(0.1 * noise.std(ddof=1) / 20)
+    assert found["better"] == pytest.approx((0.5 + 0.1 * noise > 0).mean())
+    back = paired(hard, hard + 0.5 + 0.1 * noise)
+    assert back["mean"] == pytest.approx(-found["mean"])
