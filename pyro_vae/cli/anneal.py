@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
 from pyro_vae.cli.parsing import columns, parse, run_parser
-from pyro_vae.data import Split
-from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealed_path import Start
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.recipes import Run
+from pyro_vae.recipes.measure import SplitName, part_of
 
-SplitName = Literal["train", "validation", "test"]
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
 
 
@@ -28,7 +26,7 @@ def ais(arguments: Sequence[str]) -> None:
     parser = _on_data(_annealing(run_parser("ais", ais.__doc__)))
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
-    split = _part(run, options)
+    split = part_of(run.data(), options.split, options.limit)
 
     def measured() -> dict[str, Any]:
         return measure(*run.programs(), split, **_given(options), **_common(options)).to_dict()
@@ -63,7 +61,7 @@ def gap(arguments: Sequence[str]) -> None:
     parser.add_argument("--num_steps", type=int, default=500, help="of the guide's refinement")
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
-    split = _part(run, options)
+    split = part_of(run.data(), options.split, options.limit)
 
     def measured() -> dict[str, Any]:
         found = likelihood_gap(
@@ -97,13 +95,6 @@ def _on_data(parser: ArgumentParser) -> ArgumentParser:
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
     parser.add_argument("--limit", type=int | None, default=100, help="measure the first so many data only; null: all")
     return parser
-
-
-def _part(run: Run, options: Any) -> Split:
-    split: Split | None = getattr(run.data(), options.split)
-    if split is None:
-        raise InputError(f"the run's data have no {options.split} part")
-    return split if options.limit is None else split.subset(options.limit)
 
 
 def _given(options: Any) -> dict[str, Any]:
