@@ -24,29 +24,21 @@ def likelihood_gap(gap: LikelihoodGap) -> Figure:
     axes.errorbar(ks, [-m for m, _ in rows], [e for _, e in rows], fmt="o-", capsize=3, label="K importance samples")
     elbo, refined = -gap.missing(gap.elbo.amortized)[0], -gap.missing(gap.elbo.refined)[0]
     axes.axhline(0, color="0.2", lw=1.2)
-    axes.axhspan(refined, 0, color="C1", alpha=0.18, lw=0)
-    axes.axhspan(elbo, refined, color="C3", alpha=0.18, lw=0)
+    spans = {"approximation": (refined, 0.0, "C1"), "amortization": (elbo, refined, "C3")}
+    for name, (low, high, colour) in spans.items():
+        value, spread = getattr(gap, name)
+        told = f"{name} gap of the ELBO: {value:.2f} ± {spread:.2f}"
+        axes.axhspan(low, high, color=colour, alpha=0.18, lw=0, label=told)
     settings, (mean, error) = gap.annealed.settings, mean_and_error(gap.annealed.per_datum)
-    parts = {
-        "approximation": (refined / 2, gap.approximation),
-        "amortization": ((elbo + refined) / 2, gap.amortization),
-    }
-    for name, (height, (value, spread)) in parts.items():
-        axes.text(
-            0.985,
-            height,
-            f"{name} gap of the ELBO {value:.2f} ± {spread:.2f}",
-            transform=axes.get_yaxis_transform(),
-            ha="right",
-            va="center",
-        )
     axes.set_xscale("log")
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.minorticks_off()
     axes.set_xlabel("K")
     axes.set_ylabel("bound - log p(x), nats")
-    lowest = min(elbo, *(-m for m, _ in rows))
+    lowest = min(elbo, *(-m - e for m, e in rows))
     axes.set_ylim(1.08 * lowest, -0.08 * lowest)
     chains = f"{settings.num_chains} chains, {settings.num_temperatures} temperatures"
     told = f"log p(x) = {mean:.2f} ± {error:.2f} nats by annealing ({chains})"
-    axes.set_title(f"{gap.annealed.split}, {len(gap.annealed.per_datum)} data: {told}", fontsize="medium")
+    axes.set_title(f"{gap.annealed.split}, {len(gap.annealed.per_datum)} data\n{told}", fontsize="medium")
     axes.legend(loc="lower right")
     return figure
