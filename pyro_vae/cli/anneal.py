@@ -15,6 +15,7 @@ from pyro_vae.evaluation.annealed_path import Start
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName, part_of
+from pyro_vae.recipes.plain import plain
 
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
 
@@ -118,9 +119,9 @@ def _tell(
     started = time.monotonic()
     result = {**measured(), "seed": options.seed}
     result["seconds"] = round(time.monotonic() - started, 2)
-    run.write_json(f"{name}.json", result)
+    run.write_json(f"{name}.json", plain(result))
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(plain(result)))
         return
     print(f"{run.path} on {result['num_data']} data ({result['split']}), +- one standard error over data")
     print(columns({f"  {k}": v for k, v in {**rows(result), "seconds": f"{result['seconds']:.1f}"}.items()}))

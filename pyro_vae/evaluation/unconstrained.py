@@ -101,8 +101,8 @@ class Layout:
 class Unconstrained(Messenger):
     r"""Gives latent sites the values T(u) of unconstrained u, and sums log |det dT/du|.
 
-    What a mask leaves out has no density. There -|u|^2 / 2 stands in the place of log |det dT/du|, so that chains do not
-    wander off; being the same in all densities, it changes no weight.
+    What a mask leaves out has no density. There -|u|^2 / 2 stands in the place of log |det dT/du|, so that chains do
+    not wander off; being the same in all densities, it changes no weight.
 
     Args:
         layout: where the sites' u are.
