@@ -89,3 +89,14 @@ def test_codes_are_refused(tmp_path, capsys):
     assert main(["ais", str(run), *FAST, "--limit", "2"]) == 2
     assert "latent site 'codes' is discrete" in capsys.readouterr().err
     assert not (run / "ais-test.json").exists()
+
+
+@pytest.mark.parametrize("command", ["ais", "gap", "evaluate"])
+def test_one_datum_has_no_standard_error(run, capsys, command):
+    """JSON knows no nan: null, in the file and on the screen."""
+    capsys.readouterr()
+    options = {"ais": FAST, "gap": [*FAST, "--num_steps", "2", "--particles", "[2]"], "evaluate": ["--particles", "2"]}
+    assert main([command, str(run), *options[command], "--limit", "1", "--split", "train", "--json"]) == 0
+    file = {"evaluate": "evaluation"}.get(command, command)
+    for text in (capsys.readouterr().out, (run / f"{file}-train.json").read_text()):
+        assert "NaN" not in text and 'rror": null' in text
