@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 from pyro_vae.cli.parsing import columns, parse, run_parser
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealed_path import Start
+from pyro_vae.evaluation.session import positive
 from pyro_vae.evaluation.temperatures import Schedule
+from pyro_vae.program import needed_to_generate
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName, part_of
 from pyro_vae.recipes.plain import plain
@@ -36,16 +40,21 @@ def ais(arguments: Sequence[str]) -> None:
 
 
 def sandwich(arguments: Sequence[str]) -> None:
-    """Bound log p(x) from below and above on data that a run's model has drawn, by chains both ways."""
+    """Bound log p(x) from below and above on data that a run's model has drawn, by chains both ways.
+
+    A conditional model is given the context of as many test data.
+    """
     from pyro_vae.evaluation import sandwich as measure
 
     parser = _annealing(run_parser("sandwich", sandwich.__doc__))
     parser.add_argument("--num", type=int, default=100, help="data to draw")
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
+    model, guide = run.programs()
+    context = _context(run, needed_to_generate(model), positive("--num", options.num))
 
     def measured() -> dict[str, Any]:
-        return measure(*run.programs(), options.num, **_given(options), **_common(options)).to_dict()
+        return measure(model, guide, options.num, batch=context, **_given(options), **_common(options)).to_dict()
 
     _tell(run, "sandwich", measured, options, _of_sandwich)
 
@@ -96,6 +105,19 @@ def _on_data(parser: ArgumentParser) -> ArgumentParser:
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
     parser.add_argument("--limit", type=int | None, default=100, help="measure the first so many data only; null: all")
     return parser
+
+
+def _context(run: Run, needed: list[str], num: int) -> dict[str, Tensor]:
+    """What a conditional model is given of the first test data."""
+    if not needed:
+        return {}
+    split = part_of(run.data(), "test")
+    if num > len(split):
+        raise InputError(
+            f"--num {num}: the model is given {', '.join(needed)} of test data, of which there are {len(split)}"
+        )
+    rows = split.batch(slice(0, num))
+    return {name: rows[name] for name in needed}
 
 
 def _given(options: Any) -> dict[str, Any]:

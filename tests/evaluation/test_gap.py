@@ -169,3 +169,21 @@ def test_dynamic_binarization_is_drawn_once_for_all_bounds():
     assert gap.annealed.per_datum.std() > 0.5
     for bound in (gap.elbo.amortized, *(each.per_datum for each in gap.importance.values())):
         torch.testing.assert_close(bound, gap.annealed.per_datum, rtol=0, atol=1e-3)
+
+
+def test_the_rate_falls_and_the_last_half_of_the_steps_is_averaged():
+    """Under a constant slope Adam's steps are the rate: 1, 3/4, 1/4 of it; the mean of the last two of three places."""
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0 * x, 1e-3))
+
+    result = refine(model, guide, torch.tensor([1000.0, -500.0]), num_steps=3, learning_rate=0.1)
+    moved = 0.1 * (1.75 + 2.0) / 2
+    expected = torch.tensor([1000.0, 500.0]).double() * moved
+    torch.testing.assert_close(result.refined - result.amortized, expected, rtol=0, atol=1.0)
