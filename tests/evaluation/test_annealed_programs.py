@@ -156,3 +156,23 @@ def test_a_latent_may_have_any_name():
             pyro.sample("prior.mean", dist.Normal(x / 2, 0.8))
 
     assert abs(sandwich(model, guide, 20, num_temperatures=30).gap[0]) < 0.1
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_guide_may_say_its_density_by_a_factor(vectorize):
+    """z ~ N(0, 1), x ~ N(z, 1); the guide's site is masked, and a factor is its log-density."""
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            q = dist.Normal(x / 2 + 0.3, 1.2)
+            z = pyro.sample("z", q.mask(False))
+            pyro.factor("log q", q.log_prob(z), has_rsample=True)
+
+    x = torch.tensor([-1.0, 0.0, 2.0])
+    exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x).double()
+    check_unbiased(model, guide, x, exact, vectorize=vectorize)
