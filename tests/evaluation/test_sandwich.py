@@ -10,7 +10,8 @@ from linear_gaussian import PPCA
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import generate, sandwich
-from pyro_vae.evaluation.annealed_path import AnnealedPath
+from pyro_vae.evaluation.ais import Annealing
+from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities
 from pyro_vae.evaluation.annealing import backwards, tune
 from pyro_vae.evaluation.session import evaluating
 from pyro_vae.evaluation.temperatures import temperatures
@@ -57,6 +58,20 @@ def test_the_exact_likelihood_lies_between(latent_dim):
     assert result.gap[0] < 0.1 and not result.warnings
     told = result.to_dict()
     assert told["gap"] == pytest.approx(told["upper"] - told["lower"]) and told["num_data"] == 50
+
+
+def test_chunks_of_data_have_their_own_latents(monkeypatch):
+    """Backwards from another datum's z the chains would end far above log p(x)."""
+    monkeypatch.setattr(Annealing, "_chunk_size", lambda *_: 7)
+    ppca = PPCA(data_dim=4, latent_dim=2, noise=0.05)
+    result = sandwich(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
+    exact = ppca.log_prob(generate.sample(ppca.model, 20, seed=4)["x"])
+    torch.testing.assert_close(result.upper, exact)  # the guide is the posterior: all weights are p(x)
+    torch.testing.assert_close(result.lower, exact)
+    points = []
+    monkeypatch.setattr(Densities, "at_values", lambda self, z: points.append(z["z"]) or self.draw())
+    sandwich(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
+    assert torch.equal(torch.cat(points), generate.sample(ppca.model, 20, seed=4)["z"])
 
 
 def test_a_hundred_random_models_keep_the_order():
