@@ -7,8 +7,8 @@ import pyro
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules contract and linear_gaussian
-pytest.register_assert_rewrite("contract", "linear_gaussian")
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules
+pytest.register_assert_rewrite("contract", "linear_gaussian", "unbiased")
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,17 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 from pyro_vae.cli.parsing import columns, parse, run_parser
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealed_path import Start
+from pyro_vae.evaluation.session import positive
 from pyro_vae.evaluation.temperatures import Schedule
+from pyro_vae.program import needed_to_generate
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName, part_of
+from pyro_vae.recipes.plain import plain
 
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
 
@@ -35,16 +40,21 @@ def ais(arguments: Sequence[str]) -> None:
 
 
 def sandwich(arguments: Sequence[str]) -> None:
-    """Bound log p(x) from below and above on data that a run's model has drawn, by chains both ways."""
+    """Bound log p(x) from below and above on data that a run's model has drawn, by chains both ways.
+
+    A conditional model is given the context of as many test data.
+    """
     from pyro_vae.evaluation import sandwich as measure
 
     parser = _annealing(run_parser("sandwich", sandwich.__doc__))
     parser.add_argument("--num", type=int, default=100, help="data to draw")
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
+    model, guide = run.programs()
+    context = _context(run, needed_to_generate(model), positive("--num", options.num))
 
     def measured() -> dict[str, Any]:
-        return measure(*run.programs(), options.num, **_given(options), **_common(options)).to_dict()
+        return measure(model, guide, options.num, batch=context, **_given(options), **_common(options)).to_dict()
 
     _tell(run, "sandwich", measured, options, _of_sandwich)
 
@@ -97,6 +107,19 @@ def _on_data(parser: ArgumentParser) -> ArgumentParser:
     return parser
 
 
+def _context(run: Run, needed: list[str], num: int) -> dict[str, Tensor]:
+    """What a conditional model is given of the first test data."""
+    if not needed:
+        return {}
+    split = part_of(run.data(), "test")
+    if num > len(split):
+        raise InputError(
+            f"--num {num}: the model is given {', '.join(needed)} of test data, of which there are {len(split)}"
+        )
+    rows = split.batch(slice(0, num))
+    return {name: rows[name] for name in needed}
+
+
 def _given(options: Any) -> dict[str, Any]:
     return {name: options[name] for name in ANNEALING}
 
@@ -118,9 +141,9 @@ def _tell(
     started = time.monotonic()
     result = {**measured(), "seed": options.seed}
     result["seconds"] = round(time.monotonic() - started, 2)
-    run.write_json(f"{name}.json", result)
+    run.write_json(f"{name}.json", plain(result))
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(plain(result)))
         return
     print(f"{run.path} on {result['num_data']} data ({result['split']}), +- one standard error over data")
     print(columns({f"  {k}": v for k, v in {**rows(result), "seconds": f"{result['seconds']:.1f}"}.items()}))
@@ -143,7 +166,11 @@ def _of_estimate(result: dict[str, Any]) -> dict[str, str]:
 
 def _of_sandwich(result: dict[str, Any]) -> dict[str, str]:
     sides = {f"{side} bound": _nats(result[side], result[f"{side}_standard_error"]) for side in ("lower", "upper")}
-    return {**sides, "gap": _nats(result["gap"], result["gap_standard_error"]), **_of_chains(result)}
+    gaps = {
+        "gap": _nats(result["gap"], result["gap_standard_error"]),
+        "gap of a datum": f"median {result['gap_median']:.3f}, largest {result['gap_largest']:.3f} nats",
+    }
+    return {**sides, **gaps, **_of_chains(result)}
 
 
 def _of_gap(result: dict[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, SplitName, measure
+from pyro_vae.recipes.plain import plain
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -39,7 +40,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     )
     measured.write(run.path)
     result = measured.result
-    print(json.dumps(result) if options.json else _table(run, result))
+    print(json.dumps(plain(result)) if options.json else _table(run, result))
     for sentence in result["warnings"]:
         logging.warning("warning: %s", sentence)
 

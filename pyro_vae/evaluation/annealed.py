@@ -12,6 +12,7 @@ from pyro_vae.evaluation.annealed_path import Start
 from pyro_vae.evaluation.results import mean_and_error
 
 LOW_ACCEPTANCE = 0.3
+WIDE = 3.0  # nats: a gap that is not one of noise
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,12 @@ class Sandwich:
     @property
     def gap(self) -> tuple[float, float]:
         """Mean of upper - lower and its standard error, by the differences of the same data, nats."""
-        return mean_and_error(self.upper - self.lower)
+        return mean_and_error(self.gaps)
+
+    @property
+    def gaps(self) -> Tensor:
+        """Upper - lower of each datum, ``(num_data,)``, nats; of a single one it may be negative by chance."""
+        return self.upper - self.lower
 
     @property
     def warnings(self) -> list[str]:
@@ -140,6 +146,12 @@ class Sandwich:
         if gap < -4 * error:
             told.append(
                 f"the upper bound is below the lower one by {-gap:.3g} nats, {-gap / error:.1f} standard errors"
+            )
+        wide = int((self.gaps > WIDE).sum())
+        if 0 < wide <= len(self.gaps) / 10:
+            told.append(
+                f"{wide} of {len(self.gaps)} data have a gap of more than {WIDE:g} nats (up to {self.gaps.max():.3g}): chains "
+                "from the start do not find the latents that these data were made of; the median gap is that of the others"
             )
         return told
 
@@ -153,6 +165,8 @@ class Sandwich:
             "upper_standard_error": upper[1],
             "gap": self.gap[0],
             "gap_standard_error": self.gap[1],
+            "gap_median": self.gaps.median().item(),
+            "gap_largest": self.gaps.max().item(),
             "acceptance": number_or_none(self.acceptance.mean()),
             "num_data": len(self.lower),
             "split": "drawn from the model",

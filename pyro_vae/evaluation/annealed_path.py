@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pyro import poutine
@@ -117,42 +118,44 @@ class Densities:
         self._template: Trace | None = None
         self._parameters: list[Tensor] = []
         if path.start == "prior":
-            self._first = self._trace_model(**self.batch)
-            values = self._first
+            first = self._trace_model(**self.batch)
         else:
             pair = trace_pair(path.model, path.guide, (), self.batch, self.chains, path.nesting)
-            self._first, values = pair.model, pair.guide
+            first = pair.model
             _check_sites(pair)
             if independent_of_particles(pair):
                 self._template = pair.guide
                 self._parameters = [t for q, _ in pair.latent().values() for t in site_tensors(q)]
-        self.layout = Layout(self._first, self.chains, self.size * inner, path.nesting)
+        self.layout = Layout(first, self.chains, self.size * inner, path.nesting)
         if path.start == "guide":
             check_covered(pair, path.model, batch)
-        drawn = {name: values.nodes[name]["value"] for name in self.layout.parts}
-        self._drawn: Tensor | None = self._by_chain(self.layout.vector(self._first, drawn))
+        self._sites = {name: first.nodes[name] for name in self.layout.parts}
+        self._drawn: Tensor | None = self._by_chain(self.layout.vector(first))
 
     def draw(self) -> Point:
         """Exact samples of f_0, anew at every call."""
         if self._drawn is None:
-            program = self.model if self.path.start == "prior" else self.guide
-            trace = prune_subsample_sites(poutine.trace(program).get_trace(**self.batch))
-            drawn = {name: trace.nodes[name]["value"] for name in self.layout.parts}
-            self._drawn = self._by_chain(self.layout.vector(self._first, drawn))
+            program = self.model
+            if self.path.start == "guide":
+                program = poutine.replay(self.model, trace=poutine.trace(self.guide).get_trace(**self.batch))
+            self._drawn = self._vectors(program)
         u, self._drawn = self._drawn, None
         return self.at(u)
 
     def at_values(self, values: dict[str, Tensor]) -> Point:
         """All chains at given latents ``(N, *inner, *event)`` each."""
-        spread = {}
-        for name, part in self.layout.parts.items():
-            value = values[name].movedim(0, len(part.inner))  # (*inner, N, *event)
+        held = Trace()
+        for name, site in self._sites.items():
+            inner = values[name].dim() - 1 - site["fn"].event_dim
+            value = values[name].movedim(0, inner)  # (*inner, N, *event)
             if self.chains > 1:
-                value = value.expand(self.chains, *value.shape)
+                rank = len(self.layout.parts[name].inner)  # with those that the site is in no plate of
+                value = value.reshape(*(1,) * (rank - inner), *value.shape)
+                value = value.expand(self.chains, *value.shape)  # (C, *inner, N, *event)
             elif self.path.num_chains > 1:
-                value = value.repeat_interleave(self.path.num_chains, len(part.inner))
-            spread[name] = value
-        return self.at(self._by_chain(self.layout.vector(self._first, spread)))
+                value = value.repeat_interleave(self.path.num_chains, inner)
+            held.add_node(name, **{**site, "value": value})
+        return self.at(self._vectors(poutine.replay(self.model, trace=held)))
 
     def at(self, u: Tensor) -> Point:
         """The densities at ``u`` (C, N, D)."""
@@ -192,6 +195,11 @@ class Densities:
             ]
         zero = torch.zeros_like(u.detach())
         return log_start.detach(), log_target.detach(), *(zero if g is None else g for g in gradients)
+
+    def _vectors(self, program: Callable[..., Any]) -> Tensor:
+        """Unconstrained latents ``(C, N, D)`` of a run of the model: supports may depend on other latents' values."""
+        trace = prune_subsample_sites(poutine.trace(program).get_trace(**self.batch))
+        return self._by_chain(self.layout.vector(trace))
 
     def _trace_model(self, **batch: Tensor) -> Trace:
         return prune_subsample_sites(poutine.trace(self.model).get_trace(**batch))

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import transform_to
+from torch.distributions import constraints, transform_to
 
 from pyro_vae.errors import InputError
 from pyro_vae.traces import TracePair
@@ -49,17 +49,18 @@ def zero_offsets(pair: TracePair) -> dict[str, Tensor]:
 
     Raises:
         InputError: for a site whose distribution cannot be differentiated through its draws, or has no parameters
-            that are known.
+            that are known and leave its support as it is.
     """
     offsets = {}
     for name, (q, _) in pair.latent().items():
         base = _base(q["fn"])
-        if not q["fn"].has_rsample or not _parameters(base):
+        taken = _parameters(base)
+        if not q["fn"].has_rsample or not taken or any(_moves(base.arg_constraints[p]) for p in taken):
             raise InputError(
                 f"latent site '{name}': the guide's {type(base).__name__} cannot be refined: that takes a distribution "
-                "with parameters and reparameterized draws, such as Normal"
+                "with reparameterized draws, and with parameters that leave its support as it is, such as Normal"
             )
-        for parameter, value in _parameters(base).items():
+        for parameter, value in taken.items():
             unconstrained = transform_to(base.arg_constraints[parameter]).inv(value)
             offsets[f"{name}: {parameter}"] = torch.zeros_like(unconstrained, memory_format=torch.contiguous_format)
     return offsets
@@ -78,6 +79,12 @@ def _shifted(fn: Any, offsets: Mapping[str, Tensor]) -> Any:
         transform = transform_to(fn.arg_constraints[name])
         values[name] = transform(transform.inv(value) + offsets[name])
     return type(fn)(**values, validate_args=False)
+
+
+def _moves(constraint: Any) -> bool:
+    """Whether what a parameter may be depends on other parameters, as of the ends of an interval, or of a point."""
+    ends = (getattr(constraint, name, None) for name in ("lower_bound", "upper_bound"))
+    return constraints.is_dependent(constraint) or any(isinstance(end, Tensor) for end in ends)
 
 
 def _base(fn: Any) -> Any:

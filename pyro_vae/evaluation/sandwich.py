@@ -93,7 +93,7 @@ def _drawn(
     """Data for the model's arguments, and the latents that they were made of."""
     context = {name: value for name, value in (batch or {}).items() if name != "x"}
     values = sample(model, num_data, seed=seed, batch=context)
-    values = {name: value for name, value in values.items() if not name.endswith(".mean")}
+    values = {name: value for name, value in values.items() if name != "x.mean"}
     known = accepted_arguments(getattr(model, "program", model))
     data = {name: value for name, value in values.items() if name == "x" or (known and name in known)}
     latents = {name: value for name, value in values.items() if name not in data}

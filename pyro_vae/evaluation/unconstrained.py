@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import sum_rightmost
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -26,12 +28,14 @@ class Part:
         start, stop: its range.
         inner: sizes of the batch dimensions between particles and data.
         event: shape of the unconstrained value.
+        dtype: of the site's value.
     """
 
     start: int
     stop: int
     inner: tuple[int, ...]
     event: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Layout:
@@ -56,21 +60,22 @@ class Layout:
                 u = biject_to(site["fn"].support).inv(site["value"])
                 inner, event = self._split(u, site)
                 width = math.prod(inner) * math.prod(event)
-                self.parts[name] = Part(start, start + width, inner, event)
+                self.parts[name] = Part(start, start + width, inner, event, u.dtype)
                 start += width
         if not self.parts:
             raise InputError("the model has no latent site: its log p(x) is exact, nothing is to be annealed")
         self.dim = start
 
-    def vector(self, trace: Trace, values: dict[str, Tensor]) -> Tensor:
-        """The vectors ``(C, N, D)`` of values at the latent sites, with the sites' supports in the model's trace.
+    def vector(self, trace: Trace) -> Tensor:
+        """The vectors ``(C, N, D)`` of the values in a trace of the model, with the sites' supports there.
 
         Raises:
             InputError: if a value is outside the model's support.
         """
         vectors = []
         for name, part in self.parts.items():
-            u = biject_to(trace.nodes[name]["fn"].support).inv(values[name])
+            site = trace.nodes[name]
+            u = biject_to(site["fn"].support).inv(site["value"])
             if not bool(u.isfinite().all()):
                 raise InputError(f"latent site '{name}': a value is outside, or on the edge of, the model's support")
             u = u.reshape(self.num_particles, *part.inner, self.size, *part.event)
@@ -80,8 +85,8 @@ class Layout:
     def value(self, name: str, vector: Tensor) -> Tensor:
         """A site's unconstrained value ``(C, *inner, N, *event)``, without C if there is one particle."""
         part = self.parts[name]
-        u = vector[..., part.start : part.stop].reshape(self.num_particles, self.size, *part.inner, *part.event)
-        u = u.movedim(1, 1 + len(part.inner))
+        u = vector[..., part.start : part.stop].to(part.dtype)
+        u = u.reshape(self.num_particles, self.size, *part.inner, *part.event).movedim(1, 1 + len(part.inner))
         return u if self.num_particles > 1 else u.squeeze(0)
 
     def _split(self, u: Tensor, site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -95,6 +100,9 @@ class Layout:
 
 class Unconstrained(Messenger):
     r"""Gives latent sites the values T(u) of unconstrained u, and sums log |det dT/du|.
+
+    What a mask leaves out has no density. There -|u|^2 / 2 stands in the place of log |det dT/du|, so that chains do
+    not wander off; being the same in all densities, it changes no weight.
 
     Args:
         layout: where the sites' u are.
@@ -112,13 +120,26 @@ class Unconstrained(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["name"] not in self.layout.parts:
             return
-        u = self.layout.value(msg["name"], self.vector)
-        transform = biject_to(msg["fn"].support)
+        fn, event = msg["fn"], self.layout.parts[msg["name"]].event
+        u = self.layout.value(msg["name"], self.vector).reshape(*fn.batch_shape, *event)
+        transform = biject_to(fn.support)
         msg["value"], msg["done"] = transform(u), True
-        if not _is_identity(transform):
+        masks = [mask for mask in (msg["mask"], *_masks(fn)) if mask is not None and mask is not True]
+        if masks or not _is_identity(transform):
             log_det = transform.log_abs_det_jacobian(u, msg["value"])
-            batch = len(msg["fn"].batch_shape)
-            self.log_det[msg["name"]] = sum_rightmost(log_det, log_det.dim() - batch)
+            log_det = sum_rightmost(log_det, log_det.dim() - len(fn.batch_shape))
+            for mask in masks:
+                kept = torch.as_tensor(mask, device=u.device)
+                log_det = torch.where(kept, log_det, -0.5 * sum_rightmost(u.square(), len(event)))
+            self.log_det[msg["name"]] = log_det
+
+
+def _masks(fn: Any) -> Iterator[Any]:
+    """Masks inside a distribution's wrappers."""
+    while hasattr(fn, "base_dist"):
+        if isinstance(fn, MaskedDistribution):
+            yield fn._mask
+        fn = fn.base_dist
 
 
 def _is_identity(transform: Any) -> bool:

@@ -21,6 +21,7 @@ from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.inference.weights import named_weights
 from pyro_vae.program import declared_context, required_arguments
+from pyro_vae.recipes.plain import plain
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
@@ -44,7 +45,7 @@ class Measured:
         """Write both files into a run directory, whole or not at all: the numbers of each datum first."""
         name = f"evaluation-{self.result['split']}"
         write_atomically(folder / f"{name}.npz", lambda path: np.savez(path, **self.per_datum))
-        write_json(folder / f"{name}.json", self.result)
+        write_json(folder / f"{name}.json", plain(self.result))
 
 
 def measure(

@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from pyro_vae.cli import main
-from pyro_vae.evaluation import ais
+from pyro_vae.evaluation import ais, sandwich
 from pyro_vae.recipes import Run
 
 FAST = ["--num_temperatures", "5", "--num_chains", "3", "--num_leapfrog", "2"]
@@ -71,7 +71,7 @@ def test_gap(run, capsys):
     [
         ("ais", ["--num_temperatures", "0"], "num_temperatures must be a positive integer, got 0"),
         ("ais", ["--schedule", "cosine"], "schedule"),
-        ("sandwich", ["--num", "0"], "num_data must be a positive integer, got 0"),
+        ("sandwich", ["--num", "0"], "--num must be a positive integer, got 0"),
         ("gap", ["--particles", "[]"], "particles must name at least one"),
         ("gap", ["--num_temperture", "3"], "unknown option --num_temperture. Did you mean --num_temperatures"),
     ],
@@ -89,3 +89,25 @@ def test_codes_are_refused(tmp_path, capsys):
     assert main(["ais", str(run), *FAST, "--limit", "2"]) == 2
     assert "latent site 'codes' is discrete" in capsys.readouterr().err
     assert not (run / "ais-test.json").exists()
+
+
+@pytest.mark.parametrize("command", ["ais", "gap", "evaluate"])
+def test_one_datum_has_no_standard_error(run, capsys, command):
+    """JSON knows no nan: null, in the file and on the screen."""
+    capsys.readouterr()
+    options = {"ais": FAST, "gap": [*FAST, "--num_steps", "2", "--particles", "[2]"], "evaluate": ["--particles", "2"]}
+    assert main([command, str(run), *options[command], "--limit", "1", "--split", "train", "--json"]) == 0
+    file = {"evaluate": "evaluation"}.get(command, command)
+    for text in (capsys.readouterr().out, (run / f"{file}-train.json").read_text()):
+        assert "NaN" not in text and 'rror": null' in text
+
+
+def test_a_conditional_model_is_given_test_data_s_context(tmp_path, capsys):
+    run = trained(tmp_path, "ConditionalVAE", "ConditionalGuide", {"latent_dim": 2, "hidden_dims": [8]})
+    capsys.readouterr()
+    assert main(["sandwich", str(run), *FAST, "--num", "4", "--json"]) == 0
+    batch = {"y": Run(run).data().test.batch(slice(0, 4))["y"]}
+    options = {"num_temperatures": 5, "num_chains": 3, "num_leapfrog": 2, "batch": batch, "device": "cpu"}
+    assert told(capsys)["gap"] == pytest.approx(sandwich(*Run(run).programs(), 4, **options).gap[0])
+    assert main(["sandwich", str(run), *FAST, "--num", "400"]) == 2
+    assert "the model is given y of test data, of which there are 20" in capsys.readouterr().err

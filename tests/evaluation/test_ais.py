@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import PPCA
+from unbiased import check_unbiased
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais
@@ -15,17 +16,6 @@ from pyro_vae.evaluation.annealed_path import AnnealedPath
 from pyro_vae.evaluation.hmc import transition
 from pyro_vae.evaluation.session import evaluating
 from pyro_vae.evaluation.temperatures import temperatures
-
-
-def check_unbiased(model, guide, x, exact, *, num_chains=3000, limit=0.1, **options):
-    """log of the mean weight is log p(x), to four standard errors of that mean, which must be small."""
-    options = {"num_temperatures": 6, "num_leapfrog": 2, **options}
-    result = ais(model, guide, x, num_chains=num_chains, **options)
-    w = (result.log_weights - result.per_datum).exp()
-    error = w.std(0) / math.sqrt(num_chains)
-    assert error.max() < limit, "the test would see nothing"
-    assert ((result.per_datum - exact).abs() < 4.5 * error + 1e-4).all()
-    return result
 
 
 # ------------------------------------------------------------------------------ the weights' mean is p(x)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from linear_gaussian import PPCA
 
+from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import likelihood_gap, refine
 
@@ -131,3 +132,58 @@ def test_bad_input():
 
     with pytest.raises(InputError, match="'z': the guide's Bernoulli cannot be refined"):
         refine(model, coin, x)
+
+
+def test_a_family_whose_support_would_move_is_refused():
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Beta(2.0, 2.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    for q in (dist.Uniform(torch.tensor(0.0), 1.0), dist.Delta(torch.tensor(0.5))):
+
+        def guide(x, q=q):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", q)
+
+        with pytest.raises(InputError, match=f"'z': the guide's {type(q).__name__} cannot be refined.*support"):
+            refine(model, guide, torch.zeros(3), num_steps=2)
+
+
+def test_dynamic_binarization_is_drawn_once_for_all_bounds():
+    """Pixels that the latent does not touch: every bound with the exact guide is log p(x) of the same x."""
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            logits = 2.0 + 0.0 * z[..., None].expand(*z.shape, 6)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    split = Split({"x": torch.full((8, 6), 0.5)}, binarization="dynamic")
+    options = {"annealing_options": {"num_temperatures": 3}, "refine_options": {"num_steps": 1, "batch_size": 3}}
+    gap = likelihood_gap(model, guide, split, particles=(1, 7), **options)
+    assert gap.annealed.per_datum.std() > 0.5
+    for bound in (gap.elbo.amortized, *(each.per_datum for each in gap.importance.values())):
+        torch.testing.assert_close(bound, gap.annealed.per_datum, rtol=0, atol=1e-3)
+
+
+def test_the_rate_falls_and_the_last_half_of_the_steps_is_averaged():
+    """Under a constant slope Adam's steps are the rate: 1, 3/4, 1/4 of it; the mean of the last two of three places."""
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0 * x, 1e-3))
+
+    result = refine(model, guide, torch.tensor([1000.0, -500.0]), num_steps=3, learning_rate=0.1)
+    moved = 0.1 * (1.75 + 2.0) / 2
+    expected = torch.tensor([1000.0, 500.0]).double() * moved
+    torch.testing.assert_close(result.refined - result.amortized, expected, rtol=0, atol=1.0)

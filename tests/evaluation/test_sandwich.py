@@ -10,7 +10,8 @@ from linear_gaussian import PPCA
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import generate, sandwich
-from pyro_vae.evaluation.annealed_path import AnnealedPath
+from pyro_vae.evaluation.ais import Annealing
+from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities
 from pyro_vae.evaluation.annealing import backwards, tune
 from pyro_vae.evaluation.session import evaluating
 from pyro_vae.evaluation.temperatures import temperatures
@@ -75,6 +76,20 @@ def test_the_gap_at_the_default_settings(latent_dim):
     assert result.gap[0] < 0.05
 
 
+def test_chunks_of_data_have_their_own_latents(monkeypatch):
+    """Backwards from another datum's z the chains would end far above log p(x)."""
+    monkeypatch.setattr(Annealing, "_chunk_size", lambda *_: 7)
+    ppca = PPCA(data_dim=4, latent_dim=2, noise=0.05)
+    result = sandwich(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
+    exact = ppca.log_prob(generate.sample(ppca.model, 20, seed=4)["x"])
+    torch.testing.assert_close(result.upper, exact)  # the guide is the posterior: all weights are p(x)
+    torch.testing.assert_close(result.lower, exact)
+    points = []
+    monkeypatch.setattr(Densities, "at_values", lambda self, z: points.append(z["z"]) or self.draw())
+    sandwich(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
+    assert torch.equal(torch.cat(points), generate.sample(ppca.model, 20, seed=4)["z"])
+
+
 def test_a_hundred_random_models_keep_the_order():
     """x_i ~ N(A tanh(B z), s) with networks drawn at random for each model, all of them at once, as context."""
     models, each, d, h, n = 100, 30, 3, 8, 5
@@ -110,6 +125,29 @@ def test_warnings():
     assert any("nearly all the weight" in told and "forwards" in told for told in result.warnings)
     result.upper = result.lower - 1 - torch.linspace(0, 0.1, 20)
     assert any("below the lower one" in told for told in result.warnings)
+
+
+def test_a_mode_that_the_guide_does_not_know():
+    """Ten of a hundred z lie in a mode that no chain finds: their gap is told apart from the others'."""
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            modes = dist.Categorical(torch.tensor([0.95, 0.05]))
+            z = pyro.sample("z", dist.MixtureSameFamily(modes, dist.Normal(torch.tensor([-1.0, 40.0]), 1.0)))
+            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.clamp(max=1) / 2 - 0.5, 0.5**0.5))
+
+    result = sandwich(model, guide, 100, num_temperatures=30, seed=2)
+    x = generate.sample(model, 100, seed=2)["x"]
+    lost = x > 20
+    assert 0 < lost.sum() <= 10
+    told = result.to_dict()
+    assert (result.gaps[lost] > 3).all() and (result.gaps[~lost] < 0.5).all()
+    assert told["gap_largest"] == result.gaps.max() and abs(told["gap_median"]) < 0.05
+    assert any(f"{lost.sum()} of 100 data have a gap of more than 3 nats" in line for line in result.warnings)
 
 
 def test_bad_input():

@@ -20,10 +20,10 @@ from pyro_vae.files import write_atomically, write_json
 from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, measure, part_of, weights_digest
 from pyro_vae.recipes.pages.commands import evaluate_command, page_command, prior_commands, train_command, trusted
 from pyro_vae.recipes.pages.pictures import Pictures, png
-from pyro_vae.recipes.pages.plain import plain
 from pyro_vae.recipes.pages.report_page import report_page
 from pyro_vae.recipes.pages.stored import Training, stored_evaluations, stored_measurements
 from pyro_vae.recipes.pages.subject import Subject, machine, now, versions
+from pyro_vae.recipes.plain import plain
 from pyro_vae.recipes.run import Run
 
 logger = logging.getLogger(__name__)
