@@ -139,7 +139,7 @@ class Sandwich:
         told += doubts(-self.upper_weights, self.acceptance[1], "chains backwards")
         if gap < -4 * error:
             told.append(
-                f"the upper bound is below the lower one by {-gap:.3g} nats, {-gap / error:.1f} standard errors"
+                f"the upper bound is below the lower one by {-gap:.3g} nats, with a standard error of {error:.2g}"
             )
         return told
 

@@ -11,6 +11,7 @@ from linear_gaussian import PPCA
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import generate, sandwich
 from pyro_vae.evaluation.ais import Annealing
+from pyro_vae.evaluation.annealed import Sandwich, Settings
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities
 from pyro_vae.evaluation.annealing import backwards, tune
 from pyro_vae.evaluation.session import evaluating
@@ -109,6 +110,21 @@ def test_warnings():
     assert any("nearly all the weight" in told and "forwards" in told for told in result.warnings)
     result.upper = result.lower - 1 - torch.linspace(0, 0.1, 20)
     assert any("below the lower one" in told for told in result.warnings)
+
+
+def test_each_direction_has_its_own_warnings():
+    """Backwards it is 1 / w of which one chain may have all, and the second row of acceptances."""
+    even, settings = torch.zeros(4, 10).double(), Settings(4, 9, 3, "sigmoid", "guide")
+    uneven = even.clone()
+    uneven[0] = -30.0  # 1 / w: nearly all of the sum; w: a fourth less
+    calm, stuck = torch.full((10,), 0.65).double(), torch.full((10,), 0.1).double()
+    told = Sandwich(even - 100, uneven, torch.stack([calm, calm]), settings).warnings
+    assert len(told) == 1 and told[0].startswith("one of the chains backwards has nearly all the weight in 10 of 10")
+    assert Sandwich(even, -uneven, torch.stack([calm, calm]), settings).warnings == []
+    crossed = Sandwich(even, even - 1, torch.stack([calm, calm]), settings)  # by the same number everywhere
+    assert crossed.warnings == ["the upper bound is below the lower one by 1 nats, with a standard error of 0"]
+    told = Sandwich(even, even, torch.stack([calm, stuck]), settings).warnings
+    assert len(told) == 1 and told[0].startswith("chains backwards of 10 of 10 data moved in less than 30%")
 
 
 def test_bad_input():
