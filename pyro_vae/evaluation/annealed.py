@@ -145,13 +145,13 @@ class Sandwich:
         told += doubts(-self.upper_weights, self.acceptance[1], "chains backwards")
         if gap < -4 * error:
             told.append(
-                f"the upper bound is below the lower one by {-gap:.3g} nats, {-gap / error:.1f} standard errors"
+                f"the upper bound is below the lower one by {-gap:.3g} nats, with a standard error of {error:.2g}"
             )
         wide = int((self.gaps > WIDE).sum())
         if 0 < wide <= len(self.gaps) / 10:
             told.append(
-                f"{wide} of {len(self.gaps)} data have a gap of more than {WIDE:g} nats (up to {self.gaps.max():.3g}): chains "
-                "from the start do not find the latents that these data were made of; the median gap is that of the others"
+                f"{wide} of {len(self.gaps)} data have a gap of more than {WIDE:g} nats (up to {self.gaps.max():.3g}): "
+                "chains do not find the latents that these data were made of; the median is the gap of the others"
             )
         return told
 

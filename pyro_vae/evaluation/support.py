@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.unconstrained import without_mixtures
 from pyro_vae.program import Batch, Program
 from pyro_vae.traces import TracePair
 
@@ -47,6 +48,7 @@ def check_covered(pair: TracePair, model: Program, batch: Batch) -> None:
 
 def _bounds(support: Any) -> tuple[Tensor, Tensor] | None:
     """Least and greatest value of each number, or None where that does not say all."""
+    support = without_mixtures(support)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support in (constraints.real, constraints.real_vector):

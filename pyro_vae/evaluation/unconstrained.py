@@ -13,7 +13,7 @@ from pyro.distributions.util import sum_rightmost
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to, constraints
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import in_data_plate, is_point_mass
@@ -57,7 +57,7 @@ class Layout:
         for name, site in trace.nodes.items():
             if is_latent(site):
                 _check_continuous(name, site)
-                u = biject_to(site["fn"].support).inv(site["value"])
+                u = bijection(site).inv(site["value"])
                 inner, event = self._split(u, site)
                 width = math.prod(inner) * math.prod(event)
                 self.parts[name] = Part(start, start + width, inner, event, u.dtype)
@@ -75,7 +75,7 @@ class Layout:
         vectors = []
         for name, part in self.parts.items():
             site = trace.nodes[name]
-            u = biject_to(site["fn"].support).inv(site["value"])
+            u = bijection(site).inv(site["value"])
             if not bool(u.isfinite().all()):
                 raise InputError(f"latent site '{name}': a value is outside, or on the edge of, the model's support")
             u = u.reshape(self.num_particles, *part.inner, self.size, *part.event)
@@ -122,7 +122,7 @@ class Unconstrained(Messenger):
             return
         fn, event = msg["fn"], self.layout.parts[msg["name"]].event
         u = self.layout.value(msg["name"], self.vector).reshape(*fn.batch_shape, *event)
-        transform = biject_to(fn.support)
+        transform = bijection(msg)
         msg["value"], msg["done"] = transform(u), True
         masks = [mask for mask in (msg["mask"], *_masks(fn)) if mask is not None and mask is not True]
         if masks or not _is_identity(transform):
@@ -132,6 +132,30 @@ class Unconstrained(Messenger):
                 kept = torch.as_tensor(mask, device=u.device)
                 log_det = torch.where(kept, log_det, -0.5 * sum_rightmost(u.square(), len(event)))
             self.log_det[msg["name"]] = log_det
+
+
+def bijection(site: Site) -> Transform:
+    """The map from unconstrained numbers to a site's support.
+
+    Raises:
+        InputError: if none is known for its distribution.
+    """
+    try:
+        return biject_to(without_mixtures(site["fn"].support))
+    except NotImplementedError as error:
+        raise InputError(
+            f"latent site '{site['name']}': for the support of {type(site['fn']).__name__} no map from unconstrained "
+            f"numbers is known ({error})"
+        ) from error
+
+
+def without_mixtures(support: Any) -> Any:
+    """A support; of a mixture that of its components, which is the same."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return without_mixtures(support.base_constraint)
+    if isinstance(support, constraints.independent):
+        return constraints.independent(without_mixtures(support.base_constraint), support.reinterpreted_batch_ndims)
+    return support
 
 
 def _masks(fn: Any) -> Iterator[Any]:

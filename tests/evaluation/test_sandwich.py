@@ -11,6 +11,7 @@ from linear_gaussian import PPCA
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import generate, sandwich
 from pyro_vae.evaluation.ais import Annealing
+from pyro_vae.evaluation.annealed import Sandwich, Settings
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities
 from pyro_vae.evaluation.annealing import backwards, tune
 from pyro_vae.evaluation.session import evaluating
@@ -128,26 +129,40 @@ def test_warnings():
 
 
 def test_a_mode_that_the_guide_does_not_know():
-    """Ten of a hundred z lie in a mode that no chain finds: their gap is told apart from the others'."""
+    """One z in twenty is negative, and x tells |z| alone: chains from the guide never get there."""
 
     def model(x=None, num_samples=1):
         with pyro.plate("data", num_samples if x is None else len(x)):
             modes = dist.Categorical(torch.tensor([0.95, 0.05]))
-            z = pyro.sample("z", dist.MixtureSameFamily(modes, dist.Normal(torch.tensor([-1.0, 40.0]), 1.0)))
-            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            z = pyro.sample("z", dist.MixtureSameFamily(modes, dist.Normal(torch.tensor([3.0, -3.0]), 0.3)))
+            return pyro.sample("x", dist.Normal(z.abs(), 0.1), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x.clamp(max=1) / 2 - 0.5, 0.5**0.5))
+            pyro.sample("z", dist.Normal(x, 0.1))
 
     result = sandwich(model, guide, 100, num_temperatures=30, seed=2)
-    x = generate.sample(model, 100, seed=2)["x"]
-    lost = x > 20
+    lost = generate.sample(model, 100, seed=2)["z"] < 0
     assert 0 < lost.sum() <= 10
     told = result.to_dict()
     assert (result.gaps[lost] > 3).all() and (result.gaps[~lost] < 0.5).all()
     assert told["gap_largest"] == result.gaps.max() and abs(told["gap_median"]) < 0.05
     assert any(f"{lost.sum()} of 100 data have a gap of more than 3 nats" in line for line in result.warnings)
+
+
+def test_each_direction_has_its_own_warnings():
+    """Backwards it is 1 / w of which one chain may have all, and the second row of acceptances."""
+    even, settings = torch.zeros(4, 10).double(), Settings(4, 9, 3, "sigmoid", "guide")
+    uneven = even.clone()
+    uneven[0] = -30.0  # 1 / w: nearly all of the sum; w: a fourth less
+    calm, stuck = torch.full((10,), 0.65).double(), torch.full((10,), 0.1).double()
+    told = Sandwich(even - 100, uneven, torch.stack([calm, calm]), settings).warnings
+    assert len(told) == 1 and told[0].startswith("one of the chains backwards has nearly all the weight in 10 of 10")
+    assert Sandwich(even, -uneven, torch.stack([calm, calm]), settings).warnings == []
+    crossed = Sandwich(even, even - 1, torch.stack([calm, calm]), settings)  # by the same number everywhere
+    assert crossed.warnings == ["the upper bound is below the lower one by 1 nats, with a standard error of 0"]
+    told = Sandwich(even, even, torch.stack([calm, stuck]), settings).warnings
+    assert len(told) == 1 and told[0].startswith("chains backwards of 10 of 10 data moved in less than 30%")
 
 
 def test_bad_input():
