@@ -7,15 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from pyro_vae.cli.parsing import columns, parse, run_parser
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.annealed import AnnealedLikelihood, Sandwich
 from pyro_vae.evaluation.annealed_path import Start
+from pyro_vae.evaluation.gap import LikelihoodGap
 from pyro_vae.evaluation.session import positive
 from pyro_vae.evaluation.temperatures import Schedule
+from pyro_vae.files import write_atomically
 from pyro_vae.program import needed_to_generate
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName, part_of
@@ -33,8 +37,8 @@ def ais(arguments: Sequence[str]) -> None:
     run = Run(options.dir, trust=options.trust)
     split = part_of(run.data(), options.split, options.limit)
 
-    def measured() -> dict[str, Any]:
-        return measure(*run.programs(), split, **_given(options), **_common(options)).to_dict()
+    def measured() -> AnnealedLikelihood:
+        return measure(*run.programs(), split, **_given(options), **_common(options))
 
     _tell(run, f"ais-{options.split}", measured, options, _of_estimate)
 
@@ -53,8 +57,8 @@ def sandwich(arguments: Sequence[str]) -> None:
     model, guide = run.programs()
     context = _context(run, needed_to_generate(model), positive("--num", options.num))
 
-    def measured() -> dict[str, Any]:
-        return measure(model, guide, options.num, batch=context, **_given(options), **_common(options)).to_dict()
+    def measured() -> Sandwich:
+        return measure(model, guide, options.num, batch=context, **_given(options), **_common(options))
 
     _tell(run, "sandwich", measured, options, _of_sandwich)
 
@@ -73,7 +77,7 @@ def gap(arguments: Sequence[str]) -> None:
     run = Run(options.dir, trust=options.trust)
     split = part_of(run.data(), options.split, options.limit)
 
-    def measured() -> dict[str, Any]:
+    def measured() -> LikelihoodGap:
         found = likelihood_gap(
             *run.programs(),
             split,
@@ -83,7 +87,7 @@ def gap(arguments: Sequence[str]) -> None:
             **_common(options),
         )
         save_figure(draw(found), run.path / "figures" / "likelihood_gap.png")
-        return found.to_dict()
+        return found
 
     _tell(run, f"gap-{options.split}", measured, options, _of_gap)
 
@@ -135,13 +139,19 @@ def _common(options: Any) -> dict[str, Any]:
 
 
 def _tell(
-    run: Run, name: str, measured: Callable[[], dict[str, Any]], options: Any, rows: Callable[[Any], dict[str, str]]
+    run: Run,
+    name: str,
+    measured: Callable[[], AnnealedLikelihood | Sandwich | LikelihoodGap],
+    options: Any,
+    rows: Callable[[Any], dict[str, str]],
 ) -> None:
-    """Measure, write DIR/name.json, print."""
+    """Measure, write DIR/name.npz (each datum) and DIR/name.json, print."""
     started = time.monotonic()
-    result = {**measured(), "seed": options.seed}
-    result["seconds"] = round(time.monotonic() - started, 2)
-    run.write_json(f"{name}.json", plain(result))
+    found = measured()
+    result = plain({**found.to_dict(), "seed": options.seed, "seconds": round(time.monotonic() - started, 2)})
+    arrays = {key: value.double().numpy() for key, value in found.arrays().items()}
+    write_atomically(run.path / f"{name}.npz", lambda path: np.savez(path, **arrays))
+    run.write_json(f"{name}.json", result)
     if options.json:
         print(json.dumps(plain(result)))
         return

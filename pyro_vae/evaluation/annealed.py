@@ -88,6 +88,14 @@ class AnnealedLikelihood:
         """What speaks against these numbers, in sentences; empty if nothing does."""
         return doubts(self.log_weights, self.acceptance, "chains")
 
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {
+            "log_likelihood": self.per_datum,
+            "effective_sample_size": self.effective_sample_size,
+            "acceptance": self.acceptance,
+        }
+
     def to_dict(self) -> dict[str, object]:
         """The summary as plain values (nats unless the name says otherwise)."""
         return {
@@ -154,6 +162,10 @@ class Sandwich:
                 "chains do not find the latents that these data were made of; the median is the gap of the others"
             )
         return told
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {"lower": self.lower, "upper": self.upper, "acceptance": self.acceptance.mean(0)}
 
     def to_dict(self) -> dict[str, object]:
         """The summary as plain values, nats."""

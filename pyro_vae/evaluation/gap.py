@@ -63,6 +63,10 @@ class LikelihoodGap:
             told.append(f"refinement lowered the ELBO of {worse} of {n} data: more steps or a smaller rate are needed")
         return told
 
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {**self._bounds(), "annealed": self.annealed.per_datum}
+
     def to_dict(self) -> dict[str, object]:
         """The summary as plain values, nats."""
         rows = [

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -43,6 +44,7 @@ def test_ais(run, capsys):
     assert result["log_likelihood"] == pytest.approx(ais(*Run(run).programs(), split, **options).mean)
     assert result["num_data"] == 4 and result["gradients_per_datum"] == 3 * (4 * 2 + 1)
     assert json.loads((run / "ais-test.json").read_text()) == result
+    assert np.load(run / "ais-test.npz")["log_likelihood"].mean() == pytest.approx(result["log_likelihood"])
 
 
 def test_sandwich(run, capsys):
@@ -52,6 +54,8 @@ def test_sandwich(run, capsys):
     assert f"{result['gap']:.3f} +- {result['gap_standard_error']:.3f} nats" in printed
     assert "3 x 5 x 2, from the guide, sigmoid" in printed
     assert result["gap"] == pytest.approx(result["upper"] - result["lower"])
+    each = np.load(run / "sandwich.npz")
+    assert (each["upper"] - each["lower"]).mean() == pytest.approx(result["gap"])
 
 
 def test_gap(run, capsys):
@@ -61,6 +65,10 @@ def test_gap(run, capsys):
     printed = capsys.readouterr().out
     result = json.loads((run / "gap-validation.json").read_text())
     assert [row["bound"] for row in result["bounds"]] == ["ELBO", "ELBO, refined", "K = 1", "K = 20"]
+    each = np.load(run / "gap-validation.npz")
+    assert {row["bound"]: row["mean"] for row in result["bounds"]} == pytest.approx(
+        {name: each[name].mean() for name in each.files if name != "annealed"}
+    )
     assert "approximation gap of the ELBO" in printed and "amortization gap of the ELBO" in printed
     with Image.open(run / "figures" / "likelihood_gap.png") as image:
         image.verify()
