@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealed_path import Start
-from pyro_vae.evaluation.results import mean_and_error
+from pyro_vae.evaluation.results import PerDatum, mean_and_error
 
 LOW_ACCEPTANCE = 0.3
 WIDE = 3.0  # nats: a gap that is not one of noise
@@ -42,7 +42,7 @@ class Settings:
 
 
 @dataclass
-class AnnealedLikelihood:
+class AnnealedLikelihood(PerDatum):
     """Estimates of log p(x) by annealed importance sampling, lower bounds in expectation.
 
     Attributes:
@@ -62,16 +62,6 @@ class AnnealedLikelihood:
 
     def __post_init__(self) -> None:
         self.per_datum = log_mean_exp(self.log_weights)
-
-    @property
-    def mean(self) -> float:
-        """Mean over data, nats."""
-        return mean_and_error(self.per_datum)[0]
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean over data, nats: what other data would change."""
-        return mean_and_error(self.per_datum)[1]
 
     @property
     def effective_sample_size(self) -> Tensor:

@@ -17,8 +17,24 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return values.mean().item() + 0.0, error  # + 0.0: no -0.0
 
 
+class PerDatum:
+    """Values of each datum, ``per_datum`` (num_data,) in nats, with their mean."""
+
+    per_datum: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean over data, nats."""
+        return mean_and_error(self.per_datum)[0]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over data, nats."""
+        return mean_and_error(self.per_datum)[1]
+
+
 @dataclass
-class LogLikelihood:
+class LogLikelihood(PerDatum):
     """Importance-weighted estimates of log p(x).
 
     Attributes:
@@ -38,16 +54,6 @@ class LogLikelihood:
     num_particles: int
     num_dimensions: float
     split: str = "data"
-
-    @property
-    def mean(self) -> float:
-        """Mean over data, nats."""
-        return mean_and_error(self.per_datum)[0]
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean over data, nats."""
-        return mean_and_error(self.per_datum)[1]
 
     @property
     def bits_per_dim(self) -> float:
@@ -96,7 +102,7 @@ class LogLikelihood:
 
 
 @dataclass
-class EvidenceBound:
+class EvidenceBound(PerDatum):
     """The ELBO and its parts.
 
     Attributes:
@@ -112,16 +118,6 @@ class EvidenceBound:
     kl: dict[str, Tensor] = field(default_factory=dict)
     num_particles: int = 1
     split: str = "data"
-
-    @property
-    def mean(self) -> float:
-        """Mean over data, nats."""
-        return mean_and_error(self.per_datum)[0]
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean over data, nats."""
-        return mean_and_error(self.per_datum)[1]
 
     def to_dict(self) -> dict[str, object]:
         """The summary as plain values, nats."""
