@@ -100,7 +100,7 @@ def main() -> None:
     if options.quick:
         rows = rows_of(10, 300, 1, options.device)
     else:
-        rows = [row for n in (10, 100) for row in rows_of(n, 2000, 3, options.device)]
+        rows = [*rows_of(10, 2000, 3, options.device), *rows_of(50, 1000, 3, options.device)]
     common.report(rows, options)
 
 
