@@ -26,7 +26,7 @@ from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory
 
 TUNED = 20  # step sizes are found at every 20th temperature, but at 20 at least; in between they are interpolated
-GRAPH_FROM, FULL_FROM = 200, 20_000  # evaluations of the densities
+GRAPH_FROM, FULL_FROM = 200, 10_000  # evaluations of the densities
 
 
 def ais(
