@@ -3,8 +3,8 @@
 Both run Hamiltonian Monte Carlo from the guide to the posterior, vectorized over data and chains, and use the
 gradient at the end of a trajectory again at the start of the next. The hand-written one knows the network and adapts
 its step sizes while it runs; ``ais`` works from the two programs' traces and finds its step sizes beforehand, which
-is in its time, and so is recording and compiling. Ratio is time over the reference's: 1 / ratio is the throughput relative to it; "chain temperatures
-per second" is that throughput.
+is in its time, and so is recording and compiling. Ratio is time over the reference's: 1 / ratio is the throughput
+relative to it; "chain temperatures per second" is that throughput.
 """
 
 from __future__ import annotations
