@@ -16,7 +16,7 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Settings
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities, Start
-from pyro_vae.evaluation.annealing import SETTLING, StepSizes, forwards, tune
+from pyro_vae.evaluation.annealing import SETTLING, StepSizes, Weights, forwards, tune
 from pyro_vae.evaluation.log_likelihood import CPU_CHUNK, MEMORY_BUDGET
 from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.sampler import ImportanceSampler, repeat
@@ -93,12 +93,10 @@ def ais(
         dimensions = ImportanceSampler(model, guide, max_plate_nesting, vectorize).dimensions(split)
         path = AnnealedPath(model, guide, start, num_chains, max_plate_nesting, vectorize)
         with options.chunks(path, split, memory_budget, compile, progress) as chunks:
-            weights = [
-                forwards(densities, options.beta, sizes, num_leapfrog, told) for _, densities, sizes, told in chunks
-            ]
-        log_w = torch.cat([w.log_w for w in weights], 1).cpu()
-        acceptance = torch.cat([w.acceptance for w in weights]).double().cpu()
-        return AnnealedLikelihood(log_w, acceptance, options.settings, dimensions, split.name)
+            weights = Weights.joined(
+                [forwards(densities, options.beta, sizes, num_leapfrog, told) for _, densities, sizes, told in chunks]
+            )
+        return AnnealedLikelihood(weights.log_w, weights.acceptance, options.settings, dimensions, split.name)
 
 
 Chunk = tuple[slice, Densities, StepSizes, Callable[[], object]]

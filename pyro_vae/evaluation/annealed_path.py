@@ -13,14 +13,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_site, site_tensors
+from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_trace, site_tensors
 from pyro_vae.evaluation.recorder import Recorder
 from pyro_vae.evaluation.sampler import repeat
 from pyro_vae.evaluation.support import check_covered
 from pyro_vae.evaluation.unconstrained import Layout, Unconstrained
 from pyro_vae.program import Batch, Program
 from pyro_vae.recording import Mode, Outputs
-from pyro_vae.traces import Site, TracePair, in_particle_plate, is_latent, log_prob, total, trace_pair
+from pyro_vae.traces import Site, TracePair, in_particle_plate, log_prob, total, trace_pair
 
 Start = Literal["guide", "prior"]
 VECTOR, PARAMETER = "unconstrained latents", "guide parameter "
@@ -118,7 +118,7 @@ class Densities:
         self._template: Trace | None = None
         self._parameters: list[Tensor] = []
         if path.start == "prior":
-            first = self._trace_model(**self.batch)
+            first = _trace(self.model, self.batch)
         else:
             pair = trace_pair(path.model, path.guide, (), self.batch, self.chains, path.nesting)
             first = pair.model
@@ -170,7 +170,7 @@ class Densities:
             u = given[VECTOR].detach().requires_grad_()
             unconstrained = Unconstrained(self.layout, u)
             with unconstrained:
-                model = self._trace_model(**batch)
+                model = _trace(self.model, batch)
             guide = Trace() if self.path.start == "prior" else self._trace_guide(model, given, batch)
             size = self.layout.size
             pair = TracePair(model, guide, self.chains, self.particle_dim, size, size)
@@ -198,24 +198,14 @@ class Densities:
 
     def _vectors(self, program: Callable[..., Any]) -> Tensor:
         """Unconstrained latents ``(C, N, D)`` of a run of the model: supports may depend on other latents' values."""
-        trace = prune_subsample_sites(poutine.trace(program).get_trace(**self.batch))
-        return self._by_chain(self.layout.vector(trace))
-
-    def _trace_model(self, **batch: Tensor) -> Trace:
-        return prune_subsample_sites(poutine.trace(self.model).get_trace(**batch))
+        return self._by_chain(self.layout.vector(_trace(program, self.batch)))
 
     def _trace_guide(self, model: Trace, given: Batch, batch: Batch) -> Trace:
         """The guide's sites at the model's values."""
         if self._template is None:
-            replayed = poutine.replay(self.guide, trace=model)
-            return prune_subsample_sites(poutine.trace(replayed).get_trace(**batch))
-        guide = Trace()
+            return _trace(poutine.replay(self.guide, trace=model), batch)
         parameters = iter([value for name, value in given.items() if name.startswith(PARAMETER)])
-        for name, site in self._template.nodes.items():
-            if is_latent(site):
-                site = {**rebuilt_site(site, parameters), "value": model.nodes[name]["value"]}
-            guide.add_node(name, **site)
-        return guide
+        return rebuilt_trace(self._template, parameters, lambda name, _: model.nodes[name]["value"])
 
     def _by_chain(self, t: Tensor) -> Tensor:
         """``(chains, data, ...)`` of the programs as ``(C, N, ...)``."""
@@ -226,6 +216,10 @@ class Densities:
     def _by_datum(self, t: Tensor) -> Tensor:
         """The inverse of :meth:`_by_chain`."""
         return t if self.path.vectorize else t.transpose(0, 1).reshape(1, -1, *t.shape[2:])
+
+
+def _trace(program: Callable[..., Any], batch: Batch) -> Trace:
+    return prune_subsample_sites(poutine.trace(program).get_trace(**batch))
 
 
 def _check_sites(pair: TracePair) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,12 @@ class Weights:
 
     log_w: Tensor
     acceptance: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Weights]) -> Weights:
+        """Those of all data from those of chunks, on the CPU in float64."""
+        log_w, acceptance = torch.cat([w.log_w for w in parts], 1), torch.cat([w.acceptance for w in parts])
+        return cls(log_w.cpu(), acceptance.double().cpu())
 
 
 def tune(densities: Densities, beta: list[float], num_leapfrog: int, told: Callable[[], object]) -> StepSizes:

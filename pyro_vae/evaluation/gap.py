@@ -44,7 +44,7 @@ class LikelihoodGap:
     @property
     def approximation(self) -> tuple[float, float]:
         """Mean and standard error of log p(x) - refined ELBO, nats: what the guide's family cannot express."""
-        return mean_and_error(self.annealed.per_datum - self.elbo.refined)
+        return self.missing(self.elbo.refined)
 
     def missing(self, bound: Tensor) -> tuple[float, float]:
         """Mean and standard error, over the same data, of what a bound ``(num_data,)`` lacks of log p(x), nats."""

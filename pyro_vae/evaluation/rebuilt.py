@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.recording import NotRecordable
-from pyro_vae.traces import Site, TracePair
+from pyro_vae.traces import Site, TracePair, is_latent
 
 _CACHES = {"_inv", "_cached_x_y"}  # of torch's transforms: what they have seen, not what they are
 _MADE_OF_TENSORS = (torch.distributions.Distribution, torch.distributions.Transform)
@@ -42,6 +43,23 @@ def rebuilt_site(site: Site, tensors: Iterator[Tensor]) -> Site:
     """The same site made of other tensors, in the order of :func:`site_tensors`."""
     fn, scale, mask = _rebuilt(_own(site), tensors)
     return {**site, "fn": fn, "scale": scale, "mask": mask}
+
+
+def rebuilt_trace(template: Trace, tensors: Iterator[Tensor], value: Callable[[str, Any], Tensor]) -> Trace:
+    """A guide's trace with its latent sites made of other tensors, and other values.
+
+    Args:
+        template: the trace.
+        tensors: of its latent sites, one after another, in the order of :func:`site_tensors`.
+        value: of a latent site, from its name and its distribution.
+    """
+    trace = Trace()
+    for name, site in template.nodes.items():
+        if is_latent(site):
+            site = rebuilt_site(site, tensors)
+            site["value"] = value(name, site["fn"])
+        trace.add_node(name, **site)
+    return trace
 
 
 def _own(site: Site) -> tuple:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from pyro_vae.data import Split
 from pyro_vae.distributions import counted_fraction, has_mask
 from pyro_vae.evaluation.nodes import is_deterministic
-from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_site, site_tensors
+from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_trace, site_tensors
 from pyro_vae.evaluation.recorder import Recorder
 from pyro_vae.program import Program
 from pyro_vae.recording import Mode, Outputs
-from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_weights, trace_pair
+from pyro_vae.traces import TracePair, in_particle_plate, log_weights, trace_pair
 
 Batch = Mapping[str, Tensor]
 ROWS = 100  # data whose masks are looked at together
@@ -110,12 +110,7 @@ class ImportanceSampler:
         parameters = iter([v for k, v in given.items() if k.startswith("guide parameter ")])
         template = self._templates[shape]
         assert template is not None
-        guide = Trace()
-        for name, site in template.nodes.items():
-            if is_latent(site):
-                site = rebuilt_site(site, parameters)
-                site["value"] = site["fn"].sample()
-            guide.add_node(name, **site)
+        guide = rebuilt_trace(template, parameters, lambda _, fn: fn.sample())
         particle_dim = -(self.nesting + 1)
         model = in_particle_plate(self.model, chunk, particle_dim)
         trace = poutine.trace(poutine.replay(model, trace=guide)).get_trace(**batch)

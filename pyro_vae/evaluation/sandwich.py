@@ -13,7 +13,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.ais import Annealing
 from pyro_vae.evaluation.annealed import Sandwich
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Start
-from pyro_vae.evaluation.annealing import backwards, forwards
+from pyro_vae.evaluation.annealing import Weights, backwards, forwards
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET
 from pyro_vae.evaluation.session import evaluating, positive
@@ -82,9 +82,8 @@ def sandwich(
                 exact = {name: value[rows].to(split.device) for name, value in latents.items()}
                 lower.append(forwards(densities, options.beta, sizes, num_leapfrog, told))
                 upper.append(backwards(densities, densities.at_values(exact), options.beta, sizes, num_leapfrog, told))
-        log_w = [torch.cat([w.log_w for w in part], 1).cpu() for part in (lower, upper)]
-        acceptance = torch.stack([torch.cat([w.acceptance for w in part]) for part in (lower, upper)])
-        return Sandwich(*log_w, acceptance.double().cpu(), options.settings)
+        below, above = Weights.joined(lower), Weights.joined(upper)
+        return Sandwich(below.log_w, above.log_w, torch.stack([below.acceptance, above.acceptance]), options.settings)
 
 
 def _drawn(
