@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -61,7 +61,7 @@ class Split:
         self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
         self.binarization = binarization
         self.integers = integers
-        self.variants: tuple[str, ...] = ()  # names of tensors (N, M, ...)
+        self.variants: tuple[tuple[str, ...], ...] = ()  # names of tensors (N, M, ...), those together of one draw
         self.name = name
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class Split:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one x, e.g. (1, 28, 28)."""
-        return tuple(self.tensors["x"].shape[1:])
+        return tuple(self.tensors["x"].shape[2 if self._has_variants("x") else 1 :])
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -111,18 +111,24 @@ class Split:
         other.mask = self.mask[:n] if self._mask_per_datum else self.mask
         return other
 
-    def with_variants(self, key: str, tensor: Tensor) -> Split:
-        """Return a copy with a tensor of M variants per datum, of which a batch has one.
+    def with_variants(self, tensors: Mapping[str, Tensor]) -> Split:
+        """Return a copy with tensors of M variants per datum, of which a batch has one, the same of all these tensors.
 
         Args:
-            key: its name.
-            tensor: integers (N, M, ...), else an error; in a batch int64 (B, ...), of each datum a random variant in
-                training, the first in :meth:`batches`.
+            tensors: by name, integers (N, M, ...) with one M, else an error; they replace what has these names. In a
+                batch int64 (B, ...), of each datum a random variant in training, the first in :meth:`batches`.
         """
-        if len(tensor) != len(self) or tensor.dim() < 2 or tensor.is_floating_point():
-            raise InputError(f"{self.name}: variants of '{key}' must be integers ({len(self)}, M, ...)")
-        other = self._with(self.tensors | {key: tensor})
-        other.variants = (*(name for name in self.variants if name != key), key)
+        sizes = {tuple(tensor.shape[:2]) for tensor in tensors.values()}
+        for key, tensor in tensors.items():
+            fits = len(sizes) == 1 and tensor.dim() > 1 and len(tensor) == len(self) and tensor.shape[1] > 0
+            if not fits or tensor.is_floating_point():
+                raise InputError(
+                    f"{self.name}: variants of '{key}' must be integers ({len(self)}, M, ...) with one M, got "
+                    f"{tensor.dtype} {tuple(tensor.shape)}"
+                )
+        other = self._with(self.tensors | dict(tensors))
+        kept = (tuple(name for name in names if name not in tensors) for names in self.variants)
+        other.variants = (*(names for names in kept if names), tuple(tensors))
         return other
 
     def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -139,15 +145,16 @@ class Split:
 
     def rows(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the first half of :meth:`batch`: the stored data at an index, and random numbers to binarize with."""
-        rows = {}
+        rows, which = {}, {}
+        for names in self.variants if not isinstance(index, slice) else ():
+            count = self.tensors[names[0]].shape[1]
+            drawn = torch.randint(count, index.shape, generator=generator, device=index.device)  # (B,)
+            which |= dict.fromkeys(names, drawn)
         for key, tensor in self.tensors.items():
             if isinstance(index, slice):
-                rows[key] = (
-                    tensor[index, 0] if key in self.variants else tensor[index]
-                ).clone()  # programs may alter it
-            elif key in self.variants:
-                which = torch.randint(tensor.shape[1], index.shape, generator=generator, device=index.device)  # (B,)
-                rows[key] = tensor[index, which]  # (B, ...)
+                rows[key] = (tensor[index, 0] if self._has_variants(key) else tensor[index]).clone()  # may be altered
+            elif key in which:
+                rows[key] = tensor[index, which[key]]  # (B, ...)
             else:
                 rows[key] = tensor.index_select(0, index)
         if self.mask is not None:
@@ -160,7 +167,7 @@ class Split:
     def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""
         batch = {key: tensor for key, tensor in rows.items() if not key.endswith(_OF_X)}
-        batch |= {key: batch[key].long() for key in self.variants}
+        batch |= {key: batch[key].long() for names in self.variants for key in names}
         x = batch["x"]  # (B, *shape)
         if self.binarization == "dynamic":
             random = {key.removesuffix(_OF_X): tensor for key, tensor in rows.items() if key.endswith(_OF_X)}
@@ -207,6 +214,9 @@ class Split:
             generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
         for start in range(0, len(self), batch_size):
             yield self.batch(slice(start, start + batch_size), generator)
+
+    def _has_variants(self, key: str) -> bool:
+        return any(key in names for names in self.variants)
 
     @property
     def _mask_per_datum(self) -> bool:

@@ -44,5 +44,5 @@ def with_text(data: Data, tokenizer: Tokenizer, *, dropout: float = 0.0, num_var
             captions = data.captions[part]
             several = bool(dropout) and part == "train"
             text = tokenizer.encode_variants(captions, num_variants if several else 1, dropout=dropout, seed=seed)
-            splits[part] = split.with_variants(KEY, text.to(split.device))
+            splits[part] = split.with_variants({KEY: text.to(split.device)})
     return replace(data, **splits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,16 @@ def digest(weights: Path) -> str:
 
 
 def run_codes(
-    cache: Path, trained: str, model: nn.Module, guide: nn.Module, data: Data, sites: Sequence[str], progress: bool
+    cache: Path,
+    trained: str,
+    model: nn.Module,
+    guide: nn.Module,
+    data: Data,
+    sites: Sequence[str],
+    progress: bool,
+    draws: int = 0,
 ) -> Codes:
-    """Codes of all parts of the data, from the cache if they are there and were made with the same weights.
+    """Codes of all parts of the data, from the cache if they are there and were made in the same way.
 
     Args:
         cache: a safetensors file.
@@ -45,22 +53,30 @@ def run_codes(
         data: of which dynamically binarized ones are drawn once.
         sites: code sites to keep.
         progress: show a bar.
+        draws: of a training datum's codes from the guide, ``(N, draws, *grid)``; of other data's it is then one,
+            ``(N, *grid)``. 0: the most probable codes, of all data.
     """
-    found = _read(cache, trained)
+    made = {"trained": trained, "draws": str(draws)}
+    found = _read(cache, made)
     if found is not None:
         logger.info("codes of the data: from %s", cache)
         return found
     parts = {part: split for part in ("train", "validation", "test") if (split := getattr(data, part)) is not None}
-    codes = {part: extract_codes(model, guide, split, sites, progress) for part, split in parts.items()}
+    codes = {}
+    for part, split in parts.items():
+        wanted = draws if part == "train" else min(draws, 1)
+        codes[part] = extract_codes(model, guide, split, sites, progress, wanted)
+        if draws and part != "train":
+            codes[part] |= {name: codes[part][name][:, 0].long() for name in sites}
     flat = {f"{part}/{name}": value.contiguous() for part, values in codes.items() for name, value in values.items()}
-    write_atomically(cache, lambda path: save_file(flat, path, {"trained": trained}))
+    write_atomically(cache, lambda path: save_file(flat, path, made))
     return codes
 
 
-def _read(cache: Path, trained: str) -> Codes | None:
+def _read(cache: Path, made: dict[str, str]) -> Codes | None:
     try:
         with safetensors.safe_open(cache, "pt") as file:
-            if (file.metadata() or {}).get("trained") != trained:
+            if {"draws": "0"} | (file.metadata() or {}) != made:
                 return None
             codes: Codes = {}
             for key in file.keys():
@@ -73,28 +89,44 @@ def _read(cache: Path, trained: str) -> Codes | None:
 
 @torch.no_grad()
 def extract_codes(
-    model: nn.Module, guide: nn.Module, split: Split, sites: Sequence[str], progress: bool = False
+    model: nn.Module, guide: nn.Module, split: Split, sites: Sequence[str], progress: bool = False, draws: int = 0
 ) -> dict[str, Tensor]:
-    """The guide's codes of every datum, ``(N, *grid)`` int64 by site, and the labels ``y`` if the data have them.
+    """The guide's codes of every datum, by site, and the labels ``y`` if the data have them.
 
-    Codes that the guide draws are taken at the mode of its distribution, the most probable ones.
+    Args:
+        model, guide: programs.
+        split: N data.
+        sites: of codes.
+        progress: show a bar.
+        draws: of every datum's codes from the guide, int32 ``(N, draws, *grid)``, the sites of a draw together. 0:
+            codes that the guide draws are taken at the mode of its distribution, the most probable ones, int64
+            ``(N, *grid)``.
 
     Raises:
-        InputError: if such a distribution has no mode.
+        InputError: if such a distribution has no mode, or draws are wanted of a guide that draws none.
     """
     parts: dict[str, list[Tensor]] = {}
     device = "cuda" if torch.cuda.is_available() else split.device
     programs = [program.to(device) for program in as_programs(model.eval(), guide.eval())]
     with private_seed(0, split.device), tqdm(total=len(split), unit="datum", disable=not progress) as bar:
-        for batch in split.batches(BATCH):
-            batch = {name: value.to(device) for name, value in batch.items()}
-            with _AtMode(sites):
-                trace = poutine.trace(programs[1]).get_trace(**batch)
-            for name in sites:
-                parts.setdefault(name, []).append(trace.nodes[name]["value"].cpu())
+        for batch in split.batches(max(1, BATCH // max(1, draws))):
             if "y" in batch and batch["y"].dtype == torch.int64:
                 parts.setdefault("y", []).append(batch["y"].cpu())
-            bar.update(len(batch["x"]))
+            size = len(batch["x"])
+            batch = {name: value.to(device) for name, value in batch.items()}
+            if draws:
+                batch = {name: value.repeat_interleave(draws, 0) for name, value in batch.items()}  # (B * draws, ...)
+            with nullcontext() if draws else _AtMode(sites):
+                trace = poutine.trace(programs[1]).get_trace(**batch)
+            if draws and all(is_point_mass(trace.nodes[name]["fn"]) for name in sites):
+                raise InputError(
+                    f"draws={draws}: the guide is certain of {', '.join(sites)}, all draws would be the same"
+                )
+            for name in sites:
+                value = trace.nodes[name]["value"].cpu()
+                value = value.unflatten(0, (size, draws)).to(torch.int32) if draws else value
+                parts.setdefault(name, []).append(value)
+            bar.update(size)
     return {name: torch.cat(values) for name, values in parts.items()}
 
 

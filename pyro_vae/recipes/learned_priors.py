@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt
 from torch import nn
 
 from pyro_vae.errors import CorruptFileError, InputError, unknown
@@ -27,7 +28,7 @@ from pyro_vae.runtime import private_seed
 PRIORS = "priors"  # directory of a run, with a directory for each code site
 CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
 FACTS = {"num_codes", "shape", "num_classes", "coarser", "text_length", "num_words"}  # of a prior, which the data tell
-SECTIONS = ("prior", "text", "fit", "conditional", "seed")
+SECTIONS = ("prior", "text", "fit", "conditional", "draws", "seed")
 logger = logging.getLogger(__name__)
 
 
@@ -37,6 +38,13 @@ def add_prior_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TextOptions, "text")
     parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
     parser.add_argument("--conditional", type=bool, default=True, help="on the class label, if the data have labels")
+    parser.add_argument(
+        "--draws",
+        type=NonNegativeInt,
+        default=0,
+        help="draws of a training datum's codes from a guide that draws them, of which an epoch sees one; 0: only the "
+        "most probable codes",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
 

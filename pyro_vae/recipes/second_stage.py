@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,9 @@ def train_priors(
 ) -> dict[str, FitResult]:
     """Learn priors over a run's codes, the coarsest site first, each in ``priors/<site>`` of the run's directory.
 
-    The codes of the data are extracted once and kept. What is there of the run is only read; a prior takes part in
-    the run from the moment its training has ended.
+    The codes of the data are extracted once and kept: the most probable ones, or as many draws from the guide as the
+    configuration says. What is there of the run is only read; a prior takes part in the run from the moment its
+    training has ended.
 
     Args:
         run: a trained run whose model has ``priors``.
@@ -80,7 +83,7 @@ def train_priors(
     if config is not None and config.text.vocabulary_size is not None:
         _check_takes_text(model)
     data, trained = run.data(), digest(run.path / WEIGHTS)
-    codes = run_codes(run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress)
+    codes = partial(run_codes, run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress)
     results = {}
     for name in sites:
         folder = run.path / PRIORS / name
@@ -129,18 +132,21 @@ def _train(
     present: Prior,
     trained: str,
     site: str,
-    codes: Codes,
+    codes_of: Callable[..., Codes],
     data: Data,
     progress: bool,
 ) -> FitResult:
-    resumed, writes = config is None, is_first_process()
-    labels, vocabulary = codes["train"].get("y"), folder.parent / TOKENIZER
+    resumed, writes, head = config is None, is_first_process(), {}
+    vocabulary = folder.parent / TOKENIZER
     had_tokenizer, tokenizer, text = vocabulary.is_file(), None, None
     if config is None:
         head, config = read_prior_config(folder, trust=True)  # the user's own, he has just named it
-        classes, recipe, text = head["num_classes"], head["recipe"], head["tokenizer"]
         if head["trained_on"] != trained:
             raise InputError(f"{folder} was begun on other weights than the run has now: remove it and begin anew")
+    codes = codes_of(draws=config.draws)
+    labels = codes["train"].get("y")
+    if resumed:
+        classes, recipe, text = head["num_classes"], head["recipe"], head["tokenizer"]
         if text is not None:
             check_tokenizer(vocabulary, text, folder)
             tokenizer = Tokenizer.load(vocabulary)
@@ -153,7 +159,7 @@ def _train(
     prior = build_prior(config, present, classes, text)
     if classes is not None and labels is not None:
         prior.seen.copy_(torch.bincount(labels, minlength=classes) > 0)
-    code_data = as_code_data(codes, site, list(present.coarser), data)
+    code_data = as_code_data(codes, site, list(present.coarser), data, several=config.draws > 0)
     if tokenizer is not None:
         code_data = with_text(code_data, tokenizer, dropout=config.text.dropout, seed=config.seed)
     program = TextCodeModel(prior) if isinstance(prior, TransformerPrior) and text is not None else CodeModel(prior)
@@ -191,15 +197,27 @@ def _train(
     return result
 
 
-def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data) -> Data:
-    """Codes as data: x is the site's, with the coarser ones and the label beside it."""
+def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data, several: bool = False) -> Data:
+    """Codes as data: x is the site's, with the coarser ones and the label beside it.
+
+    Args:
+        codes: of the data.
+        site: of codes.
+        coarser: sites of the coarser ones.
+        data: what they are codes of.
+        several: those of the training data are ``(N, draws, *grid)``; a batch has one draw of each datum, all sites'
+            of the same.
+    """
 
     def split(part: str) -> Split | None:
         if part not in codes:
             return None
         own: dict[str, Tensor] = {"x": codes[part][site]}
         own |= {name: codes[part][name] for name in (*coarser, "y") if name in codes[part]}
-        return Split(own, integers=True, name=f"{data.name}, {part}, codes of {site}")
+        drawn = {name: own[name] for name in ("x", *coarser)} if several and part == "train" else {}
+        first = {name: value[:, 0].long() for name, value in drawn.items()}
+        split = Split(own | first, integers=True, name=f"{data.name}, {part}, codes of {site}")
+        return split.with_variants(drawn) if drawn else split
 
     train = split("train")
     assert train is not None

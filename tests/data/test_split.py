@@ -143,3 +143,29 @@ def test_as_data():
         as_data([1, 2])
     with pytest.raises(InputError, match=r"\(2,\) in train but \(3,\) in test"):
         Data(Split({"x": x}), test=Split({"x": torch.rand(5, 3)}))
+
+
+def test_variants_of_one_draw_go_together():
+    n, m = 50, 6
+    x = torch.arange(n * m).reshape(n, m, 1).expand(n, m, 4).to(torch.int32)
+    split = Split({"x": x[:, 0].long(), "y": torch.arange(n)}, integers=True)
+    split = split.with_variants({"x": x, "above": x[..., 0]}).with_variants({"apart": x[..., :2]})
+    assert split.shape == (4,) and split.keys == ("x", "y", "above", "apart")
+    index = torch.arange(n).flip(0)
+    batch = split.batch(index, torch.Generator().manual_seed(0))
+    assert batch["x"].dtype == torch.int64 and batch["x"].shape == (n, 4)
+    assert torch.equal(batch["x"][:, 0] // m, index) and torch.equal(batch["y"], index)  # each datum's own
+    assert torch.equal(batch["above"], batch["x"][:, 0])
+    which, other = batch["x"][:, 0] % m, batch["apart"][:, 0] % m
+    assert len(which.unique()) == m and not torch.equal(which, other)
+    first = next(split.batches(n))
+    assert torch.equal(first["x"], x[:, 0].long()) and torch.equal(first["apart"], x[:, 0, :2].long())
+    again = split.with_variants({"above": torch.zeros(n, 1, dtype=torch.long)})
+    assert again.variants == (("x",), ("apart",), ("above",)) and not again.batch(index)["above"].any()
+    for wrong in (
+        {"a": torch.zeros(n, 0, dtype=torch.long)},
+        {"a": torch.zeros(n, 2)},
+        {"a": x, "b": x[:, :3]},
+    ):
+        with pytest.raises(InputError, match=r"must be integers \(50, M, ...\) with one M"):
+            split.with_variants(wrong)

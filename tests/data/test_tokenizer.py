@@ -99,7 +99,7 @@ def test_data_with_text():
     with pytest.raises(InputError, match="have no captions"):
         with_text(Data(data.train), tokenizer)
     with pytest.raises(InputError, match=r"must be integers \(12, M"):
-        data.train.with_variants("text", torch.zeros(11, 1, 3, dtype=torch.long))
+        data.train.with_variants({"text": torch.zeros(11, 1, 3, dtype=torch.long)})
 
 
 def test_the_paddings_name_is_text_like_any_other():
