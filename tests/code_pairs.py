@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+import yaml
 from torch import nn
 
+from pyro_vae.cli import main
 from pyro_vae.context import label_context
 from pyro_vae.data import Split
 from pyro_vae.distributions import UniformCodes
@@ -191,12 +194,33 @@ class WithPriors(nn.Module):
 class WithPriorsGuide(nn.Module):
     """Its guide."""
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.of = model.of
 
     def forward(self, x):
         self.of.guide(x)
+
+
+class Labelled(WithPriors):
+    """Codes with a prior of every label, as a configuration can name it."""
+
+    def __init__(self) -> None:
+        super().__init__(Table(8, (4, 4), num_classes=3))
+
+
+def labelled_run(folder):
+    """A run of it, trained for an epoch by the command line."""
+    np.savez(folder / "mine.npz", **{name: value.numpy() for name, value in images(60).tensors.items()})
+    config = {
+        "data": {"name": str(folder / "mine.npz"), "binarization": "none"},
+        "model": {"class_path": "code_pairs.Labelled"},
+        "guide": {"class_path": "code_pairs.WithPriorsGuide"},
+        "fit": {"epochs": 1, "batch_size": 20, "device": "cpu", "compile": "off"},
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(config))
+    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
 
 
 def three_layers(x=None, num_samples=1):

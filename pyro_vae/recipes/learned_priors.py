@@ -20,13 +20,13 @@ from pyro_vae.models.codes import CodeModel
 from pyro_vae.priors import Prior, TransformerPrior
 from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.codes import digest
+from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, foreign_class_paths, instantiate
 from pyro_vae.recipes.sections import check_sections, parse_sections
 from pyro_vae.recipes.texts import TOKENIZER, TextOptions, check_tokenizer
 from pyro_vae.runtime import private_seed
 
 PRIORS = "priors"  # directory of a run, with a directory for each code site
-CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
 FACTS = {"num_codes", "shape", "num_classes", "coarser", "text_length", "num_words"}  # of a prior, which the data tell
 SECTIONS = ("prior", "text", "fit", "conditional", "draws", "seed")
 logger = logging.getLogger(__name__)

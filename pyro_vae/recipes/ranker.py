@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro_vae.data import with_text
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.evaluation.ranking import ContrastiveScorer
-from pyro_vae.files import write_atomically
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.batches import derived_seed
@@ -21,6 +19,7 @@ from pyro_vae.inference.checkpoint import CHECKPOINT
 from pyro_vae.inference.weights import load_weights
 from pyro_vae.models import ContrastiveModel
 from pyro_vae.recipes.catalogue import read_yaml
+from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.learned_priors import PRIORS
 from pyro_vae.recipes.run import Run
@@ -28,7 +27,7 @@ from pyro_vae.recipes.sections import check_sections, is_first_process, parse_se
 from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runtime import private_seed
 
-RANKER, CONFIG, WEIGHTS, SUMMARY = "ranker", "config.yaml", "model.safetensors", "summary.json"
+RANKER = "ranker"
 FACTS = {"data_shape", "vocabulary_size", "text_length"}  # of a ranker, which the run tells
 SECTIONS = ("ranker", "dropout", "fit", "seed")
 logger = logging.getLogger(__name__)
@@ -90,18 +89,11 @@ def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, pr
         _write(folder, config, facts)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     going_on = resume and (folder / CHECKPOINT).exists()
-    try:
+    with nothing_left_if_refused([folder], [folder / CONFIG]):
         result = fit(
             model, EmptyGuide(), data, seed=config.seed, out=folder, resume=going_on, progress=progress, **options
         )
-    except InputError:
-        if writes and not (folder / CHECKPOINT).exists():
-            (folder / CONFIG).unlink(missing_ok=True)
-        raise
-    summary = {"epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": round(result.seconds, 1)}
-    if writes:
-        told = json.dumps(summary | {"stopped": result.stopped}, indent=2) + "\n"
-        write_atomically(folder / SUMMARY, lambda path: path.write_text(told))
+    write_summary(folder, result)
     return result
 
 

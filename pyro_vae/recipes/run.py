@@ -18,6 +18,7 @@ from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
 from pyro_vae.inference.weights import load_weights, save_weights
 from pyro_vae.recipes.catalogue import read_yaml
+from pyro_vae.recipes.directory import CONFIG, WEIGHTS, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import (
     build,
     experiment_parser,
@@ -30,7 +31,6 @@ from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
 from pyro_vae.recipes.sections import is_first_process, write_config
 from pyro_vae.recipes.texts import TOKENIZER
 
-CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
 FIRST = "first"  # the run of the pair that is trained before the main one
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,8 @@ class Run:
         If the configuration has a section ``first``, that pair is trained before, in the directory ``first``.
         An experiment that is refused before its first step leaves no run behind.
         """
-        try:
+        written = [] if resume else [self.path / name for name in (CONFIG, WEIGHTS)]
+        with nothing_left_if_refused([self.path, self.path / FIRST], written):
             parts = build(self.config, self.data_shape, data.train.mean())
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
                 check_both(self.config, parts, data)
@@ -149,20 +150,7 @@ class Run:
                 progress=progress,
                 **parts.fit_options,
             )
-        except InputError:
-            if not resume and not any((self.path / part / CHECKPOINT).exists() for part in ("", FIRST)):
-                for name in (CONFIG, WEIGHTS):
-                    (self.path / name).unlink(missing_ok=True)
-            raise
-        summary = {
-            "recipe": self.recipe,
-            "epochs": result.epochs,
-            "steps": result.steps,
-            "best_epoch": result.best_epoch,
-            "seconds": round(result.seconds, 1),
-            "stopped": result.stopped,
-        }
-        self.write_json(SUMMARY, summary)
+        write_summary(self.path, result, recipe=self.recipe)
         return result
 
     def _train_first(self, data: Data, resume: bool, progress: bool) -> FitResult:

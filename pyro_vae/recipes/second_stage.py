@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Data, Split, Tokenizer, with_text
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.files import write_atomically
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT
@@ -23,12 +21,10 @@ from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.priors import Prior, TransformerPrior
 from pyro_vae.program import accepted_arguments
 from pyro_vae.recipes.codes import Codes, digest, run_codes
+from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.learned_priors import (
-    CONFIG,
     PRIORS,
-    SUMMARY,
-    WEIGHTS,
     add_prior_arguments,
     build_prior,
     code_priors,
@@ -167,7 +163,8 @@ def _train(
     if writes and not resumed:
         text = None if tokenizer is None else saved(vocabulary, tokenizer)
         _write_config(folder, config, recipe, trained, classes, text)
-    try:
+    written = [folder / CONFIG] if had_tokenizer else [folder / CONFIG, vocabulary]
+    with nothing_left_if_refused([folder], written):
         result = fit(
             program,
             EmptyGuide(),
@@ -178,22 +175,7 @@ def _train(
             progress=progress,
             **options,
         )
-    except InputError:
-        if writes and not (folder / CHECKPOINT).exists():
-            (folder / CONFIG).unlink(missing_ok=True)
-            if not had_tokenizer:
-                vocabulary.unlink(missing_ok=True)
-        raise
-    summary = {
-        "recipe": recipe,
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "seconds": round(result.seconds, 1),
-        "stopped": result.stopped,
-    }
-    written = json.dumps(summary, indent=2) + "\n"
-    if writes:
-        write_atomically(folder / SUMMARY, lambda path: path.write_text(written))
+    write_summary(folder, result, recipe=recipe)
     return result
 
 

@@ -2,49 +2,19 @@
 
 import json
 import re
-import sys
 
 import code_pairs
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from pyro_vae.cli import main
 
 
-class Labelled(code_pairs.WithPriors):
-    """Codes with a prior of every label."""
-
-    def __init__(self) -> None:
-        super().__init__(code_pairs.Table(8, (4, 4), num_classes=3))
-
-
-class Guide(code_pairs.WithPriorsGuide):
-    """Its guide."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__(model)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("codes")
-    tensors = code_pairs.images(60).tensors
-    np.savez(folder / "mine.npz", **{name: value.numpy() for name, value in tensors.items()})
-    code_pairs.Labelled, code_pairs.Guide = Labelled, Guide  # where a configuration can name them
-    assert sys.modules["code_pairs"] is code_pairs
-    config = {
-        "data": {"name": str(folder / "mine.npz"), "binarization": "none"},
-        "model": {"class_path": "code_pairs.Labelled"},
-        "guide": {"class_path": "code_pairs.Guide"},
-        "fit": {"epochs": 1, "batch_size": 20, "device": "cpu", "compile": "off"},
-    }
-    (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / "run")]) == 0
-    yield folder / "run"
-    del code_pairs.Labelled, code_pairs.Guide
+    return code_pairs.labelled_run(tmp_path_factory.mktemp("codes"))
 
 
 def refused(capsys, *arguments):

@@ -1,7 +1,6 @@
 """Reports of programs that a user wrote: by class path, and from Python."""
 
 import json
-import sys
 
 import code_pairs
 import numpy as np
@@ -9,7 +8,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-import yaml
 from pages import Page, check_alone
 from torch import nn
 
@@ -21,37 +19,9 @@ from pyro_vae.recipes import Run
 from pyro_vae.recipes.pages import write_comparison, write_report
 
 
-class Labelled(code_pairs.WithPriors):
-    """Codes with a prior of every label."""
-
-    def __init__(self) -> None:
-        super().__init__(code_pairs.Table(8, (4, 4), num_classes=3))
-
-
-class Guide(code_pairs.WithPriorsGuide):
-    """Its guide."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__(model)
-
-
 @pytest.fixture(scope="module")
 def coded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("codes")
-    tensors = code_pairs.images(60).tensors
-    np.savez(folder / "mine.npz", **{name: value.numpy() for name, value in tensors.items()})
-    code_pairs.Labelled, code_pairs.Guide = Labelled, Guide  # where a configuration can name them
-    assert sys.modules["code_pairs"] is code_pairs
-    config = {
-        "data": {"name": str(folder / "mine.npz"), "binarization": "none"},
-        "model": {"class_path": "code_pairs.Labelled"},
-        "guide": {"class_path": "code_pairs.Guide"},
-        "fit": {"epochs": 1, "batch_size": 20, "device": "cpu", "compile": "off"},
-    }
-    (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / "coded")]) == 0
-    yield folder / "coded"
-    del code_pairs.Labelled, code_pairs.Guide
+    return code_pairs.labelled_run(tmp_path_factory.mktemp("codes"))
 
 
 def test_codes_by_class_path(coded, capsys):

@@ -12,10 +12,11 @@ from jsonargparse import Namespace
 
 from pyro_vae.errors import InputError
 from pyro_vae.recipes.catalogue import read_recipe, read_yaml
+from pyro_vae.recipes.directory import CONFIG
 from pyro_vae.recipes.experiment import experiment_parser, foreign_class_paths, parse_config
 from pyro_vae.recipes.learned_priors import PRIORS, parse_prior_config
 from pyro_vae.recipes.pages.stored import flattened
-from pyro_vae.recipes.run import CONFIG, Run
+from pyro_vae.recipes.run import Run
 
 
 def train_command(run: Run) -> str:

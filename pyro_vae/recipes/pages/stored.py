@@ -13,9 +13,9 @@ import numpy as np
 
 from pyro_vae.errors import CorruptFileError
 from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
+from pyro_vae.recipes.directory import SUMMARY
 from pyro_vae.recipes.measure import SPLITS
 
-SUMMARY = "summary.json"
 MEASUREMENTS = re.compile(r"(ais|sandwich|gap)(-\w+)?\.json")
 
 

@@ -16,9 +16,10 @@ from torch import nn
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.recipes.catalogue import read_yaml
+from pyro_vae.recipes.directory import CONFIG
 from pyro_vae.recipes.learned_priors import PRIORS
 from pyro_vae.recipes.pages.stored import Training
-from pyro_vae.recipes.run import CONFIG, FIRST, Run, load
+from pyro_vae.recipes.run import FIRST, Run, load
 
 
 @dataclass
