@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pyro.distributions.util import validation_enabled
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -17,10 +18,13 @@ from pyro_vae.traces import Site, is_observed
 CHUNK = 1000  # data looked at together
 
 
-def check_data(model: Program, guide: Program, split: Split) -> None:
+def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Trace]:
     """Check that a split's data lie in the support of the model's data sites, and that the programs take the context.
 
     Runs both programs on two data to find the sites, then looks at all the data in chunks.
+
+    Returns:
+        the model's and the guide's trace on the first two data (the only one, if there is one).
 
     Raises:
         InputError: names the site and its likelihood, or the argument, shows the offending range, and says what would
@@ -31,7 +35,7 @@ def check_data(model: Program, guide: Program, split: Split) -> None:
         check_present(program, first, who)
         check_context(program, first)
     with validation_enabled(False):
-        model_trace, _ = prime(model, guide, first)
+        model_trace, guide_trace = prime(model, guide, first)
     sites = {n: s for n, s in model_trace.nodes.items() if is_observed(s) and n in first}
     for name, site in sites.items():
         check_values(name, site, first)
@@ -40,6 +44,7 @@ def check_data(model: Program, guide: Program, split: Split) -> None:
             check_values(name, site, batch)
         for program in (model, guide):
             check_context(program, batch)
+    return model_trace, guide_trace
 
 
 def check_present(program: Program, batch: Batch, who: str) -> None:

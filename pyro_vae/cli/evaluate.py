@@ -61,7 +61,7 @@ def _table(run: Run, result: dict[str, Any]) -> str:
             f"log-likelihood (K = {result['num_particles']})",
             f"{result['log_likelihood']:.2f} +- {result['standard_error']:.2f} nats",
         ),
-        ("bits per dimension", f"{result['bits_per_dim']:.4f}"),
+        ("bits per dimension", f"{result['bits_per_dim']:.4f}{' of a density' if result['density'] else ''}"),
         ("effective sample size", f"{result['effective_sample_size']:.1f}"),
         ("Pareto k-hat", _pareto_k(result)),
     ]

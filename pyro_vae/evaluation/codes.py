@@ -32,7 +32,7 @@ class CodeSite(NamedTuple):
 
 def number_of_codes(fn: Any) -> int | None:
     """K, if a distribution is over integers 0 … K-1 (whatever their shape), else None."""
-    support = _elementwise_support(fn)
+    support = elementwise_support(fn)
     if not isinstance(support, constraints.integer_interval):
         return None
     low, high = (torch.as_tensor(bound).flatten() for bound in (support.lower_bound, support.upper_bound))
@@ -42,10 +42,11 @@ def number_of_codes(fn: Any) -> int | None:
 
 def is_over_integers(fn: Any) -> bool:
     """Whether a distribution's values are integers other than 0 and 1."""
-    return isinstance(_elementwise_support(fn), _INTEGERS)
+    return isinstance(elementwise_support(fn), _INTEGERS)
 
 
-def _elementwise_support(fn: Any) -> constraints.Constraint | None:
+def elementwise_support(fn: Any) -> constraints.Constraint | None:
+    """The constraint on each number of a distribution's values, or None if it does not say."""
     try:
         support = fn.support
     except (NotImplementedError, AttributeError):

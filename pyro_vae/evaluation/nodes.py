@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
+from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.errors import InputError
 from pyro_vae.traces import Site, TracePair
 
 
@@ -47,3 +49,27 @@ def is_point_mass(fn: Any) -> bool:
 def is_deterministic(pair: TracePair) -> bool:
     """Whether a guide has nothing to draw, so that all particles are the same: every latent is a point mass."""
     return all(is_point_mass(q["fn"]) for q, _ in pair.latent().values())
+
+
+def check_whole(trace: Trace, size: int | None = None) -> None:
+    """Refuse plates of which a run of a program takes a random part.
+
+    Scaled up, such a part makes an unbiased estimate of a log-density, which training may use. Its exponential is no
+    unbiased estimate of the density; and without the scale it is the density of fewer data.
+
+    Args:
+        trace: of a program.
+        size: number of data that it was given, all of which must be in the data plate; None: not looked at.
+
+    Raises:
+        InputError: names the site, the plate and the sizes.
+    """
+    for site in trace.nodes.values():
+        for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
+            whole = size or frame.size if frame.dim == -1 else frame.full_size or frame.size
+            if frame.size != whole:
+                raise InputError(
+                    f"site '{site['name']}': plate '{frame.name}' takes {frame.size} of {whole} at random in every run "
+                    "(subsample_size), and no likelihood can be had from a part: let the program take all of them in "
+                    f"evaluation (a module: subsample_size={frame.size} if self.training else None)"
+                )

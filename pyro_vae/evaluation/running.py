@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.checks import check_context
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.nodes import check_whole
 from pyro_vae.program import Program, accepted_arguments, needed_to_generate
 
 
@@ -67,7 +68,7 @@ def trace_without_data(
 
     Raises:
         InputError: if the model takes neither ``num_samples`` nor a context to know the number from, or lacks a
-            context that it needs.
+            context that it needs; if it takes a part of a plate.
     """
     missing = [name for name in needed_to_generate(program, site) if name not in context]
     if missing:
@@ -78,7 +79,9 @@ def trace_without_data(
             f"the size of its data plate when {site} is None"
         )
     arguments = {**context, site: None, "num_samples": count}
-    return prune_subsample_sites(poutine.trace(run or program).get_trace(**arguments))
+    trace = prune_subsample_sites(poutine.trace(run or program).get_trace(**arguments))
+    check_whole(trace)
+    return trace
 
 
 def takes(program: Program, argument: str) -> bool:

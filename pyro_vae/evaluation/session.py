@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.nodes import is_deterministic
+from pyro_vae.evaluation.nodes import check_whole, is_deterministic
 from pyro_vae.program import Program, as_programs
 from pyro_vae.runtime import private_seed
 from pyro_vae.traces import trace_pair
@@ -53,7 +53,7 @@ def evaluating(
         device: where to; the programs' own if None.
 
     Raises:
-        InputError: if the data are not in the support of the model's likelihood.
+        InputError: if the data are not in the support of the model's likelihood, or a program subsamples a plate.
     """
     programs = as_programs(model, guide)
     parts = as_data(data)
@@ -66,7 +66,8 @@ def evaluating(
         for program in programs:
             program.to(split.device).eval()
         with torch.no_grad(), private_seed(seed, split.device):
-            check_data(*programs, split)
+            for trace in check_data(*programs, split):
+                check_whole(trace, min(2, len(split)))
             _warn_of_initial_values(model, guide, programs)
             with pyro.validation_enabled(False):
                 yield *programs, split

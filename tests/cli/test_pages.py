@@ -227,6 +227,27 @@ def test_numbers_that_do_not_serve_are_measured_anew(runs, reported, tmp_path, c
     assert "The numbers of particles differ (first-one 3, other 5)" in said["warnings"][0]
 
 
+def test_a_density_does_not_compare_with_a_probability(tmp_path, capsys):
+    of = {name: {"class_path": f"pyro_vae.likelihoods.{name}"} for name in ("Gaussian", "Categorical")}
+    pair = [trained(tmp_path, name, {"binarization": "none"}, likelihood=likelihood) for name, likelihood in of.items()]
+    capsys.readouterr()
+    assert main(["evaluate", str(pair[0]), "--particles", "2"]) == 0
+    assert " of a density\n" in capsys.readouterr().out
+    assert main(["evaluate", str(pair[1]), "--particles", "2"]) == 0
+    assert " of a density\n" not in capsys.readouterr().out
+    assert main(["compare", *map(str, pair), "--out", str(tmp_path)]) == 0
+    said = json.loads((tmp_path / "comparison.json").read_text())
+    assert any("densities of the data (Gaussian), others of probabilities" in words for words in said["warnings"])
+    assert not any("densities" in words for words in compared_alike(tmp_path, pair[0]))
+
+
+def compared_alike(folder, run):
+    """Warnings where both runs are of one kind."""
+    shutil.copytree(run, folder / "copy")
+    assert main(["compare", str(run), str(folder / "copy"), "--out", str(folder)]) == 0
+    return json.loads((folder / "comparison.json").read_text())["warnings"]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

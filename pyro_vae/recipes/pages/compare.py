@@ -157,6 +157,13 @@ def _warnings(subjects: Sequence[Subject], names: Sequence[str], measured: Seque
     if len(set(given)) > 1:
         told = "; ".join(f"{name}: {what}" for name, what in zip(names, given, strict=True))
         said.append(f"What the models are given differs ({told}): these are log-likelihoods of different questions.")
+    densities = [name for name, found in zip(names, measured, strict=True) if found.result.get("density")]
+    others = [name for name, found in zip(names, measured, strict=True) if found.result.get("density") is False]
+    if densities and others:
+        said.append(
+            f"Some bounds are of densities of the data ({', '.join(densities)}), others of probabilities of their "
+            f"levels ({', '.join(others)}): neither nats nor bits per dimension of the two compare."
+        )
     return said
 
 
