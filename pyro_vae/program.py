@@ -61,6 +61,13 @@ def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
     return dict(declared) if isinstance(declared, Mapping) else {}
 
 
+def real_type(*programs: nn.Module) -> torch.dtype | None:
+    """The type that data must be given to programs in: float64, if parameters are; None: as they come."""
+    return (
+        torch.float64 if any(p.dtype == torch.float64 for program in programs for p in program.parameters()) else None
+    )
+
+
 @contextmanager
 def module_parameters(*programs: Callable[..., Any]) -> Iterator[None]:
     """Let PyroModules use their own parameters, not Pyro's global store, inside this block.

@@ -61,6 +61,7 @@ class Split:
         self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
         self.binarization = binarization
         self.integers = integers
+        self.dtype: torch.dtype | None = None
         self.variants: tuple[tuple[str, ...], ...] = ()  # names of tensors (N, M, ...), those together of one draw
         self.name = name
 
@@ -93,9 +94,15 @@ class Split:
         """Bytes that the stored tensors take."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def to(self, device: torch.device | str) -> Split:
-        """Return a copy on the device, in the stored (small) types."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Split:
+        """Return a copy on the device, in the stored (small) types.
+
+        Args:
+            device: where to.
+            dtype: of the floating-point tensors of its batches, for programs of that type; None: as they come.
+        """
         other = self._with({key: tensor.to(device) for key, tensor in self.tensors.items()})
+        other.dtype = dtype or self.dtype
         other.mask = None if self.mask is None else self.mask.to(device)
         return other
 
@@ -176,7 +183,7 @@ class Split:
             batch["x"] = as_probability(x)
         if self.mask is not None:
             batch["y"] = batch["x"] * batch["mask"]
-        return batch
+        return batch if self.dtype is None else {key: as_real(value, self.dtype) for key, value in batch.items()}
 
     def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
         """Yield the whole split in order; the last batch may be smaller.
@@ -226,6 +233,11 @@ class Split:
         other = copy.copy(self)
         other.tensors = tensors
         return other
+
+
+def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A floating-point tensor in another type; others as they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def chunks(x: Tensor) -> Iterator[Tensor]:

@@ -13,9 +13,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.checks import check_context
+from pyro_vae.data.split import as_real
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole
-from pyro_vae.program import Program, accepted_arguments, needed_to_generate
+from pyro_vae.program import Program, accepted_arguments, needed_to_generate, real_type
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -
 
     Args:
         programs: their modules' training flags are restored one by one.
-        batch: moved to the device of the programs' parameters.
+        batch: moved to the device of the programs' parameters, and to float64 if they are.
         seed: of the CPU's generator and of the devices' that are used.
 
     Yields:
@@ -37,6 +38,8 @@ def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -
     tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
     if tensors:
         batch = {name: value.to(tensors[0].device) for name, value in batch.items()}
+        real = real_type(*programs)
+        batch = batch if real is None else {name: as_real(value, real) for name, value in batch.items()}
     used = [*tensors, *batch.values()]
     devices = sorted({t.device.index for t in used if t.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad():

@@ -15,7 +15,7 @@ from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, is_deterministic
-from pyro_vae.program import Program, as_programs
+from pyro_vae.program import Program, as_programs, real_type
 from pyro_vae.runtime import private_seed
 from pyro_vae.traces import trace_pair
 
@@ -60,7 +60,7 @@ def evaluating(
     split = parts.test if parts.test is not None else parts.train
     parameter = next((p for program in programs for p in program.parameters()), None)
     target = torch.device(device) if device is not None else (parameter.device if parameter is not None else None)
-    split = split.to(target) if target is not None else split
+    split = split.to(target or split.device, real_type(*programs))
     modes = [(m, m.training) for program in programs for m in program.modules()]
     try:
         for program in programs:

@@ -29,7 +29,7 @@ from pyro_vae.inference.scheduled import ScheduledBuffers, warn_of_long
 from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.trainer import Trainer
-from pyro_vae.program import as_programs, prime
+from pyro_vae.program import as_programs, prime, real_type
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
 
@@ -141,7 +141,13 @@ def fit(
     if num_devices > 1:
         fabric.launch()
     programs = [p.to(fabric.device) for p in as_programs(model, guide)]
-    train = data.train.to(fabric.device)
+    real = real_type(*programs)  # before training begins
+    if real is not None and precision != "64-true":
+        raise InputError(
+            f"the programs have float64 parameters, and precision is '{precision}': train them with "
+            "precision='64-true', or make them float32 first (.float())"
+        )
+    train = data.train.to(fabric.device, real)
     batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
     mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)
     check_data(*programs, train)
@@ -154,13 +160,13 @@ def fit(
         if saved is None and awaits_data(*programs):
             initialize_from_data(*programs, EpochBatches(train, number_of_data(train), seed).batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
-        real = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
-        weight = torch.ones((), device=fabric.device, dtype=real) if weighted else None
+        kept = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
+        weight = torch.ones((), device=fabric.device, dtype=kept) if weighted else None
         step = Step(*programs, objective, weight, fabric.global_rank, fabric.world_size)
         check_batches(step, batches)
         validation = None
         if data.validation is not None:
-            held_out = data.validation.to(fabric.device)
+            held_out = data.validation.to(fabric.device, real)
             check_data(*programs, held_out)
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from pyro_vae.data import Data, Split
-from pyro_vae.evaluation import elbo
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation import ais, elbo, log_likelihood
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.inference import ELBO, IWAE, Linear, Stages, fit
 from pyro_vae.inference import trainer as trainer_module
@@ -93,6 +95,23 @@ def test_kl_weight_acts_in_every_precision(precision, weight):
         assert r["train/loss"] == pytest.approx(expected, rel=1e-5)
     dtype = torch.float64 if precision == "64-true" else torch.float32
     assert {p.dtype for p in result.guide.parameters()} == {dtype}
+
+
+def test_what_was_trained_in_float64_is_trained_on_and_evaluated_with_the_same_data():
+    grey = (255 * binary()).to(torch.uint8)
+    programs = pair()
+    train(programs, grey, precision="64-true")
+    found = [
+        [e(*programs, x, seed=1).per_datum for e in (elbo, log_likelihood, partial(ais, num_temperatures=5))]
+        for x in (grey, binary(), binary().double())
+    ]
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a.dtype == torch.float64 and torch.equal(a, b)
+    again = train(programs, grey, precision="64-true", seed=5)
+    assert math.isfinite(again.records[-1]["train/loss"])
+    with pytest.raises(InputError, match=r"float64 parameters, and precision is '32-true'"):
+        train(programs, grey)
 
 
 def test_train_terms_are_means_over_the_epoch(monkeypatch):
