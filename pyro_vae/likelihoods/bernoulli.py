@@ -33,7 +33,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
         """Bernoulli of the logits ``(..., C, *rest)``."""
-        (logits,) = self.split(features, event_dim)
+        logits = self.split(features, event_dim).squeeze(0)  # no unpacking: its gradient is a copy
         return _Bernoulli(logits=logits).to_event(event_dim)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
