@@ -20,6 +20,7 @@ from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
 from pyro_vae.evaluation.codes import elementwise_support
+from pyro_vae.evaluation.running import quiet
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.inference.weights import named_weights
 from pyro_vae.program import as_programs, declared_context, prime, required_arguments
@@ -152,7 +153,9 @@ def _given(model: nn.Module, split: Split) -> list[str]:
 
 def _of_density(model: nn.Module, guide: nn.Module, split: Split) -> bool | None:
     """Whether the likelihoods are densities (of numbers) or probabilities (of classes, levels); None: not known."""
-    trace, _ = prime(*as_programs(model, guide), split.batch(slice(0, 1)))
+    programs = as_programs(model, guide)
+    with quiet(programs, split.batch(slice(0, 1)), seed=0) as batch:
+        trace, _ = prime(*programs, batch)
     fns = [site["fn"] for site in trace.nodes.values() if is_observed(site) and not isinstance(site["fn"], Unit)]
     supports = [elementwise_support(fn) for fn in fns]
     kinds = {None if support is None else not support.is_discrete for support in supports}

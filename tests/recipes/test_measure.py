@@ -4,6 +4,8 @@ import json
 
 import linear_gaussian
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -11,6 +13,9 @@ from pyro_vae.data import Data, Split
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.results import mean_and_error
+from pyro_vae.guides import GaussianGuide
+from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.models import VAE
 from pyro_vae.program import as_programs
 from pyro_vae.recipes.measure import measure, part_of, weights_digest
 from pyro_vae.recipes.pages.pairing import paired
@@ -33,6 +38,23 @@ def test_the_files_hold_the_exact_log_likelihood_datum_by_datum(tmp_path):
     assert result["log_likelihood"] == pytest.approx(mean) and result["standard_error"] == pytest.approx(error)
     assert result["num_data"] == 20 and result["num_particles"] == 7 and result["seed"] == 0
     assert result["data_digest"] == split_digest(Split({"x": x[10:30]})) and result["device"] == "cpu"
+
+
+def test_density_or_probability_and_programs_in_float64():
+    x = (torch.rand(6, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    for likelihood, density in ((Gaussian(), True), (Bernoulli(), False)):
+        model = VAE((4,), latent_dim=2, hidden_dims=[3], likelihood=likelihood).double()
+        guide = GaussianGuide(model, hidden_dims=[3]).double()
+        measured = measure(model, guide, Data(Split({"x": x}), test=Split({"x": x})), particles=3, device="cpu")
+        assert measured.result["density"] is density and np.isfinite(measured.per_datum["elbo"]).all()
+
+    def both(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+            pyro.sample("y", dist.Bernoulli(0.5), obs=torch.ones(1 if x is None else len(x)))
+            pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
+
+    pair = as_programs(both, lambda x: None)
+    assert measure(*pair, Data(Split({"x": x})), "train", particles=1, device="cpu").result["density"] is None
 
 
 def test_digest_of_weights():
