@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.codes import is_over_integers
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.evaluation.running import quiet
-from pyro_vae.program import as_programs, prime
+from pyro_vae.program import as_programs, prime, real_type
 from pyro_vae.traces import Site, is_latent
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
@@ -136,6 +136,7 @@ def _collect(
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
+        split = split.to(split.device, real_type(*programs))
         for batch in split.batches(batch_size):
             check_present(programs[1], batch, "guide")
             check_context(programs[1], batch)
