@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.recording.reasons import first_line, reason, relative_error
+from pyro_vae.recording.simplified import simplify
 from pyro_vae.recording.state import Snapshot
 from pyro_vae.recording.tensors import LastSite, as_accumulated, copied, same_random_state, with_tensors
 
@@ -61,6 +62,7 @@ class Recording:
             with watch:
                 traced = make_fx(self._flat, tracing_mode="fake", _allow_non_fake_inputs=True)
                 self.graph = traced(*self._inputs(batch))
+                simplify(self.graph)
         except Exception as error:
             before.restore()
             raise NotRecordable(reason(error, watch.name)) from error
