@@ -25,7 +25,7 @@ def simplify(module: fx.GraphModule) -> None:
         source = _same_memory(node)
         if source is not None:  # results stay views, so that none is an input itself
             node.replace_all_uses_with(source, delete_user_cb=lambda user: user.op != "output")
-    module.graph.eliminate_dead_code(_is_needed)
+    module.graph.eliminate_dead_code()  # which keeps what draws or writes
     module.recompile()
 
 
@@ -48,10 +48,3 @@ def _geometry(node: fx.Node) -> tuple | None:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return None
     return value.shape, value.stride(), value.storage_offset(), value.dtype, value.device
-
-
-def _is_needed(node: fx.Node) -> bool:
-    """Whether a node counts even if nobody uses its result."""
-    if node.is_impure() or not isinstance(node.target, torch._ops.OpOverload):
-        return node.is_impure()
-    return node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags

@@ -100,6 +100,9 @@ def test_draws_have_the_guides_probabilities():
     share = torch.stack([(codes[..., 0] == k).double().mean(1) for k in range(3)], 1)
     wanted = torch.cat([x, 0.75 * (1 - x), 0.25 * (1 - x)], 1).double()
     torch.testing.assert_close(share, wanted, atol=5 * 0.5 / 20_000**0.5, rtol=0)
+    certain = torch.tensor([1.0, 0.0] * 30).unsqueeze(1)  # several data a batch: each has draws of its own
+    codes = extract_codes(Uncertain(), Drawn(), Split({"x": certain}), ["codes"], draws=7)["codes"]
+    assert torch.equal(codes == 0, (certain == 1).unsqueeze(1).expand(60, 7, 1)) and (codes[1::2] == 2).any()
     modes = extract_codes(Uncertain(), Drawn(), Split({"x": x}), ["codes"])["codes"]
     assert modes.tolist() == [[1], [0], [0]]
 
