@@ -63,9 +63,8 @@ def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
 
 def real_type(*programs: nn.Module) -> torch.dtype | None:
     """The type that data must be given to programs in: float64, if parameters are; None: as they come."""
-    return (
-        torch.float64 if any(p.dtype == torch.float64 for program in programs for p in program.parameters()) else None
-    )
+    types = {parameter.dtype for program in programs for parameter in program.parameters()}
+    return torch.float64 if torch.float64 in types else None
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def _tell(
     write_atomically(run.path / f"{name}.npz", lambda path: np.savez(path, **arrays))
     run.write_json(f"{name}.json", result)
     if options.json:
-        print(json.dumps(plain(result)))
+        print(json.dumps(result))
         return
     print(f"{run.path} on {result['num_data']} data ({result['split']}), +- one standard error over data")
     print(columns({f"  {k}": v for k, v in {**rows(result), "seconds": f"{result['seconds']:.1f}"}.items()}))

@@ -61,7 +61,7 @@ class Split:
         self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
         self.binarization = binarization
         self.integers = integers
-        self.dtype: torch.dtype | None = None
+        self.dtype: torch.dtype | None = None  # of the floating-point tensors of a batch; None: as they come
         self.variants: tuple[tuple[str, ...], ...] = ()  # names of tensors (N, M, ...), those together of one draw
         self.name = name
 

@@ -120,7 +120,8 @@ def extract_codes(
                 trace = poutine.trace(programs[1]).get_trace(**batch)
             if draws and all(is_point_mass(trace.nodes[name]["fn"]) for name in sites):
                 raise InputError(
-                    f"draws={draws}: the guide is certain of {', '.join(sites)}, all draws would be the same"
+                    f"draws={draws}: the guide is certain of {', '.join(sites)}, all draws would be the same; "
+                    "leave draws out, and the codes themselves are taken"
                 )
             for name in sites:
                 value = trace.nodes[name]["value"].cpu()

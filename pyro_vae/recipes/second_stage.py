@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def train_priors(
     if config is not None and config.text.vocabulary_size is not None:
         _check_takes_text(model)
     data, trained = run.data(), digest(run.path / WEIGHTS)
-    codes = partial(run_codes, run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress)
+    codes = cache(partial(run_codes, run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress))
     results = {}
     for name in sites:
         folder = run.path / PRIORS / name
