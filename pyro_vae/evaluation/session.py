@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import check_data
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, is_deterministic
 from pyro_vae.program import Program, as_programs, real_type
@@ -43,8 +43,8 @@ def evaluating(
 ) -> Iterator[tuple[Program, Program, Split]]:
     """Programs in evaluation mode without gradients, and the data beside them on the device.
 
-    Modes and random states are put back at the end. Of :class:`~pyro_vae.data.Data` the test part is taken, or the
-    only one.
+    Modes and random states are put back at the end. Of :class:`~pyro_vae.data.Data` the held-out part is taken
+    (:func:`~pyro_vae.data.held_out`).
 
     Args:
         model, guide: Pyro programs.
@@ -56,8 +56,7 @@ def evaluating(
         InputError: if the data are not in the support of the model's likelihood, or a program subsamples a plate.
     """
     programs = as_programs(model, guide)
-    parts = as_data(data)
-    split = parts.test if parts.test is not None else parts.train
+    split = held_out(data).fixed()
     parameter = next((p for program in programs for p in program.parameters()), None)
     target = torch.device(device) if device is not None else (parameter.device if parameter is not None else None)
     split = split.to(target or split.device, real_type(*programs))
