@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import check_data
-from pyro_vae.data import Data, Split
-from pyro_vae.data.data import held_out
+from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, is_deterministic
 from pyro_vae.pair import Pair, examine
