@@ -75,6 +75,6 @@ def worst_data(
 def _measured(model: Callable[..., Any], guide: Callable[..., Any], split: Split, seed: int) -> LogLikelihood | None:
     """Bounds from few particles; None where all particles would be the same."""
     with evaluating(model, guide, split, seed) as programs:
-        if not anything_to_draw(*programs, max_plate_nesting=1):
+        if not anything_to_draw(*programs):
             return None
     return log_likelihood(model, guide, split, num_particles=NUM_PARTICLES, vectorize=False, seed=seed, compile="off")
