@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -380,7 +381,9 @@ def names_used(function: Any) -> dict[str, Any]:
     """What a function's code refers to by a global or closed-over name, nested functions' code included."""
 
     def names(code: CodeType) -> Iterator[str]:
-        yield from code.co_names
+        for instruction in dis.get_instructions(code):  # code.co_names has the names of attributes as well
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                yield instruction.argval
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 yield from names(constant)
