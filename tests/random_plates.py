@@ -97,8 +97,8 @@ def _lines(b, top, inner, pooled, masks, width, kind, noise) -> tuple[list[str],
         lines = ["with poutine.mask(mask=keep.T):", *["    " + line for line in lines]]
     model += [f'    with pyro.plate("parts", {parts}, dim=-2):', *["        " + line for line in lines]]
     if pooled:
-        total = b.choice("sum(-2)", "sum(0)")
-        if total == "sum(0)":
+        total = b.choice("sum(-2, keepdim=True)", "sum(-2)", "sum(0)")
+        if total != "sum(-2, keepdim=True)":  # which leaves the particles in the parts' place, or sums over them
             b.mark("rows only")
         model += [f'    pyro.sample("x", {fn.format(o=f"({out}).{total}")}, obs=x)']
     guide = ["e = torch.tanh(x.reshape(len(x), -1).float() @ torch.ones(x[0].numel(), 1) * E)"]  # (N, 2)

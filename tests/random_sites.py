@@ -195,7 +195,7 @@ def _data_site(b: Draws, name: str, start: int) -> tuple[DataSite, int]:
 
     def sample(out: Tensor) -> Tensor:
         value = distribution(out[:, start : start + width], noise).sample()
-        return value.float() if value.is_floating_point() else value
+        return value.float() if value.is_floating_point() or name == "x" else value  # x: no integers but codes
 
     return DataSite(site, name, source, log_prob, counted, sample, masks, shape), width
 

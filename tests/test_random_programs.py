@@ -8,14 +8,10 @@ import random_plates
 import random_states
 import torch
 from exact_values import mean_weight, plain_weights, total
+from laws import seeds
 from random_programs import batch_dependent_program, random_program
 
 DEFAULT = 300  # seeds that the default run takes
-
-
-def seeds(first, last, size=10):
-    """Blocks of seeds as parameters of a test."""
-    return pytest.mark.parametrize("block", [range(i, min(i + size, last)) for i in range(first, last, size)], ids=str)
 
 
 def check_truth(program, draws):
