@@ -13,7 +13,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.checks import check_context, check_present
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.codes import is_over_integers
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
@@ -43,7 +43,7 @@ def encode(
     Args:
         model: generative program (shares its parameters with a guide that is a plain function).
         guide: its guide.
-        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, if it has one.
+        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, else validation.
         batch_size: data encoded at once.
         seed: of the draws; the global random state is left as it was.
         sites: those to keep; all if None.
@@ -103,8 +103,7 @@ def free_sites(
     Returns:
         names, in the guide's order.
     """
-    parts = as_data(data)
-    split = parts.test if parts.test is not None else parts.train
+    split = held_out(data)
     programs = as_programs(model, guide)
     with quiet(programs, split.batch(slice(0, 2)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
@@ -131,8 +130,7 @@ def _collect(
     sites: Sequence[str] | None,
 ) -> dict[str, Tensor]:
     """What ``read`` gives of every latent site of the guide, run under a handler, over all data."""
-    parts_of_data = as_data(data)
-    split = parts_of_data.test if parts_of_data.test is not None else parts_of_data.train
+    split = held_out(data)
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:

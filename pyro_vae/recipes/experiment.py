@@ -65,8 +65,8 @@ def experiment_parser(config: Mapping[str, Any]) -> ArgumentParser:
     return parser
 
 
-def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str) -> Namespace:
-    """Check a configuration against the signatures and fill in the defaults.
+def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str, *, defaults: bool = True) -> Namespace:
+    """Check a configuration against the signatures and fill in the defaults, or leave them out.
 
     Raises:
         InputError: names what does not fit, with the nearest known section.
@@ -78,7 +78,7 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str)
     check_sections(config, SECTIONS, source)
     if isinstance(config.get("first"), Mapping):
         check_sections(config["first"], PAIR_SECTIONS, f"{source}, first")
-    return parse_sections(parser, config, source)
+    return parse_sections(parser, config, source, defaults)
 
 
 def foreign_class_paths(config: Any) -> list[str]:

@@ -61,7 +61,7 @@ def worst_data(
         return None
     worst = measured.pareto_k.nan_to_num(nan=-torch.inf).argsort(descending=True)
     worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
-    batch = split.batch(worst.to(split.device), torch.Generator(split.device).manual_seed(seed))
+    batch = split.fixed(worst.to(split.device)).batch(slice(None))
     values = torch.stack([batch["x"].cpu(), reconstruct(model, guide, batch, seed=seed)])  # (2, columns, *shape)
     size, k = measured.effective_sample_size, measured.pareto_k
     columns = [f"k {k[i]:.2f}\nESS {size[i]:.0f}\n{measured.per_datum[i]:.1f}" for i in worst.tolist()]
