@@ -53,7 +53,7 @@ def check_present(program: Program, batch: Batch, who: str) -> None:
     Raises:
         InputError: names what is missing.
     """
-    missing = [name for name in required_arguments(program) if name not in batch]
+    missing = [name for name in required_arguments(program, batch) if name not in batch]
     if missing:
         raise InputError(
             f"the {who} needs {', '.join(missing)}, which the data do not have (they have: {', '.join(batch)})"

@@ -13,11 +13,11 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.checks import check_context, check_present
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.codes import is_over_integers
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
-from pyro_vae.evaluation.running import quiet
+from pyro_vae.evaluation.running import as_split, check_pair, quiet
 from pyro_vae.program import as_programs, prime, real_type
 from pyro_vae.traces import Site, is_latent
 
@@ -103,8 +103,7 @@ def free_sites(
     Returns:
         names, in the guide's order.
     """
-    parts = as_data(data)
-    split = parts.test if parts.test is not None else parts.train
+    split = as_split(data, model)
     programs = as_programs(model, guide)
     with quiet(programs, split.batch(slice(0, 2)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
@@ -131,11 +130,11 @@ def _collect(
     sites: Sequence[str] | None,
 ) -> dict[str, Tensor]:
     """What ``read`` gives of every latent site of the guide, run under a handler, over all data."""
-    parts_of_data = as_data(data)
-    split = parts_of_data.test if parts_of_data.test is not None else parts_of_data.train
+    split = as_split(data, model)
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
+        check_pair(*programs, split)
         split = split.to(split.device, real_type(*programs))
         for batch in split.batches(batch_size):
             check_present(programs[1], batch, "guide")
