@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.evaluation.codes import number_of_codes
-from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
+from pyro_vae.evaluation.codes import number_of_codes, support_or_none
+from pyro_vae.evaluation.nodes import data_first, in_data_plate, shown_of
 from pyro_vae.evaluation.running import as_batch, as_split, check_pair, generated, quiet
 from pyro_vae.evaluation.scaled import Scaled
 from pyro_vae.evaluation.tempered import Tempered
@@ -53,7 +53,7 @@ def sample(
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
-        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``.
+        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``; of classes, which have none, the mode.
 
     Raises:
         InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
@@ -119,7 +119,7 @@ def draw(
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
-            parts.setdefault(f"{site}.mean", []).append(mean_of(trace.nodes[site]).cpu())
+            parts.setdefault(f"{site}.mean", []).append(shown_of(trace.nodes[site]).cpu())
     return Drawn({name: torch.cat(values) for name, values in parts.items()}, site or X)
 
 
@@ -134,7 +134,8 @@ def reconstruct(
     """Mean of p(x | z) with z ~ q(z | x): what the model makes of data seen through its latents.
 
     The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
-    be run so is given them, and if it looks at them the log says so.
+    be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
+    have no mean, the mode: integers as well.
 
     Args:
         model: generative program.
@@ -157,7 +158,7 @@ def reconstruct(
         guide_trace = poutine.trace(guide).get_trace(**batch)
         replayed = poutine.replay(model, trace=guide_trace)
         trace, site = generated(model, len(split), batch, site, run=replayed, looks="told")
-        return mean_of(trace.nodes[site]).cpu()
+        return shown_of(trace.nodes[site]).cpu()
 
 
 def decode(
@@ -168,7 +169,7 @@ def decode(
     site: str | None = None,
     batch: Batch | None = None,
 ) -> Tensor:
-    """Mean of p(x | .) with the given latents held and the others drawn from the model.
+    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes, the mode.
 
     Args:
         model: generative program.
@@ -181,8 +182,9 @@ def decode(
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a value of another event shape, codes that the site does not have, values of
-            different lengths, and a model that cannot be run without data, or that looks at what stands in for them.
+        InputError: for an unknown site, a value of another event shape, values outside the support of the site's prior,
+            values of different lengths, and a model that cannot be run without data, or that looks at what stands in
+            for them.
     """
     program = _program(model)
     count = _length(values)
@@ -193,7 +195,7 @@ def decode(
         run = _Hold(held)(program)
         trace, site = generated(program, count, rows, site, run=run)
         _check_latents(values, trace, site)
-        return mean_of(trace.nodes[site]).cpu()
+        return shown_of(trace.nodes[site]).cpu()
 
 
 class _Hold(Messenger):
@@ -213,9 +215,14 @@ class _Hold(Messenger):
                 f"values of latent site '{msg['name']}' must have shape ({shape}), got {tuple(value.shape)}"
             )
         value = value.movedim(0, value.dim() - 1 - len(event))
-        num_codes = number_of_codes(msg["fn"])
-        if num_codes is not None and not bool(msg["fn"].support.check(value).all()):
-            raise InputError(f"values of latent site '{msg['name']}' must be integers from 0 to {num_codes - 1}")
+        support = support_or_none(msg["fn"])
+        if support is not None and not bool(support.check(value).all()):
+            num_codes = number_of_codes(msg["fn"])
+            what = f"lie in the support {support}" if num_codes is None else f"be integers from 0 to {num_codes - 1}"
+            raise InputError(
+                f"values of latent site '{msg['name']}' must {what}; got {value.min().item():.4g} to "
+                f"{value.max().item():.4g} (draws of the guide do: posterior_samples)"
+            )
         msg["value"] = value
         msg["done"] = True
 

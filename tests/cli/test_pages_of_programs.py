@@ -116,7 +116,7 @@ def test_a_program_with_names_of_its_own_and_a_section_that_fails(tmp_path, monk
     page = write_report(tmp_path, result.model, result.guide, data, particles=5)
     said = json.loads((tmp_path / "report.json").read_text())
     assert {"reconstructions", "prior_samples", "traversals", "interpolations", "manifold"} <= set(said["figures"])
-    assert said["warnings"] == []
+    assert not any("failed" in words for words in said["warnings"])
 
     def fails(*args, **kwargs):
         raise KeyError("of the model's own")
@@ -128,7 +128,8 @@ def test_a_program_with_names_of_its_own_and_a_section_that_fails(tmp_path, monk
     check_alone(Page(page.read_text()))
     said = json.loads((tmp_path / "report.json").read_text())
     why = 'KeyError: "of the model\'s own"'
-    assert said["warnings"] == [f"Latents failed: {why}", f"Figure reconstructions failed: {why}"]
+    failed = [f"Latents failed: {why}", f"Figure reconstructions failed: {why}"]
+    assert [words for words in said["warnings"] if "failed" in words] == failed
     assert said["left_out"]["Latents"] == said["left_out"]["Reconstructions"] == why
     assert "prior_samples" in said["figures"] and "reconstructions" not in said["figures"]
     assert f"no figure 'reconstructions': {why}" in caplog.text

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.attributes import AttributeVectors, attribute_vectors
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
-from pyro_vae.evaluation.figures.images import grey_range, in_shape
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.interpolation import decode_path
 from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, mean_path
@@ -72,7 +72,7 @@ def attribute_arithmetic(
     context = {k: v.expand(len(names), *v.shape[1:]) for k, v in one.items()} | {X: x}
     decoded = in_shape(decode_path(model, path, seed=seed, batch=context), split.shape, 2)  # (rows, alphas, *shape)
     rows, columns = [str(name) for name in names], [f"{a:+g}" if a else "0" for a in alphas]
-    title = f"{split.name}: mean of p(x | z + α v), z of datum {datum}"
+    title = f"{split.name}: {kind(decoded)} of p(x | z + α v), z of datum {datum}"
     return grid(decoded, title, rows=rows, columns=columns, axis=f"attribute vector v ({labels})", limits=grey_range(x))
 
 

@@ -65,6 +65,11 @@ def grey_range(x: Tensor | None) -> Limits:
     return (min(low, 0.0), max(high, 1.0)) if integers else (0.0, 1.0)
 
 
+def kind(values: Tensor) -> str:
+    """What is shown of p(x | z): a mean, or, where integers have none, one of its values."""
+    return "mean" if values.is_floating_point() else "a value"
+
+
 def told_range(limits: Limits) -> str:
     """What is said of a range of grey; nothing of 0 … 1."""
     return "" if limits == (0.0, 1.0) else f"black is {limits[0]:.4g}, white is {limits[1]:.4g}"

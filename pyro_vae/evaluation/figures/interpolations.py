@@ -13,6 +13,7 @@ from pyro_vae.data import Split
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
 from pyro_vae.evaluation.figures.images import grey_range, in_shape
+from pyro_vae.evaluation.figures.images import kind as kind_of
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.interpolation import Kind, decode_path, interpolate
 from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, mean_path
@@ -69,5 +70,5 @@ def interpolations(
     values = torch.cat([x[:half, None], decoded, x[half : 2 * half, None]], 1)
     columns = ["datum", *(f"{i / (steps - 1):.3g}" for i in range(steps)), "datum"]
     moved = "" if sites is None else f" of {', '.join(chosen)}"
-    title = f"{split.name}: {kind} interpolation{moved}, mean of p(x | z)"
+    title = f"{split.name}: {kind} interpolation{moved}, {kind_of(decoded)} of p(x | z)"
     return grid(values, title, columns=columns, limits=grey_range(x))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
-from pyro_vae.evaluation.figures.images import grey_range, in_shape
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
 from pyro_vae.evaluation.figures.pick import pick, picked
 from pyro_vae.evaluation.levels import Level, average_values, levels_of, reconstruct_by_level
 
@@ -59,7 +59,7 @@ def levels(
     means = [in_shape(mean, split.shape) for mean in means]
     values = torch.stack([batch["x"].cpu(), *means], 1)  # (n, 1 + levels, *shape)
     columns = ["data", *(_said(every, count) for count in counts)]
-    title = f"{split.name}: mean of p(x | z) from the upper levels;\n{_what_is_left_out(every, left_out)}"
+    title = f"{split.name}: {kind(means[0])} of p(x | z) from the upper levels;\n{_what_is_left_out(every, left_out)}"
     return grid(values, title, columns=columns, limits=grey_range(batch["x"]))
 
 

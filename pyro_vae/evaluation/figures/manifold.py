@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.evaluation.figures.images import Limits, grey_range, is_image, mosaic, shaped_like_x, told_range
+from pyro_vae.evaluation.figures.images import Limits, grey_range, is_image, kind, mosaic, shaped_like_x, told_range
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.evaluation.nodes import in_data_plate, mean_of
 from pyro_vae.evaluation.running import generated, quiet
@@ -100,5 +100,5 @@ def _draw(mean: Tensor, name: str, n: int, limits: Limits) -> Figure:
     axes.set_yticks([((1 - part) * (n - 1) + 0.5) * height - 0.5 for part in parts], texts)
     axes.set(xlabel=f"{name}[0] (quantile of the prior)", ylabel=f"{name}[1] (quantile of the prior)")
     told = told_range(limits)
-    axes.set_title(f"Mean of p(x | {name}) over the latent plane{told and f'; {told}'}")
+    axes.set_title(f"{kind(mean).capitalize()} of p(x | {name}) over the latent plane{told and f'; {told}'}")
     return figure

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pyro_vae.evaluation.figures.curves import draw_curve
-from pyro_vae.evaluation.figures.images import grey_range, is_curve, is_image, mosaic, shaped_like_x, told_range
+from pyro_vae.evaluation.figures.images import grey_range, is_curve, is_image, kind, mosaic, shaped_like_x, told_range
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.program import Batch, X
 
@@ -71,7 +71,8 @@ def prior_samples(
         logger.info("no figure of prior samples: data of shape %s are neither images nor vectors", shape)
         return None
     given = ", ".join(name for name in batch or {} if name != "x")
-    inner = f"mean of p(x | z, {given}), z ~ p(z | {given})" if given else "mean of p(x | z), z ~ p(z)"
+    inner = f"{kind(mean)} of p(x | z"
+    inner += f", {given}), z ~ p(z | {given})" if given else "), z ~ p(z)"
     scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
     tempered = f", temperature {temperature:g}" * (temperature != 1) + f", top {top_k} codes" * (top_k is not None)
     tempered += f", top_p {top_p}" * (top_p is not None) + f", guidance {guidance:g}" * (guidance > 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.curves import draw_curve
-from pyro_vae.evaluation.figures.images import grey_range, in_shape, is_curve, is_image, mosaic, told_range
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, is_curve, is_image, kind, mosaic, told_range
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import reconstruct
 
@@ -37,7 +37,7 @@ def reconstructions(
         return None
     batch = pick(split, n, seed)
     mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)  # (n, *shape)
-    return pairs(batch["x"].cpu(), mean, f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)")
+    return pairs(batch["x"].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
 
 
 def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
-from pyro_vae.evaluation.figures.images import grey_range, in_shape
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
 from pyro_vae.evaluation.figures.panels import from_the_top
 from pyro_vae.evaluation.figures.pick import pick, picked
 from pyro_vae.evaluation.interpolation import decode_path
@@ -74,7 +74,7 @@ def traversals(
         values.append(in_shape(decoded, split.shape, 2))  # (units, steps, *shape)
         names += [_name(site, unit, draws[site].shape[1:]) for unit in units]
     columns = [f"{100 * quantile:g}%" for quantile in QUANTILES]
-    title = f"{split.name}: mean of p(x | z),\none unit moved over the quantiles of its draws"
+    title = f"{split.name}: {kind(decoded)} of p(x | z),\none unit moved over the quantiles of its draws"
     return grid(torch.cat(values), title, rows=names, columns=columns, limits=grey_range(stand_in))
 
 
