@@ -36,7 +36,7 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
             if name is not None:
                 raise InputError(
                     f"{type(module).__name__} keeps parameters of its own for each datum's '{name}', which fit only "
-                    "the data that it saw first: such a guide cannot be trained in batches, nor measured on other data. "
+                    "the data that it saw first: such a guide cannot be trained in batches, or measured on others. "
                     "Write a guide that computes q(z | x) from x (guides.GaussianGuide(model), or a network); an "
                     f"automatic one may serve what all data share: {type(module).__name__}(poutine.block(model, "
                     f"hide=['{name}', …])), called from within that guide"

@@ -128,7 +128,7 @@ def check_present(program: Program, batch: Batch, who: str) -> None:
     Raises:
         InputError: names what is missing.
     """
-    missing = [name for name in required_arguments(program) if name not in batch]
+    missing = [name for name in required_arguments(program, batch) if name not in batch]
     if missing:
         raise InputError(
             f"the {who} needs {', '.join(missing)}, which the data do not have (they have: {', '.join(batch)})"
@@ -181,8 +181,8 @@ def check_shape(name: str, site: Site) -> None:
         raise InputError(
             f"site '{name}' observes values of shape {tuple(value.shape)}, but its {type(innermost(fn)).__name__} has "
             f"batch shape {tuple(fn.batch_shape)} and event shape {event}: data '{name}' have shape "
-            f"{tuple(value.shape[1:])} each. Give the distribution that shape (.to_event({events}) for all but the data dimension), or reshape "
-            "what is observed"
+            f"{tuple(value.shape[1:])} each. Give the distribution that shape (.to_event({events}) for all but the "
+            "data dimension), or reshape what is observed"
         )
 
 
