@@ -156,7 +156,8 @@ def fit(
     keep_freed_memory()
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
-        pair = examine(*programs, train.batch(slice(0, 2)), objective.plate_nesting, num_data=len(train), training=True)
+        first, nesting = train.batch(slice(0, 2)), objective.plate_nesting
+        pair = examine(*programs, first, nesting, num_data=len(train), training=True, traces=traces)
         check_trainable(pair, first)
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
