@@ -61,8 +61,8 @@ class ELBO(Objective):
         free = self.free_bits.values() if isinstance(self.free_bits, Mapping) else [self.free_bits]
         if any(free):
             raise InputError(
-                f"free_bits cannot be used here: guide site {', '.join(sites)} has no reparameterized samples, and Pyro's "
-                "score-function estimator has no free bits; drop free_bits, or give the guide a relaxed distribution"
+                f"free_bits cannot be used here: guide site {', '.join(sites)} has no reparameterized samples, and "
+                "Pyro's score-function estimator has no free bits; drop them, or give the guide a relaxed distribution"
             )
         return super()._score_function_terms(sites, *others)
 

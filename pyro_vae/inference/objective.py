@@ -137,7 +137,7 @@ class Objective(pyro.infer.ELBO):
     def _layout(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """How the pair is run: as it was examined, or, of programs used directly, as they are found at the first call."""
+        """How the pair is run: as it was examined, or, of programs used directly, as the first call finds them."""
         if self._pair is not None:  # in training a factor counts, as it does with plain SVI
             return self._pair.layout if self._validating else {**self._pair.layout, "left_out": frozenset()}
         if self.num_particles == 1:
@@ -161,9 +161,9 @@ class Objective(pyro.infer.ELBO):
         key = ", ".join(sites)
         if pair.shared & pair.latent().keys() and pair.num_data not in (None, pair.size):
             raise InputError(
-                f"guide site {key} has no reparameterized samples, and {', '.join(sorted(pair.shared))} is shared by all "
-                "data, of which a batch is a part: Pyro's score-function estimator has no weight for it; train with one "
-                "batch (batch_size = number of data)"
+                f"guide site {key} has no reparameterized samples, and {', '.join(sorted(pair.shared))} is shared by "
+                "all data, of which a batch is a part: Pyro's score-function estimator has no weight for it; train "
+                "with one batch (batch_size = number of data)"
             )
         if key not in self._fallback:
             self._fallback[key] = pyro.infer.Trace_ELBO(

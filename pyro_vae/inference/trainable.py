@@ -53,11 +53,11 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
 def _check_hints(site: Site) -> None:
     if site["infer"].get("enumerate"):
         raise InputError(
-            f"site '{site['name']}' is marked infer={{'enumerate': …}}, which training does not follow yet: take the mark "
-            "out (it is then trained by a score function), or train with pyro.infer.SVI and TraceEnum_ELBO"
+            f"site '{site['name']}' is marked infer={{'enumerate': …}}, which training does not follow yet: take the "
+            "mark out (it is then trained by a score function), or train with pyro.infer.SVI and TraceEnum_ELBO"
         )
     if site["infer"].get("baseline"):
         raise InputError(
-            f"site '{site['name']}' has infer={{'baseline': …}}, which training does not follow: take it out, or train with "
-            "pyro.infer.SVI and TraceGraph_ELBO"
+            f"site '{site['name']}' has infer={{'baseline': …}}, which training does not follow: take it out, or train "
+            "with pyro.infer.SVI and TraceGraph_ELBO"
         )

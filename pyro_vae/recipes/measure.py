@@ -162,7 +162,7 @@ def device_name(device: str) -> str:
 def _given(model: nn.Module, split: Split) -> list[str]:
     """What of the data is given; the rest is what the log-likelihood is of."""
     declared = [name for name, context in declared_context(model).items() if not context.drawn]
-    return sorted({*required_arguments(model), *declared} & {*split.keys})
+    return sorted({*required_arguments(model, split.keys), *declared} & {*split.keys})
 
 
 def _codes(sites: Mapping[str, CodeUsage], kl: Mapping[str, Any]) -> dict[str, Any]:
