@@ -126,6 +126,25 @@ def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     return part if limit is None else part.subset(limit)
 
 
+def bits_are(result: Mapping[str, Any]) -> str:
+    """What a result's bits per dimension are of, where that is more than all levels of the data: "of a density, …".
+
+    Args:
+        result: of a measurement, as it is written; an older one may lack some of it.
+    """
+    told = ["of a density"] if result.get("density") else []
+    of = str(result.get("bits_of") or "")
+    return ", ".join([*told, *([f"of {of}"] if " given " in of else [])])
+
+
+def bits_in_words(result: Mapping[str, Any]) -> str:
+    """A result's bits per dimension with what they are of."""
+    bits = result["bits_per_dim"]
+    if bits is None or math.isnan(bits):
+        return "none: the data have sites of different kinds"
+    return f"{bits:.4f} {bits_are(result)}".rstrip()
+
+
 def weights_digest(model: nn.Module, guide: nn.Module) -> str:
     """SHA-256 of all weights of a pair, learned priors included: whether a measurement is of these weights."""
     found = hashlib.sha256()
