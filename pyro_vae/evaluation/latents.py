@@ -163,9 +163,7 @@ class _AtMean(Messenger):
         if msg["is_observed"] or msg["done"]:
             return
         mean = mean_or_none(msg["fn"])
-        if mean is not None and not is_discrete(
-            msg["fn"]
-        ):  # a mean of integers, or of one-hot vectors, is none of them
+        if mean is not None and not is_discrete(msg["fn"]):  # a mean of integers is none of them
             msg["value"], msg["done"] = mean, True
 
 
