@@ -108,8 +108,8 @@ def site_of_run(
     if X in drawn:
         return X
     raise InputError(
-        "no site of the model is observed when it is given data (obs=x); say which site is meant, site=..., of "
-        f"{', '.join(drawn) or 'none'}"
+        "no site of the model is observed when it is given data: they are handed to its argument 'x', or else to its "
+        f"first one; observe them (obs=x), or say which site is meant, site=..., of {', '.join(drawn) or 'none'}"
     )
 
 
