@@ -98,7 +98,7 @@ def _of_data(run: Run, part: str, num: int) -> tuple[list[str], dict[str, Tensor
         raise InputError(f"the run's data have no {part} part; choose another --split")
     index = evenly(len(split), num)
     digits = len(str(len(split) - 1))
-    batch = split.batch(index, torch.Generator().manual_seed(0))
+    batch = split.fixed(index).batch(slice(None))
     return [f"{part}-{i:0{digits}d}" for i in index.tolist()], batch
 
 

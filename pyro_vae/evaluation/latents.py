@@ -43,7 +43,7 @@ def encode(
     Args:
         model: generative program (shares its parameters with a guide that is a plain function).
         guide: its guide.
-        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, if it has one.
+        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, else validation.
         batch_size: data encoded at once.
         seed: of the draws; the global random state is left as it was.
         sites: those to keep; all if None.

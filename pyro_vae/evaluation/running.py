@@ -15,7 +15,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.checks import check_context, check_data, check_present
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.split import as_real
 from pyro_vae.data_sites import data_site, observed_data, same_numbers, site_of_run
 from pyro_vae.errors import InputError
@@ -90,8 +90,7 @@ def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable
         data = {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
         integers = isinstance(data.get(X), Tensor) and data[X].dtype == torch.int64
         return Split(data, integers=integers)
-    parts = as_data(data)
-    return parts.test if parts.test is not None else parts.train
+    return held_out(data).fixed()
 
 
 def as_batch(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def attribute_arithmetic(
     found = vectors_of(model, guide, split, labels, max_data, seed)
     if found is None:
         return None
-    one = split.batch(slice(datum, datum + 1), torch.Generator(split.device).manual_seed(seed))
+    one = split.batch(slice(datum, datum + 1))
     start = mean_path(model, guide, one, seed=seed)
     names = next(iter(found.values())).names[:MAX_ROWS]
     alpha = torch.tensor(list(alphas))

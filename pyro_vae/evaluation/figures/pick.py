@@ -20,7 +20,7 @@ def pick(split: Split, n: int, seed: int = 0) -> dict[str, Tensor]:
         ``(min(n, len(split)), ...)`` by key.
     """
     index = evenly(len(split), n).to(split.device)
-    return split.batch(index, torch.Generator(split.device).manual_seed(seed))
+    return split.fixed(index).batch(slice(None))
 
 
 def picked(split: Split, n: int, seed: int = 0) -> Split:

@@ -62,7 +62,7 @@ def worst_data(
         return None
     worst = measured.pareto_k.nan_to_num(nan=-torch.inf).argsort(descending=True)
     worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
-    batch = split.batch(worst.to(split.device), torch.Generator(split.device).manual_seed(seed))
+    batch = split.fixed(worst.to(split.device)).batch(slice(None))
     mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)
     values = torch.stack([batch["x"].cpu(), mean])  # (2, columns, *shape)
     size, k = measured.effective_sample_size, measured.pareto_k
@@ -77,6 +77,6 @@ def worst_data(
 def _measured(model: Callable[..., Any], guide: Callable[..., Any], split: Split, seed: int) -> LogLikelihood | None:
     """Bounds from few particles; None where all particles would be the same."""
     with evaluating(model, guide, split, seed) as programs:
-        if not anything_to_draw(*programs, max_plate_nesting=1):
+        if not anything_to_draw(*programs):
             return None
     return log_likelihood(model, guide, split, num_particles=NUM_PARTICLES, vectorize=False, seed=seed, compile="off")
