@@ -15,10 +15,10 @@ from torch import Tensor
 from pyro_vae.checks import check_context, check_present
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.codes import is_discrete
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.evaluation.running import as_split, check_pair, quiet
 from pyro_vae.program import as_programs, prime, real_type
+from pyro_vae.sites import is_discrete
 from pyro_vae.traces import Site, is_latent
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
