@@ -120,16 +120,17 @@ def draw_all(
     figures = drawers(model, guide, split, records, data.sound, seed)
     written = []
     for name, draw in figures.items():
+        path, drawn = Path(folder) / f"{name}.png", False
         try:
             figure = draw()
-            image = None if figure is None else png(figure)
+            drawn = figure is not None
+            if figure is not None:
+                save_figure(figure, path)
+                written.append(path)
         except Exception as error:  # one figure's failure is not to take the others with it
+            if drawn and isinstance(error.__cause__, OSError):
+                raise  # the disk's, which would take the others as well
             logger.warning("no figure '%s': %s", name, why_not(error))
-            continue
-        if image is not None:
-            path = Path(folder) / f"{name}.png"
-            write_atomically(path, lambda temporary, image=image: temporary.write_bytes(image))
-            written.append(path)
     return written
 
 
