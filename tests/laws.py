@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,7 +88,5 @@ def rows(batch: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
 
 def joined(results: list[LogLikelihood]) -> LogLikelihood:
     """Results of single data as one."""
-    parts = [
-        torch.cat([getattr(r, name) for r in results]) for name in ("per_datum", "effective_sample_size", "pareto_k")
-    ]
-    return LogLikelihood(*parts, results[0].num_particles, results[0].num_dimensions)
+    names = ("per_datum", "effective_sample_size", "pareto_k")
+    return replace(results[0], **{name: torch.cat([getattr(result, name) for result in results]) for name in names})
