@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.bounds import check_bound
 from pyro_vae.errors import InputError
-from pyro_vae.program import Program, prime
+from pyro_vae.program import Program, as_programs, prime
 from pyro_vae.runtime import private_seed
 from pyro_vae.traces import TracePair, trace_pair
 from pyro_vae.trial import Trial, try_together
@@ -91,25 +94,28 @@ def examine(
     vectorize: bool = True,
     num_data: int | None = None,
     bounds: bool = True,
+    training: bool = False,
 ) -> Pair:
     """Look at a pair once on a few data: whether its weights make a bound, and what may be run together.
 
     Args:
-        model, guide: programs in evaluation mode.
+        model, guide: programs, run in evaluation mode.
         batch: two data (or the only one).
         nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate, if that gives the same numbers; False: each datum is repeated.
         num_data: how many data there are in all.
         bounds: whether the guide's density matters (not if it is not looked at).
+        training: a batch may matter as a whole then (its statistics).
 
     Raises:
         InputError: names the site where the weights are no bound; or says why the programs cannot be run.
     """
     with private_seed(0, next(iter(batch.values())).device):
         model_trace, guide_trace = prime(model, guide, batch)
-        trace_pair(model, guide, (), batch, 1, nesting)  # the sites of both, and their plates
-        found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
-        trial = try_together(model, guide, batch, nesting)
+        with _evaluated(model, guide), torch.no_grad():
+            trace_pair(model, guide, (), batch, 1, nesting)  # the sites of both, and their plates
+            found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
+            trial = try_together(model, guide, batch, nesting)
     how = {
         "num_data": num_data,
         "data_plates": trial.data_plates or None,
@@ -117,8 +123,46 @@ def examine(
         "point_masses": tuple(found.point_masses) if found else (),
         "doubts": tuple(found.doubts) if found else (),
     }
-    repeated, alone = _chosen(trial, vectorize)
+    repeated, alone = (False, False) if training and not trial.together else _chosen(trial, vectorize)
     return Pair(model, guide, nesting, repeated, alone, **how)
+
+
+def tried(
+    model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Batch, nesting: int
+) -> dict[str, Any]:
+    """How programs that are called directly, as by plain SVI, are to be run with particles; see :attr:`Pair.layout`.
+
+    Args:
+        model, guide: modules or functions.
+        args, kwargs: what they are called with, tensors with the data first among them.
+        nesting: batch dimensions of the programs' own plates.
+    """
+    programs = as_programs(model, guide)
+    target = model.forward if isinstance(model, nn.Module) else model
+    try:
+        given = {**inspect.signature(target).bind_partial(*args).arguments, **kwargs}
+    except TypeError:  # told when it is called
+        return {}
+    batch = {name: value[:2] for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
+    if not batch or len(batch) < len([v for v in given.values() if v is not None]):
+        return {}
+    with private_seed(0, next(iter(batch.values())).device), _evaluated(*programs):
+        trial = try_together(*programs, batch, nesting)
+    repeated = _chosen(trial, True)[0] if trial.together else False  # in training a batch may matter as a whole
+    return {"repeated": repeated, "data_plates": trial.data_plates or None}
+
+
+@contextmanager
+def _evaluated(*programs: Program) -> Iterator[None]:
+    """Programs in evaluation mode."""
+    modes = [(m, m.training) for program in programs for m in program.modules()]
+    for program in programs:
+        program.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _chosen(trial: Trial, vectorize: bool) -> tuple[bool, bool]:

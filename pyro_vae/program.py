@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import CodeType
@@ -26,38 +27,78 @@ from pyro_vae.errors import InputError, unknown
 Batch = Mapping[str, Tensor]
 
 
+X = "x"  # the batch's entry that is the data
+NEVER_DATA = ("num_samples", "y", "mask")  # arguments of these names are never handed the data
+
+
 def accepted_arguments(program: Callable[..., Any]) -> set[str] | None:
     """The keyword arguments a program takes, or None if it takes any (``**kwargs``)."""
-    target = program.forward if isinstance(program, nn.Module) else program
-    parameters = inspect.signature(target).parameters.values()
+    parameters = _parameters(program).values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {p.name for p in parameters if p.kind in _NAMED}
 
 
-def required_arguments(program: Callable[..., Any], site: str = "x") -> list[str]:
-    """The context that a program cannot do without: its arguments without a default, but for its data's."""
-    target = program.program if isinstance(program, Program) else program
-    target = target.forward if isinstance(target, nn.Module) else target
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(target).parameters.values()
-    needed = [p.name for p in parameters if p.kind in named and p.default is p.empty]
-    return [name for name in needed if name not in (site, "num_samples")]
+def data_argument(program: Callable[..., Any], given: Iterable[str] = ()) -> str | None:
+    """The argument that a program is handed the batch's ``x`` by.
+
+    The one called x; else the first positional one without a default, or with the default None, that is no other
+    entry's, no declared context, and not ``num_samples``, ``y`` or ``mask``. (Beside ``**kwargs``, which
+    take an x, only one without a default.)
+
+    Args:
+        program: a module, a function, or a :class:`Program` of one.
+        given: the names of the batch's entries, which are handed to the arguments of the same names.
+
+    Returns:
+        its name; None if the program takes no data.
+    """
+    parameters = _parameters(program)
+    if X in parameters:
+        return X
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    others = {*given, *NEVER_DATA, *declared_context(program)}
+    for name, p in parameters.items():
+        fits = p.default is p.empty or (p.default is None and not takes_any)
+        if p.kind is p.POSITIONAL_OR_KEYWORD and name not in others and fits:
+            return name
+    return X if takes_any else None
 
 
-def needed_to_generate(program: Callable[..., Any], site: str = "x") -> list[str]:
+def required_arguments(program: Callable[..., Any], given: Iterable[str] = ()) -> list[str]:
+    """The context that a program cannot do without: its arguments without a default, but for its data's.
+
+    Args:
+        program, given: as for :func:`data_argument`.
+    """
+    return [name for name in required_names(program) if name not in (data_argument(program, given), "num_samples")]
+
+
+def required_names(program: Callable[..., Any]) -> list[str]:
+    """A program's arguments without a default."""
+    return [n for n, p in _parameters(program).items() if p.kind in _NAMED and p.default is p.empty]
+
+
+def needed_to_generate(program: Callable[..., Any], given: Iterable[str] = ()) -> list[str]:
     """The context that a program cannot be sampled without: what it requires, and what it declares and may be None.
 
     A model whose present prior is conditional on labels has ``y=None`` in its signature and declares y at the same
     time: its densities can be had without the caller's thinking of y (the batch has it), its samples cannot.
+
+    Args:
+        program, given: as for :func:`data_argument`.
     """
-    required = required_arguments(program, site)
-    target = program.program if isinstance(program, Program) else program
-    target = target.forward if isinstance(target, nn.Module) else target
-    optional = {name for name, p in inspect.signature(target).parameters.items() if p.default is None}
-    free = optional - {site, *required}
+    required = required_arguments(program, given)
+    optional = {name for name, p in _parameters(program).items() if p.default is None}
+    free = optional - {X, *required}
     declared = [name for name, context in declared_context(program).items() if name in free and not context.drawn]
     return [*required, *declared]
+
+
+def takes(program: Callable[..., Any], argument: str) -> bool:
+    """Whether a program has an argument of this name."""
+    names = accepted_arguments(program)
+    return names is None or argument in names
 
 
 def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
@@ -65,6 +106,14 @@ def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
     target = program.program if isinstance(program, Program) else program
     declared = getattr(target, "context", None)
     return dict(declared) if isinstance(declared, Mapping) else {}
+
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _parameters(program: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    target = program.program if isinstance(program, Program) else program
+    return inspect.signature(target.forward if isinstance(target, nn.Module) else target).parameters
 
 
 def real_type(*programs: nn.Module) -> torch.dtype | None:
@@ -100,7 +149,8 @@ class Program(nn.Module):
     """A Pyro program that is called with a whole batch and owns what it trains.
 
     ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a
-    program without a ``y`` argument is never handed ``y``. A PyroModule keeps its own parameters. A plain
+    program without a ``y`` argument is never handed ``y``; the data, ``x``, may have another name there
+    (:func:`data_argument`). A PyroModule keeps its own parameters. A plain
     function's are found where it keeps them: modules that it refers to (globals or closure, itself or through
     its helper functions) become submodules. Whatever else a program turns out to use when it is run first
     (:func:`prime`), as modules behind objects of one's own and bare parameters, is adopted then
@@ -127,8 +177,7 @@ class Program(nn.Module):
 
     def forward(self, **batch: Any) -> Any:
         """Run the program on the entries of ``batch`` that it accepts."""
-        known = self._arguments
-        kwargs = batch if known is None else {k: v for k, v in batch.items() if k in known}
+        kwargs = self._keywords(batch)
         with module_parameters(), ParamStatements(self.store):
             result = self._call(**kwargs)
         if self.store.names and isinstance(self.program, nn.Module) and STORE not in self.program._modules:
@@ -167,6 +216,14 @@ class Program(nn.Module):
         kind = "modules_used" if isinstance(value, nn.Module) else "parameters_used"
         _take_awaited(owner, f"{kind}.{name}", value)
         _make_ready(self)
+
+    def _keywords(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The entries that the program has arguments for, and x by the name of its data argument."""
+        known = self._arguments
+        if X in batch and (known is None or X not in known):
+            name = data_argument(self.program, batch)
+            batch = batch if name is None else {name if k == X else k: v for k, v in batch.items()}
+        return batch if known is None else {k: v for k, v in batch.items() if k in known}
 
 
 OF_A_MODULE = "$$$"  # in the names that pyro.module gives
@@ -380,7 +437,9 @@ def names_used(function: Any) -> dict[str, Any]:
     """What a function's code refers to by a global or closed-over name, nested functions' code included."""
 
     def names(code: CodeType) -> Iterator[str]:
-        yield from code.co_names
+        for instruction in dis.get_instructions(code):  # code.co_names has the names of attributes as well
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                yield instruction.argval
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 yield from names(constant)

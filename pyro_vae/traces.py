@@ -154,9 +154,7 @@ def trace_pair(
         InputError: if the model has no data plate, or a latent site is in one program only.
     """
     copies = num_particles if repeated else 1
-    if copies > 1:
-        args = tuple(_repeated(value, copies) for value in args)
-        kwargs = {name: _repeated(value, copies) for name, value in kwargs.items()}
+    args, kwargs = repeated_arguments(args, kwargs, copies)
     particle_dim = -(max_plate_nesting + 1)
     model = in_particle_plate(model, num_particles // copies, particle_dim)
     guide = in_particle_plate(guide, num_particles // copies, particle_dim)
@@ -186,6 +184,15 @@ def trace_pair(
 def repeat(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
     """Each datum as often as asked, its copies one after another."""
     return {name: _repeated(value, times) for name, value in batch.items()}
+
+
+def repeated_arguments(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], times: int
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a program with each datum as often as asked."""
+    if times == 1:
+        return args, kwargs
+    return tuple(_repeated(v, times) for v in args), {name: _repeated(v, times) for name, v in kwargs.items()}
 
 
 def _repeated(value: Any, times: int) -> Any:

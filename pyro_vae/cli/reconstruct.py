@@ -108,7 +108,7 @@ def _context(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], y: st
     context = declared.get("y")
     sayable = "mask" not in batch and (context is None or len(context.shape) < 2)
     if y is None:
-        needed = {*required_arguments(model), *required_arguments(guide)}
+        needed = {*required_arguments(model, batch), *required_arguments(guide, batch)}
         if "y" in needed and "y" not in batch and sayable:
             what = describe_y(context)
             raise InputError(

@@ -283,7 +283,10 @@ def chunk_size(x: Tensor) -> int:
 
 def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
     if "x" not in tensors:
-        raise InputError(f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'}")
+        raise InputError(
+            f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'} (x is "
+            "handed to the program's argument x, or else to its first one, whatever that is called)"
+        )
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"{name}: '{key}' must be a torch.Tensor, got {type(tensor).__name__}")

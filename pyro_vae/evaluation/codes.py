@@ -15,8 +15,6 @@ from pyro_vae.evaluation.running import quiet
 from pyro_vae.program import as_programs, prime
 from pyro_vae.traces import Site, is_latent
 
-_INTEGERS = (constraints.integer_interval, type(constraints.nonnegative_integer))
-
 
 class CodeSite(NamedTuple):
     """A latent site of codes.
@@ -40,20 +38,26 @@ def number_of_codes(fn: Any) -> int | None:
     return int(high[0]) + 1 if same else None
 
 
-def is_over_integers(fn: Any) -> bool:
-    """Whether a distribution's values are integers other than 0 and 1."""
-    return isinstance(elementwise_support(fn), _INTEGERS)
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution's values can be counted: integers, 0 and 1, one-hot vectors."""
+    support = elementwise_support(fn)
+    return support is not None and support.is_discrete
 
 
 def elementwise_support(fn: Any) -> constraints.Constraint | None:
     """The constraint on each number of a distribution's values, or None if it does not say."""
-    try:
-        support = fn.support
-    except (NotImplementedError, AttributeError):
-        return None
+    support = support_or_none(fn)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def support_or_none(fn: Any) -> constraints.Constraint | None:
+    """A distribution's support, or None if it does not say."""
+    try:
+        return fn.support
+    except (NotImplementedError, AttributeError):
+        return None
 
 
 def code_sites(nodes: Mapping[str, Site]) -> dict[str, CodeSite]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
+from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -31,6 +32,23 @@ def mean_or_none(fn: Any) -> Tensor | None:
     if not mean.is_floating_point():
         return None
     return None if bool(mean.isnan().any()) else mean  # nan: torch's way to say so, e.g. of Categorical
+
+
+def shown_of(node: Site) -> Tensor:
+    """What a data site's distribution is shown by: its mean, of classes its mode, of others its draw.
+
+    Returns:
+        ``(batch, ..., *event)``; floating point, if it is a mean.
+    """
+    if mean_or_none(node["fn"]) is not None:
+        return mean_of(node)
+    fn = node["fn"]
+    while isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    try:
+        return data_first(fn.mode, node)
+    except (NotImplementedError, AttributeError):
+        return data_first(node["value"], node)
 
 
 def mean_of(node: Site) -> Tensor:

@@ -47,28 +47,10 @@ class PerDatum:
         return mean_and_error(self.per_datum)[1]
 
 
-@dataclass
-class LogLikelihood(PerDatum):
-    """Importance-weighted estimates of log p(x).
+class PerDimension(PerDatum):
+    """Estimates of log p of data sites, ``sites`` by name, with what they are per dimension."""
 
-    Attributes:
-        per_datum: log (1/K) sum_k w_k, nats, ``(num_data,)``, float64 on the CPU.
-        effective_sample_size: (sum w)^2 / sum w^2 of each datum, between 1 and K, ``(num_data,)``.
-        pareto_k: k-hat of each datum's weights (:mod:`pyro_vae.evaluation.pareto`), ``(num_data,)``; NaN where there is
-            no tail to fit (fewer than 21 particles, equal weights).
-        num_particles: K, the particles that were drawn and used.
-        sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.data_sites.DataSite`).
-        split: the name of the data.
-        doubts: what was found when the pair was examined, in sentences.
-    """
-
-    per_datum: Tensor
-    effective_sample_size: Tensor
-    pareto_k: Tensor
-    num_particles: int
-    sites: Mapping[str, DataSite] = field(default_factory=dict)
-    split: str = "data"
-    doubts: tuple[str, ...] = ()
+    sites: Mapping[str, DataSite]
 
     @property
     def num_dimensions(self) -> float:
@@ -107,6 +89,30 @@ class LogLikelihood(PerDatum):
         for name, site in self.sites.items():
             by_kind.setdefault(site.density, []).append(name)
         return max(by_kind.values(), key=lambda names: sum(self.sites[n].dimensions for n in names), default=[])
+
+
+@dataclass
+class LogLikelihood(PerDimension):
+    """Importance-weighted estimates of log p(x).
+
+    Attributes:
+        per_datum: log (1/K) sum_k w_k, nats, ``(num_data,)``, float64 on the CPU.
+        effective_sample_size: (sum w)^2 / sum w^2 of each datum, between 1 and K, ``(num_data,)``.
+        pareto_k: k-hat of each datum's weights (:mod:`pyro_vae.evaluation.pareto`), ``(num_data,)``; NaN where there is
+            no tail to fit (fewer than 21 particles, equal weights).
+        num_particles: K, the particles that were drawn and used.
+        sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.data_sites.DataSite`).
+        split: the name of the data.
+        doubts: what was found when the pair was examined, in sentences.
+    """
+
+    per_datum: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    num_particles: int
+    sites: Mapping[str, DataSite] = field(default_factory=dict)
+    split: str = "data"
+    doubts: tuple[str, ...] = ()
 
     @property
     def pareto_k_max(self) -> float | None:

@@ -73,8 +73,10 @@ def sandwich(
         for program in programs:
             program.to(device)
     data, latents = _drawn(programs[0], num_data, batch, seed)
-    with evaluating(*programs, data, seed + 1, device) as (model, guide, split):
-        path = AnnealedPath(model, guide, start, num_chains, max_plate_nesting, vectorize)
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
+    with evaluating(*programs, data, seed + 1, device, **how) as (pair, split):
+        pair.refuse_point_masses()
+        path = AnnealedPath(pair, start, num_chains)
         lower, upper = [], []
         with options.chunks(path, split, memory_budget, compile, progress, directions=2) as chunks:
             for rows, densities, sizes, told in chunks:

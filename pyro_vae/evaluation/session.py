@@ -43,6 +43,7 @@ def evaluating(
     *,
     max_plate_nesting: int = 1,
     vectorize: bool = True,
+    bounds: bool = True,
 ) -> Iterator[tuple[Pair, Split]]:
     """A pair in evaluation mode without gradients, examined, and the data beside it on the device.
 
@@ -56,6 +57,7 @@ def evaluating(
         device: where to; the programs' own if None.
         max_plate_nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate, if the programs give the same numbers so; False: each datum is repeated.
+        bounds: whether the guide's density is used, and so is to be the density of what it draws.
 
     Raises:
         InputError: if the data are not in the support of the model's likelihood, a program subsamples a plate, or the
@@ -84,6 +86,7 @@ def evaluating(
                 max_plate_nesting,
                 vectorize=vectorize,
                 num_data=len(split),
+                bounds=bounds,
             )
             with pyro.validation_enabled(False):
                 yield pair, split

@@ -26,7 +26,7 @@ def data_and_latent_shapes(
             not in the data plate; if the model needs context.
     """
     program = model if isinstance(model, Program) else Program(model)
-    needed = required_arguments(program, data_site)
+    needed = required_arguments(program)
     if needed:
         raise InputError(
             f"the model needs {', '.join(needed)}, which this guide does not look at: use the guide that belongs "

@@ -28,7 +28,9 @@ from pyro_vae.inference.optimizer import OptimizerName, make_optimizer
 from pyro_vae.inference.scheduled import ScheduledBuffers, warn_of_long
 from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
+from pyro_vae.inference.trainable import check_trainable
 from pyro_vae.inference.trainer import Trainer
+from pyro_vae.pair import examine
 from pyro_vae.program import as_programs, prime, real_type
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
@@ -154,6 +156,9 @@ def fit(
     keep_freed_memory()
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
+        pair = examine(*programs, train.batch(slice(0, 2)), objective.plate_nesting, num_data=len(train), training=True)
+        check_trainable(pair, train.batch(slice(0, 2)))
+        objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
         scheduled.set(0.0)
         saved = load_checkpoint(Path(out)) if resume and out is not None else None

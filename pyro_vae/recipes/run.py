@@ -27,6 +27,7 @@ from pyro_vae.recipes.experiment import (
     parse_config,
 )
 from pyro_vae.recipes.first import check_both, first_config, start_from
+from pyro_vae.recipes.functions import check_apart
 from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
 from pyro_vae.recipes.sections import is_first_process, write_config
 from pyro_vae.recipes.texts import TOKENIZER
@@ -99,6 +100,7 @@ class Run:
         if started or (file.exists() and (Path(path) / WEIGHTS).exists()):
             raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
         parts = build(config, data.train.shape, data.train.mean())
+        check_apart(Path(path), parts.model, parts.guide)
         save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
         if data.sound is not None:
@@ -135,6 +137,7 @@ class Run:
         written = [] if resume else [self.path / name for name in (CONFIG, WEIGHTS)]
         with nothing_left_if_refused([self.path, self.path / FIRST], written):
             parts = build(self.config, self.data_shape, data.train.mean())
+            check_apart(self.path, parts.model, parts.guide)
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
                 check_both(self.config, parts, data)
                 before = self._train_first(data, resume, progress)
@@ -179,6 +182,7 @@ class Run:
             parts = build(self.config, self.data_shape)
         except InputError as error:
             raise InputError(f"{self.path / CONFIG}: {error}") from error
+        check_apart(self.path, parts.model, parts.guide)
         load_weights(self.path / WEIGHTS, parts.model, parts.guide)
         return parts.model.eval(), parts.guide.eval()
 

@@ -1,6 +1,7 @@
 """Options of the command line: over a recipe's, of a class of their own, and in any place."""
 
 import logging
+import shlex
 from importlib import import_module
 
 import pytest
@@ -8,6 +9,8 @@ import yaml
 
 from pyro_vae.cli import main
 from pyro_vae.cli.parsing import _options_last, make_parser
+from pyro_vae.recipes import Run
+from pyro_vae.recipes.pages.commands import train_command
 
 
 def configured(tmp_path, monkeypatch, *arguments):
@@ -28,6 +31,18 @@ def test_a_class_that_is_changed_has_its_own_defaults(form, tmp_path, monkeypatc
     assert last(objective) == "IWAE" and objective["init_args"]["num_particles"] == 5
     lines = [m for m in caplog.messages if m.startswith("objective: ")]
     assert len(lines) == 1 and "in place of the recipe's pyro_vae.inference.ELBO, with its own defaults" in lines[0]
+
+
+def test_the_command_that_repeats_a_run_says_all_of_another_class(tmp_path, monkeypatch):
+    """One particle is ELBO's default and not IWAE's, so it must be said."""
+    options = ["--objective", "IWAE", "--objective.num_particles", "1"]
+    config = configured(tmp_path, monkeypatch, "vae", *options)
+    command = shlex.split(train_command(Run(tmp_path / "run")))
+    assert "--objective.num_particles=1" in command
+    command[command.index("--out") + 1] = str(tmp_path / "again")
+    assert main(command[1:]) == 0
+    again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert again["objective"]["init_args"] == config["objective"]["init_args"]
 
 
 def test_what_the_recipe_says_of_the_other_class_is_kept_or_named_as_dropped(tmp_path, monkeypatch, caplog):

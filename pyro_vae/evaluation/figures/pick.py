@@ -23,6 +23,11 @@ def pick(split: Split, n: int, seed: int = 0) -> dict[str, Tensor]:
     return split.fixed(index).batch(slice(None))
 
 
+def picked(split: Split, n: int, seed: int = 0) -> Split:
+    """What :func:`pick` picks, as a split."""
+    return Split(pick(split, n, seed), integers=split.integers, name=split.name)
+
+
 def evenly(count: int, n: int) -> Tensor:
     """The places of at most n of ``count`` data at even distances, int64 ``(min(n, count),)``."""
     n = min(n, count)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Sound, Split
+from pyro_vae.evaluation.figures.images import in_shape
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import reconstruct
 
@@ -116,6 +117,6 @@ def spectrograms(
         seed: of the draws of z.
     """
     batch = pick(split, n, seed)
-    mean = reconstruct(model, guide, batch, seed=seed)  # (n, 1, L)
+    mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)  # (n, 1, L)
     title = f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)"
     return pairs_of_spectrograms(batch["x"].cpu(), mean, sound, title)
