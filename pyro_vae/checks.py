@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from pyro.distributions.util import validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -16,6 +15,7 @@ from pyro_vae.autoguides import refuse_unamortized
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.program import Batch, Program, declared_context, prime, required_arguments
+from pyro_vae.recording.tensors import LastSite
 from pyro_vae.sites import Site, elementwise_mask, elementwise_support, innermost, inside_support, is_factor
 from pyro_vae.traces import check_sites, is_observed
 
@@ -76,7 +76,7 @@ def observed_entry(site: Site, batch: Batch) -> str | None:
 
 def _primed(model: Program, guide: Program, batch: Batch) -> tuple[Trace, Trace]:
     """Traces on a batch; what goes wrong is told by site and shapes."""
-    seen = _Shapes()
+    seen = LastSite()
     try:
         with seen, validation_enabled(False):
             return prime(model, guide, batch)
@@ -85,41 +85,39 @@ def _primed(model: Program, guide: Program, batch: Batch) -> tuple[Trace, Trace]
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         data = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
         line = (str(error).strip().splitlines() or [""])[0]
-        told = seen.sentence() if "Shape mismatch inside plate" in line or "Mismatch" in line else ""
+        told = _told_by_shapes(_message_of(error)) if "Shape mismatch inside plate" in line else ""
         where = f", at or after site '{seen.name}'" if seen.name else ""
         raise InputError(
             told or f"the programs cannot be run on {data}{where}: {type(error).__name__}: {line}"
         ) from error
 
 
-class _Shapes(Messenger):
-    """Remembers the site that came last, for a sentence on its shapes."""
+def _message_of(error: BaseException) -> Site | None:
+    """The site at which a handler of Pyro's raised an error."""
+    found, frames = None, error.__traceback__
+    while frames is not None:
+        message = frames.tb_frame.f_locals.get("msg")
+        found = message if isinstance(message, dict) and "fn" in message else found
+        frames = frames.tb_next
+    return found
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = ""
-        self._site: Any = None
 
-    def _pyro_sample(self, msg: Any) -> None:
-        if not site_is_subsample(msg):
-            self.name, self._site = msg["name"], msg
-
-    def sentence(self) -> str:
-        """What is wrong with the shapes of the last site, if it is that they do not fit its plates."""
-        if self._site is None:
-            return ""
-        fn, plates = self._site["fn"], [f for f in self._site["cond_indep_stack"] if f.vectorized]
-        shape, inner = tuple(fn.batch_shape), len([f for f in plates if f.dim != -1])
-        wrong = next((f for f in plates if -f.dim <= len(shape) and shape[f.dim] not in (1, f.size)), None)
-        if wrong is None:
-            return ""
-        events = len(shape) + fn.event_dim - 1 - inner
-        return (
-            f"site '{self.name}': its {type(innermost(fn)).__name__} has batch shape {shape} and event shape "
-            f"{tuple(fn.event_shape)}, and plate '{wrong.name}' has {wrong.size} at dim {wrong.dim}, where the "
-            f"batch shape has {shape[wrong.dim]}. All dimensions of one datum are to be event dimensions: "
-            f".to_event({events}) on the distribution, so that its batch shape is that of the plates"
-        )
+def _told_by_shapes(site: Site | None) -> str:
+    """What is wrong with a site's shapes, if it is that they do not fit its plates."""
+    if site is None:
+        return ""
+    fn, plates = site["fn"], [f for f in site["cond_indep_stack"] if f.vectorized]
+    shape, inner = tuple(fn.batch_shape), len([f for f in plates if f.dim != -1])
+    wrong = next((f for f in plates if -f.dim <= len(shape) and shape[f.dim] not in (1, f.size)), None)
+    if wrong is None:
+        return ""
+    events = len(shape) + fn.event_dim - 1 - inner
+    return (
+        f"site '{site['name']}': its {type(innermost(fn)).__name__} has batch shape {shape} and event shape "
+        f"{tuple(fn.event_shape)}, and plate '{wrong.name}' has {wrong.size} at dim {wrong.dim}, where the batch shape "
+        f"has {shape[wrong.dim]}. All dimensions of one datum are to be event dimensions: .to_event({events}) for all "
+        "but the data dimension"
+    )
 
 
 def check_present(program: Program, batch: Batch, who: str) -> None:

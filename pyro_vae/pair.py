@@ -95,6 +95,7 @@ def examine(
     num_data: int | None = None,
     bounds: bool = True,
     training: bool = False,
+    traces: tuple[Trace, Trace] | None = None,
 ) -> Pair:
     """Look at a pair once on a few data: whether its weights make a bound, and what may be run together.
 
@@ -105,15 +106,15 @@ def examine(
         vectorize: particles in a plate, if that gives the same numbers; False: each datum is repeated.
         num_data: how many data there are in all.
         bounds: whether the guide's density matters (not if it is not looked at).
+        traces: of the model and the guide on those data, from checks that were made before.
         training: a batch may matter as a whole then (its statistics).
 
     Raises:
         InputError: names the site where the weights are no bound; or says why the programs cannot be run.
     """
     with private_seed(0, next(iter(batch.values())).device):
-        model_trace, guide_trace = prime(model, guide, batch)
+        model_trace, guide_trace = traces or prime(model, guide, batch)
         with _evaluated(model, guide), torch.no_grad():
-            trace_pair(model, guide, (), batch, 1, nesting)  # the sites of both, and their plates
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
             trial = try_together(model, guide, batch, nesting)
     how = {

@@ -164,8 +164,8 @@ class Densities:
                 model = _trace(self.model, batch)
             guide = Trace() if self.path.start == "prior" else self._trace_guide(model, given, batch)
             size = self.layout.size
-            plates = self.path.pair.data_plates
-            pair = TracePair(model, guide, self.chains, self.particle_dim, size, size, data_plates=plates)
+            known = {"data_plates": self.path.pair.data_plates, "left_out": self.path.pair.left_out}
+            pair = TracePair(model, guide, self.chains, self.particle_dim, size, size, **known)
 
             def summed(sites: list[Site]) -> Tensor:
                 return total([pair.per_datum(log_prob(site, scaled=False), site) for site in sites])

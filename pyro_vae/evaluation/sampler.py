@@ -84,5 +84,6 @@ class ImportanceSampler:
         model = in_particle_plate(self.pair.model, chunk, particle_dim)
         trace = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=guide)).get_trace(**batch))
         size = next(f.size for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1)
-        pair = TracePair(trace, guide, chunk, particle_dim, size, size, data_plates=self.pair.data_plates)
+        known = {"data_plates": self.pair.data_plates, "left_out": self.pair.left_out}
+        pair = TracePair(trace, guide, chunk, particle_dim, size, size, **known)
         return (log_weights(pair, scaled=False),)

@@ -74,7 +74,8 @@ def evaluating(
         for program in programs:
             program.to(split.device).eval()
         with torch.no_grad(), private_seed(seed, split.device):
-            for trace in check_data(*programs, split):
+            traces = check_data(*programs, split)
+            for trace in traces:
                 check_whole(trace, min(2, len(split)))
             _warn_of_initial_values({name for p in programs for name in p.store.names} - known)
             modes += [(m, True) for p in programs for m in p.modules() if m not in {module for module, _ in modes}]
@@ -87,6 +88,7 @@ def evaluating(
                 vectorize=vectorize,
                 num_data=len(split),
                 bounds=bounds,
+                traces=traces,
             )
             with pyro.validation_enabled(False):
                 yield pair, split

@@ -152,12 +152,13 @@ def fit(
     train = data.train.to(fabric.device, real)
     batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
     mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)
-    check_data(*programs, train)
+    traces = check_data(*programs, train)
     keep_freed_memory()
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
-        pair = examine(*programs, train.batch(slice(0, 2)), objective.plate_nesting, num_data=len(train), training=True)
-        check_trainable(pair, train.batch(slice(0, 2)))
+        first, nesting = train.batch(slice(0, 2)), objective.plate_nesting
+        pair = examine(*programs, first, nesting, num_data=len(train), training=True, traces=traces)
+        check_trainable(pair, first)
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
         scheduled.set(0.0)
