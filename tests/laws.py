@@ -23,15 +23,27 @@ def seeds(first: int, last: int, size: int = 10):
     return pytest.mark.parametrize("block", [range(i, min(i + size, last)) for i in range(first, last, size)], ids=str)
 
 
-def each(block: Iterable[int], law: Callable[[Program], None], where: Callable[[Program], bool] = lambda p: True):
-    """Hold every program of a block against a law; all that fail are told, with their source."""
+def each(
+    block: Iterable[int],
+    law: Callable[[Program], None],
+    where: Callable[[Program], bool] = lambda p: True,
+    refusals: type[Exception] = InputError,
+):
+    """Hold every program of a block against a law; all that fail are told, with their source.
+
+    Args:
+        block: seeds.
+        law: raises where it does not hold.
+        where: which programs it is for.
+        refusals: what a refusal is; of objectives, which run under Pyro's own checks, these may be the first to refuse.
+    """
     failures = []
     for program in map(random_program, block):
         if not where(program):
             continue
         try:
             law(program)
-        except InputError as error:
+        except refusals as error:
             if program.refusal == "never":
                 failures.append(f"refused: {error}\n{program}")
         except Exception as error:
