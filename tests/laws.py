@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,15 +23,27 @@ def seeds(first: int, last: int, size: int = 10):
     return pytest.mark.parametrize("block", [range(i, min(i + size, last)) for i in range(first, last, size)], ids=str)
 
 
-def each(block: Iterable[int], law: Callable[[Program], None], where: Callable[[Program], bool] = lambda p: True):
-    """Hold every program of a block against a law; all that fail are told, with their source."""
+def each(
+    block: Iterable[int],
+    law: Callable[[Program], None],
+    where: Callable[[Program], bool] = lambda p: True,
+    refusals: type[Exception] = InputError,
+):
+    """Hold every program of a block against a law; all that fail are told, with their source.
+
+    Args:
+        block: seeds.
+        law: raises where it does not hold.
+        where: which programs it is for.
+        refusals: what a refusal is; of objectives, which run under Pyro's own checks, these may be the first to refuse.
+    """
     failures = []
     for program in map(random_program, block):
         if not where(program):
             continue
         try:
             law(program)
-        except InputError as error:
+        except refusals as error:
             if program.refusal == "never":
                 failures.append(f"refused: {error}\n{program}")
         except Exception as error:
@@ -87,7 +100,5 @@ def rows(batch: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
 
 def joined(results: list[LogLikelihood]) -> LogLikelihood:
     """Results of single data as one."""
-    parts = [
-        torch.cat([getattr(r, name) for r in results]) for name in ("per_datum", "effective_sample_size", "pareto_k")
-    ]
-    return LogLikelihood(*parts, results[0].num_particles, results[0].num_dimensions)
+    names = ("per_datum", "effective_sample_size", "pareto_k")
+    return replace(results[0], **{name: torch.cat([getattr(result, name) for result in results]) for name in names})

@@ -41,7 +41,8 @@ class Program:
         model, guide, batch: as a user has them.
         truth: gives log p(x) of every datum, or with True what K -> infinity particles give (it differs where the guide
             is a point mass), nats, ``(N,)`` float64.
-        counted: elements of each datum that no mask leaves out, ``(N,)``.
+        counted: elements of each datum that no mask leaves out, ``(N,)``, by data site.
+        density: whether a data site is one (or a probability), by name.
         max_plate_nesting: batch dimensions of its plates.
         deterministic: whether any number of particles gives the expected value.
         refusal: "never", "allowed" or "required".
@@ -55,7 +56,8 @@ class Program:
     guide: Callable
     batch: dict[str, Tensor]
     truth: Callable[[bool], Tensor] = field(repr=False)
-    counted: Tensor
+    counted: dict[str, Tensor]
+    density: dict[str, bool]
     max_plate_nesting: int = 1
     deterministic: bool = False
     refusal: str = "never"
@@ -151,7 +153,8 @@ def _flat(b: Draws, seed: int, decode: str | None = None) -> Program:
         guide,
         batch,
         lambda estimated: truth.exact(batch, stars if estimated else {}),
-        sum(site.counted(batch) for site in sites),
+        {site.name: site.counted(batch) for site in sites},
+        {site.name: site.density for site in sites},
         deterministic=part.exact_guide or set(stars) == truth.latents,
         refusal="required" if of_the_batch else part.refusal,
         sampled=lambda r: truth.sampled(batch, r),
@@ -196,19 +199,15 @@ class _Truth:
     def __init__(self, names, part: Latents, sites: list[DataSite], context, decode: str, factor: str | None) -> None:
         self.names, self.part, self.sites = names, part, sites
         self.context, self.decode, self.factor = context, decode, factor
-        self.envs: dict[torch.dtype, dict] = {}
         self.latents = set(part.draw(torch.zeros(1, HIDDEN).double(), 1))
 
     def env(self, dtype: torch.dtype) -> dict:
         def cast(value):
             if isinstance(value, nn.Module):
-                return copy.deepcopy(value).to(dtype)
+                return copy.deepcopy(value).to(dtype) if dtype != torch.float32 else value
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-        if dtype not in self.envs:
-            names = {k: cast(v) for k, v in self.names.items() if k != "posterior"}
-            self.envs[dtype] = {"torch": torch, "F": F} | names
-        return dict(self.envs[dtype])
+        return {"torch": torch, "F": F} | {k: cast(v) for k, v in self.names.items() if k != "posterior"}
 
     def c(self, env: dict, batch: dict[str, Tensor], n: int) -> Tensor:
         scope = env | {"x": None, "num_samples": n, "y": None} | {k: _cast(v, env["C"].dtype) for k, v in batch.items()}
@@ -253,8 +252,8 @@ class _Truth:
 
     @torch.no_grad()
     def posterior(self, **batch: Tensor) -> Tensor:
-        """Logits of the states of an only discrete latent, ``(N, K)``: what an exact guide uses."""
-        env = self.env(torch.float64)
+        """Logits of the states of an only discrete latent, ``(N, K)``: what an exact guide uses, of its own modules."""
+        env = self.env(torch.float32)
         c = self.c(env, batch, len(batch["x"]))
         values, weights = self.part.nodes(c)
         return (weights + self.log_likelihood(env, values, c, batch)).T.float()
@@ -308,7 +307,9 @@ def _conjugate(b: Draws, seed: int) -> Program:
     source, model, guide = _built(b, seed, model, guide, ["x"], [], ["x"])
     exact = linear_gaussian(w.double(), bias.double(), scale, batch["x"])
     counted = torch.full((n,), float(data), dtype=torch.float64)
-    return Program(seed, source, b.marks, model, guide, batch, lambda _: exact, counted, deterministic=True)
+    return Program(
+        seed, source, b.marks, model, guide, batch, lambda _: exact, {"x": counted}, {"x": True}, deterministic=True
+    )
 
 
 def _indented(lines: list[str], by: int = 1) -> list[str]:

@@ -83,6 +83,7 @@ class DataSite:
         sample: of outputs ``(N, D)``: values.
         masks: argument names of masks and their shapes per datum.
         shape: of a value.
+        density: whether it is one, or a probability.
     """
 
     name: str
@@ -93,6 +94,7 @@ class DataSite:
     sample: Callable[[Tensor], Tensor]
     masks: dict[str, tuple[int, ...]]
     shape: tuple[int, ...]
+    density: bool
 
 
 @dataclass
@@ -197,7 +199,7 @@ def _data_site(b: Draws, name: str, start: int) -> tuple[DataSite, int]:
         value = distribution(out[:, start : start + width], noise).sample()
         return value.float() if value.is_floating_point() or name == "x" else value  # x: no integers but codes
 
-    return DataSite(site, name, source, log_prob, counted, sample, masks, shape), width
+    return DataSite(site, name, source, log_prob, counted, sample, masks, shape, "Normal" in kind), width
 
 
 def _masked(

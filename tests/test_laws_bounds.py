@@ -8,6 +8,7 @@ from exact_values import plain_weights, total
 from laws import ERRORS, check_mean, each, options, repeated, seeds
 
 from pyro_vae import IWAE
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, latent_statistics, log_likelihood
 from pyro_vae.inference import ELBO
 from pyro_vae.program import as_programs
@@ -68,7 +69,7 @@ def elbo_at_the_draws(program):
 
 def elbo_of_one_particle(program):
     """One particle of many copies of each datum: the same in expectation as many of each."""
-    reference, times = Reference(program), 200
+    reference = Reference(program)
 
     def check(k, seed):
         times = k * 2 // 5
@@ -76,7 +77,6 @@ def elbo_of_one_particle(program):
         found = elbo(program.model, program.guide, batch, num_particles=1, seed=seed, **options(program)).per_datum
         agrees(program, reference, found.reshape(-1, times).mean(1), times, "elbo(num_particles=1)")
 
-    assert times
     twice(check)
 
 
@@ -95,22 +95,22 @@ def kl_by_site_is_the_same(program):
             check_mean(bound.kl[name].mean(), right, error, f"elbo's KL of {name}")
 
 
-@seeds(0, 100)
+@seeds(0, 24, 8)
 def test_elbo_with_closed_forms(block):
     each(block, elbo_with_closed_forms)
 
 
-@seeds(100, 160)
+@seeds(24, 48, 8)
 def test_elbo_at_the_draws(block):
     each(block, elbo_at_the_draws)
 
 
-@seeds(160, 200)
+@seeds(48, 64, 8)
 def test_elbo_of_one_particle(block):
     each(block, elbo_of_one_particle)
 
 
-@seeds(200, 240)
+@seeds(64, 80, 8)
 def test_kl_by_site(block):
     each(block, kl_by_site_is_the_same)
 
@@ -179,24 +179,24 @@ def iwae_is_log_likelihood(program):
     twice(check)
 
 
-@seeds(0, 50)
+@seeds(0, 16, 8)
 def test_objective_is_the_elbo(block):
-    each(block, objective_is_the_elbo)
+    each(block, objective_is_the_elbo, refusals=ValueError)
 
 
-@seeds(50, 90)
+@seeds(16, 32, 8)
 def test_objective_of_one_particle(block):
-    each(block, objective_of_one_particle)
+    each(block, objective_of_one_particle, refusals=ValueError)
 
 
-@seeds(90, 170, 20)
+@seeds(32, 64, 16)
 def test_iwae_of_one_particle_is_the_elbo(block):
-    each(block, one_particle_of_both)
+    each(block, one_particle_of_both, refusals=ValueError)
 
 
-@seeds(170, 220)
+@seeds(64, 80, 8)
 def test_iwae_of_many_particles_is_log_p_of_x(block):
-    each(block, iwae_is_log_likelihood)
+    each(block, iwae_is_log_likelihood, refusals=ValueError)
 
 
 LAWS = [
@@ -215,4 +215,5 @@ LAWS = [
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @seeds(0, 500, 25)
 def test_every_law_for_more_programs(block, law):
-    each(block, law)
+    objective = law in (objective_is_the_elbo, objective_of_one_particle, one_particle_of_both, iwae_is_log_likelihood)
+    each(block, law, refusals=ValueError if objective else InputError)
