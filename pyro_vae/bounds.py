@@ -22,6 +22,7 @@ from pyro_vae.sites import (
     innermost,
     is_delta,
     is_discrete,
+    masked_like,
     may_leave,
     same_masks,
     without_masks,
@@ -73,9 +74,10 @@ def check_bound(
     found = BoundCheck()
     latents = {n: s for n, s in guide_trace.nodes.items() if is_latent(s)}
     functions, auxiliary = [], [n for n, s in latents.items() if n not in model_trace.nodes and not is_delta(s["fn"])]
-    for name, q in latents.items():
+    for name, q in list(latents.items()):
         if name in model_trace.nodes:
             p = model_trace.nodes[name]
+            q = latents[name] = masked_like(q, p)
             _check_kinds(name, q, p)
             _check_masks(name, q, p)
             if is_delta(q["fn"]) and not is_delta(p["fn"]) and is_discrete(p["fn"]) is not True:

@@ -134,6 +134,19 @@ def same_masks(q: Site, p: Site) -> bool:
     return len(ours) == len(theirs) and all(a is b and i == j for (a, i), (b, j) in zip(ours, theirs, strict=True))
 
 
+def masked_like(q: Site, p: Site) -> Site:
+    """A guide's site with the masks of the model's site that leave out whole batch elements.
+
+    What the model leaves out is not there: labels that are observed (``obs_mask``), steps beyond a sequence's end. The
+    guide may sample it all the same.
+    """
+    own = {id(mask) for mask, _ in masks(q)}
+    for mask, events in masks(p):
+        if mask is not True and id(mask) not in own and events == p["fn"].event_dim:
+            q = {**q, "mask": mask if q["mask"] is None or q["mask"] is True else q["mask"] & mask}
+    return q
+
+
 def without_masks(fn: Any) -> Any:
     """A distribution without the masks in its wrappers."""
     if isinstance(fn, MaskedDistribution):

@@ -424,3 +424,37 @@ def test_automatic_guides_serve_shared_latents_and_are_refused_for_the_data_s():
     before = elbo(result.model, result.guide, X, num_particles=300).mean
     result = fit(result.model, result.guide, X, epochs=40, **options)
     assert elbo(result.model, result.guide, X, num_particles=300).mean > before + 0.02
+
+
+# ------------------------------------------------------------------------------ observed for some data only
+def half_labelled(x=None, y=None, known=None, num_samples=1):
+    with pyro.plate("data", num_samples if x is None else len(x)):
+        y = pyro.sample("y", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])), obs=y, obs_mask=known)
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        return pyro.sample("x", dist.Normal(z + y[..., None], 1.0).to_event(1), obs=x)
+
+
+def half_guide(x, known):
+    with pyro.plate("data", len(x)):
+        logits = pyro.param("logits", torch.zeros(3))
+        pyro.sample("y_unobserved", dist.Categorical(logits=logits.expand(len(x), 3)))
+        pyro.sample("z", dist.Normal(x / 4, 1.3).to_event(1))
+
+
+def test_labels_that_are_observed_for_some_data_only():
+    """log p(x, y) where y is known, log p(x) elsewhere, by enumeration; the guide samples all labels, as Pyro wants."""
+    y, known = torch.arange(len(X)) % 3, torch.arange(len(X)) % 2 == 0
+    joint = torch.stack(
+        [
+            p.log() + dist.Normal(float(k), math.sqrt(2)).log_prob(X).sum(-1)
+            for k, p in enumerate(torch.tensor([0.2, 0.3, 0.5]))
+        ]
+    )
+    truth = torch.where(known, joint.gather(0, y[None])[0], joint.logsumexp(0))
+    batch = {"x": X, "y": y, "known": known}
+    for vectorize in (True, False):
+        assert close(log_likelihood(half_labelled, half_guide, batch, num_particles=K, vectorize=vectorize), truth)
+    bound = elbo(half_labelled, half_guide, batch, num_particles=500)
+    assert bound.mean < truth.mean() and bound.kl["y_unobserved"][known].abs().max() == 0
+    result = fit(half_labelled, half_guide, batch, epochs=30, learning_rate=0.05, batch_size=40, progress=False)
+    assert elbo(result.model, result.guide, batch, num_particles=500).mean > bound.mean
