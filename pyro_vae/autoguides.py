@@ -10,7 +10,8 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.program import ParameterStore, ParamStatements, Program, module_parameters
+from pyro_vae.parameters import ParameterStore, ParamStatements, module_parameters
+from pyro_vae.program import Program
 from pyro_vae.sites import Site
 from pyro_vae.traces import is_latent
 

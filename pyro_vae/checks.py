@@ -11,10 +11,11 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.arguments import declared_context, required_arguments
 from pyro_vae.autoguides import refuse_unamortized
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.program import Batch, Program, declared_context, prime, required_arguments
+from pyro_vae.program import Batch, Program, prime
 from pyro_vae.recording.tensors import LastSite
 from pyro_vae.sites import Site, elementwise_mask, elementwise_support, innermost, inside_support, is_factor
 from pyro_vae.traces import check_sites, is_observed

@@ -12,8 +12,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.program import X
 from pyro_vae.sites import Site, is_factor
 from pyro_vae.traces import is_observed
 

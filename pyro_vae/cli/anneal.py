@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from pyro_vae.arguments import needed_to_generate
 from pyro_vae.cli.parsing import columns, parse, run_parser
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Sandwich
@@ -20,7 +21,6 @@ from pyro_vae.evaluation.gap import LikelihoodGap
 from pyro_vae.evaluation.session import positive
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.files import write_atomically
-from pyro_vae.program import needed_to_generate
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName, bits_in_words, part_of
 from pyro_vae.recipes.plain import plain

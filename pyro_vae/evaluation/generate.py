@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
@@ -18,7 +19,7 @@ from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
 from pyro_vae.evaluation.running import as_batch, as_split, check_pair, generated, quiet
 from pyro_vae.evaluation.scaled import Scaled
 from pyro_vae.evaluation.tempered import Tempered
-from pyro_vae.program import Batch, Program, X, as_programs
+from pyro_vae.program import Batch, Program, as_programs
 from pyro_vae.traces import is_latent
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.pair import Pair, tried
-from pyro_vae.program import module_parameters
+from pyro_vae.parameters import module_parameters
 from pyro_vae.traces import TracePair, log_prob, trace_pair
 
 logger = logging.getLogger(__name__)

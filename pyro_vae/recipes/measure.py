@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyro_vae.arguments import declared_context, required_arguments
 from pyro_vae.data import Data, Split
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.inference.weights import named_weights
-from pyro_vae.program import declared_context, required_arguments
 from pyro_vae.recipes.plain import plain
 
 SplitName = Literal["train", "validation", "test"]

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X, needed_to_generate
 from pyro_vae.data import Data, Sound, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.code_statistics import code_statistics
@@ -40,7 +41,7 @@ from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
 from pyro_vae.evaluation.figures.worst_data import worst_data
 from pyro_vae.evaluation.latent_statistics import latent_statistics
 from pyro_vae.files import write_atomically
-from pyro_vae.program import X, as_programs, needed_to_generate
+from pyro_vae.program import as_programs
 
 __all__ = [
     "aggregated_posterior",
