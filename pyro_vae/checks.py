@@ -7,13 +7,18 @@ from typing import Any
 import torch
 from pyro.distributions.util import validation_enabled
 from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.arguments import declared_context, required_arguments
+from pyro_vae.autoguides import refuse_unamortized
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.program import Batch, Program, declared_context, prime, required_arguments
-from pyro_vae.traces import Site, is_observed
+from pyro_vae.program import Batch, Program, prime
+from pyro_vae.recording.tensors import LastSite
+from pyro_vae.sites import Site, elementwise_mask, elementwise_support, innermost, inside_support, is_factor
+from pyro_vae.traces import check_sites, is_observed
 
 CHUNK = 1000  # data looked at together
 
@@ -21,30 +26,99 @@ CHUNK = 1000  # data looked at together
 def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Trace]:
     """Check that a split's data lie in the support of the model's data sites, and that the programs take the context.
 
-    Runs both programs on two data to find the sites, then looks at all the data in chunks.
+    Runs both programs on two data to find the sites, then looks at all the data in chunks: at the entry of the data
+    that a site observes as it is, else (where the program computes what it observes) by running the programs.
 
     Returns:
         the model's and the guide's trace on the first two data (the only one, if there is one).
 
     Raises:
         InputError: names the site and its likelihood, or the argument, shows the offending range, and says what would
-            be right.
+            be right; or says at which site, with which shapes, a program cannot be run.
     """
     first = split.batch(slice(0, 2))
     for program, who in ((model, "model"), (guide, "guide")):
         check_present(program, first, who)
         check_context(program, first)
-    with validation_enabled(False):
-        model_trace, guide_trace = prime(model, guide, first)
-    sites = {n: s for n, s in model_trace.nodes.items() if is_observed(s) and n in first}
+    refuse_unamortized(guide, first)
+    traces = _primed(model, guide, first)
+    check_sites(*(prune_subsample_sites(trace.copy()) for trace in traces))
+    sites = {n: s for n, s in traces[0].nodes.items() if is_observed(s) and not is_factor(s)}
+    entries = {name: observed_entry(site, first) for name, site in sites.items()}
+    computed = {
+        n
+        for n, s in sites.items()
+        if entries[n] is None or _depends_on_parameters(s["fn"].support) or elementwise_mask(s) is not True
+    }
     for name, site in sites.items():
-        check_values(name, site, first)
+        check_shape(name, site)
+        check_support(name, site, site["value"])
     for batch in split.batches(CHUNK):
         for name, site in sites.items():
-            check_values(name, site, batch)
+            if name not in computed:
+                check_support(name, site, batch[entries[name]], entries[name])
         for program in (model, guide):
             check_context(program, batch)
-    return model_trace, guide_trace
+        for name, site in _primed(model, guide, batch)[0].nodes.items() if computed else ():
+            if name in computed:
+                check_support(name, site, site["value"])
+    return traces
+
+
+def observed_entry(site: Site, batch: Batch) -> str | None:
+    """The entry of a batch whose numbers a data site observes, all of them as they are; None: it computes them."""
+    value = site["value"]
+    for name, entry in batch.items():
+        same = isinstance(value, Tensor) and entry.numel() == value.numel() and entry.dtype == value.dtype
+        if same and entry.untyped_storage().data_ptr() == value.untyped_storage().data_ptr():
+            return name
+    return None
+
+
+def _primed(model: Program, guide: Program, batch: Batch) -> tuple[Trace, Trace]:
+    """Traces on a batch; what goes wrong is told by site and shapes."""
+    seen = LastSite()
+    try:
+        with seen, validation_enabled(False):
+            return prime(model, guide, batch)
+    except InputError:
+        raise
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        data = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        line = (str(error).strip().splitlines() or [""])[0]
+        told = _told_by_shapes(_message_of(error)) if "Shape mismatch inside plate" in line else ""
+        where = f", at or after site '{seen.name}'" if seen.name else ""
+        raise InputError(
+            told or f"the programs cannot be run on {data}{where}: {type(error).__name__}: {line}"
+        ) from error
+
+
+def _message_of(error: BaseException) -> Site | None:
+    """The site at which a handler of Pyro's raised an error."""
+    found, frames = None, error.__traceback__
+    while frames is not None:
+        message = frames.tb_frame.f_locals.get("msg")
+        found = message if isinstance(message, dict) and "fn" in message else found
+        frames = frames.tb_next
+    return found
+
+
+def _told_by_shapes(site: Site | None) -> str:
+    """What is wrong with a site's shapes, if it is that they do not fit its plates."""
+    if site is None:
+        return ""
+    fn, plates = site["fn"], [f for f in site["cond_indep_stack"] if f.vectorized]
+    shape, inner = tuple(fn.batch_shape), len([f for f in plates if f.dim != -1])
+    wrong = next((f for f in plates if -f.dim <= len(shape) and shape[f.dim] not in (1, f.size)), None)
+    if wrong is None:
+        return ""
+    events = len(shape) + fn.event_dim - 1 - inner
+    return (
+        f"site '{site['name']}': its {type(innermost(fn)).__name__} has batch shape {shape} and event shape "
+        f"{tuple(fn.event_shape)}, and plate '{wrong.name}' has {wrong.size} at dim {wrong.dim}, where the batch shape "
+        f"has {shape[wrong.dim]}. All dimensions of one datum are to be event dimensions: .to_event({events}) for all "
+        "but the data dimension"
+    )
 
 
 def check_present(program: Program, batch: Batch, who: str) -> None:
@@ -53,7 +127,7 @@ def check_present(program: Program, batch: Batch, who: str) -> None:
     Raises:
         InputError: names what is missing.
     """
-    missing = [name for name in required_arguments(program) if name not in batch]
+    missing = [name for name in required_arguments(program, batch) if name not in batch]
     if missing:
         raise InputError(
             f"the {who} needs {', '.join(missing)}, which the data do not have (they have: {', '.join(batch)})"
@@ -72,23 +146,63 @@ def check_context(program: Program, batch: Batch) -> None:
 
 
 def check_values(name: str, site: Site, batch: Batch) -> None:
-    """Check one batch's values of a data site against its distribution's shape and support.
+    """Check one batch's values of the data site of an entry's name against its distribution's shape and support.
 
     Raises:
         InputError: see :func:`check_data`.
     """
-    fn, value = site["fn"], batch[name]
-    event = tuple(fn.event_shape)
+    value, event = batch[name], tuple(site["fn"].event_shape)
     inner_plates = any(f.vectorized and f.dim != -1 for f in site["cond_indep_stack"])  # the program lays x out itself
     if not inner_plates and tuple(value.shape[1:]) != event:
         raise InputError(
             f"data '{name}' have shape {tuple(value.shape[1:])} each, but site '{name}' has event shape {event}"
         )
-    support = fn.support
-    if _depends_on_parameters(support):
-        return
-    if not bool(support.check(value).all()):
-        raise InputError(_complaint(name, _innermost(fn), value))
+    check_support(name, site, value)
+
+
+def check_shape(name: str, site: Site) -> None:
+    """Check that what a site observes has the shape of its distribution, rather than one that broadcasts.
+
+    Raises:
+        InputError: names the site and both shapes.
+    """
+    fn, value = site["fn"], site["value"]
+    event = tuple(fn.event_shape)
+    given = tuple(value.shape[value.dim() - len(event) :]) if event else ()
+    batch = tuple(value.shape[: value.dim() - len(event)])
+    plates = [f for f in site["cond_indep_stack"] if f.vectorized]
+    sizes = {-f.dim: f.size for f in plates}
+    fits = len(batch) <= max(sizes, default=0) and all(
+        size == 1 or size == sizes.get(len(batch) - i, 1) for i, size in enumerate(batch)
+    )
+    if value.dim() < len(event) or given != event or not fits:
+        events = len(batch) + len(event) - len(plates)
+        raise InputError(
+            f"site '{name}' observes values of shape {tuple(value.shape)}, but its {type(innermost(fn)).__name__} has "
+            f"batch shape {tuple(fn.batch_shape)} and event shape {event}: data '{name}' have shape "
+            f"{tuple(value.shape[1:])} each. Give the distribution that shape (.to_event({events}) for all but the "
+            "data dimension), or reshape what is observed"
+        )
+
+
+def check_support(name: str, site: Site, value: Tensor, entry: str | None = None) -> None:
+    """Check values against the support of a data site's distribution.
+
+    Args:
+        name, site: the site.
+        value: its values, or an entry of the data whose numbers are its values.
+        entry: the entry's name.
+
+    Raises:
+        InputError: see :func:`check_data`.
+    """
+    support = site["fn"].support
+    if entry is not None:  # laid out otherwise, maybe
+        support = elementwise_support(site["fn"]) if isinstance(support, constraints.independent) else support
+    kept = elementwise_mask(site) if entry is None else True
+    inside = support.check(value) if kept is True else inside_support(site["fn"], value, kept)
+    if not bool(inside.all()):
+        raise InputError(_complaint(name, site["fn"], value, entry or name))
 
 
 def _depends_on_parameters(support: Any) -> bool:
@@ -99,18 +213,12 @@ def _depends_on_parameters(support: Any) -> bool:
     return any(isinstance(v, Tensor) and v.numel() > 1 for v in vars(base).values())
 
 
-def _innermost(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
-
-
-def _complaint(name: str, fn: Any, value: Tensor) -> str:
-    low, high = value.min().item(), value.max().item()
+def _complaint(name: str, fn: Any, value: Tensor, entry: str) -> str:
+    fn, low, high = innermost(fn), value.min().item(), value.max().item()
     base = getattr(fn.support, "base_constraint", fn.support)
     text = (
-        f"data '{name}' (values from {low:.4g} to {high:.4g}) lie outside the support {base} of its likelihood "
-        f"{type(fn).__name__}"
+        f"data '{entry}' (values from {low:.4g} to {high:.4g}) lie outside the support {base} of its likelihood "
+        f"{type(fn).__name__}{'' if name == entry else f' at site {name!r}'}"
     )
     if base is constraints.boolean:
         grey = torch.logical_and(value != 0, value != 1).float().mean().item()

@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from types import CodeType
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.context import Context
+from pyro_vae.adoption import adopt_what_is_used
+from pyro_vae.arguments import X, accepted_arguments, data_argument
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.parameters import (
+    ALSO_USED,
+    STORE,
+    AlsoUsed,
+    ParameterStore,
+    ParamStatements,
+    known_store,
+    make_ready,
+    module_parameters,
+    take_awaited,
+)
 
 Batch = Mapping[str, Tensor]
-
-
-def accepted_arguments(program: Callable[..., Any]) -> set[str] | None:
-    """The keyword arguments a program takes, or None if it takes any (``**kwargs``)."""
-    target = program.forward if isinstance(program, nn.Module) else program
-    parameters = inspect.signature(target).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-
-
-def required_arguments(program: Callable[..., Any], site: str = "x") -> list[str]:
-    """The context that a program cannot do without: its arguments without a default, but for its data's."""
-    target = program.program if isinstance(program, Program) else program
-    target = target.forward if isinstance(target, nn.Module) else target
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(target).parameters.values()
-    needed = [p.name for p in parameters if p.kind in named and p.default is p.empty]
-    return [name for name in needed if name not in (site, "num_samples")]
-
-
-def needed_to_generate(program: Callable[..., Any], site: str = "x") -> list[str]:
-    """The context that a program cannot be sampled without: what it requires, and what it declares and may be None.
-
-    A model whose present prior is conditional on labels has ``y=None`` in its signature and declares y at the same
-    time: its densities can be had without the caller's thinking of y (the batch has it), its samples cannot.
-    """
-    required = required_arguments(program, site)
-    target = program.program if isinstance(program, Program) else program
-    target = target.forward if isinstance(target, nn.Module) else target
-    optional = {name for name, p in inspect.signature(target).parameters.items() if p.default is None}
-    free = optional - {site, *required}
-    declared = [name for name, context in declared_context(program).items() if name in free and not context.drawn]
-    return [*required, *declared]
-
-
-def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
-    """What a program says of its context, by argument name: its attribute ``context``, if it has one."""
-    target = program.program if isinstance(program, Program) else program
-    declared = getattr(target, "context", None)
-    return dict(declared) if isinstance(declared, Mapping) else {}
 
 
 def real_type(*programs: nn.Module) -> torch.dtype | None:
@@ -67,96 +39,99 @@ def real_type(*programs: nn.Module) -> torch.dtype | None:
     return torch.float64 if torch.float64 in types else None
 
 
-@contextmanager
-def module_parameters(*programs: Callable[..., Any]) -> Iterator[None]:
-    """Let PyroModules use their own parameters, not Pyro's global store, inside this block.
-
-    The setting is scoped, because setting it for good breaks plain ``pyro.infer.SVI`` on
-    PyroModules that hold ordinary parameters (pyro-ppl 1.9.2).
-
-    Args:
-        programs: made ready for it: a PyroModule that was constructed outside the setting lacks the (here unused)
-            store that Pyro enters.
-    """
-    for program in programs:
-        for module in program.modules() if isinstance(program, nn.Module) else ():
-            if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
-                module._pyro_context.param_state = {"params": {}, "constraints": {}}
-    with pyro.settings.context(module_local_params=True):
-        yield
-
-
 class Program(nn.Module):
     """A Pyro program that is called with a whole batch and owns what it trains.
 
     ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a
-    program without a ``y`` argument is never handed ``y``. A PyroModule keeps its own parameters. A plain
+    program without a ``y`` argument is never handed ``y``; the data, ``x``, may have another name there
+    (:func:`data_argument`). A PyroModule keeps its own parameters. A plain
     function's are found where it keeps them: modules that it refers to (globals or closure, itself or through
-    its helper functions) become submodules, and ``pyro.param`` values become parameters of this module at the
-    first call, in a private store. Pyro's global parameter store is neither read nor written.
+    its helper functions) become submodules. Whatever else a program turns out to use when it is run first
+    (:func:`prime`), as modules behind objects of one's own and bare parameters, is adopted then
+    (:mod:`pyro_vae.adoption`). ``pyro.param`` values become parameters in a private store; a module keeps it as its
+    submodule ``pyro_params``. Pyro's global parameter store is neither read nor written.
 
     Args:
         program: a module or a function with Pyro statements.
         store: the private store of ``pyro.param`` values, shared by a model and its guide
-            (:func:`as_programs`); of two modules, None.
+            (:func:`as_programs`).
     """
 
-    def __init__(self, program: Callable[..., Any], store: _ParameterStore | None = None) -> None:
+    is_program = True
+
+    def __init__(self, program: Callable[..., Any], store: ParameterStore | None = None) -> None:
         super().__init__()
         self._arguments = accepted_arguments(program)
-        self.store = store if isinstance(program, nn.Module) else (store or _ParameterStore())
+        self.store = store or known_store(program) or ParameterStore()
         self.program = program
-        if isinstance(program, nn.Module):
-            self._call, self._setting_matters = _without_param_statements(program)
-        else:
-            self.modules_used, self._call = nn.ModuleDict(_modules_of(program)), program
+        self.modules_used = nn.ModuleDict({} if isinstance(program, nn.Module) else _modules_of(program))
+        self.parameters_used = nn.ParameterDict()
+        self.awaited: dict[str, Tensor] = {}  # saved weights of what has not been found yet
+        self.explored = False  # whether all that it uses has been looked for
+        self._call = _without_param_statements(program) if isinstance(program, nn.Module) else program
+        make_ready(self)
 
     def forward(self, **batch: Any) -> Any:
         """Run the program on the entries of ``batch`` that it accepts."""
+        kwargs = self._keywords(batch)
+        with module_parameters(), ParamStatements(self.store):
+            result = self._call(**kwargs)
+        if self.store.names and isinstance(self.program, nn.Module) and STORE not in self.program._modules:
+            self.program._modules[STORE] = self.store
+        return result
+
+    def share(self, store: ParameterStore) -> None:
+        """Take ``pyro.param`` values from this store from now on."""
+        self.store = store
+        if isinstance(self.program, nn.Module) and STORE in self.program._modules:
+            self.program._modules[STORE] = store
+
+    def param(self, name: str) -> Tensor:
+        """The value of a ``pyro.param`` statement as the program sees it, constrained and detached.
+
+        Args:
+            name: what the statement says, ``pyro.param(name, ...)``.
+
+        Raises:
+            InputError: for a name that no statement has had.
+        """
+        if name not in self.store.names:
+            raise unknown("pyro.param", name, self.store.names)
+        return self.store.value(name).detach()
+
+    def adopt(self, name: str, value: nn.Module | nn.Parameter) -> None:
+        """Own a module or a parameter that the program uses."""
+        owner: Any = self
+        if isinstance(self.program, nn.Module):  # what is trained goes where the module goes: files, copies
+            owner = self.program._modules.setdefault(ALSO_USED, AlsoUsed())
+        place = owner.modules_used if isinstance(value, nn.Module) else owner.parameters_used
+        name = name.replace(".", "_")
+        while name in place or hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name):
+            name += "_"
+        place[name] = value
+        kind = "modules_used" if isinstance(value, nn.Module) else "parameters_used"
+        take_awaited(owner, f"{kind}.{name}", value)
+        make_ready(self)
+
+    def _keywords(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The entries that the program has arguments for, and x by the name of its data argument."""
         known = self._arguments
-        kwargs = batch if known is None else {k: v for k, v in batch.items() if k in known}
-        if self.store is not None:
-            used = [self.program] if isinstance(self.program, nn.Module) else self.modules_used.values()
-            with module_parameters(*used), self.store.active():
-                return self._call(**kwargs)
-        if not self._setting_matters:
-            return self._call(**kwargs)
-        with module_parameters(self.program):
-            return self._call(**kwargs)
+        if X in batch and (known is None or X not in known):
+            name = data_argument(self.program, batch)
+            batch = batch if name is None else {name if k == X else k: v for k, v in batch.items()}
+        return batch if known is None else {k: v for k, v in batch.items() if k in known}
 
 
-def _without_param_statements(program: nn.Module) -> tuple[Callable[..., Any], bool]:
-    """How to call a module so that reading its parameters costs no Pyro statements; whether Pyro's setting matters.
+def _without_param_statements(program: nn.Module) -> Callable[..., Any]:
+    """How to call a module so that reading its parameters costs no Pyro statements.
 
     ``PyroModule.__call__`` makes each read of a parameter, and of a submodule's parameters, a ``pyro.param`` statement:
     nearly half the handlers' time in a step. Only random attributes (``PyroSample``) need that call.
     """
     pyro_modules = [m for m in program.modules() if isinstance(m, PyroModule)]
     if program not in pyro_modules or any(m._pyro_samples for m in pyro_modules):
-        return program.__call__, bool(pyro_modules)
-    return partial(nn.Module.__call__, program), len(pyro_modules) > 1
-
-
-class _ParameterStore(nn.Module):
-    """The ``pyro.param`` values of plain functions, as parameters of a module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.constraints: dict[str, Any] = {}
-        self.names: dict[str, str] = {}  # name in Pyro -> name here (no dots)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        params = {name: self._parameters[key] for name, key in self.names.items()}
-        state = {"params": params, "constraints": dict(self.constraints)}
-        with pyro.get_param_store().scope(state) as scope:
-            yield
-        for name, value in scope["params"].items():
-            if name not in self.names and "$$$" not in name:  # a$$$b: from pyro.module, owned there
-                key = name.replace(".", "__")
-                self.names[name] = key
-                self.constraints[name] = scope["constraints"][name]
-                self.register_parameter(key, nn.Parameter(value.detach().clone()))
+        return program.__call__
+    return partial(nn.Module.__call__, program)
 
 
 def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
@@ -206,7 +181,9 @@ def names_used(function: Any) -> dict[str, Any]:
     """What a function's code refers to by a global or closed-over name, nested functions' code included."""
 
     def names(code: CodeType) -> Iterator[str]:
-        yield from code.co_names
+        for instruction in dis.get_instructions(code):  # code.co_names has the names of attributes as well
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                yield instruction.argval
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 yield from names(constant)
@@ -222,27 +199,46 @@ def names_used(function: Any) -> dict[str, Any]:
 def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Program, Program]:
     """Wrap a model and its guide, which share one private store; Programs are returned as they are.
 
-    The store is a module's as well, if the other is a plain function: a guide may run the model.
+    Raises:
+        InputError: if both bring ``pyro.param`` values of the same name from before, trained apart.
     """
-    store = next((p.store for p in (model, guide) if isinstance(p, Program) and p.store), None)
-    if store is None and not all(isinstance(p, nn.Module) for p in (model, guide)):
-        store = _ParameterStore()
+    stores = [store for store in map(known_store, (model, guide)) if store is not None]
+    if len(stores) == 2:
+        stores[0].join(stores[1])
+    store = stores[0] if stores else ParameterStore()
     wrapped = [p if isinstance(p, Program) else Program(p, store) for p in (model, guide)]
+    for program in wrapped:
+        program.share(store)
     return wrapped[0], wrapped[1]
 
 
 def prime(model: Program, guide: Program, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
-    """Run both programs once, so that every parameter exists; the random state is left as it was.
+    """Run both programs once, so that every parameter exists and is owned; the random state is left as it was.
 
     Returns:
         the model's and the guide's trace on the batch, for looking at their sites.
     """
     devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
     modes = [(module, module.training) for program in (model, guide) for module in program.modules()]
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices):
         model.eval(), guide.eval()  # batch statistics are not to move because somebody looked
-        guide_trace = poutine.trace(guide).get_trace(**batch)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
-    for module, training in modes:
+        found = [] if model.explored and guide.explored else adopt_what_is_used(model, guide, batch)
+        model.explored = guide.explored = True
+        _check_nothing_awaited(model, guide)
+        with torch.no_grad():
+            guide_trace = poutine.trace(guide).get_trace(**batch)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
+    for module, training in (*modes, *found):
         module.training = training
     return model_trace, guide_trace
+
+
+def _check_nothing_awaited(model: Program, guide: Program) -> None:
+    for program, who in ((model, "model"), (guide, "guide")):
+        for owner in program.modules():
+            awaited = getattr(owner, "awaited", None)
+            if isinstance(owner, (Program, ParameterStore, AlsoUsed)) and awaited:
+                raise InputError(
+                    f"the {who}'s weights that were loaded hold '{next(iter(awaited))}', which its program does not "
+                    "use: they were saved from another program"
+                )

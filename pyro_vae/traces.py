@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -17,8 +17,17 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
 from pyro_vae.penalty import is_penalty
+from pyro_vae.sites import (
+    Site,
+    elementwise_mask,
+    inside_support,
+    is_delta,
+    is_factor,
+    masked_like,
+    may_leave,
+    same_masks,
+)
 
-Site = dict[str, Any]
 PARTICLES = "particles"
 
 
@@ -38,9 +47,13 @@ class TracePair:
 
     Attributes:
         model, guide: traces without subsampling sites.
-        num_particles: size of the particle plate (1: no plate).
-        particle_dim: its batch dimension (negative).
-        size: number of data in the batch; full_size: of the whole plate (larger when subsampled).
+        num_particles: K, draws of each datum.
+        particle_dim: batch dimension of their plate (negative).
+        size: N, number of data in the batch; full_size: of the whole plate (larger when subsampled).
+        copies: K, if the particles are no plate but further data, each datum's one after another; else 1.
+        num_data: how many data share what is outside the data plate; full_size if None.
+        data_plates: names of plates at dim -1 that are over the data; of the observed sites if None.
+        left_out: factors of the guide that are no part of its density.
     """
 
     model: Trace
@@ -48,20 +61,37 @@ class TracePair:
     num_particles: int
     particle_dim: int
     size: int
-    full_size: int
+    full_size: float
+    copies: int = 1
+    num_data: int | None = None
+    data_plates: frozenset[str] | None = None
+    left_out: frozenset[str] = frozenset()
+    shared: frozenset[str] = field(init=False)  # sites that all data share
+
+    def __post_init__(self) -> None:
+        plates = self.data_plates or data_plates(self.model)
+        self.shared = shared_sites(self.model, self.guide, plates)
 
     def observed(self) -> dict[str, Site]:
         """The data sites (and factors) of the model, in program order."""
         return {n: s for n, s in self.model.nodes.items() if is_observed(s)}
 
     def latent(self) -> dict[str, tuple[Site, Site | None]]:
-        """The latent sites of the guide in its order, each with the model's site (None: auxiliary)."""
-        sites = {n: s for n, s in self.guide.nodes.items() if is_latent(s)}
-        return {name: (site, self.model.nodes.get(name)) for name, site in sites.items()}
+        """The latent sites of the guide in its order, each with the model's site (None: auxiliary).
+
+        What the model masks, the guide's site is masked as well.
+        """
+        found: dict[str, tuple[Site, Site | None]] = {}
+        for name, site in self.guide.nodes.items():
+            if is_latent(site):
+                p = self.model.nodes.get(name)
+                found[name] = (site if p is None else masked_like(site, p), p)
+        return found
 
     def guide_factors(self) -> dict[str, Site]:
-        """The guide's factors (and whatever it observes), which are a part of log q; penalties are not."""
-        return {n: s for n, s in self.guide.nodes.items() if is_observed(s) and not is_penalty(s)}
+        """The guide's factors (and whatever it observes) that are a part of log q; penalties are not."""
+        factors = {n: s for n, s in self.guide.nodes.items() if is_observed(s) and not is_penalty(s)}
+        return {n: s for n, s in factors.items() if n not in self.left_out}
 
     def penalties(self) -> dict[str, Site]:
         """The guide's terms that only training knows (:func:`pyro_vae.penalty.penalty`)."""
@@ -75,30 +105,40 @@ class TracePair:
     def per_datum(self, value: Tensor, site: Site) -> Tensor:
         """Bring a site's batch-shaped value to ``(num_particles, size)``, summing its inner plates.
 
-        A site outside the data plate is shared by all data: each datum carries 1/full_size of it.
+        A site outside the data plate is shared by all data: each datum carries 1/num_data of it.
         """
         frames = site["cond_indep_stack"]
-        rank = -self.particle_dim
+        rank, rows = -self.particle_dim, self.size * self.copies
+        particles = self.num_particles if self.copies == 1 else 1  # in the plate
         outer = next((f for f in frames if f.vectorized and f.dim <= -rank and f.name != PARTICLES), None)
         if outer is not None:
             raise InputError(
                 f"site '{site['name']}' is in plate '{outer.name}' at dim {outer.dim}, but only {rank - 1} batch "
                 f"dimensions were said to be the programs' own: use max_plate_nesting={-outer.dim}"
             )
-        if value.dim() > rank or (value.dim() == rank and value.shape[0] not in (1, self.num_particles)):
+        if value.dim() > rank or (value.dim() == rank and value.shape[0] not in (1, particles)):
             raise InputError(
                 f"site '{site['name']}' has batch shape {tuple(value.shape)}, at most {rank} dimensions were expected, "
-                f"with plates at dim -1 (data: {self.size}) and {self.particle_dim} (particles: {self.num_particles}): "
+                f"with plates at dim -1 (data: {self.size}) and {self.particle_dim} (particles: {particles}): "
                 "declare event dimensions with .to_event"
             )
         value = value.reshape((1,) * (rank - value.dim()) + value.shape)
-        if rank > 2:  # inner plates between the particles and the data
-            inner = tuple(range(1, rank - 1))
+        shared = site["name"] in self.shared
+        inner = tuple(range(1, rank if shared else rank - 1))  # plates between the particles and the data
+        if inner:
             sizes = [next((f.size for f in frames if f.dim == i - rank), 1) for i in inner]
-            value = value.expand(value.shape[0], *sizes, value.shape[-1]).sum(inner)
-        if not any(f.dim == -1 for f in frames):
-            value = value / self.full_size
-        return value.expand(self.num_particles, self.size)
+            value = value.expand(value.shape[0], *sizes, *value.shape[1 + len(sizes) :]).sum(
+                inner
+            )  # (K or 1, N or none)
+        if shared:
+            value = value.reshape(-1, 1) / (self.num_data or self.full_size)
+        if value.shape[-1] not in (1, rows):
+            raise InputError(
+                f"site '{site['name']}' has batch shape {tuple(value.shape)}, which does not fit {self.size} data: "
+                "is it in the data plate, with its event dimensions declared by .to_event?"
+            )
+        value = value.expand(particles, rows)
+        return value if self.copies == 1 else value.reshape(self.size, self.copies).T  # (K, N)
 
 
 def trace_pair(
@@ -109,6 +149,11 @@ def trace_pair(
     num_particles: int = 1,
     max_plate_nesting: int = 1,
     rewrite: Callable[[Trace], Trace] | None = None,
+    *,
+    repeated: bool = False,
+    num_data: int | None = None,
+    data_plates: frozenset[str] | None = None,
+    left_out: frozenset[str] = frozenset(),
 ) -> TracePair:
     """Trace the guide, and the model replayed against it, with all particles in one outer plate.
 
@@ -118,21 +163,56 @@ def trace_pair(
         num_particles: particles per datum, drawn in one plate at dim ``-(max_plate_nesting + 1)``.
         max_plate_nesting: how many batch dimensions the programs' own plates use (1: the data plate).
         rewrite: makes from the guide's trace the one that the model is replayed against.
+        repeated: no plate of particles: each datum is repeated instead, for programs that do not broadcast.
+        num_data, data_plates, left_out: see :class:`TracePair`.
 
     Raises:
         InputError: if the model has no data plate, or a latent site is in one program only.
     """
+    copies = num_particles if repeated else 1
+    args, kwargs = repeated_arguments(args, kwargs, copies)
     particle_dim = -(max_plate_nesting + 1)
-    model = in_particle_plate(model, num_particles, particle_dim)
-    guide = in_particle_plate(guide, num_particles, particle_dim)
+    model = in_particle_plate(model, num_particles // copies, particle_dim)
+    guide = in_particle_plate(guide, num_particles // copies, particle_dim)
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     if rewrite is not None:
         guide_trace = rewrite(guide_trace)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     guide_trace, model_trace = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
-    _check_sites(model_trace, guide_trace)
+    check_sites(model_trace, guide_trace)
     frame = _data_frame(model_trace)
-    return TracePair(model_trace, guide_trace, num_particles, particle_dim, frame.size, frame.full_size or frame.size)
+    size = frame.size // copies
+    full_size = size * (frame.full_size or frame.size) / frame.size
+    return TracePair(
+        model_trace,
+        guide_trace,
+        num_particles,
+        particle_dim,
+        size,
+        full_size,
+        copies,
+        num_data,
+        data_plates,
+        left_out,
+    )
+
+
+def repeat(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+    """Each datum as often as asked, its copies one after another."""
+    return {name: _repeated(value, times) for name, value in batch.items()}
+
+
+def repeated_arguments(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], times: int
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a program with each datum as often as asked."""
+    if times == 1:
+        return args, kwargs
+    return tuple(_repeated(v, times) for v in args), {name: _repeated(v, times) for name, v in kwargs.items()}
+
+
+def _repeated(value: Any, times: int) -> Any:
+    return value.repeat_interleave(times, 0) if isinstance(value, Tensor) and value.dim() else value
 
 
 def in_particle_plate(program: Callable[..., Any], num_particles: int, dim: int) -> Callable[..., Any]:
@@ -140,25 +220,76 @@ def in_particle_plate(program: Callable[..., Any], num_particles: int, dim: int)
     return program if num_particles == 1 else pyro.plate(PARTICLES, num_particles, dim=dim)(program)
 
 
+def data_plates(trace: Trace) -> frozenset[str]:
+    """Names of the plates at dim -1 that a model's data sites are in."""
+    sites = [s for s in trace.nodes.values() if is_observed(s)]
+    of_data = [s for s in sites if not is_factor(s)] or sites
+    frames = [f for s in of_data or trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1]
+    return frozenset(f.name for f in frames)
+
+
+def shared_sites(model: Trace, guide: Trace, plates: frozenset[str]) -> frozenset[str]:
+    """The sites that all data share: those in no plate over the data.
+
+    Of a latent site the model's plates decide, for a guide may name its own otherwise.
+
+    Args:
+        model, guide: traces.
+        plates: names of the model's plates over the data.
+    """
+    shared = {n for n, s in model.nodes.items() if s["type"] == "sample" and not _frames(s, plates)}
+    of_shared = {f.name for n in shared for s in _both(model, guide, n) for f in s["cond_indep_stack"] if f.dim == -1}
+    for name, site in guide.nodes.items():
+        if site["type"] == "sample" and name not in model.nodes:
+            at_last = [f.name for f in site["cond_indep_stack"] if f.dim == -1]
+            if not at_last or (at_last[0] in of_shared - plates):
+                shared.add(name)
+    return frozenset(shared)
+
+
+def _frames(site: Site, plates: frozenset[str]) -> list[Any]:
+    return [f for f in site["cond_indep_stack"] if f.dim == -1 and f.name in plates]
+
+
+def _both(model: Trace, guide: Trace, name: str) -> list[Site]:
+    return [trace.nodes[name] for trace in (model, guide) if name in trace.nodes]
+
+
 def _data_frame(trace: Trace) -> Any:
-    """The plate at dim -1; data sites must be in it."""
-    frame = None
+    """The plate at dim -1 of the data sites, each of which must be in one."""
+    frames: dict[str, Any] = {}
     for name, site in trace.nodes.items():
-        if site["type"] != "sample":
+        if site["type"] != "sample" or not is_observed(site):
             continue
         found = next((f for f in site["cond_indep_stack"] if f.dim == -1), None)
-        if found is None and is_observed(site):
+        if found is None and is_factor(site):
             raise InputError(
-                f"data site '{name}' is in no plate at dim -1: put per-datum sites in "
+                f"factor '{name}' of the model is in no plate at dim -1: a term that all data share is part of no "
+                "datum's likelihood. Put it into `with pyro.plate('data', len(x)):`, with a value per datum"
+            )
+        if found is None:
+            inner = [f"'{f.name}' at dim {f.dim}" for f in site["cond_indep_stack"] if f.vectorized]
+            where = f"it is in plate {', '.join(inner)}" if inner else "it is in none"
+            raise InputError(
+                f"data site '{name}' is in no plate at dim -1 ({where}): put per-datum sites in "
                 "`with pyro.plate('data', len(x)):` and declare event dimensions with .to_event"
             )
-        frame = found or frame
-    if frame is None:
-        raise InputError("the model has no data: no site is in a `pyro.plate('data', len(x))`")
-    return frame
+        frames.setdefault(name, found)
+    if not frames:
+        any_frame = next((f for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1), None)
+        if any_frame is None:
+            raise InputError("the model has no data: no site is in a `pyro.plate('data', len(x))`")
+        return any_frame
+    sizes = {f.size: name for name, f in frames.items()}
+    if len(sizes) > 1:
+        told = ", ".join(f"'{name}' in a plate of {size}" for size, name in sizes.items())
+        raise InputError(
+            f"the data sites are in plates at dim -1 of different sizes: {told}; all must be over the data"
+        )
+    return next(iter(frames.values()))
 
 
-def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     """Both programs must sample the same latent sites; only the guide may have auxiliary ones."""
 
     ours = [n for n, s in model_trace.nodes.items() if is_latent(s)]
@@ -172,8 +303,8 @@ def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
         )
     if extra:
         raise InputError(
-            f"the guide samples {', '.join(extra)}, which the model does not (it has: {', '.join(ours)}); "
-            "mark a site that is only the guide's with infer={'is_auxiliary': True}"
+            f"the guide samples {', '.join(extra)}, which the model does not (it has: {', '.join(ours) or 'none'}): "
+            "give each site the model's name for it, or take it out"
         )
 
 
@@ -181,6 +312,19 @@ def log_prob(site: Site, *, scaled: bool = True, fn: Any = None) -> Tensor:
     """log-density of a site's value in nats, per batch element; masked, and scaled unless told otherwise."""
     value = (fn or site["fn"]).log_prob(site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(value, site["scale"] if scaled else 1.0, site["mask"])
+
+
+def log_prior(p: Site, q: Site, *, scaled: bool = True) -> Tensor:
+    """log-density of a latent's value under the model, as :func:`log_prob`; -inf where it is outside the support.
+
+    Looked at only where the guide's distribution may leave the support of the model's: then a density's formula gives
+    some number outside of it.
+    """
+    value = log_prob(p, scaled=scaled)
+    if not may_leave(q["fn"], p["fn"]):
+        return value
+    inside = inside_support(p["fn"], p["value"], elementwise_mask(p))
+    return torch.where(inside, value, -torch.inf)
 
 
 def subsample_scale(pair: TracePair) -> float:
@@ -208,10 +352,10 @@ def analytic_sites(pair: TracePair) -> set[str]:
 def site_kl(q: Site, p: Site | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
     """KL of one latent site in nats, per batch element: raw, and as weighted by the sites' scales.
 
-    Closed form where ``analytic`` and registered for the two distributions, else log q(z) - log p(z) at the
-    drawn value. An auxiliary site (``p`` None) contributes log q(z).
+    Closed form where ``analytic``, registered for the two distributions, and of all that they leave out alike, else
+    log q(z) - log p(z) at the drawn value. An auxiliary site (``p`` None) contributes log q(z).
     """
-    if p is not None and analytic:
+    if p is not None and analytic and not is_delta(q["fn"]) and same_masks(q, p):
         try:
             raw = kl_divergence(q["fn"], p["fn"])
         except NotImplementedError:
@@ -222,7 +366,7 @@ def site_kl(q: Site, p: Site | None, *, analytic: bool) -> tuple[Tensor, Tensor]
     log_q = log_prob(q, scaled=False)
     if p is None:
         return log_q, scale_and_mask(log_q, q["scale"], None)
-    log_p = log_prob(p, scaled=False)
+    log_p = log_prior(p, q, scaled=False)
     weighted = scale_and_mask(log_q, q["scale"], None) - scale_and_mask(log_p, p["scale"], None)
     return log_q - log_p, weighted
 
@@ -230,6 +374,20 @@ def site_kl(q: Site, p: Site | None, *, analytic: bool) -> tuple[Tensor, Tensor]
 def total(terms: list[Tensor]) -> Tensor:
     """Sum of a list of tensors of equal shape (zero-dimensional zero if there are none)."""
     return torch.stack(terms).sum(0) if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))
+
+
+def check_per_datum(pair: TracePair, name: str) -> None:
+    """Refuse a site that all data share, where a density of each datum is asked for.
+
+    Raises:
+        InputError: names it.
+    """
+    if name in pair.shared:
+        raise InputError(
+            f"site '{name}' is outside the data plate: all data share it, so that p(x) is no product over data and a "
+            "bound per datum is not defined. elbo gives a bound on the whole data's log p, per datum, if every datum "
+            "is evaluated with it; else put the site into the data plate"
+        )
 
 
 def log_weights(pair: TracePair, *, scaled: bool = True) -> Tensor:
@@ -264,8 +422,8 @@ def log_weights_by_site(
     subsample = pair.full_size / pair.size if scaled else 1.0
     parts, observed, kl = [], {}, {}
 
-    def add(site: Site, sign: float) -> Tensor:
-        raw = log_prob(site, scaled=False)
+    def add(site: Site, sign: float, prior_of: Site | None = None) -> Tensor:
+        raw = log_prob(site, scaled=False) if prior_of is None else log_prior(site, prior_of, scaled=False)
         weighted = scale_and_mask(raw, site["scale"], None) if scaled else raw
         parts.append(sign * pair.per_datum(weighted, site))
         return pair.per_datum(raw, site)
@@ -273,14 +431,13 @@ def log_weights_by_site(
     for name, site in pair.observed().items():
         observed[name] = add(site, 1.0)
     for name, (q, p) in pair.latent().items():
-        if not any(f.dim == -1 for f in q["cond_indep_stack"]):
-            raise InputError(
-                f"latent site '{name}' is outside the data plate: a bound per datum is not defined for a latent "
-                "that all data share; use the ELBO"
-            )
-        kl[name] = add(guide_sites[name] if guide_sites else q, -1.0)
+        check_per_datum(pair, name)
+        if guide_sites:
+            q = guide_sites[name] if p is None else masked_like(guide_sites[name], p)
+        kl[name] = add(q, -1.0)
         if p is not None:
-            kl[name] = kl[name] - add(p, 1.0)
-    for site in pair.guide_factors().values():
+            kl[name] = kl[name] - add(p, 1.0, q)
+    for name, site in pair.guide_factors().items():
+        check_per_datum(pair, name)
         add(site, -1.0)
     return total(parts) / subsample, observed, kl

@@ -11,13 +11,14 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from pyro_vae import fit
-from pyro_vae.data import Split
+from pyro_vae.arguments import needed_to_generate, required_arguments
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, log_likelihood, sandwich
 from pyro_vae.inference import ELBO, IWAE
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.weights import load_weights, named_weights, save_weights
-from pyro_vae.program import Program, as_programs, needed_to_generate, prime, required_arguments
+from pyro_vae.program import Program, as_programs, prime
 from pyro_vae.recording import Recording
 from pyro_vae.traces import is_latent, log_weights, trace_pair
 
@@ -144,6 +145,27 @@ class PairContract:
         assert before.per_datum.isfinite().all() and after.per_datum.isfinite().all()
         assert after.mean > before.mean + 0.1
         assert torch.equal(torch.get_rng_state(), state)
+
+    def test_validation_has_no_part_in_training(self):
+        """Parameters, codebooks, moving averages, statistics: with validation and without, bit for bit."""
+        ends = []
+        for validated in (False, True):
+            *programs, batch = self.programs()
+            split = Split(batch)
+            fit(
+                *programs,
+                Data(split, validation=split.subset(5) if validated else None),
+                objective=ELBO(max_plate_nesting=self.plate_nesting),
+                epochs=2,
+                batch_size=-(-len(split) // 2),
+                learning_rate=self.learning_rate,
+                progress=False,
+                device="cpu",
+                compile="off",
+            )
+            ends.append(named_weights(*programs))
+        for name, value in ends[0].items():
+            assert torch.equal(value, ends[1][name]), name
 
     @pytest.mark.parametrize("objective", [ELBO, IWAE])
     def test_the_recorded_step_equals_the_eager_step(self, objective):

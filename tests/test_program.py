@@ -10,9 +10,10 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
 from pyro_vae import fit
+from pyro_vae.arguments import accepted_arguments
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.inference import ELBO
-from pyro_vae.program import Program, accepted_arguments, as_programs, prime
+from pyro_vae.program import Program, as_programs, prime
 
 positive = dist.constraints.positive
 global_net = nn.Linear(2, 2)
@@ -283,3 +284,25 @@ def test_random_attributes_are_sampled():
     loss = ELBO()(model, guide)(x=x)
     loss.backward()
     assert guide.store.m.grad is not None and guide.store.m.grad != 0
+
+
+decoder = torch.nn.Linear(2, 3)  # no part of the program below, whose attribute has the same name
+
+
+class WithMethods(torch.nn.Module):
+    """A class with the methods model and guide."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = torch.nn.Linear(1, 3)
+
+    def model(self, x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+
+def test_an_attribute_is_not_taken_for_a_global_of_its_name():
+    both = WithMethods()
+    found = {id(p) for p in Program(both.model).parameters()}
+    assert found == {id(p) for p in both.parameters()}

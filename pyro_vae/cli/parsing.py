@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from pyro_vae.errors import InputError
+from pyro_vae.recipes.sections import classes_changed
 
 
 def columns(rows: dict[str, str]) -> str:
@@ -36,12 +38,57 @@ def run_parser(command: str, description: str | None) -> ArgumentParser:
     return parser
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str], defaults: Any = None) -> Any:
-    """Parse, with the nearest name for an option that is not known."""
+def parse(parser: ArgumentParser, arguments: Sequence[str], said: Any = None, known: Any = None) -> Any:
+    """Parse, with the nearest name for an option that is not known; options may stand before and after what has none.
+
+    Args:
+        parser: the command's.
+        arguments: of the command line.
+        said: what holds where the arguments say nothing, a namespace; it is left as it is.
+        known: a namespace whose keys are options too.
+
+    Raises:
+        InputError: for what the parser refuses.
+    """
     try:
-        return parser.parse_args(list(arguments), namespace=defaults)
+        return parser.parse_args(_options_last(parser, arguments), namespace=None if said is None else said.clone())
     except (ArgumentError, TypeError, ValueError) as error:
-        raise _explained(error, parser, arguments, defaults) from error
+        raise _explained(error, parser, arguments, known) from error
+
+
+def parse_over(parser: ArgumentParser, arguments: Sequence[str], read: Callable[..., Any]) -> Any:
+    """Parse arguments that change a recipe; where one changes a class, the other options are the new class's own.
+
+    What the recipe itself says is kept, where the new class has it; the log says what was kept and dropped.
+
+    Args:
+        parser: the command's.
+        arguments: of the command line.
+        read: gives the recipe as a namespace, with its classes' defaults or, called with ``defaults=False``, without.
+    """
+    known, said = read(), read(defaults=False)
+    chosen = parse(parser, arguments, said, known)
+    for line in classes_changed(said, chosen):
+        logging.info("%s", line)
+    return chosen
+
+
+def _options_last(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Arguments without a name first, in their order, then the options with their values, in theirs."""
+    if "--" in arguments:
+        return list(arguments)
+    flags = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}
+    named: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-") or argument == "-":
+            others.append(argument)
+        else:
+            named.append(argument)
+            if "=" not in argument and argument not in flags:
+                named.extend(value for value in [next(rest, None)] if value is not None)
+    return others + named
 
 
 def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str], defaults: Any) -> InputError:

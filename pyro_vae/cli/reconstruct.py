@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import accepted_arguments, declared_context, required_arguments
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import InputError
 from pyro_vae.inference.batches import derived_seed
-from pyro_vae.program import accepted_arguments, declared_context, required_arguments
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName
 
@@ -98,7 +98,7 @@ def _of_data(run: Run, part: str, num: int) -> tuple[list[str], dict[str, Tensor
         raise InputError(f"the run's data have no {part} part; choose another --split")
     index = evenly(len(split), num)
     digits = len(str(len(split) - 1))
-    batch = split.batch(index, torch.Generator().manual_seed(0))
+    batch = split.fixed(index).batch(slice(None))
     return [f"{part}-{i:0{digits}d}" for i in index.tolist()], batch
 
 
@@ -108,7 +108,7 @@ def _context(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], y: st
     context = declared.get("y")
     sayable = "mask" not in batch and (context is None or len(context.shape) < 2)
     if y is None:
-        needed = {*required_arguments(model), *required_arguments(guide)}
+        needed = {*required_arguments(model, batch), *required_arguments(guide, batch)}
         if "y" in needed and "y" not in batch and sayable:
             what = describe_y(context)
             raise InputError(

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import X, declared_context, needed_to_generate, takes
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.sample_text import sample_texts, texts_of
 from pyro_vae.data import Sound
 from pyro_vae.errors import InputError
-from pyro_vae.program import declared_context, needed_to_generate
 from pyro_vae.recipes import Run
 
 SOUNDS = "samples"
@@ -26,7 +26,7 @@ def sample(arguments: Sequence[str]) -> None:
     import numpy as np
 
     from pyro_vae.evaluation.figures import prior_samples, save_figure
-    from pyro_vae.evaluation.generate import sample as draw
+    from pyro_vae.evaluation.generate import draw
     from pyro_vae.files import write_atomically
 
     parser = run_parser("sample", sample.__doc__)
@@ -86,14 +86,14 @@ def sample(arguments: Sequence[str]) -> None:
     if options.best_of != 1:
         raise InputError("--best-of is of images of a text: say --text, too")
     context, columns = _context(run, model, options.y, options.num)
-    num = len(next(iter(context.values()))) if context else options.num
+    num = next((len(value) for name, value in context.items() if name != X), options.num)
     drawn = draw(model, num, seed=options.seed, batch=context, **how)
-    values = {k: v.cpu().numpy() for k, v in (context | drawn).items() if k != "x" or k in drawn}
+    values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
     arrays, picture = run.path / "samples.npz", run.path / "figures" / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
     if run.sound is not None:
-        _sounds(run.sound, drawn["x.mean"], run.path / SOUNDS, picture, columns)
+        _sounds(run.sound, drawn.mean, run.path / SOUNDS, picture, columns)
         return
     figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
     if figure is not None:
@@ -134,7 +134,10 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
         columns = count * max(1, round(num**0.5 / count)) if count > 1 else None  # a value to a column
         return {"y": values[torch.arange(num) % count]}, columns
     if not needed:
-        return {}, None
+        if takes(model, "num_samples"):
+            return {}, None
+        data = run.data()
+        return {X: pick(data.test or data.validation or data.train, num)[X]}, None
     if sayable:
         context = declared.get("y")
         raise InputError(f"the model needs y ({describe_y(context)}): say which, e.g. --y {example_y(context)}")

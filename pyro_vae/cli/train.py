@@ -6,10 +6,11 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.parsing import make_parser, parse, run_parser
+from pyro_vae.cli.parsing import make_parser, parse, parse_over, run_parser
 from pyro_vae.errors import InputError
 from pyro_vae.recipes import Run, read_recipe
 from pyro_vae.recipes.experiment import (
@@ -36,8 +37,8 @@ def train(arguments: Sequence[str]) -> None:
         sys.path[:0] = ["", str(Path(arguments[0]).resolve().parent)]  # classes of one's own beside the file
     if any(a in ("-h", "--help") or re.search(r"\.help\b", a) for a in arguments):
         parser.parse_args(list(arguments))
-    defaults = parse_config(experiment_parser(recipe), recipe, f"recipe {arguments[0]}")
-    namespace = parse(parser, arguments, defaults)
+    read = partial(parse_config, experiment_parser(recipe), recipe, f"recipe {arguments[0]}")
+    namespace = parse_over(parser, arguments, read)
     data = load_configured_data(namespace)
     config = namespace.clone(with_meta=False)
     out = config.pop("out")

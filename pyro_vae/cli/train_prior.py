@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.parsing import make_parser, parse, parse_over
 from pyro_vae.errors import InputError
 from pyro_vae.recipes import Run, read_recipe
 from pyro_vae.recipes.learned_priors import add_prior_arguments, parse_prior_config
@@ -34,8 +35,7 @@ def train_prior(arguments: Sequence[str]) -> None:
     if arguments[0].endswith((".yaml", ".yml")):
         sys.path[:0] = ["", str(Path(arguments[0]).resolve().parent)]  # classes of one's own beside the file
     add_prior_arguments(parser)
-    defaults = parse_prior_config(recipe, f"recipe {arguments[0]}")
-    options = parse(parser, arguments, defaults)
+    options = parse_over(parser, arguments, partial(parse_prior_config, recipe, f"recipe {arguments[0]}"))
     if options.resume:
         raise InputError(
             "--resume goes on with the recipe and options that it was begun with: "

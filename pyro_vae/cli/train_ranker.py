@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.parsing import make_parser, parse_over
 from pyro_vae.errors import InputError
 from pyro_vae.recipes import Run, read_recipe
 from pyro_vae.recipes.ranker import add_ranker_arguments, parse_ranker_config
@@ -23,7 +24,7 @@ def train_ranker(arguments: Sequence[str]) -> None:
     recipe, named = "ranker", bool(arguments) and not arguments[0].startswith("-")
     if named:
         recipe, *arguments = arguments
-    options = parse(parser, arguments, parse_ranker_config(read_recipe(recipe), f"recipe {recipe}"))
+    options = parse_over(parser, arguments, partial(parse_ranker_config, read_recipe(recipe), f"recipe {recipe}"))
     given = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
     if options.resume and (named or given - {"--on", "--resume", "--trust"}):
         raise InputError(

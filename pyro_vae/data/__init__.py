@@ -2,7 +2,7 @@
 
 from pyro_vae.data.binarize import binarize
 from pyro_vae.data.catalogue import dataset_names
-from pyro_vae.data.data import Data, as_data
+from pyro_vae.data.data import Data, as_data, held_out
 from pyro_vae.data.datasets import load_data
 from pyro_vae.data.scenes import Scenes
 from pyro_vae.data.sound import Sound
@@ -19,6 +19,7 @@ __all__ = [
     "as_data",
     "binarize",
     "dataset_names",
+    "held_out",
     "load_data",
     "with_text",
 ]

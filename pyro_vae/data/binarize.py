@@ -13,6 +13,8 @@ from pyro_vae.errors import InputError, unknown
 Binarization = Literal["none", "threshold", "static", "dynamic"]
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
 CHUNK_ELEMENTS = 1 << 22  # numbers drawn at once
+BLOCK = 16  # data whose evaluation noise is drawn together
+EVALUATION_DRAW = f"evaluation 0, blocks of {BLOCK}"  # names the noise of evaluation: its seed and how it is drawn
 
 
 def binarize(
@@ -84,6 +86,31 @@ def noise_for(x: Tensor, generator: torch.Generator | None = None) -> dict[str, 
     words.random_(-(2**63), None, generator=generator)
     dither = torch.rand(len(x), generator=generator, device=x.device, dtype=torch.float32)
     return {"noise": words.view(torch.uint8)[: x.numel()].view(x.shape), "dither": dither}
+
+
+def evaluation_noise(x: Tensor, places: Tensor) -> dict[str, Tensor]:
+    """The numbers of :func:`noise_for` that evaluation uses: those of a datum depend on its place in the split alone.
+
+    They are drawn on the CPU, in aligned blocks of ``BLOCK`` data with a seed each, so neither batch size nor device
+    matters, nor how many data there are.
+
+    Args:
+        x: ``(B, *shape)``, uint8, bool or floating point.
+        places: of these data in their split, int64 ``(B,)``.
+    """
+    places = places.cpu()
+    blocks = places.div(BLOCK, rounding_mode="floor")
+    like = torch.empty((BLOCK, *x.shape[1:]), dtype=x.dtype)
+    generator = torch.Generator()
+    found: dict[str, Tensor] = {}
+    for block in blocks.unique().tolist():
+        rows = (blocks == block).nonzero().squeeze(1)
+        drawn = noise_for(like, generator.manual_seed(_stream(block, EVALUATION_DRAW)))
+        for key, value in drawn.items():
+            if key not in found:
+                found[key] = torch.empty((len(x), *value.shape[1:]), dtype=value.dtype)
+            found[key][rows] = value[places[rows] - block * BLOCK]
+    return {key: value.to(x.device) for key, value in found.items()}
 
 
 def drawn_with(x: Tensor, noise: Tensor, dither: Tensor | None = None) -> Tensor:

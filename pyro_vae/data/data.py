@@ -57,7 +57,7 @@ class Data:
                 raise InputError(f"{self.name}: {told} captions for {size} data of {part}; there must be one a datum")
 
 
-def as_data(obj: Data | Split | dict[str, Tensor] | Tensor) -> Data:
+def as_data(obj: Data | Split | Mapping[str, Tensor] | Tensor) -> Data:
     """Make a :class:`Data` of what the user has in hand.
 
     Args:
@@ -74,11 +74,31 @@ def as_data(obj: Data | Split | dict[str, Tensor] | Tensor) -> Data:
         return obj
     if isinstance(obj, Tensor):
         obj = {"x": obj}
-    if isinstance(obj, dict):
-        obj = Split(obj)
+    if isinstance(obj, Mapping):
+        obj = Split(dict(obj))
     if isinstance(obj, Split):
         return Data(obj, name=obj.name, description=f"{len(obj)} data, all of them for training")
     raise InputError(
         "data must be a Data, a Split, a dict of tensors with an 'x', or a tensor (N, ...), "
         f"got {type(obj).__name__}; load_data(name) loads a dataset or a file by name"
     )
+
+
+def held_out(obj: Data | Split | Mapping[str, Tensor] | Tensor) -> Split:
+    """What is measured: of a ``Data`` the test part, else validation; anything else as it is, for it was chosen.
+
+    Args:
+        obj: as for :func:`as_data`.
+
+    Raises:
+        InputError: for a ``Data`` with training data only, and as :func:`as_data`.
+    """
+    if not isinstance(obj, Data):
+        return as_data(obj).train
+    split = obj.test if obj.test is not None else obj.validation
+    if split is None:
+        raise InputError(
+            f"{obj.name}: these data have training data only, and what was trained on says little of what was not. "
+            "Give the data a test or validation part, or pass data.train to measure the training data"
+        )
+    return split

@@ -9,13 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.data.binarize import as_probability, check_probability, drawn_with, noise_for
+from pyro_vae.data.binarize import as_probability, check_probability, drawn_with, evaluation_noise, noise_for
 from pyro_vae.data.mask import full_mask
 from pyro_vae.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
-EVALUATION_SEED = 0  # of the draws in Split.batches
 
 
 class Split:
@@ -30,7 +29,8 @@ class Split:
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.
-        binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every batch.
+        binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every training batch;
+            for evaluation (:meth:`batches`, :meth:`fixed`) once, always the same.
         name: what errors call this split.
 
     Raises:
@@ -123,7 +123,7 @@ class Split:
 
         Args:
             tensors: by name, integers (N, M, ...) with one M, else an error; they replace what has these names. In a
-                batch int64 (B, ...), of each datum a random variant in training, the first in :meth:`batches`.
+                batch int64 (B, ...), of each datum a random variant in training, the first for evaluation.
         """
         sizes = {tuple(tensor.shape[:2]) for tensor in tensors.values()}
         for key, tensor in tensors.items():
@@ -142,7 +142,8 @@ class Split:
         """Return the data at an index, converted as the class describes.
 
         Args:
-            index: int64 (B,) on the split's device, or a slice, which takes the first variants.
+            index: int64 (B,) on the split's device, or a slice. A slice gives the data as evaluation sees them, the
+                very ones of :meth:`batches`, unless there is a generator.
             generator: of the draws of binarization and variants, on the split's device; torch's own if not given.
 
         Returns:
@@ -168,7 +169,11 @@ class Split:
             mask = self.mask[index] if self._mask_per_datum else self.mask.expand(rows["x"].shape)
             rows["mask"] = mask.clone(memory_format=torch.contiguous_format)  # (B, *shape)
         if self.binarization == "dynamic":
-            rows |= {f"{key}{_OF_X}": value for key, value in noise_for(rows["x"], generator).items()}
+            if isinstance(index, slice) and generator is None:
+                noise = evaluation_noise(rows["x"], torch.arange(len(self))[index])
+            else:
+                noise = noise_for(rows["x"], generator)
+            rows |= {f"{key}{_OF_X}": value for key, value in noise.items()}
         return rows
 
     def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -188,15 +193,39 @@ class Split:
     def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
         """Yield the whole split in order; the last batch may be smaller.
 
-        Dynamic binarization draws with a generator seeded ``EVALUATION_SEED`` (0) at the start, so that every
-        pass with the same batch size sees the same data.
+        The numbers that binarize a datum depend on its place alone: neither batch size nor device matters.
 
         Raises:
             InputError: if batch_size is not positive.
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be a positive integer, got {batch_size}")
-        return self._batches(batch_size)
+        return (self.batch(slice(start, start + batch_size)) for start in range(0, len(self), batch_size))
+
+    def fixed(self, index: Tensor | None = None) -> Split:
+        """Return the data as evaluation sees them, those of :meth:`batches`, with nothing left to draw.
+
+        Binarization is drawn once, into bool, and variants are the first. In bounded memory; the split itself if it has
+        nothing to draw.
+
+        Args:
+            index: int64 (B,) on the split's device, to keep those data only; all if None.
+        """
+        drawn = self.binarization == "dynamic"
+        if index is None and not drawn and not self.variants:
+            return self
+        places = torch.arange(len(self), device=self.device) if index is None else index
+        other = self._with({})
+        for key, tensor in self.tensors.items():
+            if self._has_variants(key):
+                other.tensors[key] = tensor[places, 0].long()
+            elif key == "x" and drawn:
+                other.tensors[key] = self._binarized(places)
+            else:
+                other.tensors[key] = tensor if index is None else tensor[places]
+        other.mask = self.mask[places] if self.mask is not None and self._mask_per_datum else self.mask
+        other.binarization, other.variants = "none", ()
+        return other
 
     def mean(self) -> Tensor:
         """Return the mean of x over the data, float32 of shape ``shape``; in [0, 1] for uint8 and bool.
@@ -215,12 +244,14 @@ class Split:
             mean += (average - mean) * (len(chunk) / seen)
         return mean
 
-    def _batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        generator = None
-        if self.binarization == "dynamic":
-            generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
-        for start in range(0, len(self), batch_size):
-            yield self.batch(slice(start, start + batch_size), generator)
+    def _binarized(self, places: Tensor) -> Tensor:
+        """x at these places (B,) as :meth:`batches` has it, bool (B, *shape)."""
+        x = self.tensors["x"]
+        result = torch.empty((len(places), *x.shape[1:]), dtype=torch.bool, device=self.device)
+        size = chunk_size(x)
+        for some, target in zip(places.split(size), result.split(size), strict=True):
+            target.copy_(drawn_with(x[some], **evaluation_noise(x[some], some)))
+        return result
 
     def _has_variants(self, key: str) -> bool:
         return any(key in names for names in self.variants)
@@ -242,13 +273,20 @@ def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def chunks(x: Tensor) -> Iterator[Tensor]:
     """Cut (N, ...) along the data into pieces of at most about ``CHUNK_ELEMENTS`` numbers."""
-    per_datum = max(1, x[0].numel())
-    return iter(x.split(max(1, CHUNK_ELEMENTS // per_datum)))
+    return iter(x.split(chunk_size(x)))
+
+
+def chunk_size(x: Tensor) -> int:
+    """How many data of x (N, ...) have at most about ``CHUNK_ELEMENTS`` numbers; at least one."""
+    return max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
 
 
 def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
     if "x" not in tensors:
-        raise InputError(f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'}")
+        raise InputError(
+            f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'} (x is "
+            "handed to the program's argument x, or else to its first one, whatever that is called)"
+        )
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"{name}: '{key}' must be a torch.Tensor, got {type(tensor).__name__}")

@@ -17,9 +17,10 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Settings
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities, Start
 from pyro_vae.evaluation.annealing import SETTLING, StepSizes, Weights, forwards, tune
+from pyro_vae.evaluation.data_sites import data_sites
 from pyro_vae.evaluation.log_likelihood import CPU_CHUNK, MEMORY_BUDGET
 from pyro_vae.evaluation.memory import bytes_per_row
-from pyro_vae.evaluation.sampler import ImportanceSampler, repeat
+from pyro_vae.evaluation.sampler import repeat
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.temperatures import Schedule, temperatures
 from pyro_vae.recording import Compile, choose_mode
@@ -89,14 +90,16 @@ def ais(
     """
     options = Annealing(num_chains, num_temperatures, num_leapfrog, schedule, start)
     positive("memory_budget", memory_budget)
-    with evaluating(model, guide, data, seed, device) as (model, guide, split):
-        dimensions = ImportanceSampler(model, guide, max_plate_nesting, vectorize).dimensions(split)
-        path = AnnealedPath(model, guide, start, num_chains, max_plate_nesting, vectorize)
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
+    with evaluating(model, guide, data, seed, device, **how) as (pair, split):
+        pair.refuse_point_masses()
+        sites = data_sites(pair, split)
+        path = AnnealedPath(pair, start, num_chains)
         with options.chunks(path, split, memory_budget, compile, progress) as chunks:
             weights = Weights.joined(
                 [forwards(densities, options.beta, sizes, num_leapfrog, told) for _, densities, sizes, told in chunks]
             )
-        return AnnealedLikelihood(weights.log_w, weights.acceptance, options.settings, dimensions, split.name)
+        return AnnealedLikelihood(weights.log_w, weights.acceptance, options.settings, sites, split.name)
 
 
 Chunk = tuple[slice, Densities, StepSizes, Callable[[], object]]
@@ -173,5 +176,5 @@ class Annealing:
                 f"{cost:.0f} bytes"
             )
         budget = 0.8 * memory_budget if split.device.type != "cpu" else min(0.8 * memory_budget, CPU_CHUNK)
-        most = max(1, min(int(budget / cost), len(split)))
+        most = path.pair.batch_size(min(int(budget / cost), len(split)))
         return math.ceil(len(split) / math.ceil(len(split) / most))  # chunks of equal size

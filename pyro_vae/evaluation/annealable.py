@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pyro.distributions as dist
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
@@ -12,9 +9,9 @@ from torch import Tensor
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import in_data_plate
 from pyro_vae.evaluation.support import check_covered
-from pyro_vae.masks import check_masks
 from pyro_vae.program import Batch, Program
-from pyro_vae.traces import Site, TracePair, is_latent
+from pyro_vae.sites import Site, is_delta, is_discrete
+from pyro_vae.traces import TracePair, is_latent
 
 FROM_PRIOR = 'anneal from the prior, start="prior", which needs no guide'
 
@@ -53,8 +50,8 @@ def check_guide(pair: TracePair, model: Program, batch: Batch) -> None:
         model, batch: to draw from the prior with.
 
     Raises:
-        InputError: names a site that is the guide's alone, a point mass, or a flow without an inverse; one whose support
-            does not cover the model's; one of which the two programs mask different elements.
+        InputError: names a site that is the guide's alone, a point mass, or a flow without an inverse; or one whose
+            support does not cover the model's.
     """
     for name, (q, p) in pair.latent().items():
         if p is None:
@@ -64,12 +61,11 @@ def check_guide(pair: TracePair, model: Program, batch: Batch) -> None:
             )
         if is_delta(q["fn"]):
             raise InputError(
-                f"latent site '{name}' is a point mass in the guide, whose density at other values than the one drawn is "
-                f"not known: {FROM_PRIOR}"
+                f"latent site '{name}' is a point mass in the guide, whose density at other values than the one drawn "
+                f"is not known: {FROM_PRIOR}"
             )
         _check_known_everywhere(name, q)
     check_covered(pair, model, batch)
-    check_masks(pair)
 
 
 def check_left_out(left_out: Tensor, u: Tensor, *gradients: Tensor) -> None:
@@ -88,18 +84,6 @@ def check_left_out(left_out: Tensor, u: Tensor, *gradients: Tensor) -> None:
             "the data, or other latents, depend on elements of the latents that a mask leaves out, and that so have no "
             "density: p(x) is not defined; mask what depends on them as well"
         )
-
-
-def is_delta(fn: Any) -> bool:
-    """Whether a distribution draws one value only, with or without a density of its own."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
-
-
-def is_discrete(fn: Any) -> bool:
-    """Whether a distribution draws from a set that can be counted."""
-    return bool(getattr(fn, "has_enumerate_support", False) or fn.support.is_discrete)
 
 
 def _check_known_everywhere(name: str, site: Site) -> None:

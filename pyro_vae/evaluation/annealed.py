@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealed_path import Start
-from pyro_vae.evaluation.results import PerDatum, mean_and_error
+from pyro_vae.evaluation.data_sites import DataSite
+from pyro_vae.evaluation.results import PerDimension, mean_and_error, not_finite
 
 LOW_ACCEPTANCE = 0.3
 WIDE = 3.0  # nats: a gap that is not one of noise
@@ -42,21 +44,21 @@ class Settings:
 
 
 @dataclass
-class AnnealedLikelihood(PerDatum):
+class AnnealedLikelihood(PerDimension):
     """Estimates of log p(x) by annealed importance sampling, lower bounds in expectation.
 
     Attributes:
         log_weights: log w of each chain and datum, nats, ``(C, num_data)``, float64 on the CPU.
         acceptance: mean probability that a transition was accepted, ``(num_data,)``; nan if there was none (T = 1).
         settings: how the chains were run.
-        num_dimensions: values in one datum (all data sites).
+        sites: what the estimates are of, data sites by name.
         split: the name of the data.
     """
 
     log_weights: Tensor
     acceptance: Tensor
     settings: Settings
-    num_dimensions: float
+    sites: Mapping[str, DataSite]
     split: str = "data"
     per_datum: Tensor = field(init=False)
 
@@ -69,14 +71,9 @@ class AnnealedLikelihood(PerDatum):
         return effective_sample_size(self.log_weights)
 
     @property
-    def bits_per_dim(self) -> float:
-        """-mean / (dimensions * ln 2)."""
-        return -self.mean / (self.num_dimensions * math.log(2)) if self.num_dimensions else math.nan
-
-    @property
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences; empty if nothing does."""
-        return doubts(self.log_weights, self.acceptance, "chains")
+        return [*not_finite(self.per_datum, "log-likelihood"), *doubts(self.log_weights, self.acceptance, "chains")]
 
     def arrays(self) -> dict[str, Tensor]:
         """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
@@ -92,6 +89,8 @@ class AnnealedLikelihood(PerDatum):
             "log_likelihood": self.mean,
             "standard_error": self.standard_error,
             "bits_per_dim": self.bits_per_dim,
+            "bits_of": self.bits_of,
+            "density": self.density,
             "effective_sample_size": self.effective_sample_size.mean().item(),
             "acceptance": number_or_none(self.acceptance.mean()),
             "num_data": len(self.per_datum),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,15 +12,15 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealable import check_guide, check_left_out, check_model
 from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_trace, site_numbers, site_tensors
 from pyro_vae.evaluation.recorder import Recorder
 from pyro_vae.evaluation.sampler import repeat
 from pyro_vae.evaluation.unconstrained import Layout, Unconstrained
-from pyro_vae.program import Batch, Program
+from pyro_vae.pair import Pair
+from pyro_vae.program import Batch
 from pyro_vae.recording import Mode, Outputs
-from pyro_vae.traces import Site, TracePair, in_particle_plate, log_prob, total, trace_pair
+from pyro_vae.traces import Site, TracePair, in_particle_plate, log_prob, total
 
 Start = Literal["guide", "prior"]
 VECTOR, PARAMETER = "unconstrained latents", "guide parameter "
@@ -67,27 +67,17 @@ class AnnealedPath:
     A guide whose sites do not depend on one another's samples is run once for a batch; others at every evaluation.
 
     Args:
-        model, guide: programs in evaluation mode.
+        pair: programs in evaluation mode, and how they are run.
         start: which density is f_0.
         num_chains: C.
-        nesting: batch dimensions of the programs' own plates.
-        vectorize: chains in a plate; False: each datum is repeated.
         mode: how the densities are evaluated: off, graph or full.
     """
 
-    def __init__(
-        self,
-        model: Program,
-        guide: Program,
-        start: Start,
-        num_chains: int,
-        nesting: int,
-        vectorize: bool,
-        mode: Mode = "off",
-    ) -> None:
-        self.model, self.guide, self.start = model, guide, start
-        self.num_chains, self.nesting, self.vectorize = num_chains, nesting, vectorize
-        self.recorder = Recorder(("annealing", "densities"), nn.ModuleList([model, guide]), mode)
+    def __init__(self, pair: Pair, start: Start, num_chains: int, mode: Mode = "off") -> None:
+        self.pair, self.model, self.guide = pair, pair.model, pair.guide
+        self.start, self.num_chains = start, num_chains
+        self.nesting, self.vectorize = pair.nesting, not pair.repeated
+        self.recorder = Recorder(("annealing", "densities"), nn.ModuleList([pair.model, pair.guide]), mode)
 
     def on(self, batch: Batch) -> Densities:
         """The densities of a batch's posteriors."""
@@ -121,13 +111,13 @@ class Densities:
             first = _trace(self.model, self.batch)
             check_model(first)
         else:
-            pair = trace_pair(path.model, path.guide, (), self.batch, self.chains, path.nesting)
+            pair = replace(path.pair, repeated=False).traces(self.batch, self.chains)
             first = pair.model
             check_model(first)
             check_guide(pair, path.model, batch)
             if independent_of_particles(pair):
                 self._template = pair.guide
-                sites = [q for q, _ in pair.latent().values()]
+                sites = [pair.guide.nodes[name] for name in pair.latent()]
                 self._parameters = [t for site in sites for t in site_tensors(site)]
                 self._name += f" by {[site_numbers(site) for site in sites]}"
         self.layout = Layout(first, self.chains, self.size * inner, path.nesting)
@@ -178,7 +168,8 @@ class Densities:
                 model = _trace(self.model, batch)
             guide = Trace() if self.path.start == "prior" else self._trace_guide(model, given, batch)
             size = self.layout.size
-            pair = TracePair(model, guide, self.chains, self.particle_dim, size, size)
+            known = {"data_plates": self.path.pair.data_plates, "left_out": self.path.pair.left_out}
+            pair = TracePair(model, guide, self.chains, self.particle_dim, size, size, **known)
 
             def summed(sites: list[Site]) -> Tensor:
                 return total([pair.per_datum(log_prob(site, scaled=False), site) for site in sites])
@@ -188,8 +179,7 @@ class Densities:
             if self.path.start == "prior":
                 log_start = prior
             else:
-                guides = [guide.nodes[name] for name in self.layout.parts]
-                log_start = summed([*guides, *pair.guide_factors().values()])
+                log_start = summed([*(q for q, _ in pair.latent().values()), *pair.guide_factors().values()])
             log_target = prior + observed
             for name, value in unconstrained.log_det.items():
                 log_det = pair.per_datum(value, model.nodes[name])

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -19,7 +18,8 @@ from pyro_vae.evaluation.nodes import data_first
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.particles import Particles, Resampled, draw, joined
 from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
-from pyro_vae.traces import trace_pair
+from pyro_vae.sites import is_factor
+from pyro_vae.traces import TracePair
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -67,20 +67,22 @@ def to_arviz(
     arviz = _arviz()
     positive("num_draws", num_draws)
     positive("num_particles", num_particles)
-    with evaluating(model, guide, data, seed, device) as (model, guide, split):
-        if not anything_to_draw(model, guide, split, max_plate_nesting):
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
+    with evaluating(model, guide, data, seed, device, **how) as (pair, split):
+        pair.refuse_point_masses()
+        if not anything_to_draw(pair, split):
             logger.info("one draw is taken: the guide draws nothing, all %d would be the same", num_draws)
             num_draws = num_particles = 1
         total = num_particles if resample else num_draws
 
         def particles(batch: Mapping[str, Tensor], count: int) -> Particles:
-            return draw(model, guide, batch, count, max_plate_nesting, vectorize)
+            return draw(pair, batch, count)
 
         first = split.batch(slice(0, 1))
         rows = max(1, int(CHUNK / bytes_per_row(lambda n: particles(first, n))))
         chunk = min(rows, total)
         parts, observed, constant = [], [], []
-        for batch in split.batches(max(1, rows // chunk)):
+        for batch in split.batches(pair.batch_size(rows // chunk)):
             weights, kept, resampled = [], [], Resampled(num_draws)
             for done in range(0, total, chunk):
                 found = particles(batch, min(chunk, total - done))
@@ -91,7 +93,7 @@ def to_arviz(
                     kept.append(found)
             parts.append((resampled.result() if resample else joined(kept, 0)).cpu())
             constant.append(_of_weights(torch.cat(weights)))
-            observed.append(_observed(model, guide, batch, max_plate_nesting))
+            observed.append(_observed(pair.traces(batch)))
     found = joined(parts, 1)
     stats = {name: torch.cat([c[name] for c in constant]).cpu() for name in constant[0]}
     seen = {name: torch.cat([o[name] for o in observed]).cpu() for name in observed[0]}
@@ -123,10 +125,9 @@ def _of_weights(log_weights: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _observed(model: Any, guide: Any, batch: Mapping[str, Tensor], max_plate_nesting: int) -> dict[str, Tensor]:
+def _observed(traces: TracePair) -> dict[str, Tensor]:
     """The data sites' values, ``(N, *event)``."""
-    sites = trace_pair(model, guide, (), batch, 1, max_plate_nesting).observed()
-    return {name: data_first(s["value"], s) for name, s in sites.items() if not isinstance(s["fn"], dist.Unit)}
+    return {name: data_first(s["value"], s) for name, s in traces.observed().items() if not is_factor(s)}
 
 
 def _in_a_chain(values: Mapping[str, Tensor]) -> dict[str, Any]:

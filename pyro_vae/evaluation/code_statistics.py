@@ -15,7 +15,6 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.codes import CodeSite, code_sites
 from pyro_vae.evaluation.session import evaluating, positive
-from pyro_vae.traces import trace_pair
 
 
 @dataclass
@@ -123,12 +122,11 @@ def code_statistics(
     Source: van den Oord et al. 2017, arXiv:1711.00937 (perplexity of a codebook).
     """
     positive("batch_size", batch_size)
-    with evaluating(model, guide, data, seed, device) as (model, guide, split):
-        pair = trace_pair(model, guide, (), split.batch(slice(0, 1)), 1, max_plate_nesting)
-        sites = code_sites(pair.model.nodes)
+    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting) as (pair, split):
+        sites = code_sites(pair.traces(split.batch(slice(0, 1))).model.nodes)
         counts = {n: torch.zeros(s.num_codes, dtype=torch.int64, device=split.device) for n, s in sites.items()}
-        for batch in split.batches(batch_size) if sites else ():
-            trace = poutine.trace(guide).get_trace(**batch)
+        for batch in split.batches(pair.batch_size(batch_size)) if sites else ():
+            trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, site in sites.items():
                 counts[name] += _counted(name, site, trace.nodes[name]["value"])
         usage = {name: CodeUsage(counts[name].cpu(), site.shape) for name, site in sites.items()}

@@ -13,9 +13,8 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.nodes import data_first, in_data_plate
 from pyro_vae.evaluation.running import quiet
 from pyro_vae.program import as_programs, prime
+from pyro_vae.sites import elementwise_support
 from pyro_vae.traces import Site, is_latent
-
-_INTEGERS = (constraints.integer_interval, type(constraints.nonnegative_integer))
 
 
 class CodeSite(NamedTuple):
@@ -40,20 +39,12 @@ def number_of_codes(fn: Any) -> int | None:
     return int(high[0]) + 1 if same else None
 
 
-def is_over_integers(fn: Any) -> bool:
-    """Whether a distribution's values are integers other than 0 and 1."""
-    return isinstance(elementwise_support(fn), _INTEGERS)
-
-
-def elementwise_support(fn: Any) -> constraints.Constraint | None:
-    """The constraint on each number of a distribution's values, or None if it does not say."""
+def support_or_none(fn: Any) -> constraints.Constraint | None:
+    """A distribution's support, or None if it does not say."""
     try:
-        support = fn.support
+        return fn.support
     except (NotImplementedError, AttributeError):
         return None
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
 
 
 def code_sites(nodes: Mapping[str, Site]) -> dict[str, CodeSite]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation.results import EvidenceBound
 from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
-from pyro_vae.traces import analytic_sites, log_prob, site_kl, trace_pair
+from pyro_vae.traces import analytic_sites, log_prob, site_kl
 
 ROWS = 1000  # data times particles at once
 
@@ -47,11 +47,13 @@ def elbo(
     positive("num_particles", num_particles)
     likelihood: dict[str, list[Tensor]] = {}
     kl: dict[str, list[Tensor]] = {}
-    with evaluating(model, guide, data, seed, device) as (model, guide, split):
-        if not anything_to_draw(model, guide, split, max_plate_nesting):
+    how = {"max_plate_nesting": max_plate_nesting}
+    with evaluating(model, guide, data, seed, device, **how) as (programs, split):
+        programs.refuse_point_masses()
+        if not anything_to_draw(programs, split):
             num_particles = 1
-        for batch in split.batches(max(1, ROWS // num_particles)):
-            pair = trace_pair(model, guide, (), batch, num_particles, max_plate_nesting)
+        for batch in split.batches(programs.batch_size(ROWS // num_particles)):
+            pair = programs.traces(batch, num_particles)
             for name, site in pair.observed().items():
                 value = pair.per_datum(log_prob(site, scaled=False), site)  # (particles, batch)
                 likelihood.setdefault(name, []).append(value.double().mean(0))
@@ -64,4 +66,4 @@ def elbo(
                 kl.setdefault(name, []).append(value.double().mean(0))
     parts = [{k: torch.cat(v).cpu() for k, v in terms.items()} for terms in (likelihood, kl)]
     per_datum = sum(parts[0].values()) - sum(parts[1].values())
-    return EvidenceBound(per_datum, *parts, num_particles, split.name)
+    return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.ais import ais
 from pyro_vae.evaluation.annealed import AnnealedLikelihood
@@ -143,17 +143,8 @@ def likelihood_gap(
         "progress": progress,
     }
     budget = {"memory_budget": memory_budget}
-    data = _fixed(data)
+    data = held_out(data).fixed()
     annealed = ais(model, guide, data, **{**common, **budget, **(annealing_options or {})})
     elbo = refine(model, guide, data, **{**common, **(refine_options or {})})
     importance = {k: log_likelihood(model, guide, data, num_particles=k, **common, **budget) for k in particles}
     return LikelihoodGap(importance, annealed, elbo)
-
-
-def _fixed(data: Data | Split | Mapping[str, Tensor] | Tensor) -> Split:
-    """The data that are evaluated, the same at every pass."""
-    parts = as_data(data)
-    split = parts.test if parts.test is not None else parts.train
-    if split.binarization == "none":
-        return split
-    return Split(next(split.batches(len(split))), name=split.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -11,11 +11,12 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.checks import check_present
+from pyro_vae.arguments import X
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.evaluation.codes import number_of_codes
+from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
-from pyro_vae.evaluation.running import quiet, takes, trace_without_data
+from pyro_vae.evaluation.running import as_batch, as_split, check_pair, generated, quiet
 from pyro_vae.evaluation.scaled import Scaled
 from pyro_vae.evaluation.tempered import Tempered
 from pyro_vae.program import Batch, Program, as_programs
@@ -27,7 +28,7 @@ def sample(
     num_samples: int,
     *,
     seed: int = 0,
-    site: str = "x",
+    site: str | None = None,
     batch: Batch | None = None,
     batch_size: int = 500,
     scales: Mapping[str, float] | None = None,
@@ -42,8 +43,9 @@ def sample(
         model: a Pyro program that samples its data site when its data argument is None.
         num_samples: how many data to generate.
         seed: of the draws (which also depend on ``batch_size``); the global random state is left as it was.
-        site: the data site.
-        batch: context that the model is given, ``(num_samples, ...)`` each; the data site's is left out.
+        site: the data site; found, if None (:mod:`pyro_vae.data_sites`).
+        batch: context that the model is given, ``(num_samples, ...)`` each. ``x``, rows of data, stands in for the data
+            of a model that cannot be run without; other models are not given it.
         batch_size: data generated at once.
         scales: factors for the standard deviations of latent sites' priors, by name; the noise stays the same
             (:class:`~pyro_vae.evaluation.scaled.Scaled`).
@@ -52,19 +54,55 @@ def sample(
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
-        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``.
+        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``; of classes, which have none, the draw.
 
     Raises:
         InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
             top_k, top_p or guidance that no site has a use for, a context of another length, and a model that
-            cannot be run without data.
+            cannot be run without data, or that looks at what stands in for them.
     """
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "scales": scales}
+    return draw(model, num_samples, seed=seed, site=site, batch=batch, batch_size=batch_size, **how).values
+
+
+class Drawn(NamedTuple):
+    """What :func:`sample` returns, and which site is the data.
+
+    Attributes:
+        values: by site name.
+        site: the data site.
+    """
+
+    values: dict[str, Tensor]
+    site: str
+
+    @property
+    def mean(self) -> Tensor:
+        """``E[x | z]``, ``(num_samples, *event)``."""
+        return self.values[f"{self.site}.mean"]
+
+
+def draw(
+    model: Callable[..., Any],
+    num_samples: int,
+    *,
+    seed: int = 0,
+    site: str | None = None,
+    batch: Batch | None = None,
+    batch_size: int = 500,
+    scales: Mapping[str, float] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float = 0.0,
+) -> Drawn:
+    """As :func:`sample`, with the name of the data site."""
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
             raise InputError(f"{name} must be a positive integer, got {number}")
-    context = {name: value for name, value in (batch or {}).items() if name != site}
-    for name, value in context.items():
-        if len(value) != num_samples:
+    given = as_batch(model, batch or {})
+    for name, value in given.items():
+        if len(value) != num_samples and name != X:
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
     run = Scaled(scales or {})(program)
@@ -72,51 +110,56 @@ def sample(
     if tempered.changes_anything:
         run = tempered(run)
     parts: dict[str, list[Tensor]] = {}
-    with quiet([program], context, seed) as context:
+    with quiet([program], given, seed) as given:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
-            rows = {name: value[start : start + count] for name, value in context.items()}
-            trace = trace_without_data(program, count, rows, site, run=run)
+            rows = {name: value if name == X else value[start : start + count] for name, value in given.items()}
+            trace, site = generated(program, count, rows, site, run=run)
             _check_latents(scales or {}, trace, site)
             tempered.check()
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
-            parts.setdefault(f"{site}.mean", []).append(_mean_of_data(trace, site))
-    return {name: torch.cat(values) for name, values in parts.items()}
+            parts.setdefault(f"{site}.mean", []).append(mean_of(trace.nodes[site]).cpu())
+    return Drawn({name: torch.cat(values) for name, values in parts.items()}, site or X)
 
 
 def reconstruct(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, *, seed: int = 0, site: str = "x"
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batch: Data | Split | Batch | Tensor,
+    *,
+    seed: int = 0,
+    site: str | None = None,
 ) -> Tensor:
     """Mean of p(x | z) with z ~ q(z | x): what the model makes of data seen through its latents.
 
-    The model is run without its data, so a program that looks at earlier parts of x cannot copy them.
+    The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
+    be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
+    have no mean, a draw: integers as well.
 
     Args:
         model: generative program.
         guide: its guide.
-        batch: data, ``(batch, ...)`` each.
+        batch: data, ``(batch, ...)`` each; or the tensor x, or a split.
         seed: of the draws of z.
-        site: the data site.
+        site: the data site; found, if None.
 
     Returns:
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site.
+        InputError: for an unknown site, and data that the model cannot have made (of another shape, outside the support
+            of its likelihood).
     """
     model, guide = as_programs(model, guide)
-    check_present(guide, batch, "guide")
-    with quiet([model, guide], batch, seed) as batch:
+    split = as_split(batch, model)
+    check_pair(model, guide, split)
+    with quiet([model, guide], split.batch(slice(None)), seed) as batch:
         guide_trace = poutine.trace(guide).get_trace(**batch)
         replayed = poutine.replay(model, trace=guide_trace)
-        if takes(model, "num_samples"):
-            context = {name: value for name, value in batch.items() if name != site}
-            trace = trace_without_data(model, _length(batch), context, site, run=replayed)
-        else:  # a program that needs its data, if only to know how many: the data site is sampled all the same
-            trace = poutine.trace(poutine.uncondition(replayed)).get_trace(**batch)
-        return _mean_of_data(trace, site)
+        trace, site = generated(model, len(split), batch, site, run=replayed, looks="told")
+        return mean_of(trace.nodes[site]).cpu()
 
 
 def decode(
@@ -124,35 +167,36 @@ def decode(
     values: Mapping[str, Tensor],
     *,
     seed: int = 0,
-    site: str = "x",
+    site: str | None = None,
     batch: Batch | None = None,
 ) -> Tensor:
-    """Mean of p(x | .) with the given latents held and the others drawn from the model.
+    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes, a draw.
 
     Args:
         model: generative program.
         values: latent sites' values, ``(batch, *event)``, as from :func:`pyro_vae.evaluation.latents.encode`.
         seed: of the draws of the other latents.
-        site: the data site.
-        batch: context that the model is given, ``(batch, ...)`` each.
+        site: the data site; found, if None.
+        batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for :func:`sample`.
 
     Returns:
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a value of another event shape, codes that the site does not have, values of
-            different lengths, and a model that cannot be run without data.
+        InputError: for an unknown site, a value of another event shape, values outside the support of the site's prior,
+            values of different lengths, and a model that cannot be run without data, or that looks at what stands in
+            for them.
     """
     program = _program(model)
     count = _length(values)
-    context = {name: value for name, value in (batch or {}).items() if name != site}
-    with quiet([program], {**values, **context}, seed) as moved:
-        held = {name: moved[name] for name in values}
-        rows = {name: moved[name] for name in context}
+    given = as_batch(model, batch or {})
+    with quiet([program], {**{f"held {n}": v for n, v in values.items()}, **given}, seed) as moved:
+        held = {name: moved[f"held {name}"] for name in values}
+        rows = {name: moved[name] for name in given}
         run = _Hold(held)(program)
-        trace = trace_without_data(program, count, rows, site, run=run)
-    _check_latents(values, trace, site)
-    return _mean_of_data(trace, site)
+        trace, site = generated(program, count, rows, site, run=run)
+        _check_latents(values, trace, site)
+        return mean_of(trace.nodes[site]).cpu()
 
 
 class _Hold(Messenger):
@@ -172,9 +216,14 @@ class _Hold(Messenger):
                 f"values of latent site '{msg['name']}' must have shape ({shape}), got {tuple(value.shape)}"
             )
         value = value.movedim(0, value.dim() - 1 - len(event))
-        num_codes = number_of_codes(msg["fn"])
-        if num_codes is not None and not bool(msg["fn"].support.check(value).all()):
-            raise InputError(f"values of latent site '{msg['name']}' must be integers from 0 to {num_codes - 1}")
+        support = support_or_none(msg["fn"])
+        if support is not None and not bool(support.check(value).all()):
+            num_codes = number_of_codes(msg["fn"])
+            what = f"lie in the support {support}" if num_codes is None else f"be integers from 0 to {num_codes - 1}"
+            raise InputError(
+                f"values of latent site '{msg['name']}' must {what}; got {value.min().item():.4g} to "
+                f"{value.max().item():.4g} (draws of the guide do: posterior_samples)"
+            )
         msg["value"] = value
         msg["done"] = True
 
@@ -197,10 +246,3 @@ def _length(values: Mapping[str, Tensor]) -> int:
         told = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "nothing"
         raise InputError(f"the tensors must have one common length, got {told}")
     return next(iter(lengths.values()))
-
-
-def _mean_of_data(trace: Trace, site: str) -> Tensor:
-    nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
-    if site not in nodes:
-        raise unknown("data site", site, nodes)
-    return mean_of(nodes[site]).cpu()

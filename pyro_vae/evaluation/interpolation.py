@@ -61,7 +61,12 @@ def interpolate(a: Tensor, b: Tensor, steps: int, kind: Kind = "spherical") -> T
 
 
 def decode_path(
-    model: Callable[..., Any], path: Mapping[str, Tensor], *, seed: int = 0, site: str = "x", batch: Batch | None = None
+    model: Callable[..., Any],
+    path: Mapping[str, Tensor],
+    *,
+    seed: int = 0,
+    site: str | None = None,
+    batch: Batch | None = None,
 ) -> Tensor:
     """Means of p(x | .) along paths in latent space; latents that are not given are drawn, with one noise per path.
 
@@ -69,8 +74,9 @@ def decode_path(
         model: generative program.
         path: latent sites' values, ``(batch, steps, *event)``, as from :func:`interpolate`.
         seed: of the draws of the other latents.
-        site: the data site.
-        batch: context that the model is given, ``(batch, ...)`` each.
+        site: the data site; found, if None.
+        batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for
+            :func:`~pyro_vae.evaluation.generate.sample`.
 
     Returns:
         ``(batch, steps, *event)``, on the CPU.

@@ -12,10 +12,9 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.nodes import is_point_mass, mean_or_none
-from pyro_vae.evaluation.sampler import repeat
 from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
 from pyro_vae.evaluation.unit_kl import unit_kl
-from pyro_vae.traces import Site, TracePair, analytic_sites, trace_pair
+from pyro_vae.traces import Site, TracePair, analytic_sites
 
 ROWS = 1000  # data times particles at once
 ACTIVE = 0.01  # variance over data above which a unit is active
@@ -130,19 +129,17 @@ def latent_statistics(
     positive("num_particles", num_particles)
     _check_not_negative(free_bits)
     sums: dict[str, _Sums] = {}
-    with evaluating(model, guide, data, seed, device) as (model, guide, split):
-        if not anything_to_draw(model, guide, split, max_plate_nesting):
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
+    with evaluating(model, guide, data, seed, device, **how) as (programs, split):
+        if not anything_to_draw(programs, split):
             num_particles = 1
-        for batch in split.batches(max(1, ROWS // num_particles)):
-            if vectorize:
-                pair = trace_pair(model, guide, (), batch, num_particles, max_plate_nesting)
-            else:
-                pair = trace_pair(model, guide, (), repeat(batch, num_particles), 1, max_plate_nesting)
+        for batch in split.batches(programs.batch_size(ROWS // num_particles)):
+            pair = programs.traces(batch, num_particles)
             analytic = analytic_sites(pair)
             sites = {name: (q, p) for name, (q, p) in pair.latent().items() if p is not None}
             _check_known(free_bits, sites)
             for name, (q, p) in sites.items():
-                sums.setdefault(name, _Sums()).add(pair, q, p, num_particles, analytic=name in analytic)
+                sums.setdefault(name, _Sums()).add(pair, q, p, analytic=name in analytic)
     free = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sums, free_bits)
     statistics = {name: site.finish(free.get(name)) for name, site in sums.items()}
     return LatentStatistics(statistics, num_particles, len(split), split.name)
@@ -160,16 +157,17 @@ class _Sums:
         self.squares: Tensor | float = 0.0  # of their deviations from it
         self.noise: Tensor | float = 0.0  # variance of their estimates over particles
 
-    def add(self, pair: TracePair, q: Site, p: Site, particles: int, *, analytic: bool) -> None:
+    def add(self, pair: TracePair, q: Site, p: Site, *, analytic: bool) -> None:
         """Add a batch, whose particles are in their plate or are copies of the data one after another."""
-        copies = particles // pair.num_particles
-        size = pair.size // copies
+        copies, size = pair.copies, pair.size
         kl = unit_kl(q, p, analytic=analytic)
         pair.per_datum(kl.value.sum(tuple(range(-kl.dims, 0))) if kl.dims else kl.value, q)  # checks the plates
         value = _rank(kl.value.double(), pair, kl.dims).mean((0, -1 - kl.dims))  # (*inner, *units)
-        shared = not any(frame.dim == -1 for frame in q["cond_indep_stack"])
+        shared = q["name"] in pair.shared
+        if shared:  # the mean was taken over a plate of its own at dim -1, if it has one
+            value = value * next((frame.size for frame in q["cond_indep_stack"] if frame.dim == -1), 1)
         inner = [i for i in range(-pair.particle_dim - 2) if _plate_at(i + 1 + pair.particle_dim, q) is None]
-        value = _without(value, inner) / (pair.full_size / copies if shared else 1)
+        value = _without(value, inner) / ((pair.num_data or pair.full_size) if shared else 1)
         self.kl = self.kl + value * size
         self.closed_form = self.closed_form and kl.closed_form
         self.is_function = is_point_mass(p["fn"])
@@ -179,7 +177,11 @@ class _Sums:
             mean = _rank(mean.double(), pair, events).movedim(-1 - events, 1)  # (particles, data, *inner, *event)
             mean = _without(mean, [2 + i for i in inner])
             if copies > 1:
-                mean = mean.expand(1, pair.size, *mean.shape[2:]).reshape(size, copies, *mean.shape[2:]).transpose(0, 1)
+                mean = (
+                    mean.expand(1, size * copies, *mean.shape[2:])
+                    .reshape(size, copies, *mean.shape[2:])
+                    .transpose(0, 1)
+                )
             self._add_means(mean, size)
         self.count += size
 

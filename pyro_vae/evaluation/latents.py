@@ -13,12 +13,12 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.checks import check_context, check_present
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.codes import is_over_integers
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
-from pyro_vae.evaluation.running import quiet
+from pyro_vae.evaluation.running import as_split, check_pair, quiet
 from pyro_vae.program import as_programs, prime, real_type
+from pyro_vae.sites import is_discrete
 from pyro_vae.traces import Site, is_latent
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
@@ -43,7 +43,7 @@ def encode(
     Args:
         model: generative program (shares its parameters with a guide that is a plain function).
         guide: its guide.
-        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, if it has one.
+        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, else validation.
         batch_size: data encoded at once.
         seed: of the draws; the global random state is left as it was.
         sites: those to keep; all if None.
@@ -83,7 +83,7 @@ def mean_path(
 
     .. math:: \hat z_i = E_q[z_i \mid \hat z_1, \dots, \hat z_{i-1}, x] \quad \text{in the guide's order}
 
-    A distribution without a mean gives its draw. Arguments and result as for :func:`encode`.
+    A distribution without a mean, and a discrete one, gives its draw. Arguments and result as for :func:`encode`.
     """
     return _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed, sites)
 
@@ -91,7 +91,7 @@ def mean_path(
 def free_sites(
     model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, counted: bool = False
 ) -> list[str]:
-    """The latent sites that can be moved: real-valued, and no functions of other latents.
+    """The latent sites that can be moved: real-valued (no one-hot vectors), and no functions of other latents.
 
     A site of the model that is a point mass (the vectors of codes) has no values beside those that the codes give it: a
     point between two of them, or a density over them, means nothing.
@@ -103,8 +103,7 @@ def free_sites(
     Returns:
         names, in the guide's order.
     """
-    parts = as_data(data)
-    split = parts.test if parts.test is not None else parts.train
+    split = as_split(data, model)
     programs = as_programs(model, guide)
     with quiet(programs, split.batch(slice(0, 2)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
@@ -114,8 +113,9 @@ def free_sites(
     for name, node in guide_trace.nodes.items():
         if is_latent(node) and in_data_plate(node) and name in model_trace.nodes:
             value = data_first(node["value"], node)
-            usable = value.is_floating_point() or (counted and value.dim() == 1)
-            if usable and not is_point_mass(model_trace.nodes[name]["fn"]):
+            fn = model_trace.nodes[name]["fn"]
+            real = value.is_floating_point() and not is_discrete(fn)
+            if (real or (counted and value.dim() == 1)) and not is_point_mass(fn):
                 found.append(name)
     return found
 
@@ -131,11 +131,11 @@ def _collect(
     sites: Sequence[str] | None,
 ) -> dict[str, Tensor]:
     """What ``read`` gives of every latent site of the guide, run under a handler, over all data."""
-    parts_of_data = as_data(data)
-    split = parts_of_data.test if parts_of_data.test is not None else parts_of_data.train
+    split = as_split(data, model)
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
+        check_pair(*programs, split)
         split = split.to(split.device, real_type(*programs))
         for batch in split.batches(batch_size):
             check_present(programs[1], batch, "guide")
@@ -163,7 +163,7 @@ class _AtMean(Messenger):
         if msg["is_observed"] or msg["done"]:
             return
         mean = mean_or_none(msg["fn"])
-        if mean is not None and not is_over_integers(msg["fn"]):  # a mean of integers is none of them
+        if mean is not None and not is_discrete(msg["fn"]):  # a mean of integers is none of them
             msg["value"], msg["done"] = mean, True
 
 

@@ -130,13 +130,12 @@ def reconstruct_by_level(
     Raises:
         InputError: for a model that cannot be run without data.
     """
-    count = len(batch["x"])
+    count = len(next(iter(batch.values())))
     values = posterior_samples(model, guide, batch, batch_size=count, seed=seed)
-    context = {name: value for name, value in batch.items() if name != "x"}
     told = []
     for known in counts or range(1, len(levels) + 1):
         held = {name: values[name] for level in levels[:known] for name in level.sites}
         for name in (name for level in levels[known:] for name in level.sites if name in average):
             held[name] = average[name].expand(count, *average[name].shape)
-        told.append(decode(model, held, seed=seed, batch=context))
+        told.append(decode(model, held, seed=seed, batch=batch))
     return told

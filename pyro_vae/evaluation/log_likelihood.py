@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.data_sites import data_sites
 from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.pareto import largest, pareto_k_of_tail
 from pyro_vae.evaluation.results import LogLikelihood
@@ -55,8 +56,8 @@ def log_likelihood(
         num_particles: K. Where the guide has nothing to draw (no latents, or point masses at every latent site, as of
             codes) all particles are the same: one is taken, and the log says so.
         memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
-        vectorize: particles in a plate left of the data plate (the program must broadcast); False: each datum is
-            repeated instead, for programs that cannot.
+        vectorize: particles in a plate left of the data plate. Programs for which that gives other numbers (tried on
+            two data) run with each datum repeated instead, and the log says why; False: all do.
         max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
@@ -70,17 +71,20 @@ def log_likelihood(
 
     Raises:
         InputError: for non-positive particles or budget, data out of the likelihood's support, sites that do
-            not match, latents shared by all data.
+            not match, latents shared by all data, and pairs whose weights are no bound: point masses at continuous
+            latents, auxiliary sites of the guide without a reverse model, densities against probabilities.
 
     Source: Burda et al. 2016, arXiv:1509.00519, section 5 (K = 5000).
     """
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)
-    with evaluating(model, guide, data, seed, device) as (model, guide, split):
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
+    with evaluating(model, guide, data, seed, device, **how) as (pair, split):
+        pair.refuse_point_masses()
         keep_freed_memory()
         first = split.batch(slice(0, 1))
-        sampler = ImportanceSampler(model, guide, max_plate_nesting, vectorize)
-        dimensions = sampler.dimensions(split)
+        sampler = ImportanceSampler(pair)
+        sites = data_sites(pair, split)
         if not sampler.draws(first):
             if num_particles > 1:
                 logger.info("one particle is taken: the guide draws nothing, all %d would be the same", num_particles)
@@ -94,7 +98,7 @@ def log_likelihood(
         rows = min(budget_rows, max(1, int(CPU_CHUNK / cost))) if split.device.type == "cpu" else budget_rows
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)))  # with the guide's part
-        batch_size = max(1, min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
+        batch_size = pair.batch_size(min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
         chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
         sampler.recorder.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         # made before the chunks: small tensors that stay among large ones that go would split the heap
@@ -108,7 +112,7 @@ def log_likelihood(
                     result[done : done + n] = values
                 done += n
                 bar.update(n)
-        return LogLikelihood(*results.cpu(), num_particles, dimensions, split.name)
+        return LogLikelihood(*results.cpu(), num_particles, sites, split.name, pair.doubts)
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor, Tensor]:

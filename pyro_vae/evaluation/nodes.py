@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.traces import Site, TracePair
+from pyro_vae.traces import Site, TracePair, data_plates, is_observed
 
 
 def in_data_plate(node: Site) -> bool:
@@ -64,8 +64,11 @@ def check_whole(trace: Trace, size: int | None = None) -> None:
     Raises:
         InputError: names the site, the plate and the sizes.
     """
+    over_data = data_plates(trace) if any(is_observed(site) for site in trace.nodes.values()) else frozenset()
     for site in trace.nodes.values():
         for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
+            if frame.name not in over_data and frame.full_size in (None, frame.size):
+                continue  # of a fixed size, that of no data
             whole = size or frame.size if frame.dim == -1 else frame.full_size or frame.size
             if frame.size != whole:
                 raise InputError(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.sampler import repeat
-from pyro_vae.traces import Site, TracePair, log_weights_by_site, trace_pair
+from pyro_vae.pair import Pair
+from pyro_vae.sites import Site, is_factor
+from pyro_vae.traces import TracePair, log_weights_by_site
 
 
 @dataclass
@@ -49,42 +48,31 @@ def joined(parts: Sequence[Particles], dim: int) -> Particles:
     )
 
 
-def draw(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    batch: Mapping[str, Tensor],
-    count: int,
-    max_plate_nesting: int,
-    vectorize: bool,
-) -> Particles:
+def draw(programs: Pair, batch: Mapping[str, Tensor], count: int) -> Particles:
     """``count`` particles of every datum of a batch.
 
     Args:
-        model, guide: programs in evaluation mode.
+        programs: a pair in evaluation mode.
         batch: the data.
         count: k.
-        max_plate_nesting: batch dimensions of the programs' own plates.
-        vectorize: particles in a plate; False: each datum is repeated.
     """
-    inside = count if vectorize else 1
-    pair = trace_pair(model, guide, (), batch if vectorize else repeat(batch, count), inside, max_plate_nesting)
+    pair = programs.traces(batch, count)
     log_w, observed, _ = log_weights_by_site(pair, scaled=False)
-    factors = {name for name, site in pair.observed().items() if isinstance(site["fn"], dist.Unit)}
-    found = Particles(
+    factors = {name for name, site in pair.observed().items() if is_factor(site)}
+    return Particles(
         {name: _particles_first(q, pair) for name, (q, p) in pair.latent().items() if p is not None},
         log_w.double(),
         {name: value.double() for name, value in observed.items() if name not in factors},
     )
-    if vectorize:
-        return found
-    return found.map(lambda value: value.unflatten(1, (-1, count))[0].transpose(0, 1))  # (1, N k, …) -> (k, N, …)
 
 
 def _particles_first(site: Site, pair: TracePair) -> Tensor:
     """A latent site's value ``(k, *inner plates, N, *event)`` as ``(k, N, *inner plates, *event)``."""
     rank, value = -pair.particle_dim, site["value"]
     value = value.reshape((1,) * (rank + site["fn"].event_dim - value.dim()) + value.shape)
-    value = value.expand(pair.num_particles, *value.shape[1:]).movedim(rank - 1, 1)
+    value = value.expand(pair.num_particles // pair.copies, *value.shape[1:]).movedim(rank - 1, 1)
+    if pair.copies > 1:
+        value = value.unflatten(1, (-1, pair.copies))[0].transpose(0, 1)  # (1, N k, …) -> (k, N, …)
     plates = {frame.dim for frame in site["cond_indep_stack"]}
     return value.squeeze(tuple(i + 1 for i in range(1, rank - 1) if i - rank not in plates))
 

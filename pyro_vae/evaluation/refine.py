@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from pyro_vae.evaluation.recorder import Recorder
 from pyro_vae.evaluation.refined import Refined, zero_offsets
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.evaluation.session import evaluating, positive
-from pyro_vae.program import Batch, Program
+from pyro_vae.pair import Pair
+from pyro_vae.program import Batch
 from pyro_vae.recording import Compile, Outputs, choose_mode
-from pyro_vae.traces import log_weights, trace_pair
+from pyro_vae.traces import log_weights
 
 GRAPH_FROM, FULL_FROM = 200, 20_000  # steps
 OFFSET = "offset of "
@@ -113,13 +114,14 @@ def refine(
     if not learning_rate > 0:
         raise InputError(f"learning_rate must be positive, got {learning_rate}")
     amortized, refined = [], []
-    with evaluating(model, guide, data, seed, device) as (model, guide, split):
-        refiner = _Refiner(model, guide, step_particles, max_plate_nesting)
+    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting) as (pair, split):
+        pair.refuse_point_masses()
+        refiner, batch_size = _Refiner(pair, step_particles), pair.batch_size(batch_size)
         steps = num_steps * math.ceil(len(split) / batch_size)
         refiner.recorder.mode = choose_mode(compile, steps, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         with tqdm(total=steps, unit="step", disable=not progress) as bar:
             for batch in split.batches(batch_size):
-                offsets = zero_offsets(trace_pair(model, guide, (), batch, 1, max_plate_nesting))
+                offsets = zero_offsets(pair.traces(batch))
                 amortized.append(refiner.bound(batch, offsets, num_particles))
                 offsets = refiner.optimized(batch, offsets, num_steps, learning_rate, bar)
                 refined.append(refiner.bound(batch, offsets, num_particles))
@@ -127,9 +129,9 @@ def refine(
 
 
 class _Refiner:
-    def __init__(self, model: Program, guide: Program, step_particles: int, nesting: int) -> None:
-        self.model, self.guide, self.step_particles, self.nesting = model, guide, step_particles, nesting
-        self.recorder = Recorder(("refine", "steps"), nn.ModuleList([model, guide]))
+    def __init__(self, pair: Pair, step_particles: int) -> None:
+        self.pair, self.step_particles = pair, step_particles
+        self.recorder = Recorder(("refine", "steps"), nn.ModuleList([pair.model, pair.guide]))
 
     def optimized(
         self, batch: Batch, offsets: dict[str, Tensor], num_steps: int, learning_rate: float, bar: tqdm
@@ -162,8 +164,8 @@ class _Refiner:
         return total / num_particles
 
     def _log_weights(self, batch: Batch, offsets: Mapping[str, Tensor], count: int) -> Tensor:
-        guide = Refined(offsets)(self.guide)
-        return log_weights(trace_pair(self.model, guide, (), batch, count, self.nesting), scaled=False)
+        pair = replace(self.pair, guide=Refined(offsets)(self.pair.guide))
+        return log_weights(pair.traces(batch, count), scaled=False)
 
     def _gradients(self, **given: Tensor) -> Outputs:
         """Gradients of the negative bound with respect to the offsets."""

@@ -77,8 +77,18 @@ def _shifted(fn: Any, offsets: Mapping[str, Tensor]) -> Any:
     values = {}
     for name, value in _parameters(fn).items():
         transform = transform_to(fn.arg_constraints[name])
-        values[name] = transform(transform.inv(value) + offsets[name])
+        unconstrained = transform.inv(value)
+        values[name] = transform(unconstrained + _repeated_to(offsets[name], unconstrained.shape))
     return type(fn)(**values, validate_args=False)
+
+
+def _repeated_to(offset: Tensor, shape: torch.Size) -> Tensor:
+    """Offsets of N data for tensors in which each datum is repeated."""
+    for dim in range(-offset.dim(), 0):
+        size, wanted = offset.shape[dim], shape[dim]
+        if size not in (1, wanted):
+            offset = offset.repeat_interleave(wanted // size, dim)
+    return offset
 
 
 def _moves(constraint: Any) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from pyro_vae.evaluation.data_sites import DataSite
 from pyro_vae.evaluation.pareto import UNRELIABLE
 
 
@@ -15,6 +17,18 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     values = values.double()
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return values.mean().item() + 0.0, error  # + 0.0: no -0.0
+
+
+def not_finite(values: Tensor, what: str) -> list[str]:
+    """A sentence if values of some data are infinite or not numbers."""
+    bad = (~values.isfinite()).nonzero().flatten()
+    if not len(bad):
+        return []
+    first = int(bad[0])
+    return [
+        f"the {what} of {len(bad)} of {len(values)} data is not finite (datum {first}: {values[first].item()}), and so "
+        "is their mean"
+    ]
 
 
 class PerDatum:
@@ -33,8 +47,52 @@ class PerDatum:
         return mean_and_error(self.per_datum)[1]
 
 
+class PerDimension(PerDatum):
+    """Estimates of log p of data sites, ``sites`` by name, with what they are per dimension."""
+
+    sites: Mapping[str, DataSite]
+
+    @property
+    def num_dimensions(self) -> float:
+        """Values in one datum that bits per dimension are of, a mean over the data."""
+        return sum(self.sites[name].dimensions for name in self._counted)
+
+    @property
+    def density(self) -> bool | None:
+        """Whether any of what is measured is a density, whose nats depend on the data's units; None: not known."""
+        kinds = {site.density for site in self.sites.values()}
+        return True if True in kinds else None if None in kinds else False
+
+    @property
+    def bits_per_dim(self) -> float:
+        """-log p / (dimensions * ln 2), of all data sites if all are densities or all are probabilities.
+
+        A text beside an image is another matter than its pixels: where sites of the two kinds are there, bits are of
+        the kind with more dimensions, given the others, whose nats are taken out (if they depend on no latents); else
+        nan. :attr:`bits_of` says of what.
+        """
+        others = [self.sites[name].nats for name in self.sites if name not in self._counted]
+        if not self.num_dimensions or None in others:
+            return math.nan
+        return -(self.mean - sum(others)) / (self.num_dimensions * math.log(2))
+
+    @property
+    def bits_of(self) -> str:
+        """What bits per dimension are of: "x", "x given text"."""
+        given = [name for name in self.sites if name not in self._counted]
+        return ", ".join(self._counted) + (f" given {', '.join(given)}" if given else "")
+
+    @property
+    def _counted(self) -> list[str]:
+        """The sites whose dimensions are counted together."""
+        by_kind: dict[bool | None, list[str]] = {}
+        for name, site in self.sites.items():
+            by_kind.setdefault(site.density, []).append(name)
+        return max(by_kind.values(), key=lambda names: sum(self.sites[n].dimensions for n in names), default=[])
+
+
 @dataclass
-class LogLikelihood(PerDatum):
+class LogLikelihood(PerDimension):
     """Importance-weighted estimates of log p(x).
 
     Attributes:
@@ -43,22 +101,18 @@ class LogLikelihood(PerDatum):
         pareto_k: k-hat of each datum's weights (:mod:`pyro_vae.evaluation.pareto`), ``(num_data,)``; NaN where there is
             no tail to fit (fewer than 21 particles, equal weights).
         num_particles: K, the particles that were drawn and used.
-        num_dimensions: values in one datum (all data sites), for bits per dimension; where a part of the data is
-            given, the mean number of the others.
+        sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.data_sites.DataSite`).
         split: the name of the data.
+        doubts: what was found when the pair was examined, in sentences.
     """
 
     per_datum: Tensor
     effective_sample_size: Tensor
     pareto_k: Tensor
     num_particles: int
-    num_dimensions: float
+    sites: Mapping[str, DataSite] = field(default_factory=dict)
     split: str = "data"
-
-    @property
-    def bits_per_dim(self) -> float:
-        """-mean / (dimensions * ln 2). For densities (Gaussian) it depends on the data's units."""
-        return -self.mean / (self.num_dimensions * math.log(2)) if self.num_dimensions else math.nan
+    doubts: tuple[str, ...] = ()
 
     @property
     def pareto_k_max(self) -> float | None:
@@ -75,14 +129,16 @@ class LogLikelihood(PerDatum):
     @property
     def warnings(self) -> list[str]:
         """What makes the estimates doubtful, in sentences."""
+        told = [*self.doubts, *not_finite(self.per_datum, "log-likelihood")]
         above = int((self.pareto_k > UNRELIABLE).sum())
         if not above:
-            return []
+            return told
         largest = self.pareto_k[self.pareto_k > UNRELIABLE].max().item()
         return [
+            *told,
             f"Pareto k-hat is above {UNRELIABLE} for {above} of {len(self.per_datum)} data (up to {largest:.2f}): "
             "a few particles decide these bounds, which may lie far below log p(x), and their standard error is not to "
-            "be trusted"
+            "be trusted",
         ]
 
     def to_dict(self) -> dict[str, float | int | str | list[str] | None]:
@@ -91,6 +147,8 @@ class LogLikelihood(PerDatum):
             "log_likelihood": self.mean,
             "standard_error": self.standard_error,
             "bits_per_dim": self.bits_per_dim,
+            "bits_of": self.bits_of,
+            "density": self.density,
             "num_particles": self.num_particles,
             "num_data": len(self.per_datum),
             "effective_sample_size": mean_and_error(self.effective_sample_size)[0],
@@ -118,6 +176,12 @@ class EvidenceBound(PerDatum):
     kl: dict[str, Tensor] = field(default_factory=dict)
     num_particles: int = 1
     split: str = "data"
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the bound doubtful, in sentences."""
+        return [*self.doubts, *not_finite(self.per_datum, "ELBO")]
 
     def to_dict(self) -> dict[str, object]:
         """The summary as plain values, nats."""
@@ -128,5 +192,6 @@ class EvidenceBound(PerDatum):
             "kl": {k: mean_and_error(v)[0] for k, v in self.kl.items()},
             "num_particles": self.num_particles,
             "num_data": len(self.per_datum),
+            "warnings": self.warnings,
             "split": self.split,
         }

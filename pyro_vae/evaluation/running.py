@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.checks import check_context
+from pyro_vae.arguments import X, data_argument, needed_to_generate, required_arguments, required_names, takes
+from pyro_vae.checks import check_context, check_data, check_present
+from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.split import as_real
+from pyro_vae.data_sites import data_site, observed_data, same_numbers, site_of_run
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.nodes import check_whole
-from pyro_vae.program import Program, accepted_arguments, needed_to_generate, real_type
+from pyro_vae.evaluation.nodes import check_whole, mean_of
+from pyro_vae.program import Program, real_type
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -57,37 +64,188 @@ def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -
                 module.training = training
 
 
-def trace_without_data(
-    program: Program, count: int, context: Mapping[str, Tensor], site: str, run: Callable[..., Any] | None = None
-) -> Trace:
-    """Trace a program whose data argument is None, for a plate of ``count`` data.
+def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable[..., Any]) -> Split:
+    """Data as a split: of a whole dataset the test part, if it has one; of a batch its entries.
+
+    Args:
+        data: the dataset, a split, the tensor x, or a batch, whose x may have the name of the model's data argument;
+            int64 are integers by nature.
+        model: the program that they are for.
+
+    Raises:
+        InputError: as :class:`~pyro_vae.data.Split`.
+    """
+    if isinstance(data, Tensor):
+        data = {X: data}
+    if isinstance(data, Mapping):
+        name = data_argument(model)
+        data = {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
+        integers = isinstance(data.get(X), Tensor) and data[X].dtype == torch.int64
+        return Split(data, integers=integers)
+    return held_out(data).fixed()
+
+
+def as_batch(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch whose data are called x, where a caller has given them by the name of the model's data argument."""
+    name = data_argument(model)
+    if X not in batch and name in batch and data_argument(model, batch) is None:
+        return {X if key == name else key: value for key, value in batch.items()}
+    return dict(batch)
+
+
+def check_pair(model: Program, guide: Program, split: Split) -> None:
+    """Check data against a pair, as every estimator does: shapes, supports, context.
+
+    What needs the guide alone, or the model without data, goes on with a model that is not to be had with these data.
+
+    Raises:
+        InputError: see :func:`pyro_vae.checks.check_data`.
+    """
+    check_present(guide, first := split.batch(slice(0, 1)), "guide")
+    if any(name not in first for name in required_arguments(model, first)):
+        return
+    tensors = [t for program in (model, guide) for t in (*program.parameters(), *program.buffers())]
+    device = tensors[0].device if tensors else split.device
+    split = split.to(device, real_type(model, guide))
+    try:
+        check_data(model, guide, split)
+    except InputError:
+        raise
+    except Exception as error:  # the model's own
+        logger.debug("data are not checked: the model fails when it is given them (%s)", error)
+
+
+class Generated(NamedTuple):
+    """A run of a model without its data.
+
+    Attributes:
+        trace: the run; what is observed in it are data that the context holds.
+        site: the data site.
+    """
+
+    trace: Trace
+    site: str
+
+
+def generated(
+    program: Program,
+    count: int,
+    batch: Mapping[str, Tensor],
+    site: str | None = None,
+    run: Callable[..., Any] | None = None,
+    *,
+    looks: Literal["refused", "told"] = "refused",
+) -> Generated:
+    """Run a model without its data, for a plate of ``count`` data.
+
+    Its data argument is None. A model that cannot be run so is given rows of data in their stead, if there are any,
+    and samples its data site all the same: the rows say how many there are to be, and nothing else.
 
     Args:
         program: the model.
         count: number of data to generate.
-        context: its other arguments, ``(count, ...)`` each.
-        site: the data site, and the name of the argument that is None.
+        batch: its other arguments, ``(count, ...)`` each; and ``x``, rows of data, as many as there are.
+        site: the data site; found, if None.
         run: what to call in its stead: the program under handlers.
+        looks: what becomes of a model that looks at the rows: it is refused, or it is told in the log.
 
     Raises:
-        InputError: if the model takes neither ``num_samples`` nor a context to know the number from, or lacks a
-            context that it needs; if it takes a part of a plate.
+        InputError: if the model lacks context that it needs; if it can only be run with data, and there are none or it
+            draws other values for other data; if it takes a part of a plate; if the data site is not found.
     """
-    missing = [name for name in needed_to_generate(program, site) if name not in context]
+    data = batch.get(X)
+    context = {name: value for name, value in batch.items() if name != X}
+    missing = [name for name in needed_to_generate(program, batch) if name not in context]
     if missing:
         raise InputError(f"the model needs {', '.join(missing)} to generate: give it in batch")
-    if not takes(program, "num_samples") and not any(takes(program, name) for name in context):
+    run = run or program
+    reason: Exception | None = None
+    if takes(program, "num_samples") or any(takes(program, name) for name in context):
+        try:
+            trace = prune_subsample_sites(poutine.trace(run).get_trace(**{**context, X: None, "num_samples": count}))
+        except InputError:
+            raise
+        except Exception as error:  # a program that was not written to be run without data may fail in any way
+            if data_argument(program, batch) not in required_names(program):
+                raise
+            reason = error
+        else:
+            check_whole(trace)
+            return Generated(trace, site_of_run(program, trace, context, data, site))
+    if data is None:
         raise InputError(
-            f"the model cannot be run without data: give it an argument num_samples, "
-            f"the size of its data plate when {site} is None"
-        )
-    arguments = {**context, site: None, "num_samples": count}
-    trace = prune_subsample_sites(poutine.trace(run or program).get_trace(**arguments))
+            f"the model cannot be run without data{_told(reason)}: give it an argument num_samples, the size of its "
+            "data plate when its data argument is None; or give rows of data to stand in for them, batch={'x': ...}, "
+            "which is right if what it draws does not depend on them"
+        ) from reason
+    rows = data[torch.arange(count, device=data.device) % len(data)]
+    run = _WithoutData(context.values())(run)
+    trace = prune_subsample_sites(poutine.trace(run).get_trace(**context, **{X: rows}, num_samples=count))
     check_whole(trace)
-    return trace
+    drawn = {name: node for name, node in observed_data(trace.nodes).items() if not node["is_observed"]}
+    name = data_site(drawn, rows, site)
+    if dependent := _depends_on(run, data, context, count):
+        said = f"the model looks at its data (site '{dependent}' is another for other data)"
+        if looks == "refused":
+            raise InputError(
+                f"{said}, so that it cannot be run without them: let it draw what it looks at where its data argument "
+                "is None, with an argument num_samples, the size of its data plate"
+            )
+        logger.warning("%s: what is made of the latents is made with a view of the data", said)
+    return Generated(trace, name)
 
 
-def takes(program: Program, argument: str) -> bool:
-    """Whether a program has an argument of this name."""
-    names = accepted_arguments(program.program)
-    return names is None or argument in names
+class _WithoutData(UnconditionMessenger):
+    """Draws what is observed, but for what of it is context."""
+
+    def __init__(self, context: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.context = list(context)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not any(same_numbers(msg["value"], value) for value in self.context):
+            super()._pyro_sample(msg)
+
+
+def _told(reason: Exception | None) -> str:
+    return f" ({type(reason).__name__}: {reason})" if reason else ""
+
+
+def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Tensor], count: int) -> str | None:
+    """The first site whose value or mean is another for other data, with the same random numbers; None if none is."""
+    devices = [data.device.index] if data.device.type == "cuda" else []
+
+    def drawn(x: Tensor) -> dict[str, list[Tensor]]:
+        with torch.random.fork_rng(devices=devices):
+            torch.random.default_generator.manual_seed(0)
+            for index in devices:
+                torch.cuda.default_generators[index].manual_seed(0)
+            trace = prune_subsample_sites(poutine.trace(run).get_trace(**context, **{X: x}, num_samples=count))
+        nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+        return {name: [node["value"], mean_of(node)] for name, node in nodes.items()}
+
+    rows = data[torch.arange(count, device=data.device) % len(data)]
+    first, compared = drawn(rows), False
+    for other in (data[:1].expand_as(rows).clone(), data[-1:].expand_as(rows).clone(), torch.zeros_like(rows)):
+        if torch.equal(other, rows):
+            continue
+        try:
+            second = drawn(other)
+        except Exception:  # zeros may be no data that the program can take
+            continue
+        compared = True
+        for name in {**first, **second}:
+            pairs = zip(first.get(name, [None]), second.get(name, [None]), strict=False)
+            if not all(_close(a, b) for a, b in pairs):
+                return name
+    if not compared:
+        raise InputError(
+            "whether the model looks at its data cannot be told from one datum: give more rows, batch={'x': ...}"
+        )
+    return None
+
+
+def _close(a: Any, b: Any) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
+        return False
+    return torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data import as_data
+from pyro_vae.arguments import accepted_arguments
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.ais import Annealing
 from pyro_vae.evaluation.annealed import Sandwich
@@ -18,7 +18,7 @@ from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.temperatures import Schedule
-from pyro_vae.program import accepted_arguments, as_programs
+from pyro_vae.program import as_programs
 from pyro_vae.recording import Compile
 
 
@@ -74,8 +74,10 @@ def sandwich(
         for program in programs:
             program.to(device)
     data, latents = _drawn(programs[0], num_data, batch, seed)
-    with evaluating(*programs, as_data(data), seed + 1, device) as (model, guide, split):
-        path = AnnealedPath(model, guide, start, num_chains, max_plate_nesting, vectorize)
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
+    with evaluating(*programs, data, seed + 1, device, **how) as (pair, split):
+        pair.refuse_point_masses()
+        path = AnnealedPath(pair, start, num_chains)
         lower, upper = [], []
         with options.chunks(path, split, memory_budget, compile, progress, directions=2) as chunks:
             for rows, densities, sizes, told in chunks:

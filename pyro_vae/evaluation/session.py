@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import check_data
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, is_deterministic
-from pyro_vae.program import Program, as_programs, real_type
+from pyro_vae.pair import Pair, examine
+from pyro_vae.program import as_programs, real_type
 from pyro_vae.runtime import private_seed
-from pyro_vae.traces import trace_pair
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +40,32 @@ def evaluating(
     data: Data | Split | Mapping[str, Tensor] | Tensor,
     seed: int,
     device: str | torch.device | None = None,
-) -> Iterator[tuple[Program, Program, Split]]:
-    """Programs in evaluation mode without gradients, and the data beside them on the device.
+    *,
+    max_plate_nesting: int = 1,
+    vectorize: bool = True,
+    bounds: bool = True,
+) -> Iterator[tuple[Pair, Split]]:
+    """A pair in evaluation mode without gradients, examined, and the data beside it on the device.
 
     Modes and random states are put back at the end. Of :class:`~pyro_vae.data.Data` the test part is taken, or the
-    only one.
+    validation part. Dynamic binarization is drawn once.
 
     Args:
         model, guide: Pyro programs.
         data: what to evaluate on.
         seed: of all draws inside the block.
         device: where to; the programs' own if None.
+        max_plate_nesting: batch dimensions of the programs' own plates.
+        vectorize: particles in a plate, if the programs give the same numbers so; False: each datum is repeated.
+        bounds: whether the guide's density is used, and so is to be the density of what it draws.
 
     Raises:
-        InputError: if the data are not in the support of the model's likelihood, or a program subsamples a plate.
+        InputError: if the data are not in the support of the model's likelihood, a program subsamples a plate, or the
+            weights of the pair are no bound (:func:`pyro_vae.bounds.check_bound`).
     """
     programs = as_programs(model, guide)
-    parts = as_data(data)
-    split = parts.test if parts.test is not None else parts.train
+    split = held_out(data).fixed()
+    known = {name for program in programs for name in program.store.names}
     parameter = next((p for program in programs for p in program.parameters()), None)
     target = torch.device(device) if device is not None else (parameter.device if parameter is not None else None)
     split = split.to(target or split.device, real_type(*programs))
@@ -66,30 +74,37 @@ def evaluating(
         for program in programs:
             program.to(split.device).eval()
         with torch.no_grad(), private_seed(seed, split.device):
-            for trace in check_data(*programs, split):
+            traces = check_data(*programs, split)
+            for trace in traces:
                 check_whole(trace, min(2, len(split)))
-            _warn_of_initial_values(model, guide, programs)
+            _warn_of_initial_values({name for p in programs for name in p.store.names} - known)
+            modes += [(m, True) for p in programs for m in p.modules() if m not in {module for module, _ in modes}]
+            for program in programs:
+                program.eval()
+            pair = examine(
+                *programs,
+                split.batch(slice(0, 2)),
+                max_plate_nesting,
+                vectorize=vectorize,
+                num_data=len(split),
+                bounds=bounds,
+                traces=traces,
+            )
             with pyro.validation_enabled(False):
-                yield *programs, split
+                yield pair, split
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-def anything_to_draw(model: Program, guide: Program, split: Split, max_plate_nesting: int) -> bool:
+def anything_to_draw(pair: Pair, split: Split) -> bool:
     """Whether a guide has random latents; if not, one particle is as good as many. Uses no random numbers."""
     with private_seed(0, split.device):
-        return not is_deterministic(trace_pair(model, guide, (), split.batch(slice(0, 1)), 1, max_plate_nesting))
+        return not is_deterministic(pair.traces(split.batch(slice(0, 1))))
 
 
-def _warn_of_initial_values(model: Any, guide: Any, programs: tuple[Program, Program]) -> None:
+def _warn_of_initial_values(names: set[str]) -> None:
     """Plain functions' ``pyro.param`` values live in what training returned, not in the functions."""
-    names = {
-        n
-        for given, p in zip((model, guide), programs, strict=True)
-        if given is not p and p.store
-        for n in p.store.names
-    }
     if names:
         logger.warning(
             "pyro.param %s: evaluated at initial values; after training, evaluate result.model and result.guide",

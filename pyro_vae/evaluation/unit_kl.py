@@ -9,7 +9,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from pyro_vae.traces import Site
+from pyro_vae.sites import Site, is_delta, same_masks
 
 
 class UnitKL(NamedTuple):
@@ -44,7 +44,7 @@ def unit_kl(q: Site, p: Site, *, analytic: bool) -> UnitKL:
         dims, q_fn, p_fn = 0, q["fn"], p["fn"]
     else:
         q_fn, p_fn = (_grouped(base, own - dims) for base, own in ((q_base, q_dims), (p_base, p_dims)))
-    if analytic:
+    if analytic and not is_delta(q["fn"]) and same_masks(q, p):
         try:
             value = kl_divergence(q_fn, p_fn)
         except NotImplementedError:

@@ -10,8 +10,9 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 
+from pyro_vae.arguments import accepted_arguments, required_arguments
 from pyro_vae.errors import InputError
-from pyro_vae.program import Program, accepted_arguments, required_arguments
+from pyro_vae.program import Program
 
 
 def data_and_latent_shapes(
@@ -26,7 +27,7 @@ def data_and_latent_shapes(
             not in the data plate; if the model needs context.
     """
     program = model if isinstance(model, Program) else Program(model)
-    needed = required_arguments(program, data_site)
+    needed = required_arguments(program)
     if needed:
         raise InputError(
             f"the model needs {', '.join(needed)}, which this guide does not look at: use the guide that belongs "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from pyro import poutine
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.batches import EpochBatches
+from pyro_vae.program import Batch, Program
 
 SOME = 5000  # training data for the statistics of a validation
 
@@ -58,20 +59,28 @@ def averaging(layers: list[_BatchNorm]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def recompute_statistics(step: nn.Module, run: Callable[..., Any], batches: Iterator[dict[str, Any]]) -> None:
-    """Set the statistics of a step's layers to averages over batches, in training mode; all modes are put back.
+def recompute_statistics(model: Program, guide: Program, batches: Iterable[Batch]) -> None:
+    """Set the statistics of a pair's norm layers to averages over batches; nothing else moves.
+
+    The layers alone are in training mode, all else in evaluation mode, as it will be measured: codebooks, moving
+    averages and whatever else learns in training mode stay, and dropout is off. A layer that stays in evaluation mode
+    when its program is put into training mode (frozen) is left as it is. All modes are put back.
 
     Args:
-        step: owns the layers.
-        run: called with each batch; runs the step.
+        model, guide: own the layers.
         batches: of training data.
     """
-    modes = [(module, module.training) for module in step.modules()]
-    step.train()
+    modes = [(module, module.training) for program in (model, guide) for module in program.modules()]
+    model.train(), guide.train()
+    layers = [layer for layer in norm_layers(nn.ModuleList([model, guide])) if layer.training]
     try:
-        with averaging(norm_layers(step)):
+        model.eval(), guide.eval()
+        for layer in layers:
+            layer.training = True
+        with averaging(layers):
             for batch in batches:
-                run(**batch)
+                guide_trace = poutine.trace(guide).get_trace(**batch)
+                poutine.replay(model, trace=guide_trace)(**batch)
     finally:
         for module, training in modes:
             module.training = training

@@ -52,6 +52,11 @@ class EpochBatches:
         full, rest = divmod(len(self.split), self.batch_size)
         return full + (rest >= self.world)
 
+    def size(self, index: int) -> int:
+        """How many data the joint batch of this place has."""
+        size = min(self.batch_size, len(self.split) - index * self.batch_size)
+        return size - size % self.world
+
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """This process's part of one batch."""
         return self.split.finish(self.rows(epoch, index))

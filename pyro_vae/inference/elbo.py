@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -57,6 +57,15 @@ class ELBO(Objective):
         other.free_bits = 0.0
         return other
 
+    def _score_function_terms(self, sites: list[str], *others: Any) -> Terms:
+        free = self.free_bits.values() if isinstance(self.free_bits, Mapping) else [self.free_bits]
+        if any(free):
+            raise InputError(
+                f"free_bits cannot be used here: guide site {', '.join(sites)} has no reparameterized samples, and "
+                "Pyro's score-function estimator has no free bits; drop them, or give the guide a relaxed distribution"
+            )
+        return super()._score_function_terms(sites, *others)
+
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
         subsample = subsample_scale(pair)
@@ -64,34 +73,36 @@ class ELBO(Objective):
         for name, site in pair.observed().items():
             raw = log_prob(site, scaled=False)
             weighted = scale_and_mask(raw, site["scale"], None)
-            loss.append(-pair.per_datum(weighted, site).mean() / self._subsample(site, subsample))
+            loss.append(-pair.per_datum(weighted, site).mean() / self._subsample(pair, site, subsample))
             log_likelihood[name] = pair.per_datum(raw.detach(), site).mean()
 
         analytic = analytic_sites(pair) if self.analytic_kl else set()
         for name, (q, p) in pair.latent().items():
             raw, weighted = site_kl(q, p, analytic=name in analytic)
             raw_mean = pair.per_datum(raw, q).mean()
-            term = pair.per_datum(weighted, q).mean() / self._subsample(q, subsample)
+            term = pair.per_datum(weighted, q).mean() / self._subsample(pair, q, subsample)
             kl[name] = raw_mean.detach()
             free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
             if free > 0.0:
-                term = term + self._free_bits_gap(free, raw_mean, q, subsample)
+                term = term + self._free_bits_gap(free, raw_mean, pair, q, subsample)
                 kl_clamped[name] = kl[name].clamp(min=free)
             loss.append(term)
         for site in pair.guide_factors().values():  # of log q
             value = scale_and_mask(log_prob(site, scaled=False), site["scale"], None)
-            loss.append(pair.per_datum(value, site).mean() / self._subsample(site, subsample))
+            loss.append(pair.per_datum(value, site).mean() / self._subsample(pair, site, subsample))
         self._check_free_bits(kl)
         return Terms(total(loss), log_likelihood, kl, kl_clamped)
 
     @staticmethod
-    def _subsample(site: dict, scale: float) -> float:
+    def _subsample(pair: TracePair, site: dict, scale: float) -> float:
         """A subsampled plate scales its sites by full_size / size; the mean over data takes that back."""
-        return scale if any(f.dim == -1 for f in site["cond_indep_stack"]) else 1.0
+        return 1.0 if site["name"] in pair.shared else scale
 
-    def _free_bits_gap(self, free: float, kl: torch.Tensor, site: dict, subsample: float) -> torch.Tensor:
+    def _free_bits_gap(
+        self, free: float, kl: torch.Tensor, pair: TracePair, site: dict, subsample: float
+    ) -> torch.Tensor:
         """What lifts a KL below its free bits up to them: weight * (lambda - KL), which cancels its gradient."""
-        weight = torch.as_tensor(site["scale"], device=kl.device).mean() / self._subsample(site, subsample)
+        weight = torch.as_tensor(site["scale"], device=kl.device).mean() / self._subsample(pair, site, subsample)
         return weight * (free - kl).clamp(min=0)
 
     def _check_free_bits(self, kl: Mapping[str, torch.Tensor]) -> None:

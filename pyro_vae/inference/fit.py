@@ -28,7 +28,9 @@ from pyro_vae.inference.optimizer import OptimizerName, make_optimizer
 from pyro_vae.inference.scheduled import ScheduledBuffers, warn_of_long
 from pyro_vae.inference.schedules import Constant, Schedule, as_schedule
 from pyro_vae.inference.step import Step
+from pyro_vae.inference.trainable import check_trainable
 from pyro_vae.inference.trainer import Trainer
+from pyro_vae.pair import examine
 from pyro_vae.program import as_programs, prime, real_type
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory, private_seed
@@ -150,10 +152,14 @@ def fit(
     train = data.train.to(fabric.device, real)
     batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
     mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)
-    check_data(*programs, train)
+    traces = check_data(*programs, train)
     keep_freed_memory()
     with private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
+        first, nesting = train.batch(slice(0, 2)), objective.plate_nesting
+        pair = examine(*programs, first, nesting, num_data=len(train), training=True, traces=traces)
+        check_trainable(pair, first)
+        objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
         scheduled.set(0.0)
         saved = load_checkpoint(Path(out)) if resume and out is not None else None

@@ -22,7 +22,7 @@ from pyro_vae.traces import (
     in_particle_plate,
     is_latent,
     log_weights_by_site,
-    trace_pair,
+    repeated_arguments,
 )
 
 Gradient = Literal["standard", "dreg", "stl"]
@@ -83,6 +83,7 @@ class IWAE(Objective):
         weights on its way back, once, however many latents lie between z' and the guide's parameters.
         """
         weights: list[Tensor] = []  # (K, N), known once log w is
+        pairs: list[TracePair] = []
 
         def copies(trace: Trace) -> Trace:
             trace = trace.copy()
@@ -90,19 +91,22 @@ class IWAE(Objective):
                 if is_latent(site):
                     value = site["value"].view_as(site["value"])
                     if self.gradient == "dreg" and value.requires_grad:
-                        value.register_hook(partial(_weighted, weights, site["fn"].event_dim))
+                        value.register_hook(partial(_weighted, weights, site["fn"].event_dim, pairs))
                     trace.nodes[name] = {**site, "value": value}
             return trace
 
-        pair = trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting, copies)
+        pair = self._traces(model, guide, args, kwargs, copies)
         sites = {n: q for n, (q, _) in pair.latent().items()}
+        pairs.append(pair)
         self._check_densities(pair, sites)
         if not all(q["fn"].has_rsample for q in sites.values()):
             return super().terms(model, guide, *args, **kwargs)  # falls back, and says so
         if len(sites) == 1:
             held = {n: {**q, "fn": detach(q["fn"])} for n, q in sites.items()}
         else:
-            run = in_particle_plate(_with_held_parameters(guide, model), self.num_particles, pair.particle_dim)
+            in_plate = self.num_particles // pair.copies
+            run = in_particle_plate(_with_held_parameters(guide, model), in_plate, pair.particle_dim)
+            args, kwargs = repeated_arguments(args, kwargs, pair.copies)
             trace = poutine.trace(poutine.replay(run, trace=pair.guide)).get_trace(*args, **kwargs)
             held = {n: trace.nodes[n] for n in sites}
         log_w, observed, kl = log_weights_by_site(pair, guide_sites=held)  # (K, N)
@@ -136,9 +140,11 @@ def _site_means(observed: dict[str, Tensor], kl: dict[str, Tensor]) -> Terms:
     return terms
 
 
-def _weighted(weights: list[Tensor], event_dim: int, gradient: Tensor) -> Tensor:
+def _weighted(weights: list[Tensor], event_dim: int, pairs: list[TracePair], gradient: Tensor) -> Tensor:
     """The gradient of a latent, (K, ..., N, *event) or at K = 1 (N, *event), times each particle's weight."""
     w = weights[0]  # (K, N)
+    if pairs[0].copies > 1:
+        w = w.T.reshape(1, -1)  # (1, N K): the particles of a datum one after another
     inner = gradient.dim() - event_dim - w.dim()
     w = w.reshape(w.shape[0], *(1,) * inner, w.shape[1]) if inner >= 0 else w[0]
     return gradient * w.reshape(w.shape + (1,) * event_dim)

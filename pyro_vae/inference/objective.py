@@ -12,10 +12,13 @@ from typing import Any, Self
 
 import pyro.infer
 import torch
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.program import module_parameters
+from pyro_vae.pair import Pair, tried
+from pyro_vae.parameters import module_parameters
 from pyro_vae.traces import TracePair, log_prob, trace_pair
 
 logger = logging.getLogger(__name__)
@@ -53,6 +56,18 @@ class Terms:
         )
 
 
+class _Masked(Messenger):
+    """Gives sites masks by name."""
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.masks:
+            msg["mask"] = self.masks[msg["name"]]
+
+
 class Objective(pyro.infer.ELBO):
     """An objective for a model/guide pair, in nats, summed over event dimensions and averaged over data.
 
@@ -75,6 +90,9 @@ class Objective(pyro.infer.ELBO):
         self.plate_nesting = max_plate_nesting
         self.penalized = True
         self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
+        self._layouts: UserDict[tuple[int, int], tuple[Any, ...]] = UserDict()  # a cache, of programs used directly
+        self._pair: Pair | None = None
+        self._validating = False
 
     @property
     def fallback(self) -> str:
@@ -89,7 +107,13 @@ class Objective(pyro.infer.ELBO):
     def for_validation(self) -> Self:
         """The same objective as it is measured on held-out data: without what is for training only."""
         other = copy.copy(self)
-        other.penalized = False
+        other.penalized, other._validating = False, True
+        return other
+
+    def on(self, pair: Pair) -> Self:
+        """The same objective for a pair that has been examined: how it is run, and how many data there are in all."""
+        other = copy.copy(self)
+        other._pair, other._fallback = pair, UserDict()
         return other
 
     def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
@@ -98,7 +122,7 @@ class Objective(pyro.infer.ELBO):
         Called directly it follows Pyro's rules, by which PyroModules enter their parameters in Pyro's global store;
         :meth:`differentiable_loss` and ``fit`` keep them out of it.
         """
-        pair = self._pair(model, guide, args, kwargs)
+        pair = self._traces(model, guide, args, kwargs)
         draws = [n for n, (q, _) in pair.latent().items() if not q["fn"].has_rsample]
         if draws and torch.is_grad_enabled():
             return self._score_function_terms(draws, pair, model, guide, args, kwargs)
@@ -112,14 +136,30 @@ class Objective(pyro.infer.ELBO):
         terms.report = pair.reports()
         return terms
 
-    def _pair(
+    def _traces(
         self,
         model: Callable[..., Any],
         guide: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        rewrite: Callable[[Trace], Trace] | None = None,
     ) -> TracePair:
-        return trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting)
+        layout = self._layout(model, guide, args, kwargs)
+        return trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting, rewrite, **layout)
+
+    def _layout(
+        self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """How the pair is run: as it was examined, or, of programs used directly, as the first call finds them."""
+        if self._pair is not None:  # in training a factor counts, as it does with plain SVI
+            return self._pair.layout if self._validating else {**self._pair.layout, "left_out": frozenset()}
+        if self.num_particles == 1:
+            return {}
+        key = id(model), id(guide)
+        if key not in self._layouts:
+            found = tried(model, guide, args, kwargs, self.plate_nesting)
+            self._layouts[key] = (found, model, guide)  # held, so that no other object has their ids
+        return self._layouts[key][0]
 
     def _score_function_terms(
         self,
@@ -132,10 +172,16 @@ class Objective(pyro.infer.ELBO):
     ) -> Terms:
         """Pyro's own score-function estimator, for guides with sites that cannot be reparameterized."""
         key = ", ".join(sites)
+        if pair.shared & pair.latent().keys() and pair.num_data not in (None, pair.size):
+            raise InputError(
+                f"guide site {key} has no reparameterized samples, and {', '.join(sorted(pair.shared))} is shared by "
+                "all data, of which a batch is a part: Pyro's score-function estimator has no weight for it; train "
+                "with one batch (batch_size = number of data)"
+            )
         if key not in self._fallback:
             self._fallback[key] = pyro.infer.Trace_ELBO(
                 num_particles=self.num_particles,
-                vectorize_particles=self.num_particles > 1,
+                vectorize_particles=self.num_particles > 1 and pair.copies == 1,
                 max_plate_nesting=self.plate_nesting,
             )
             logger.warning(
@@ -144,6 +190,9 @@ class Objective(pyro.infer.ELBO):
                 ", ".join(f"'{n}' ({type(pair.guide.nodes[n]['fn']).__name__})" for n in sites),
                 self._fallback_reason(),
             )
+        masks = {n: q["mask"] for n, (q, _) in pair.latent().items() if q["mask"] is not pair.guide.nodes[n]["mask"]}
+        if masks:  # what the model masks
+            guide = _Masked(masks)(guide)
         loss = self._fallback[key].differentiable_loss(model, guide, *args, **kwargs)
         return Terms(loss / pair.full_size)
 
@@ -171,5 +220,5 @@ class Objective(pyro.infer.ELBO):
         return loss.item()
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        pair = self._pair(model, guide, args, kwargs)
+        pair = self._traces(model, guide, args, kwargs)
         return pair.model, pair.guide

@@ -28,7 +28,7 @@ class Progress:
     epoch: int = 0
     index: int = 0  # next batch of the epoch
     step: int = 0
-    sums: list[float] = field(default_factory=list)  # of the terms over the epoch so far
+    sums: list[float] = field(default_factory=list)  # of the epoch's terms so far; a smaller batch counts less
     best: float = math.inf  # validation loss, nats
     best_epoch: int = -1
     seconds: float = 0.0

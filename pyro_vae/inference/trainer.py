@@ -82,7 +82,7 @@ class Trainer(TrainingState):
         self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
         self.validation = None
         if validation is not None:
-            self.validation = validation[0], CompiledStep(fabric, validation[1], mode, differentiate=False)
+            self.validation = validation[0].fixed(), CompiledStep(fabric, validation[1], mode, differentiate=False)
         self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
         self.scheduled = scheduled
         self.epochs, self.patience = epochs, patience
@@ -109,7 +109,8 @@ class Trainer(TrainingState):
             self.at.finished = f"all {self.epochs} epochs"
         self.at.seconds = time.monotonic() - started
         self._restore_best()
-        self._recompute_statistics(len(self.batches))
+        if self.best_weights is None:  # else they have the statistics with which they were best
+            self._recompute_statistics(len(self.batches))
         self._check_weights()
         self.save()
 
@@ -155,11 +156,14 @@ class Trainer(TrainingState):
                 f"{where} became {value} at step {self.at.step - len(rows) + first + 1} (epoch {self.at.epoch + 1}). "
                 + self._remedy()
             )
-        for row in table.tolist():  # one by one: the rounding must not depend on where a window ends
+        for i, row in enumerate(table.tolist()):  # one by one: the rounding must not depend on where a window ends
+            part = self.batches.size(self.at.index - len(rows) + i) / self.batches.batch_size  # 1, the last may be less
+            row = [part * term for term in row]
             self.at.sums = [a + b for a, b in zip(self.at.sums, row, strict=True)] if self.at.sums else row
 
     def _finish_epoch(self, started: float) -> None:
-        at, count = self.at, len(self.batches)
+        at = self.at
+        count = sum(self.batches.size(i) for i in range(len(self.batches))) / self.batches.batch_size
         record: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
         record |= {f"train/{n}": s / count for n, s in zip(self.raw_step.names, at.sums, strict=True)}
         record |= {"learning_rate": self.learning_rate(at.epoch), "kl_weight": self.kl_schedule(at.epoch)}
@@ -208,7 +212,10 @@ class Trainer(TrainingState):
         if self._normalized:
             count = min(count, len(self.batches))
             batches = (self.batches.batch(self.at.epoch, index) for index in range(count))
-            recompute_statistics(self.raw_step, self.update.gradient.forward, batches)
+            precision = self.fabric.strategy.precision
+            seed = derived_seed(self.seed, "statistics")
+            with private_seed(seed, self.fabric.device), precision.forward_context():
+                recompute_statistics(self.model, self.guide, map(precision.convert_input, batches))
             if self._world > 1:  # all validate with those of the first process
                 for buffer in self.raw_step.buffers():
                     torch.distributed.broadcast(buffer, 0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
+from pyro_vae.parameters import await_weights
 from pyro_vae.program import Program
 
 
@@ -45,7 +46,23 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
         saved = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise CorruptFileError(f"{path} is damaged or truncated and cannot be read as weights: {error}") from error
-    copy_into(named_weights(model, guide), saved, str(path))
+    copy_into(named_weights(model, guide), _without_awaited(saved, model, guide), str(path))
+
+
+def _without_awaited(saved: dict[str, Tensor], model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
+    """Saved tensors but for those of parameters that come into being when the programs first run; these are kept."""
+    ours = named_weights(model, guide)
+    awaited = {}
+    for name, value in saved.items():
+        who, *path = name.split(".")
+        if name not in ours and len(path) > 1 and who in ("model", "guide"):
+            awaited[name] = value
+    for program, who in ((model, "model"), (guide, "guide")):
+        own = {n.removeprefix(f"{who}."): v for n, v in awaited.items() if n.startswith(f"{who}.")}
+        for name in await_weights(program, own):
+            del awaited[f"{who}.{name}"]
+    taken = saved.keys() - ours.keys() - awaited.keys()
+    return {name: value for name, value in saved.items() if name not in taken}
 
 
 def copy_common(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import is_point_mass
@@ -103,11 +104,13 @@ def extract_codes(
             ``(N, *grid)``.
 
     Raises:
-        InputError: if such a distribution has no mode, or draws are wanted of a guide that draws none.
+        InputError: if the data are not those of the programs, such a distribution has no mode, or draws are wanted of a
+            guide that draws none.
     """
     parts: dict[str, list[Tensor]] = {}
     device = "cuda" if torch.cuda.is_available() else split.device
     programs = [program.to(device) for program in as_programs(model.eval(), guide.eval())]
+    check_data(*programs, split.to(device))
     with private_seed(0, split.device), tqdm(total=len(split), unit="datum", disable=not progress) as bar:
         for batch in split.batches(max(1, BATCH // max(1, draws))):
             if "y" in batch and batch["y"].dtype == torch.int64:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -19,22 +20,25 @@ from pyro_vae.data import Data, load_data
 from pyro_vae.errors import InputError
 from pyro_vae.inference import ELBO, Objective, fit
 from pyro_vae.inference.batches import derived_seed
+from pyro_vae.program import as_programs
+from pyro_vae.recipes.functions import Function, with_functions
 from pyro_vae.recipes.sections import check_sections, parse_sections
 from pyro_vae.runtime import private_seed
 
-PAIR_SECTIONS = ("model", "guide", "objective", "fit")
+PAIR_SECTIONS = ("model", "guide", "pair", "objective", "fit")
 SECTIONS = ("data", *PAIR_SECTIONS, "first", "seed")
 NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "seed", "progress"}
 PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from, and what of it is not configured
     "model": (nn.Module, {"data_shape", "data_mean"}),
     "guide": (nn.Module, {"model"}),
+    "pair": (nn.Module, {"data_shape", "data_mean"}),
     "objective": (Objective, set()),
 }
 
 
 @dataclass
 class Experiment:
-    """What a configuration describes, built."""
+    """What a configuration describes, built; plain functions and methods are wrapped."""
 
     model: nn.Module
     guide: nn.Module
@@ -48,14 +52,21 @@ def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) 
     Args:
         parser: the parser.
         config: the configuration as it was read; its section ``first``, a pair that is trained before the main one, is
-            known where it is there.
+            known where it is there, and ``pair`` in the place of ``model`` and ``guide``.
     """
     parser.add_function_arguments(load_data, "data")
     for prefix in ("", "first.") if "first" in config else ("",):
-        for part, (base, skip) in PARTS.items():
+        for part in _parts_of(config["first"] if prefix else config):
+            base, skip = PARTS[part]
             parser.add_subclass_arguments(base, f"{prefix}{part}", skip=skip, required=part != "objective")
         parser.add_function_arguments(fit, f"{prefix}fit", skip=NOT_CONFIGURED)
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
+
+
+def _parts_of(config: Any) -> list[str]:
+    """The sections that a pair's configuration may have: one class for model and guide, or one for each."""
+    without = ("model", "guide") if isinstance(config, (Mapping, Namespace)) and "pair" in config else ("pair",)
+    return [part for part in PARTS if part not in without]
 
 
 def experiment_parser(config: Mapping[str, Any]) -> ArgumentParser:
@@ -65,8 +76,8 @@ def experiment_parser(config: Mapping[str, Any]) -> ArgumentParser:
     return parser
 
 
-def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str) -> Namespace:
-    """Check a configuration against the signatures and fill in the defaults.
+def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str, *, defaults: bool = True) -> Namespace:
+    """Check a configuration against the signatures and fill in the defaults, or leave them out.
 
     Raises:
         InputError: names what does not fit, with the nearest known section.
@@ -76,9 +87,22 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str)
     if "ranker" in config:
         raise InputError(f"{source} is a ranker's recipe: learn it for a run, with pyro-vae train-ranker --on DIR")
     check_sections(config, SECTIONS, source)
+    _check_pair(config, source)
+    config = with_functions(config, ("model", "guide"))
     if isinstance(config.get("first"), Mapping):
         check_sections(config["first"], PAIR_SECTIONS, f"{source}, first")
-    return parse_sections(parser, config, source)
+        _check_pair(config["first"], f"{source}, first")
+        config["first"] = with_functions(config["first"], ("model", "guide"))
+    return parse_sections(parser, config, source, defaults)
+
+
+def _check_pair(config: Mapping[str, Any], source: str) -> None:
+    beside = [part for part in ("model", "guide") if part in config]
+    if "pair" in config and beside:
+        raise InputError(
+            f"{source}: section 'pair' names one class with the methods model and guide; leave {beside[0]} out, or say "
+            "model and guide apart"
+        )
 
 
 def foreign_class_paths(config: Any) -> list[str]:
@@ -124,16 +148,33 @@ def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | No
         data_mean: mean of the training data, shape ``data_shape`` (None when weights will be loaded).
 
     Raises:
-        InputError: if a class refuses its arguments.
+        InputError: if a class refuses its arguments, or the one of section ``pair`` lacks a method.
     """
     facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean}
     built: dict[str, Any] = {}
+    modules: dict[str, ModuleType] = {}  # that plain functions are from
 
     with private_seed(derived_seed(config.seed, "weights")):
-        for part, (base, skip) in PARTS.items():
-            built[part] = facts[part] = instantiate(part, config, base, skip, facts)
+        for part in _parts_of(config):
+            made = instantiate(part, config, *PARTS[part], facts)
+            built[part] = facts[part] = made.run(modules) if isinstance(made, Function) else made
+    if "pair" in built:
+        built |= _methods(built["pair"])
+    model, guide = built["model"], built["guide"]
+    if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+        model, guide = as_programs(model, guide)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
-    return Experiment(built["model"], built["guide"], built["objective"] or ELBO(), options)
+    return Experiment(model, guide, built["objective"] or ELBO(), options)
+
+
+def _methods(pair: Any) -> dict[str, Any]:
+    for name in ("model", "guide"):
+        if not callable(getattr(pair, name, None)):
+            raise InputError(
+                f"pair: {type(pair).__name__} has no method {name}; it needs model(self, x=None, *, num_samples=1) "
+                "and guide(self, x)"
+            )
+    return {"model": pair.model, "guide": pair.guide}
 
 
 def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: Mapping[str, Any]) -> Any:

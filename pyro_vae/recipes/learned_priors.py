@@ -48,8 +48,8 @@ def add_prior_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
 
-def parse_prior_config(config: Mapping[str, Any], source: str) -> Namespace:
-    """Check a prior's configuration and fill in the defaults.
+def parse_prior_config(config: Mapping[str, Any], source: str, *, defaults: bool = True) -> Namespace:
+    """Check a prior's configuration and fill in the defaults, or leave them out.
 
     Raises:
         InputError: names what does not fit.
@@ -59,7 +59,7 @@ def parse_prior_config(config: Mapping[str, Any], source: str) -> Namespace:
     check_sections(config, SECTIONS, source)
     parser = ArgumentParser(exit_on_error=False)
     add_prior_arguments(parser)
-    return parse_sections(parser, config, source)
+    return parse_sections(parser, config, source, defaults)
 
 
 def build_prior(

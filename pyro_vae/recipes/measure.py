@@ -12,20 +12,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from pyro.distributions import Unit
 from torch import nn
 
+from pyro_vae.arguments import declared_context, required_arguments
 from pyro_vae.data import Data, Split
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
-from pyro_vae.evaluation.codes import elementwise_support
-from pyro_vae.evaluation.running import quiet
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.inference.weights import named_weights
-from pyro_vae.program import as_programs, declared_context, prime, required_arguments
 from pyro_vae.recipes.plain import plain
-from pyro_vae.traces import is_observed
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
@@ -95,7 +91,6 @@ def measure(
         **likelihood.to_dict(),
         "split": split,
         "given": _given(model, part),
-        "density": _of_density(model, guide, part),
         "elbo": bound.mean,
         "elbo_standard_error": bound.standard_error,
         "reconstruction": parts["reconstruction"],
@@ -131,6 +126,25 @@ def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     return part if limit is None else part.subset(limit)
 
 
+def bits_are(result: Mapping[str, Any]) -> str:
+    """What a result's bits per dimension are of, where that is more than all levels of the data: "of a density, …".
+
+    Args:
+        result: of a measurement, as it is written; an older one may lack some of it.
+    """
+    told = ["of a density"] if result.get("density") else []
+    of = str(result.get("bits_of") or "")
+    return ", ".join([*told, *([f"of {of}"] if " given " in of else [])])
+
+
+def bits_in_words(result: Mapping[str, Any]) -> str:
+    """A result's bits per dimension with what they are of."""
+    bits = result["bits_per_dim"]
+    if bits is None or math.isnan(bits):
+        return "none: the data have sites of different kinds"
+    return f"{bits:.4f} {bits_are(result)}".rstrip()
+
+
 def weights_digest(model: nn.Module, guide: nn.Module) -> str:
     """SHA-256 of all weights of a pair, learned priors included: whether a measurement is of these weights."""
     found = hashlib.sha256()
@@ -148,18 +162,7 @@ def device_name(device: str) -> str:
 def _given(model: nn.Module, split: Split) -> list[str]:
     """What of the data is given; the rest is what the log-likelihood is of."""
     declared = [name for name, context in declared_context(model).items() if not context.drawn]
-    return sorted({*required_arguments(model), *declared} & {*split.keys})
-
-
-def _of_density(model: nn.Module, guide: nn.Module, split: Split) -> bool | None:
-    """Whether the likelihoods are densities (of numbers) or probabilities (of classes, levels); None: not known."""
-    programs = as_programs(model, guide)
-    with quiet(programs, split.batch(slice(0, 1)), seed=0) as batch:
-        trace, _ = prime(*programs, batch)
-    fns = [site["fn"] for site in trace.nodes.values() if is_observed(site) and not isinstance(site["fn"], Unit)]
-    supports = [elementwise_support(fn) for fn in fns]
-    kinds = {None if support is None else not support.is_discrete for support in supports}
-    return kinds.pop() if len(kinds) == 1 else None  # some of each
+    return sorted({*required_arguments(model, split.keys), *declared} & {*split.keys})
 
 
 def _codes(sites: Mapping[str, CodeUsage], kl: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def add_ranker_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
 
-def parse_ranker_config(config: Mapping[str, Any], source: str) -> Namespace:
-    """Check a ranker's configuration and fill in the defaults.
+def parse_ranker_config(config: Mapping[str, Any], source: str, *, defaults: bool = True) -> Namespace:
+    """Check a ranker's configuration and fill in the defaults, or leave them out.
 
     Raises:
         InputError: names what does not fit.
@@ -52,7 +52,7 @@ def parse_ranker_config(config: Mapping[str, Any], source: str) -> Namespace:
     check_sections(config, SECTIONS, source)
     parser = ArgumentParser(exit_on_error=False)
     add_ranker_arguments(parser)
-    return parse_sections(parser, config, source)
+    return parse_sections(parser, config, source, defaults)
 
 
 def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, progress: bool = True) -> FitResult:

@@ -17,6 +17,7 @@ from pyro_vae.files import write_json
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
 from pyro_vae.inference.weights import load_weights, save_weights
+from pyro_vae.program import as_programs
 from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.directory import CONFIG, WEIGHTS, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import (
@@ -27,6 +28,7 @@ from pyro_vae.recipes.experiment import (
     parse_config,
 )
 from pyro_vae.recipes.first import check_both, first_config, start_from
+from pyro_vae.recipes.functions import check_apart
 from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
 from pyro_vae.recipes.sections import is_first_process, write_config
 from pyro_vae.recipes.texts import TOKENIZER
@@ -99,6 +101,7 @@ class Run:
         if started or (file.exists() and (Path(path) / WEIGHTS).exists()):
             raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
         parts = build(config, data.train.shape, data.train.mean())
+        check_apart(Path(path), parts.model, parts.guide)
         save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
         if data.sound is not None:
@@ -135,6 +138,7 @@ class Run:
         written = [] if resume else [self.path / name for name in (CONFIG, WEIGHTS)]
         with nothing_left_if_refused([self.path, self.path / FIRST], written):
             parts = build(self.config, self.data_shape, data.train.mean())
+            check_apart(self.path, parts.model, parts.guide)
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
                 check_both(self.config, parts, data)
                 before = self._train_first(data, resume, progress)
@@ -179,6 +183,7 @@ class Run:
             parts = build(self.config, self.data_shape)
         except InputError as error:
             raise InputError(f"{self.path / CONFIG}: {error}") from error
+        check_apart(self.path, parts.model, parts.guide)
         load_weights(self.path / WEIGHTS, parts.model, parts.guide)
         return parts.model.eval(), parts.guide.eval()
 
@@ -202,8 +207,8 @@ def load(
 
     Args:
         path: the directory.
-        model, guide: programs of one's own to load the weights into, for a run that was trained from Python
-            (``fit(..., out=path)``) and so has no configuration.
+        model, guide: programs of one's own to load the weights into, modules or plain functions, for a run that was
+            trained from Python (``fit(..., out=path)``) and so has no configuration.
         trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
 
     Returns:
@@ -218,9 +223,6 @@ def load(
     if model is None or guide is None:
         raise InputError("load needs both model and guide, or neither")
     if not isinstance(model, nn.Module) or not isinstance(guide, nn.Module):
-        raise InputError(
-            "load needs model and guide as modules; of plain functions, give what training returned (result.model, "
-            "result.guide), which hold their parameters"
-        )
+        model, guide = as_programs(model, guide)
     load_weights(Path(path) / WEIGHTS, model, guide)
     return model.eval(), guide.eval()

@@ -1,6 +1,7 @@
 """Reports of programs that a user wrote: by class path, and from Python."""
 
 import json
+import sys
 
 import code_pairs
 import numpy as np
@@ -95,3 +96,40 @@ def test_runs_are_as_good_as_their_directories(coded, tmp_path):
     assert page == tmp_path / "comparison.html" and "All runs are configured alike." in Page(page.read_text()).text
     assert said["runs"][1]["difference"]["log_likelihood"] == {"mean": 0.0, "standard_error": 0.0, "better": 0.0}
     assert "--trust" in said["command"] and "--limit 5" in said["command"]
+
+
+def test_a_program_with_names_of_its_own_and_a_section_that_fails(tmp_path, monkeypatch, caplog):
+    decoder, encoder = nn.Linear(2, 16), nn.Linear(16, 2)
+
+    def model(xs):
+        with pyro.plate("data", xs.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("obs", dist.Normal(decoder(z), 0.5).to_event(1), obs=xs.flatten(1))
+
+    def guide(images):
+        with pyro.plate("data", len(images)):
+            pyro.sample("z", dist.Normal(encoder(images.flatten(1)), 0.5).to_event(1))
+
+    split = Split({"x": torch.rand(40, 4, 4, generator=torch.Generator().manual_seed(0))}, name="toy test")
+    data = Data(split, test=split)
+    result = fit(model, guide, data, epochs=1, out=tmp_path, progress=False, device="cpu")
+    page = write_report(tmp_path, result.model, result.guide, data, particles=5)
+    said = json.loads((tmp_path / "report.json").read_text())
+    assert {"reconstructions", "prior_samples", "traversals", "interpolations", "manifold"} <= set(said["figures"])
+    assert not any("failed" in words for words in said["warnings"])
+
+    def fails(*args, **kwargs):
+        raise KeyError("of the model's own")
+
+    report = sys.modules["pyro_vae.recipes.pages.report"]
+    monkeypatch.setattr(report, "latent_statistics", fails)
+    monkeypatch.setattr(sys.modules["pyro_vae.evaluation.figures"], "reconstructions", fails)
+    page = write_report(tmp_path, result.model, result.guide, data)
+    check_alone(Page(page.read_text()))
+    said = json.loads((tmp_path / "report.json").read_text())
+    why = 'KeyError: "of the model\'s own"'
+    failed = [f"Latents failed: {why}", f"Figure reconstructions failed: {why}"]
+    assert [words for words in said["warnings"] if "failed" in words] == failed
+    assert said["left_out"]["Latents"] == said["left_out"]["Reconstructions"] == why
+    assert "prior_samples" in said["figures"] and "reconstructions" not in said["figures"]
+    assert f"no figure 'reconstructions': {why}" in caplog.text

@@ -112,6 +112,27 @@ def test_refusals(plain, tmp_path, capsys):
     assert "is not a run directory" in refused(capsys, tmp_path)
 
 
+def test_grey_files_are_no_data_of_a_model_of_binary_ones(tmp_path, capsys):
+    """The run's images are black and white by themselves, so nothing binarizes what is given beside them."""
+    black_and_white = np.random.default_rng(0).integers(0, 2, (20, 6, 6), dtype=np.uint8) * 255
+    (tmp_path / "data").mkdir()
+    for i, image in enumerate(black_and_white):
+        Image.fromarray(image).save(tmp_path / "data" / f"{i}.png")
+    data = {"name": str(tmp_path / "data"), "binarization": "none", "limit": None}
+    sizes = {"model": {"latent_dim": 2, "hidden_dims": [4]}, "guide": {"hidden_dims": [4]}}
+    run = trained(tmp_path, "VAE", "GaussianGuide", sizes, data)
+    arrays = drawn(run, tmp_path / "data" / "3.png", "--seed", "2", tmp_path / "data" / "4.png")
+    assert np.array_equal(arrays["x"][:, 0], black_and_white[3:5] / 255) and arrays["name"].tolist() == ["3", "4"]
+    Image.fromarray(np.full((6, 6), 128, np.uint8)).save(tmp_path / "grey.png")
+    told = refused(capsys, run, tmp_path / "data" / "3.png", tmp_path / "grey.png")
+    assert "lie outside the support" in told and "Bernoulli" in told
+
+
+def test_options_between_files(labelled, digit):
+    arrays = drawn(labelled, "--y=3", digit, "--seed", "1", digit)
+    assert arrays["y"].tolist() == [3, 3] and len(arrays["name"]) == 2
+
+
 def test_vectors_in_an_array_file(tmp_path, capsys, digit):
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
     model = {"latent_dim": 2, "hidden_dims": [4], "likelihood": {"class_path": "pyro_vae.likelihoods.Gaussian"}}

@@ -1,6 +1,7 @@
 """The digest of a split: the same for the same data, another for any other."""
 
 import hashlib
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -37,5 +38,15 @@ def test_other_data_have_others():
         Split({"x": X, "y": Y}, binarization="dynamic"),
         Split({"x": X, "y": Y}, mask=torch.ones(6, dtype=torch.bool)),
         Split({"x": X, "z": Y}),
+        Split({"x": X, "y": Y, "t": torch.stack([Y, Y + 1], 1)}),
+        Split({"x": X, "y": Y}).with_variants({"t": torch.stack([Y, Y + 1], 1)}),
     ]
     assert len({split_digest(split) for split in splits}) == len(splits)
+
+
+def test_the_digest_of_dynamic_data_says_how_evaluation_draws(monkeypatch):
+    split = Split({"x": X}, binarization="dynamic")
+    before, drawn = split_digest(split), split.fixed().tensors["x"]
+    for module in ("binarize", "digest"):
+        monkeypatch.setattr(import_module(f"pyro_vae.data.{module}"), "EVALUATION_DRAW", "another")
+    assert split_digest(split) != before and not torch.equal(split.fixed().tensors["x"], drawn)

@@ -99,6 +99,75 @@ def test_dynamic_batches_are_the_same_every_pass_and_leave_the_global_state():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def evaluated(kind: str) -> Split:
+    """Data of one half everywhere, dynamically binarized, or codes with variants; 50 of them."""
+    if kind == "variants":
+        x = torch.arange(50)[:, None].expand(50, 3)
+        split = Split({"x": x, "y": torch.arange(50)}, integers=True)
+        return split.with_variants(
+            {"x": torch.stack([x, x + 100], 1), "text": torch.arange(100).view(50, 2, 1).short()}
+        )
+    x = torch.full((50, 5, 6), 128, dtype=torch.uint8) if kind != "real" else torch.full((50, 5, 6), 0.5)
+    mask = {"mask": (torch.arange(50)[:, None, None] % 5 > torch.arange(5)[:, None]).expand(50, 5, 6)}
+    return Split({"x": x}, binarization="dynamic", **(mask if kind == "mask" else {}))
+
+
+@pytest.mark.parametrize("kind", ["grey", "real", "mask", "variants"])
+def test_evaluation_data_depend_on_nothing_but_their_place(kind):
+    split = evaluated(kind)
+    whole = split.batch(slice(None))
+    if kind != "variants":
+        assert 0.45 < whole["x"].mean() < 0.55 and whole["x"][0].ne(whole["x"][1]).any()
+        assert whole["x"][:16].ne(whole["x"][16:32]).any()  # of another block
+    for size in (1, 7, 16, 50, 1000):
+        batches = list(split.batches(size))
+        for key, value in whole.items():
+            assert torch.equal(torch.cat([batch[key] for batch in batches]), value), (size, key)
+    places = torch.tensor([41, 3, 3, 17])
+    for same, expected in (
+        (split.subset(21).batch(slice(None)), slice(0, 21)),
+        (split.batch(slice(13, 37)), slice(13, 37)),
+        (split.batch(slice(-3, None)), slice(47, 50)),
+        (split.fixed().batch(slice(None)), slice(None)),
+        (split.subset(21).fixed().batch(slice(None)), slice(0, 21)),
+        (split.fixed().subset(21).batch(slice(None)), slice(0, 21)),
+        (split.fixed(places).batch(slice(None)), places),
+        (split.fixed().batch(places), places),
+    ):
+        assert same.keys() == whole.keys()
+        for key, value in whole.items():
+            assert same[key].dtype == value.dtype and torch.equal(same[key], value[expected]), key
+
+
+def test_fixed_data_are_stored_small_in_chunks_and_plain_data_are_themselves(monkeypatch):
+    split = evaluated("grey")
+    fixed = split.fixed()
+    assert fixed.tensors["x"].dtype == torch.bool and fixed.binarization == "none" and fixed.fixed() is fixed
+    monkeypatch.setattr("pyro_vae.data.split.CHUNK_ELEMENTS", 100)
+    assert torch.equal(split.fixed().tensors["x"], fixed.tensors["x"])
+    plain = Split(grey(), name="plain")
+    assert plain.fixed() is plain
+
+
+def test_evaluation_leaves_the_global_state_and_training_draws_anew():
+    split = evaluated("grey")
+    state = torch.get_rng_state()
+    fixed = split.fixed().batch(slice(None))["x"]
+    assert torch.equal(split.batch(slice(None))["x"], fixed)
+    assert torch.equal(torch.get_rng_state(), state)
+    rows = torch.arange(50)
+    drawn = [split.batch(rows)["x"], split.batch(rows)["x"], fixed]
+    assert all(0.4 < (a != b).double().mean() < 0.6 for a, b in zip(drawn, drawn[1:] + drawn[:1], strict=True))
+
+
+def test_dynamic_probability_in_evaluation():
+    split = Split({"x": torch.arange(256, dtype=torch.uint8).repeat(4000, 1)}, binarization="dynamic")
+    mean = split.fixed().mean().double()
+    p = torch.arange(256).double() / 255
+    assert mean[0] == 0 and mean[255] == 1
+    assert ((mean - p).abs() <= 5 * (p * (1 - p) / 4000).sqrt()).all()
+
+
 def test_dynamic_probability_of_every_level():
     draws = 4000
     split = Split({"x": torch.arange(256, dtype=torch.uint8).repeat(draws, 1)}, binarization="dynamic")

@@ -306,9 +306,26 @@ def test_what_does_not_apply_is_said_in_one_line_each(tmp_path, caplog):
     assert len(lines) == len(ALL) + 7 - len(drawn) and all(line.startswith("no figure") for line in lines)
 
 
-def test_a_model_that_needs_its_data_has_the_figures_that_do_not_generate(tmp_path, caplog):
+def test_a_model_that_needs_its_data_has_all_figures_of_one_that_does_not(tmp_path):
     full, guide = pair((1, 8, 8))
-    written = figures.draw_all(lambda x: full(x), guide, Data(data((1, 8, 8))), records(), tmp_path)
+    dataset = Data(data((1, 8, 8)))
+    written = figures.draw_all(lambda x: full(x), guide, dataset, records(), tmp_path / "a")
+    others = figures.draw_all(full, guide, dataset, records(), tmp_path / "b")
+    assert [path.stem for path in written] == [path.stem for path in others]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(written, others, strict=True))
+
+
+def test_a_model_that_looks_at_its_data_has_the_figures_that_do_not_generate(tmp_path, caplog):
+    _, guide = pair((1, 8, 8))
+
+    def model(x):
+        spread = 1 + x.abs().mean()
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = z.sum(-1)[:, None, None, None].expand(-1, 1, 8, 8)
+            return pyro.sample("x", dist.Normal(mean, spread).to_event(3), obs=x)
+
+    written = figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path)
     drawn = [
         "training_curves",
         "kl_heatmap",
@@ -319,7 +336,7 @@ def test_a_model_that_needs_its_data_has_the_figures_that_do_not_generate(tmp_pa
         "layer_pca",
     ]
     assert [path.stem for path in written] == drawn
-    assert "give it an argument num_samples" in caplog.text
+    assert "looks at its data (site 'x'" in caplog.text and "argument num_samples" in caplog.text
 
 
 def test_a_model_that_needs_context_is_given_it_from_the_data(tmp_path):
@@ -353,3 +370,49 @@ def test_an_unwritable_folder_is_said_and_nothing_is_left(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"training_curves\.png.*No space left"):
         figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path)
     assert old.read_bytes() == before and len(list(tmp_path.iterdir())) == len(ALL)
+
+
+def test_one_figure_s_failure_does_not_take_the_others(tmp_path, caplog, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ZeroDivisionError("of the model's own\nand more")
+
+    class NotToBeDrawn(Figure):
+        def savefig(self, *args, **kwargs):
+            raise ValueError
+
+    model, guide = pair((1, 8, 8))
+    every = [path.stem for path in figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path / "all")]
+    monkeypatch.setattr(figures, "reconstructions", fails)
+    monkeypatch.setattr(figures, "manifold", lambda *args, **kwargs: NotToBeDrawn())
+    caplog.set_level(logging.DEBUG, logger="pyro_vae.evaluation.figures")
+    written = figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path / "some")
+    assert [path.stem for path in written] == [name for name in every if name not in ("reconstructions", "manifold")]
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.getMessage() for record in told] == [
+        "no figure 'reconstructions': ZeroDivisionError: of the model's own",
+        "no figure 'manifold': ValueError",
+    ]
+    assert all(record.exc_info is None for record in told)
+    assert "Traceback" in caplog.text and "and more" in caplog.text
+
+
+def test_labels_that_are_known_for_some_data_only(tmp_path, caplog):
+    classes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+
+    def model(x=None, y=None, known=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("y", dist.Categorical(logits=z @ classes.T), obs=y, obs_mask=known)
+            mean = z.sum(-1)[:, None, None].expand(-1, 4, 4)
+            return pyro.sample("x", dist.Normal(mean, 1.0).to_event(2), obs=x)
+
+    def guide(x, y=None, known=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.flatten(1)[:, :2], 1.0).to_event(1))
+            pyro.sample("y_unobserved", dist.Categorical(logits=x.flatten(1)[:, :3]))
+
+    tensors = {**data((4, 4)).tensors, "known": torch.arange(30) % 4 == 0}
+    with caplog.at_level(logging.DEBUG, logger="pyro_vae"):
+        written = figures.draw_all(model, guide, Data(Split(tensors)), records(), tmp_path)
+    assert {path.stem for path in written} >= {"reconstructions", "prior_samples", "worst_data", "latent_scatter"}
+    assert "Traceback" not in caplog.text  # nothing failed of what is not ours

@@ -8,13 +8,19 @@ from torch import nn
 
 from pyro_vae import fit
 from pyro_vae.data import Data, Split
+from pyro_vae.distributions import UniformCodes
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
 from pyro_vae.guides import LadderGuide
 from pyro_vae.inference import ELBO
-from pyro_vae.inference.batch_norm import averaging, norm_layers
+from pyro_vae.inference.batch_norm import averaging, norm_layers, recompute_statistics
+from pyro_vae.inference.trainer import Trainer
+from pyro_vae.inference.weights import named_weights
 from pyro_vae.models import HierarchicalVAE
+from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.batch_norm import FeatureNorm
+from pyro_vae.penalty import penalty
+from pyro_vae.program import as_programs
 
 
 class Normed(nn.Module):
@@ -84,6 +90,111 @@ def test_validation_sees_the_averaged_weights_with_their_own_statistics():
                  ema_decay=0.95, progress=False, device="cpu")  # fmt: skip
     last = result.records[-1]
     assert abs(last["validation/loss"] - last["train/loss"]) < 0.5  # the same data
+
+
+class Counting(nn.Module):
+    """Counts its calls in training mode, in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, h):
+        if self.training:
+            self.count += 1
+        return h
+
+
+class Frozen(nn.BatchNorm1d):
+    """Stays in evaluation mode."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+class Codes(nn.Module):
+    """A model of codes, with a codebook that is a moving average, and batch norm and dropout in the decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.quantizer = VectorQuantizer(16, 3, grid_dim=1, k_means=False, decay=0.9)
+        self.decoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), Counting(), nn.Linear(8, 6))
+
+    def forward(self, x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            codes = pyro.sample("codes", UniformCodes(16, (2,)))
+            z = pyro.sample("z", dist.Delta(self.quantizer.embed(codes), event_dim=2))
+            return pyro.sample("x", dist.Normal(self.decoder(z.flatten(-2)), 1.0).to_event(1), obs=x)
+
+
+class Encoder(nn.Module):
+    """A guide of point masses, with all that moves in training mode."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        first = torch.nn.utils.parametrizations.spectral_norm(nn.Linear(6, 8))
+        norms = nn.BatchNorm1d(8), Frozen(8), nn.BatchNorm1d(8, momentum=0.3)
+        self.encoder = nn.Sequential(first, norms[0], Counting(), norms[1], nn.Dropout(0.3), norms[2], nn.Linear(8, 6))
+
+    def forward(self, x):
+        q = self.model.quantizer(self.encoder(x).unflatten(-1, (3, 2)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("codes", dist.Delta(q.codes, event_dim=1))
+            pyro.sample("z", dist.Delta(q.z, event_dim=2))
+            penalty("quantization", q.penalty)
+
+
+def coded(validation, **options):
+    torch.manual_seed(1)
+    model, x = Codes(), torch.randn(60, 6)
+    options = {"batch_size": 20, "seed": 3, "learning_rate": 0.02, "progress": False, "device": "cpu", **options}
+    data = Data(Split({"x": x[:40]}), validation=Split({"x": x[40:]}) if validation else None)
+    return fit(model, Encoder(model), data, **options), x[40:]
+
+
+def buffers(*programs):
+    return {name: value.clone() for name, value in named_weights(*programs).items()}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_validation_moves_nothing_but_the_statistics_of_norm_layers(ema_decay, monkeypatch):
+    moved, validate = [], Trainer.validate
+
+    def watched(self):
+        before = buffers(self.model, self.guide)
+        result = validate(self)
+        after = buffers(self.model, self.guide)
+        moved.append({name for name in before if not torch.equal(before[name], after[name])})
+        return result
+
+    monkeypatch.setattr(Trainer, "validate", watched)
+    result, _ = coded(True, epochs=2, ema_decay=ema_decay)
+    names = ["model.decoder.1", "guide.encoder.1", "guide.encoder.5"]
+    expected = {f"{name}.{part}" for name in names for part in ("running_mean", "running_var")}
+    assert len(moved) == 2
+    assert all(m - {f"{name}.num_batches_tracked" for name in names} == expected for m in moved)
+    assert result.guide.encoder[3].num_batches_tracked == 0 and result.guide.encoder[2].count == 4
+    without, _ = coded(False, epochs=2, ema_decay=ema_decay)
+    ours, theirs = buffers(result.model, result.guide), buffers(without.model, without.guide)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_pair_that_is_returned_is_the_one_that_was_best():
+    result, held_out = coded(True, epochs=30, patience=4, learning_rate=0.1)
+    assert result.best_epoch < result.epochs
+    measured = -elbo(result.model, result.guide, held_out).mean
+    assert measured == pytest.approx(result.records[result.best_epoch - 1]["validation/loss"], rel=1e-5)
+
+
+def test_statistics_are_of_what_is_measured_without_dropout():
+    torch.manual_seed(0)
+    guide, x = Normed(), torch.randn(30, 4)
+    guide.norm = nn.Sequential(nn.Dropout(0.5), FeatureNorm(3))
+    recompute_statistics(*as_programs(model, guide), [{"x": x}])
+    torch.testing.assert_close(guide.norm[1].running_mean, guide.linear(x).mean(0).detach())
+    torch.testing.assert_close(guide.norm[1].running_var, guide.linear(x).var(0).detach())
+    assert all(module.training for module in guide.modules())
 
 
 class Remembering(FeatureNorm):

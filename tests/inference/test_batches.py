@@ -96,3 +96,10 @@ def test_seeds_differ_by_every_part():
     assert len(set(seeds)) == len(seeds) and all(0 <= s < 2**63 for s in seeds)
     assert derived_seed(1, "x") == derived_seed(1, "x")
     torch.Generator().manual_seed(max(seeds))
+
+
+@pytest.mark.parametrize(("n", "batch_size", "world"), [(43, 8, 1), (43, 8, 2), (41, 8, 4), (5, 8, 1), (40, 8, 2)])
+def test_sizes_are_those_of_the_joint_batches(n, batch_size, world):
+    ranks = [EpochBatches(Split({"x": torch.rand(n, 2)}), batch_size, 1, rank, world) for rank in range(world)]
+    for index in range(len(ranks[0])):
+        assert ranks[0].size(index) == sum(len(batches.batch(0, index)["x"]) for batches in ranks)

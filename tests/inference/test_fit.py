@@ -129,6 +129,26 @@ def test_train_terms_are_means_over_the_epoch(monkeypatch):
     assert result.records[0]["train/loss"] == pytest.approx(torch.stack(rows).mean(0)[0].item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("window", [1, 4, 100])
+def test_train_terms_are_means_over_data_however_the_epoch_is_cut(window, monkeypatch):
+    """A model without latents, whose loss is exact: three data of 43 in the last batch, far less likely than others."""
+    monkeypatch.setattr(trainer_module, "WINDOW", window)
+    x = torch.arange(43.0).square()[:, None]
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            loc = pyro.param("loc", torch.zeros(1))
+            return pyro.sample("x", dist.Laplace(loc, 1.0).to_event(1), obs=x)
+
+    result = train((model, lambda x: None), x, epochs=2, optimizer="sgd", learning_rate=1e-30, batch_size=20)
+    exact = x.double().mean().item() + math.log(2)
+    assert [r["train/loss"] for r in result.records] == pytest.approx([exact, exact], rel=1e-6)
+    reference = train(what=binary(43), learning_rate=0.01).records
+    monkeypatch.setattr(trainer_module, "WINDOW", 100)
+    again = train(what=binary(43), learning_rate=0.01).records
+    assert [{**r, "seconds": 0} for r in reference] == [{**r, "seconds": 0} for r in again]
+
+
 def test_validation_is_the_elbo_of_the_held_out_data():
     result = train()
     estimate = elbo(result.model, result.guide, binary(11, seed=2), num_particles=2000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X, needed_to_generate
 from pyro_vae.data import Data, Sound, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.code_statistics import code_statistics
@@ -27,7 +29,7 @@ from pyro_vae.evaluation.figures.layer_pca import layer_pca
 from pyro_vae.evaluation.figures.levels import levels
 from pyro_vae.evaluation.figures.likelihood_gap import likelihood_gap
 from pyro_vae.evaluation.figures.manifold import manifold, manifold_grid
-from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.evaluation.figures.pick import pick, picked
 from pyro_vae.evaluation.figures.prior_samples import prior_samples
 from pyro_vae.evaluation.figures.progression import progression
 from pyro_vae.evaluation.figures.reconstructions import reconstructions
@@ -39,7 +41,7 @@ from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
 from pyro_vae.evaluation.figures.worst_data import worst_data
 from pyro_vae.evaluation.latent_statistics import latent_statistics
 from pyro_vae.files import write_atomically
-from pyro_vae.program import as_programs, needed_to_generate
+from pyro_vae.program import as_programs
 
 __all__ = [
     "aggregated_posterior",
@@ -98,7 +100,7 @@ def draw_all(
     """Draw every figure that applies to the pair, as PNG files, each written whole or not at all.
 
     Data are shown from the test part, else from validation, else from training; sound also as spectrograms. The log
-    says, in one line each, which figures do not apply and why.
+    says, in one line each, which figures do not apply, or failed, and why; the others are drawn all the same.
 
     Args:
         model, guide: the programs.
@@ -114,19 +116,39 @@ def draw_all(
         InputError: if a file cannot be written.
     """
     split = data.test or data.validation or data.train
+    if split is data.train:
+        logger.info("figures show training data: %s has no others", data.name)
     figures = drawers(model, guide, split, records, data.sound, seed)
     written = []
     for name, draw in figures.items():
+        path, drawn = Path(folder) / f"{name}.png", False
         try:
             figure = draw()
-        except InputError as error:
-            logger.warning("no figure '%s': %s", name, error)
-            continue
-        if figure is not None:
-            path = Path(folder) / f"{name}.png"
-            save_figure(figure, path)
-            written.append(path)
+            drawn = figure is not None
+            if figure is not None:
+                save_figure(figure, path)
+                written.append(path)
+        except Exception as error:  # one figure's failure is not to take the others with it
+            if drawn and isinstance(error.__cause__, OSError):
+                raise  # the disk's, which would take the others as well
+            logger.warning("no figure '%s': %s", name, why_not(error))
     return written
+
+
+def png(figure: Figure, dpi: int = DPI) -> bytes:
+    """A figure as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def why_not(error: Exception) -> str:
+    """What an error says in one line, with its type where it is not the package's own; its traceback is logged."""
+    if isinstance(error, InputError):
+        return str(error)
+    logger.debug("where it failed", exc_info=error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def drawers(
@@ -148,28 +170,31 @@ def drawers(
     """
     model, guide = as_programs(model, guide)
 
-    def context(n: int) -> dict[str, Tensor] | None:
-        needed = needed_to_generate(model)
-        return {name: value for name, value in pick(split, n, seed).items() if name in needed} if needed else None
+    def context(n: int) -> tuple[int, dict[str, Tensor]]:
+        """The context that the model needs, and rows of data for their shape; how many samples there can be of it."""
+        some = pick(split, n, seed)
+        needed = needed_to_generate(model, some)
+        batch = {name: value for name, value in some.items() if name in (X, *needed)}
+        return (len(some[X]) if len(batch) > 1 else n), batch
 
     def from_the_prior() -> Figure | None:
-        batch = context(NUM_PRIOR_SAMPLES)
-        return prior_samples(model, _length(batch, NUM_PRIOR_SAMPLES), seed, batch)
+        n, batch = context(NUM_PRIOR_SAMPLES)
+        return prior_samples(model, n, seed, batch)
 
     def from_scaled_priors() -> Figure | None:
-        batch = context(NUM_SCALED_SAMPLES)
-        return scaled_samples(model, n=_length(batch, NUM_SCALED_SAMPLES), seed=seed, batch=batch)
+        n, batch = context(NUM_SCALED_SAMPLES)
+        return scaled_samples(model, n=n, seed=seed, batch=batch)
 
     def of_units() -> Figure | None:
-        some = Split(pick(split, NUM_STATISTICS, seed), name=split.name)
+        some = picked(split, NUM_STATISTICS, seed)
         return kl_per_unit(latent_statistics(model, guide, some, vectorize=False, seed=seed))
 
     def of_codes() -> Figure | None:
-        some = Split(pick(split, NUM_ENCODED, seed), name=split.name)
+        some = picked(split, NUM_ENCODED, seed)
         return codebook_usage(code_statistics(model, guide, some, seed=seed))
 
     def under_both_priors() -> Figure | None:
-        batch = {name: value for name, value in (context(NUM_PRIOR_SAMPLES) or {}).items() if name != "y"}
+        batch = {name: v for name, v in context(NUM_PRIOR_SAMPLES)[1].items() if name not in ("y", X)}
         return uniform_and_learned(model, seed, batch)
 
     figures: dict[str, Callable[[], Figure | None]] = {
@@ -191,14 +216,10 @@ def drawers(
         "aggregated_posterior": lambda: aggregated_posterior(model, guide, split, seed=seed),
         "attribute_arithmetic": lambda: attribute_arithmetic(model, guide, split, seed=seed),
         "attribute_correlation": lambda: attribute_correlation(model, guide, split, seed=seed),
-        "manifold": lambda: manifold(model),
+        "manifold": lambda: manifold(model, batch=context(NUM_SCALED_SAMPLES)[1]),
         "progression": lambda: progression(model, split, seed=seed),
         "completions": lambda: completions(model, split, seed=seed),
     }
     if sound is not None:
         figures["spectrograms"] = lambda: spectrograms(model, guide, split, sound, seed=seed)
     return figures
-
-
-def _length(batch: Mapping[str, Tensor] | None, otherwise: int) -> int:
-    return len(next(iter(batch.values()))) if batch else otherwise

@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from pyro_vae.arguments import X, needed_to_generate
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.panels import from_the_top, panels
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, posterior_samples, principal_components
-from pyro_vae.program import needed_to_generate
 
 logger = logging.getLogger(__name__)
 POINTS = 100  # on a side of the plane
@@ -61,7 +61,8 @@ def aggregated_posterior(
     index = torch.arange(num_draws, device=split.device) % n
     repeated = {name: value[index] for name, value in batch.items()}
     posterior = posterior_samples(model, guide, repeated, seed=seed, sites=free)
-    prior = sample(model, num_draws, seed=seed, batch=repeated if needed_to_generate(model) else None)
+    needed = {name for name in repeated if name in (X, *needed_to_generate(model, repeated))}
+    prior = sample(model, num_draws, seed=seed, batch={name: repeated[name] for name in needed})
     names = from_the_top(free)
     figure, places = panels(len(names), 4.2, 4.0)
     for axes, name in zip(places, names, strict=True):

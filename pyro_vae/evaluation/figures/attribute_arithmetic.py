@@ -10,9 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.data import Split
 from pyro_vae.evaluation.attributes import AttributeVectors, attribute_vectors
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.interpolation import decode_path
 from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, mean_path
@@ -58,7 +60,7 @@ def attribute_arithmetic(
     found = vectors_of(model, guide, split, labels, max_data, seed)
     if found is None:
         return None
-    one = split.batch(slice(datum, datum + 1), torch.Generator(split.device).manual_seed(seed))
+    one = split.batch(slice(datum, datum + 1))
     start = mean_path(model, guide, one, seed=seed)
     names = next(iter(found.values())).names[:MAX_ROWS]
     alpha = torch.tensor(list(alphas))
@@ -66,11 +68,12 @@ def attribute_arithmetic(
     for site, (_, vectors) in found.items():
         moves = vectors[:MAX_ROWS, None] * alpha.reshape(-1, *(1,) * (vectors.dim() - 1))  # (rows, alphas, *event)
         path[site] = start[site][:, None] + moves
-    context = {k: v.expand(len(names), *v.shape[1:]) for k, v in one.items() if k != "x"}
-    decoded = decode_path(model, path, seed=seed, batch=context)  # (rows, alphas, *shape)
+    x = pick(split, MAX_ROWS, seed)[X]
+    context = {k: v.expand(len(names), *v.shape[1:]) for k, v in one.items()} | {X: x}
+    decoded = in_shape(decode_path(model, path, seed=seed, batch=context), split.shape, 2)  # (rows, alphas, *shape)
     rows, columns = [str(name) for name in names], [f"{a:+g}" if a else "0" for a in alphas]
-    title = f"{split.name}: mean of p(x | z + α v), z of datum {datum}"
-    return grid(decoded, title, rows=rows, columns=columns, axis=f"attribute vector v ({labels})")
+    title = f"{split.name}: {kind(decoded)} of p(x | z + α v), z of datum {datum}"
+    return grid(decoded, title, rows=rows, columns=columns, axis=f"attribute vector v ({labels})", limits=grey_range(x))
 
 
 def vectors_of(

@@ -15,7 +15,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.codes import CodeSite, sites_of_codes
 from pyro_vae.evaluation.figures.curves import draw_curve
 from pyro_vae.evaluation.figures.grid import is_drawable
-from pyro_vae.evaluation.figures.images import is_image, mosaic
+from pyro_vae.evaluation.figures.images import grey_range, is_image, mosaic
 from pyro_vae.evaluation.figures.palette import code_colours
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.latents import posterior_samples
@@ -70,7 +70,7 @@ def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title
         axes.spines[:].set_visible(False)
     for i, axes in enumerate(places[0]):
         if image:
-            axes.imshow(mosaic(x[i : i + 1], columns=1))
+            axes.imshow(mosaic(x[i : i + 1], columns=1, limits=grey_range(x)))
         else:
             draw_curve(axes, x[i], linewidth=0.8)
             axes.margins(x=0)

@@ -10,11 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import declared_context
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.images import is_image, labelled_columns
 from pyro_vae.evaluation.figures.pick import pick
-from pyro_vae.evaluation.generate import data_first, quiet, sample, trace_without_data
-from pyro_vae.program import Program, declared_context
+from pyro_vae.evaluation.generate import draw
+from pyro_vae.evaluation.nodes import data_first
+from pyro_vae.evaluation.running import generated, quiet
+from pyro_vae.program import Program
 from pyro_vae.traces import is_latent
 
 logger = logging.getLogger(__name__)
@@ -51,14 +54,15 @@ def completions(
     context = {name: value for name, value in batch.items() if name in declared}
     count = len(batch["x"])
     with quiet([program], context, seed) as moved:
-        nodes = trace_without_data(program, count, moved, "x").nodes
-    latent = any(is_latent(node) and name != "x" for name, node in nodes.items())
+        trace, site = generated(program, count, moved)
+    nodes = trace.nodes
+    latent = any(is_latent(node) and name != site for name, node in nodes.items())
     columns = {"observed": _with_colour(context["y"].cpu(), context["mask"].cpu())}
     if "prediction" in nodes:
         columns["prediction"] = data_first(nodes["prediction"]["value"], nodes["prediction"]).cpu()
     for i in range(draws if latent else 1):
         name = f"completion {i + 1}" if latent else "prediction"
-        columns[name] = sample(program, count, seed=seed + i, batch=context)["x.mean"]
+        columns[name] = draw(program, count, seed=seed + i, batch=context).mean
     columns["truth"] = batch["x"].cpu()
     figure = labelled_columns({name: value.reshape(count, -1, *split.shape[-2:]) for name, value in columns.items()})
     what = ": mean of p(x | z, y), z ~ p(z | y)" if latent else ": mean of p(x | y)"

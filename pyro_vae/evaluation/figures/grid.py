@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.evaluation.figures.curves import draw_curve
-from pyro_vae.evaluation.figures.images import is_curve, is_image, mosaic
+from pyro_vae.evaluation.figures.images import Limits, is_curve, is_image, mosaic, told_range
 
 
 def is_drawable(shape: tuple[int, ...]) -> bool:
@@ -16,7 +16,14 @@ def is_drawable(shape: tuple[int, ...]) -> bool:
     return is_image(shape) or is_curve(shape)
 
 
-def grid(values: Tensor, title: str, rows: Sequence[str] = (), columns: Sequence[str] = (), axis: str = "") -> Figure:
+def grid(
+    values: Tensor,
+    title: str,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    axis: str = "",
+    limits: Limits = (0.0, 1.0),
+) -> Figure:
     """Images, or curves, in a grid.
 
     Args:
@@ -24,17 +31,23 @@ def grid(values: Tensor, title: str, rows: Sequence[str] = (), columns: Sequence
         title: of the figure.
         rows, columns: what is said at the left and at the top of each.
         axis: what the rows' labels are.
+        limits: what is black and what is white in images.
     """
-    return (_images if is_image(tuple(values.shape[2:])) else _curves)(values, title, rows, columns, axis)
+    if is_image(tuple(values.shape[2:])):
+        return _images(values, title, rows, columns, axis, limits)
+    return _curves(values, title, rows, columns, axis)
 
 
-def _images(values: Tensor, title: str, rows: Sequence[str], columns: Sequence[str], axis: str) -> Figure:
+def _images(
+    values: Tensor, title: str, rows: Sequence[str], columns: Sequence[str], axis: str, limits: Limits
+) -> Figure:
     down, across, height, width = values.shape[0], values.shape[1], values.shape[-2], values.shape[-1]
     side = 0.75  # inches an image is wide
     size = max(6.0, side * across + 1.2), side * down * height / width + 0.8 + 0.3 * bool(columns)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    axes.imshow(mosaic(values.flatten(0, 1), columns=across))
+    axes.imshow(mosaic(values.flatten(0, 1), columns=across, limits=limits))
+    axes.set_xlabel(told_range(limits))
     axes.xaxis.tick_top()
     axes.set_xticks([(i + 0.5) * (width + 1) - 1 for i in range(len(columns))], columns)
     axes.set_yticks([(i + 0.5) * (height + 1) - 1 for i in range(len(rows))], rows)

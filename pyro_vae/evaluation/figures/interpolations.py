@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Split
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
+from pyro_vae.evaluation.figures.images import grey_range, in_shape
+from pyro_vae.evaluation.figures.images import kind as kind_of
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.interpolation import Kind, decode_path, interpolate
 from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, mean_path
@@ -62,10 +64,11 @@ def interpolations(
         logger.info("no figure of interpolations: %s", NO_FREE_SITE if half else "one datum only")
         return None
     path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}
-    context = {name: value[:half] for name, value in batch.items() if name != "x"}
-    decoded = decode_path(model, path, seed=seed, batch=context)  # (half, steps, *shape)
+    left = {name: value[:half] for name, value in batch.items()}
+    decoded = in_shape(decode_path(model, path, seed=seed, batch=left), split.shape, 2)  # (half, steps, *shape)
     x = batch["x"].cpu()
     values = torch.cat([x[:half, None], decoded, x[half : 2 * half, None]], 1)
     columns = ["datum", *(f"{i / (steps - 1):.3g}" for i in range(steps)), "datum"]
     moved = "" if sites is None else f" of {', '.join(chosen)}"
-    return grid(values, f"{split.name}: {kind} interpolation{moved}, mean of p(x | z)", columns=columns)
+    title = f"{split.name}: {kind} interpolation{moved}, {kind_of(decoded)} of p(x | z)"
+    return grid(values, title, columns=columns, limits=grey_range(x))

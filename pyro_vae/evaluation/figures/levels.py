@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
-from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
+from pyro_vae.evaluation.figures.pick import pick, picked
 from pyro_vae.evaluation.levels import Level, average_values, levels_of, reconstruct_by_level
 
 logger = logging.getLogger(__name__)
@@ -50,15 +51,16 @@ def levels(
         logger.info("no figure of the levels: the model has %s", "only one" if every else "no latents")
         return None
     left_out = [level for level in every[1:] if level.can_be_left_out]
-    some = Split(pick(split, NUM_AVERAGE, seed), name=split.name)
+    some = picked(split, NUM_AVERAGE, seed)
     average = average_values(model, guide, some, left_out, seed=seed) if left_out else {}
     batch = pick(split, n, seed)
     counts = _spread(len(every))
     means = reconstruct_by_level(model, guide, batch, every, average, counts=counts, seed=seed)
+    means = [in_shape(mean, split.shape) for mean in means]
     values = torch.stack([batch["x"].cpu(), *means], 1)  # (n, 1 + levels, *shape)
     columns = ["data", *(_said(every, count) for count in counts)]
-    title = f"{split.name}: mean of p(x | z) from the upper levels;\n{_what_is_left_out(every, left_out)}"
-    return grid(values, title, columns=columns)
+    title = f"{split.name}: {kind(means[0])} of p(x | z) from the upper levels;\n{_what_is_left_out(every, left_out)}"
+    return grid(values, title, columns=columns, limits=grey_range(batch["x"]))
 
 
 def _spread(count: int) -> list[int]:

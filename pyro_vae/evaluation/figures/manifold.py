@@ -11,12 +11,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.errors import unknown
-from pyro_vae.evaluation.figures.images import is_image, mosaic
+from pyro_vae.arguments import X, needed_to_generate
+from pyro_vae.evaluation.figures.images import Limits, grey_range, is_image, kind, mosaic, shaped_like_x, told_range
 from pyro_vae.evaluation.generate import decode
-from pyro_vae.evaluation.nodes import in_data_plate
-from pyro_vae.evaluation.running import quiet, trace_without_data
-from pyro_vae.program import Program, needed_to_generate
+from pyro_vae.evaluation.nodes import in_data_plate, mean_of
+from pyro_vae.evaluation.running import generated, quiet
+from pyro_vae.program import Batch, Program
 from pyro_vae.traces import Site, is_latent
 
 logger = logging.getLogger(__name__)
@@ -37,12 +37,13 @@ def manifold_grid(n: int) -> Tensor:
     return torch.stack([right, up], -1).reshape(n * n, 2)
 
 
-def manifold(model: Callable[..., Any], n: int = 20) -> Figure | None:
+def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None) -> Figure | None:
     """Means of p(x | z) for z on a grid through the inverse normal CDF of the prior.
 
     Args:
         model: a generative program of images, whose only latent site has a Gaussian prior over two dimensions.
         n: images on a side.
+        batch: ``x``, as for :func:`~pyro_vae.evaluation.figures.prior_samples`.
 
     Returns:
         the figure, or None (and a line in the log that says why) for another model.
@@ -53,12 +54,11 @@ def manifold(model: Callable[..., Any], n: int = 20) -> Figure | None:
     if needed_to_generate(program):
         logger.info("no figure of the latent manifold: the model needs %s", ", ".join(needed_to_generate(program)))
         return None
-    with quiet([program], {}, seed=0):
-        trace = trace_without_data(program, 1, {}, "x")
-    if "x" not in trace.nodes:
-        raise unknown("data site", "x", trace.nodes)
-    latents = {name: node for name, node in trace.nodes.items() if is_latent(node) and name != "x"}
-    shape = tuple(trace.nodes["x"]["fn"].event_shape)
+    x = {name: value for name, value in (batch or {}).items() if name == X}
+    with quiet([program], x, seed=0) as moved:
+        trace, site = generated(program, 1, moved)
+    latents = {name: node for name, node in trace.nodes.items() if is_latent(node) and name != site}
+    shape = tuple(shaped_like_x(mean_of(trace.nodes[site]), x).shape[1:])
     reason = _why_not(latents, shape)
     if reason:
         logger.info("no figure of the latent manifold: %s", reason)
@@ -66,8 +66,8 @@ def manifold(model: Callable[..., Any], n: int = 20) -> Figure | None:
     ((name, node),) = latents.items()
     normal = _innermost(node["fn"])
     loc, scale = normal.loc.reshape(-1, 2)[0].cpu(), normal.scale.reshape(-1, 2)[0].cpu()
-    mean = decode(program, {name: loc + scale * manifold_grid(n)})
-    return _draw(mean, name, n)
+    mean = decode(program, {name: loc + scale * manifold_grid(n)}, batch=x)
+    return _draw(shaped_like_x(mean, x), name, n, grey_range(x.get(X)))
 
 
 def _why_not(latents: dict[str, Site], shape: tuple[int, ...]) -> str:
@@ -90,15 +90,16 @@ def _innermost(fn: Any) -> Any:
     return fn
 
 
-def _draw(mean: Tensor, name: str, n: int) -> Figure:
+def _draw(mean: Tensor, name: str, n: int, limits: Limits) -> Figure:
     height, width = mean.shape[-2:]
     figure = Figure(figsize=(7, 7 * height / width + 0.4), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(mosaic(mean, n, gap=0))
+    axes.imshow(mosaic(mean, n, gap=0, limits=limits))
     parts = [i / 4 for i in range(5)] if n > 1 else [0.0]  # of the way from the first image's centre to the last's
     texts = [f"{LOW + (HIGH - LOW) * part:.2f}" for part in parts]
     axes.set_xticks([(part * (n - 1) + 0.5) * width - 0.5 for part in parts], texts)
     axes.set_yticks([((1 - part) * (n - 1) + 0.5) * height - 0.5 for part in parts], texts)
     axes.set(xlabel=f"{name}[0] (quantile of the prior)", ylabel=f"{name}[1] (quantile of the prior)")
-    axes.set_title(f"Mean of p(x | {name}) over the latent plane")
+    told = told_range(limits)
+    axes.set_title(f"{kind(mean).capitalize()} of p(x | {name}) over the latent plane{told and f'; {told}'}")
     return figure

@@ -20,7 +20,12 @@ def pick(split: Split, n: int, seed: int = 0) -> dict[str, Tensor]:
         ``(min(n, len(split)), ...)`` by key.
     """
     index = evenly(len(split), n).to(split.device)
-    return split.batch(index, torch.Generator(split.device).manual_seed(seed))
+    return split.fixed(index).batch(slice(None))
+
+
+def picked(split: Split, n: int, seed: int = 0) -> Split:
+    """What :func:`pick` picks, as a split."""
+    return Split(pick(split, n, seed), integers=split.integers, name=split.name)
 
 
 def evenly(count: int, n: int) -> Tensor:

@@ -10,11 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import declared_context
 from pyro_vae.context import num_attributes, num_classes
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.images import is_image, labelled_columns
-from pyro_vae.evaluation.generate import sample
-from pyro_vae.program import Program, declared_context
+from pyro_vae.evaluation.generate import draw
+from pyro_vae.program import Program
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES, MAX_ATTRIBUTES = 20, 12
@@ -58,7 +59,7 @@ def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: i
         return None
     columns = {}
     for name, y in names.items():
-        mean = sample(program, len(y), seed=seed, batch={"y": y})["x.mean"]  # (rows, *shape)
+        mean = draw(program, len(y), seed=seed, batch={"y": y}).mean  # (rows, *shape)
         columns[name] = mean.reshape(len(y), -1, *split.shape[-2:])
     figure = labelled_columns(columns, row_names)
     figure.suptitle(f"Mean of p(x | z, y); {what}")

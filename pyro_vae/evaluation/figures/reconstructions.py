@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.curves import draw_curve
-from pyro_vae.evaluation.figures.images import is_curve, is_image, mosaic
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, is_curve, is_image, kind, mosaic, told_range
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import reconstruct
 
@@ -36,15 +36,15 @@ def reconstructions(
     if not _drawable(split.shape):
         return None
     batch = pick(split, n, seed)
-    x, mean = batch["x"].cpu(), reconstruct(model, guide, batch, seed=seed)  # each (n, *shape)
-    return pairs(x, mean, f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)")
+    mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
+    return pairs(batch["x"].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
 
 
 def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
     """Data, and below each (of curves: in the same panel) what was made of it.
 
     Args:
-        x, mean: ``(n, *shape)``.
+        x, mean: ``(n, *shape)``; the mean may be flat, or have a channel more.
         title: of the figure.
 
     Returns:
@@ -53,6 +53,7 @@ def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
     shape = tuple(x.shape[1:])
     if not _drawable(shape):
         return None
+    mean = in_shape(mean, shape)
     figure = _curves(x, mean) if is_curve(shape) else _images(x, mean)
     figure.suptitle(title)
     return figure
@@ -70,7 +71,9 @@ def _images(x: Tensor, mean: Tensor) -> Figure:
     side = 0.95  # inches an image is wide
     figure = Figure(figsize=(max(6.0, side * n + 1.4), 2 * side * height / width + 0.6), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(mosaic(torch.cat([x, mean]), columns=n))
+    limits = grey_range(x)
+    axes.imshow(mosaic(torch.cat([x, mean]), columns=n, limits=limits))
+    axes.set_xlabel(told_range(limits))
     axes.set_xticks([])
     axes.set_yticks([height / 2, height * 1.5 + 1], ["data", "reconstruction"])
     axes.tick_params(length=0)

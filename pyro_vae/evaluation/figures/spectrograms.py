@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Sound, Split
+from pyro_vae.evaluation.figures.images import in_shape
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import reconstruct
 
@@ -85,6 +86,7 @@ def sound_grid(x: Tensor, sound: Sound, title: str, columns: int = COLUMNS) -> F
 
 def pairs_of_spectrograms(x: Tensor, mean: Tensor, sound: Sound, title: str, names: Sequence[str] = ()) -> Figure:
     """Data, and below each what was made of it, both ``(n, 1, L)``; eight in a row, the names above."""
+    mean = in_shape(mean, tuple(x.shape[1:]))
     above, below = _in_rows(x, COLUMNS), _in_rows(mean, COLUMNS)  # (rows, columns, 1, L)
     down, across = above.shape[:2]
     values = torch.stack([above, below], 1).flatten(0, 1)  # (2 rows, columns, 1, L)

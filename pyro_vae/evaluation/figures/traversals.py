@@ -10,10 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
+from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
 from pyro_vae.evaluation.figures.panels import from_the_top
-from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.evaluation.figures.pick import pick, picked
 from pyro_vae.evaluation.interpolation import decode_path
 from pyro_vae.evaluation.latents import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.running import quiet
@@ -22,6 +24,7 @@ from pyro_vae.program import as_programs, prime
 logger = logging.getLogger(__name__)
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 ROWS = 10
+NUM_ROWS = 64  # data that say how data look
 NUM_ENCODED = 1000  # data over which the units' ranges are found
 
 
@@ -55,9 +58,9 @@ def traversals(
     if not sites:
         logger.info("no figure of traversals: %s", NO_FREE_SITE)
         return None
-    some = Split(pick(split, NUM_ENCODED, seed), name=split.name)
+    some = picked(split, NUM_ENCODED, seed)
     means, draws = (f(model, guide, some, seed=seed, sites=sites) for f in (encode, posterior_samples))
-    datum = pick(split, 1, seed)
+    datum, stand_in = pick(split, 1, seed), some.batch(slice(0, NUM_ROWS))[X]
     held = mean_path(model, guide, datum, seed=seed)
     order = _order_in_model(model, guide, datum, held)
     values, names = [], []
@@ -67,12 +70,13 @@ def traversals(
         path = {site: _paths(held[site], draws[site], units)}  # (units, steps, *event)
         steps = len(QUANTILES)
         path |= {name: v.unsqueeze(1).expand(len(units), steps, *v.shape[1:]) for name, v in before.items()}
-        context = {n: v.expand(len(units), *v.shape[1:]) for n, v in datum.items() if n != "x"}
-        values.append(decode_path(model, path, seed=seed, batch=context))  # (units, steps, *shape)
+        context = {n: v.expand(len(units), *v.shape[1:]) for n, v in datum.items()} | {X: stand_in}
+        decoded = decode_path(model, path, seed=seed, batch=context)
+        values.append(in_shape(decoded, split.shape, 2))  # (units, steps, *shape)
         names += [_name(site, unit, draws[site].shape[1:]) for unit in units]
     columns = [f"{100 * quantile:g}%" for quantile in QUANTILES]
-    title = f"{split.name}: mean of p(x | z),\none unit moved over the quantiles of its draws"
-    return grid(torch.cat(values), title, rows=names, columns=columns)
+    title = f"{split.name}: {kind(decoded)} of p(x | z),\none unit moved over the quantiles of its draws"
+    return grid(torch.cat(values), title, rows=names, columns=columns, limits=grey_range(stand_in))
 
 
 def _order_in_model(

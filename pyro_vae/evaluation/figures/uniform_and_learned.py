@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from pyro_vae.arguments import needed_to_generate
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
 from pyro_vae.evaluation.figures.images import is_image, mosaic
-from pyro_vae.evaluation.generate import sample
+from pyro_vae.evaluation.generate import draw
 from pyro_vae.priors import Prior, UniformPrior
-from pyro_vae.program import Batch, Program, needed_to_generate
+from pyro_vae.program import Batch, Program
 
 logger = logging.getLogger(__name__)
 SIDE = 6  # samples on a side
@@ -55,9 +56,9 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     if classes:
         context["y"] = torch.tensor(classes).repeat(PER_CLASS)  # a class to a column
     columns = len(classes) or math.ceil(math.sqrt(count))
-    learned = sample(program, count, seed=seed, batch=context)["x.mean"]
+    learned = draw(program, count, seed=seed, batch=context).mean
     with uniform_in_place(program):
-        uniform = sample(program, count, seed=seed, batch=context)["x.mean"]
+        uniform = draw(program, count, seed=seed, batch=context).mean
     shape = tuple(learned.shape[1:])
     if not is_drawable(shape):
         logger.info("no figure of uniform and learned priors: data of shape %s are neither images nor vectors", shape)

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
-from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.evaluation.figures.images import grey_range, in_shape
+from pyro_vae.evaluation.figures.pick import picked
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.log_likelihood import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood
@@ -52,7 +53,7 @@ def worst_data(
         logger.info("no figure of the worst data: data of shape %s are neither images nor vectors", split.shape)
         return None
     if measured is None:
-        split = Split(pick(split, NUM_MEASURED, seed), name=split.name)
+        split = picked(split, NUM_MEASURED, seed)
         measured = _measured(model, guide, split, seed)
     elif len(measured.per_datum) != len(split):
         raise InputError(f"measured has {len(measured.per_datum)} data, but the split has {len(split)}")
@@ -61,20 +62,21 @@ def worst_data(
         return None
     worst = measured.pareto_k.nan_to_num(nan=-torch.inf).argsort(descending=True)
     worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
-    batch = split.batch(worst.to(split.device), torch.Generator(split.device).manual_seed(seed))
-    values = torch.stack([batch["x"].cpu(), reconstruct(model, guide, batch, seed=seed)])  # (2, columns, *shape)
+    batch = split.fixed(worst.to(split.device)).batch(slice(None))
+    mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)
+    values = torch.stack([batch["x"].cpu(), mean])  # (2, columns, *shape)
     size, k = measured.effective_sample_size, measured.pareto_k
     columns = [f"k {k[i]:.2f}\nESS {size[i]:.0f}\n{measured.per_datum[i]:.1f}" for i in worst.tolist()]
     title = (
         f"{split.name}: the worst of {len(split)} data by Pareto k-hat (k), with the effective\n"
         f"sample size of {measured.num_particles} particles and the bound on log p(x) in nats"
     )
-    return grid(values, title, rows=["data", "reconstruction"], columns=columns)
+    return grid(values, title, rows=["data", "reconstruction"], columns=columns, limits=grey_range(batch["x"]))
 
 
 def _measured(model: Callable[..., Any], guide: Callable[..., Any], split: Split, seed: int) -> LogLikelihood | None:
     """Bounds from few particles; None where all particles would be the same."""
     with evaluating(model, guide, split, seed) as programs:
-        if not anything_to_draw(*programs, max_plate_nesting=1):
+        if not anything_to_draw(*programs):
             return None
     return log_likelihood(model, guide, split, num_particles=NUM_PARTICLES, vectorize=False, seed=seed, compile="off")

@@ -52,7 +52,9 @@ def prior_commands(run: Run) -> list[str]:
 def _options(usual: Namespace, own: Mapping[str, Any]) -> list[str]:
     """The options that make a configuration of the usual one; a class is said before its arguments."""
     flat, ours = (flattened(yaml.safe_load(json.dumps(c, default=str))) for c in (usual.as_dict(), own))
-    options = [(name, value) for name, value in ours.items() if name not in flat or flat[name] != value]
+    differs = {name for name, value in ours.items() if name not in flat or flat[name] != value}
+    of_other_classes = tuple(name.removesuffix("class_path") for name in differs if name.endswith(".class_path"))
+    options = [(name, value) for name, value in ours.items() if name in differs or name.startswith(of_other_classes)]
     options.sort(key=lambda option: not option[0].endswith(".class_path"))
     return [f"--{name.removesuffix('.class_path')}={_spelled(value)}" for name, value in options]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from dataclasses import dataclass, field
 from matplotlib.figure import Figure
 
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.figures import png, why_not
 
+logger = logging.getLogger(__name__)
 DPI = 100
 FIGURES = "pyro_vae.evaluation.figures"  # the logger of the figures: why one does not apply
 
@@ -22,34 +23,36 @@ class Pictures:
 
     Attributes:
         drawn: PNG by name.
-        reasons: by name, why a figure does not apply.
+        reasons: by name, why a figure does not apply, or what it failed of.
+        failed: those that failed of something else than what they say themselves.
     """
 
     drawn: dict[str, bytes] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
     def draw(self, drawers: Mapping[str, Callable[[], Figure | None]], names: Sequence[str]) -> None:
         """Draw some of the figures; those that do not apply say why."""
         for name in names:
             if name not in drawers:
                 continue
+            failure, image = None, None
             with _said() as messages:
                 try:
                     figure = drawers[name]()
-                except InputError as error:
-                    figure, messages = None, [str(error)]
-            if figure is not None:
-                self.drawn[name] = png(figure)
+                    image = None if figure is None else png(figure, DPI)
+                except Exception as error:  # one figure's failure is not to take the page with it
+                    failure = error
+            if failure is not None:
+                self.reasons[name] = why_not(failure)
+                if not isinstance(failure, InputError):
+                    self.failed.append(name)
+                    logger.warning("no figure '%s': %s", name, self.reasons[name])
+            elif image is not None:
+                self.drawn[name] = image
             else:
                 told = messages[-1] if messages else "it does not apply"
                 self.reasons[name] = told.partition(": ")[2] if told.startswith("no figure") else told
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
 
 
 @contextmanager

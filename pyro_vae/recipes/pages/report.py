@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation import code_statistics, latent_statistics
-from pyro_vae.evaluation.code_statistics import CodeUsage
-from pyro_vae.evaluation.figures import NUM_ENCODED, NUM_STATISTICS, drawers, pick
+from pyro_vae.evaluation.code_statistics import CodeStatistics, CodeUsage
+from pyro_vae.evaluation.figures import NUM_ENCODED, NUM_STATISTICS, drawers, png, why_not
 from pyro_vae.evaluation.figures.codebook_usage import codebook_usage
 from pyro_vae.evaluation.figures.kl_per_unit import kl_per_unit
+from pyro_vae.evaluation.figures.pick import picked
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.latent_statistics import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, measure, part_of, weights_digest
 from pyro_vae.recipes.pages.commands import evaluate_command, page_command, prior_commands, train_command, trusted
-from pyro_vae.recipes.pages.pictures import Pictures, png
+from pyro_vae.recipes.pages.pictures import DPI, Pictures
 from pyro_vae.recipes.pages.report_page import report_page
 from pyro_vae.recipes.pages.stored import Training, stored_evaluations, stored_measurements
 from pyro_vae.recipes.pages.subject import Subject, machine, now, versions
@@ -111,10 +113,17 @@ def _gather(
     """What the page says, as plain values, and its pictures."""
     model, guide = subject.model, subject.guide
     place = None if device == "auto" else device
-    some = Split(pick(part, NUM_STATISTICS, seed), name=part.name)
-    latents = latent_statistics(model, guide, some, vectorize=False, seed=seed, device=place)
-    encoded = Split(pick(part, NUM_ENCODED, seed), name=part.name)
-    codes = code_statistics(model, guide, encoded, seed=seed, device=place)
+    some, encoded = (picked(part, n, seed) for n in (NUM_STATISTICS, NUM_ENCODED))
+    options = {"seed": seed, "device": place}
+    failed: dict[str, str] = {}
+    with _section("Latents", failed):
+        latents = latent_statistics(model, guide, some, vectorize=False, **options)
+    with _section("Codes", failed):
+        codes = code_statistics(model, guide, encoded, **options)
+    if "Latents" in failed:
+        latents = LatentStatistics({}, 0, 0)
+    if "Codes" in failed:
+        codes = CodeStatistics({}, 0)
     draw = drawers(model, guide, part, subject.training.records, subject.data.sound, seed)
     draw |= {"kl_per_unit": lambda: kl_per_unit(latents), "codebook_usage": lambda: codebook_usage(codes)}
     pictures = Pictures()
@@ -123,7 +132,7 @@ def _gather(
     for name, training in others.items():
         curve = training_curves(training.records)
         if curve is not None:
-            pictures.drawn[f"training_curves of {name}"] = png(curve)
+            pictures.drawn[f"training_curves of {name}"] = png(curve, DPI)
     report = {
         "run": str(subject.path),
         "name": subject.name,
@@ -148,8 +157,10 @@ def _gather(
         "sites": _sites(latents, codes.sites, evaluations[split]),
         "num_statistics": {"latents": latents.num_data, "codes": codes.num_data},
         "figures": list(pictures.drawn),
-        "left_out": _left_out(subject, pictures, codes.sites),
+        "left_out": _left_out(subject, pictures, codes.sites) | failed,
         "warnings": [
+            *(f"{title} failed: {why}" for title, why in failed.items()),
+            *(f"Figure {name} failed: {pictures.reasons[name]}" for name in pictures.failed),
             *_of_others(others),
             *subject.training.warnings(subject.path),
             *_of_measurements(subject, evaluations),
@@ -158,6 +169,16 @@ def _gather(
         "configuration": subject.config,
     }
     return plain(report), pictures
+
+
+@contextmanager
+def _section(title: str, failed: dict[str, str]) -> Iterator[None]:
+    """A part of the page whose failure is told there, and takes no other part with it."""
+    try:
+        yield
+    except Exception as error:
+        failed[title] = why_not(error)
+        logger.warning("%s: %s", title, failed[title])
 
 
 def _sites(latents: LatentStatistics, codes: dict[str, CodeUsage], evaluation: dict[str, Any]) -> dict[str, Any]:

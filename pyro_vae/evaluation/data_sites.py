@@ -1,0 +1,73 @@
+"""What of the data a number in nats is of: sites, their dimensions, densities or probabilities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from pyro_vae.data import Split
+from pyro_vae.pair import Pair
+from pyro_vae.sites import Site, elementwise_mask, is_discrete, is_factor
+from pyro_vae.traces import TracePair, log_prob
+
+ROWS = 100  # data whose masks are looked at together
+
+
+@dataclass(frozen=True)
+class DataSite:
+    """One data site of a model.
+
+    Attributes:
+        dimensions: numbers of one datum that are counted, those that a mask leaves out not; a mean over the data.
+        density: whether its likelihood is a density; False: a probability; None: it does not say.
+        nats: mean log p of the site, where that depends on no latent (a text before all codes, say); else None.
+    """
+
+    dimensions: float
+    density: bool | None
+    nats: float | None = None
+
+
+def data_sites(pair: Pair, split: Split) -> dict[str, DataSite]:
+    """The data sites of a pair by name, in the model's order; factors are none."""
+    first = pair.traces(split.batch(slice(0, 1)))
+    sites = {name: site for name, site in first.observed().items() if not is_factor(site)}
+    kinds = {name: None if (d := is_discrete(site["fn"])) is None else not d for name, site in sites.items()}
+    mixed = len(set(kinds.values())) > 1
+    fixed = _without_latents(pair, split) if mixed else set()
+    masked = any(elementwise_mask(site) is not True for site in sites.values())
+    if not masked and not fixed:
+        return {name: DataSite(_whole(site, first), kinds[name]) for name, site in sites.items()}
+    counted, nats = dict.fromkeys(sites, 0.0), dict.fromkeys(fixed, 0.0)
+    for batch in split.batches(pair.batch_size(ROWS)):
+        traces = pair.traces(batch)
+        for name in sites:
+            counted[name] += _counted(traces.model.nodes[name], traces)
+        for name in fixed:
+            site = traces.model.nodes[name]
+            nats[name] += traces.per_datum(log_prob(site, scaled=False), site).double().sum().item()
+    n = len(split)
+    return {name: DataSite(counted[name] / n, kinds[name], nats[name] / n if name in fixed else None) for name in sites}
+
+
+def _whole(site: Site, traces: TracePair) -> float:
+    inner = [f.size for f in site["cond_indep_stack"] if f.vectorized and f.dim != -1]
+    return float(math.prod((*site["fn"].event_shape, *inner)))
+
+
+def _counted(site: Site, traces: TracePair) -> float:
+    """Numbers of a batch that no mask leaves out."""
+    kept = elementwise_mask(site)
+    if kept is True:
+        return _whole(site, traces) * traces.size
+    fn = site["fn"]
+    return float(torch.as_tensor(kept).expand(*fn.batch_shape, *fn.event_shape).double().sum())
+
+
+def _without_latents(pair: Pair, split: Split) -> set[str]:
+    """The data sites whose log-likelihood is the same for all particles."""
+    traces = pair.traces(split.batch(slice(0, 2)), 3)
+    values = {name: traces.per_datum(log_prob(site, scaled=False), site) for name, site in traces.observed().items()}
+    return {name for name, value in values.items() if bool((value == value[:1]).all())}

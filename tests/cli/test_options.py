@@ -1,0 +1,113 @@
+"""Options of the command line: over a recipe's, of a class of their own, and in any place."""
+
+import logging
+import shlex
+from importlib import import_module
+
+import pytest
+import yaml
+
+from pyro_vae.cli import main
+from pyro_vae.cli.parsing import _options_last, make_parser
+from pyro_vae.recipes import Run
+from pyro_vae.recipes.pages.commands import train_command
+
+
+def configured(tmp_path, monkeypatch, *arguments):
+    """The configuration that a command line makes; nothing is trained."""
+    monkeypatch.setattr(import_module("pyro_vae.cli.train"), "_train", lambda *a, **k: None)
+    assert main(["train", *arguments, "--data.limit", "20", "--out", str(tmp_path / "run")]) == 0
+    return yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+
+
+def last(section):
+    return section["class_path"].split(".")[-1]
+
+
+@pytest.mark.parametrize("form", [["--objective", "IWAE"], ["--objective=pyro_vae.inference.IWAE"]])
+def test_a_class_that_is_changed_has_its_own_defaults(form, tmp_path, monkeypatch, caplog):
+    with caplog.at_level(logging.INFO):
+        objective = configured(tmp_path, monkeypatch, "vae", *form)["objective"]
+    assert last(objective) == "IWAE" and objective["init_args"]["num_particles"] == 5
+    lines = [m for m in caplog.messages if m.startswith("objective: ")]
+    assert len(lines) == 1 and "in place of the recipe's pyro_vae.inference.ELBO, with its own defaults" in lines[0]
+
+
+def test_the_command_that_repeats_a_run_says_all_of_another_class(tmp_path, monkeypatch):
+    """One particle is ELBO's default and not IWAE's, so it must be said."""
+    options = ["--objective", "IWAE", "--objective.num_particles", "1"]
+    config = configured(tmp_path, monkeypatch, "vae", *options)
+    command = shlex.split(train_command(Run(tmp_path / "run")))
+    assert "--objective.num_particles=1" in command
+    command[command.index("--out") + 1] = str(tmp_path / "again")
+    assert main(command[1:]) == 0
+    again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert again["objective"]["init_args"] == config["objective"]["init_args"]
+
+
+def test_what_the_recipe_says_of_the_other_class_is_kept_or_named_as_dropped(tmp_path, monkeypatch, caplog):
+    with caplog.at_level(logging.INFO):
+        config = configured(tmp_path, monkeypatch, "iwae", "--objective", "ELBO", "--objective.free_bits", "0.5")
+    options = config["objective"]["init_args"]
+    assert last(config["objective"]) == "ELBO" and (options["num_particles"], options["free_bits"]) == (5, 0.5)
+    told = "of the recipe's options num_particles = 5 kept; gradient dropped, which it does not have"
+    assert [m for m in caplog.messages if m.startswith("objective: ") and m.endswith(told)]
+
+
+def test_the_class_that_it_was_and_other_options_of_it_change_nothing_else(tmp_path, monkeypatch, caplog):
+    with caplog.at_level(logging.INFO):
+        config = configured(tmp_path, monkeypatch, "iwae", "--objective", "IWAE", "--model.latent_dim", "3")
+    assert config["objective"]["init_args"] == {"num_particles": 5, "gradient": "dreg", "max_plate_nesting": 1}
+    assert config["model"]["init_args"]["latent_dim"] == 3
+    assert config["model"]["init_args"]["hidden_dims"] == [200, 200]
+    assert not [m for m in caplog.messages if "in place of" in m]
+
+
+def test_a_file_of_ones_own_with_a_class_within_a_class(tmp_path, monkeypatch, caplog):
+    """The likelihood's scale is Gaussian's own default, not what stands in the file for the Laplace one's bound."""
+    file = tmp_path / "mine.yaml"
+    model = {"class_path": "pyro_vae.models.VAE", "init_args": {"latent_dim": 2, "hidden_dims": [4]}}
+    model["init_args"]["likelihood"] = {"class_path": "pyro_vae.likelihoods.Laplace", "init_args": {"min_scale": 0.25}}
+    guide = {"class_path": "pyro_vae.guides.GaussianGuide", "init_args": {"hidden_dims": [4]}}
+    file.write_text(yaml.safe_dump({"data": {"name": "mnist5k"}, "model": model, "guide": guide}))
+    with caplog.at_level(logging.INFO):
+        config = configured(tmp_path, monkeypatch, str(file), "--model.likelihood", "pyro_vae.likelihoods.Gaussian")
+    likelihood = config["model"]["init_args"]["likelihood"]
+    assert last(likelihood) == "Gaussian" and likelihood["init_args"]["min_scale"] == 0.25
+    assert [m for m in caplog.messages if m.startswith("model.likelihood: ") and "min_scale = 0.25 kept" in m]
+
+
+def test_the_pair_trained_first_may_have_another_objective(tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    model = {"class_path": "pyro_vae.models.VAE", "init_args": {"latent_dim": 2, "hidden_dims": [4]}}
+    guide = {"class_path": "pyro_vae.guides.GaussianGuide", "init_args": {"hidden_dims": [4]}}
+    pair = {"model": model, "guide": guide, "objective": {"class_path": "pyro_vae.inference.ELBO"}}
+    file.write_text(yaml.safe_dump({"data": {"name": "mnist5k", "binarization": "static"}, **pair, "first": pair}))
+    config = configured(tmp_path, monkeypatch, str(file), "--first.objective", "IWAE")
+    assert config["first"]["objective"]["init_args"]["num_particles"] == 5
+    assert config["objective"]["init_args"]["num_particles"] == 1
+
+
+def test_a_prior_of_another_class_has_its_own_defaults(monkeypatch):
+    seen = []
+    command = import_module("pyro_vae.cli.train_prior")
+    monkeypatch.setattr(command, "_train", lambda options, config, recipe: seen.append(config.prior))
+    assert main(["train-prior", "wavenet", "--prior", "GatedPixelCNN", "--on", "somewhere"]) == 0
+    assert main(["train-prior", "pixelcnn", "--on", "somewhere", "--prior.kernel", "3"]) == 0
+    assert [prior.init_args.kernel for prior in seen] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "ordered"),
+    [
+        ("DIR a.png b.png --y 1", "DIR a.png b.png --y 1"),
+        ("DIR --y 1 a.png b.png", "DIR a.png b.png --y 1"),
+        ("--y=1 DIR a.png --flag b.png --num -3", "DIR a.png b.png --y=1 --flag --num -3"),
+        ("--num 3 -- DIR -x.png", "--num 3 -- DIR -x.png"),
+        ("DIR --num", "DIR --num"),
+    ],
+)
+def test_options_may_stand_before_between_and_after_files(given, ordered):
+    parser = make_parser("test", "")
+    parser.add_argument("--flag", action="store_true")
+    assert _options_last(parser, given.split()) == ordered.split()
