@@ -14,18 +14,15 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import InputError
+from pyro_vae.masks import kept, masked_like, same_masks, without_masks
 from pyro_vae.penalty import is_penalty
 from pyro_vae.sites import (
     Site,
-    elementwise_mask,
     elementwise_support,
     innermost,
     is_delta,
     is_discrete,
-    masked_like,
     may_leave,
-    same_masks,
-    without_masks,
 )
 from pyro_vae.traces import is_latent, is_observed, log_prob
 
@@ -167,8 +164,8 @@ def _equal_masks(q: Site, p: Site) -> bool:
 def _broadcast_masks(q: Site, p: Site) -> tuple[Tensor, Tensor]:
     value = q["value"]
     every = torch.ones(value.shape, dtype=torch.bool, device=value.device)
-    kept = [torch.as_tensor(elementwise_mask(site), device=value.device) & every for site in (q, p)]
-    return kept[0], kept[1]
+    ours, theirs = (every if (mask := kept(site)) is None else mask & every for site in (q, p))
+    return ours, theirs
 
 
 def _excess(model: Trace, guide: Trace, latents: Mapping[str, Site]) -> Tensor | float:

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
+from pyro_vae.masks import kept, masked_like, same_masks
 from pyro_vae.penalty import is_penalty
 from pyro_vae.sites import (
     Site,
-    elementwise_mask,
     inside_support,
     is_delta,
     is_factor,
@@ -323,7 +323,7 @@ def log_prior(p: Site, q: Site, *, scaled: bool = True) -> Tensor:
     value = log_prob(p, scaled=scaled)
     if not may_leave(q["fn"], p["fn"]):
         return value
-    inside = inside_support(p["fn"], p["value"], elementwise_mask(p))
+    inside = inside_support(p["fn"], p["value"], kept(p))
     return torch.where(inside, value, -torch.inf)
 
 
