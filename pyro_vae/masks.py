@@ -1,4 +1,4 @@
-"""What masks leave out of a site: by ``poutine.mask``, or by ``fn.mask`` at any place among a distribution's wrappers."""
+"""What masks leave out of a site: ``poutine.mask``, or ``fn.mask`` at any place among a distribution's wrappers."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def masks_of(site: Site) -> list[Mask]:
         if isinstance(mask, Tensor) and mask.dim() > rank + more:
             raise InputError(
                 f"site '{site['name']}': a mask of shape {tuple(mask.shape)} for batch shape "
-                f"{tuple(site['fn'].batch_shape)}: to leave out elements of an event, mask the distribution before it is "
-                "made one, .mask(m).to_event(1)"
+                f"{tuple(site['fn'].batch_shape)}: to leave out elements of an event, mask the distribution before it "
+                "is made one, .mask(m).to_event(1)"
             )
     return [(mask, more) for mask, more in masks if mask is not None and mask is not True]
 

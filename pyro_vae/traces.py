@@ -23,9 +23,7 @@ from pyro_vae.sites import (
     inside_support,
     is_delta,
     is_factor,
-    masked_like,
     may_leave,
-    same_masks,
 )
 
 PARTICLES = "particles"

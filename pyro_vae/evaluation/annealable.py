@@ -52,8 +52,8 @@ def check_guide(pair: TracePair, model: Program, batch: Batch) -> None:
         model, batch: to draw from the prior with.
 
     Raises:
-        InputError: names a site that is the guide's alone, a point mass, or a flow without an inverse; one whose support
-            does not cover the model's.
+        InputError: names a site that is the guide's alone, a point mass, or a flow without an inverse; one whose
+            support does not cover the model's.
     """
     for name, (q, p) in pair.latent().items():
         if p is None:
@@ -63,8 +63,8 @@ def check_guide(pair: TracePair, model: Program, batch: Batch) -> None:
             )
         if is_delta(q["fn"]):
             raise InputError(
-                f"latent site '{name}' is a point mass in the guide, whose density at other values than the one drawn is "
-                f"not known: {FROM_PRIOR}"
+                f"latent site '{name}' is a point mass in the guide, whose density at other values than the one drawn "
+                f"is not known: {FROM_PRIOR}"
             )
         _check_known_everywhere(name, q)
     check_covered(pair, model, batch)
