@@ -115,11 +115,11 @@ def check_bound(
         )
     elif auxiliary:
         raise InputError(
-            f"site {_named(auxiliary)} is only the guide's, so that its weights are no bound on p(x): they would have "
+            f"site {_named(auxiliary)} is the guide's alone, so that its weights are no bound on p(x): they would have "
             "a density of 1 everywhere in the place of the model's. Give the model a reverse model of it, a site of "
             f"the same name after its data: pyro.sample('{auxiliary[0]}', r, infer={{'is_auxiliary': True}}) with a "
             "distribution r that may depend on x and z; or, where latents are one-to-one functions of it, make these "
-            "Delta(value, log_density=-log|det|) of the same number of values"
+            'Delta(value, log_density=-log|det|) of the same number of values; ais needs no guide with start="prior"'
         )
     else:
         raise InputError(

@@ -86,6 +86,13 @@ class TracePair:
                 found[name] = (site if p is None else masked_like(site, p), p)
         return found
 
+    def counted_guide(self) -> Trace:
+        """The guide's trace with its latent sites as they are counted (:meth:`latent`)."""
+        trace = self.guide.copy()
+        for name, (site, _) in self.latent().items():
+            trace.nodes[name] = site
+        return trace
+
     def guide_factors(self) -> dict[str, Site]:
         """The guide's factors (and whatever it observes) that are a part of log q; penalties are not."""
         factors = {n: s for n, s in self.guide.nodes.items() if is_observed(s) and not is_penalty(s)}

@@ -116,7 +116,7 @@ class Densities:
             check_model(first)
             check_guide(pair, path.model, batch)
             if independent_of_particles(pair):
-                self._template = pair.guide
+                self._template = pair.counted_guide()
                 sites = [q for q, _ in pair.latent().values()]
                 self._parameters = [t for site in sites for t in site_tensors(site)]
                 self._name += f" by {[site_numbers(site) for site in sites]}"

@@ -72,7 +72,7 @@ class ImportanceSampler:
         sites = [q for q, _ in pair.latent().values()] if again else []
         log_w, parameters = log_weights(pair, scaled=False), [t for site in sites for t in site_tensors(site)]
         if not is_recorded(log_w):  # of this batch: distributions may hold plain numbers that were taken from it
-            self._templates[shape] = pair.guide if again else None
+            self._templates[shape] = pair.counted_guide() if again else None
         return log_w, *parameters
 
     def _again(self, given: Batch, chunk: int, shape: tuple) -> Outputs:

@@ -170,8 +170,8 @@ def check_start(model, guide, q, support, mode, vectorize=True):
     """log f_0 of two batches, at draws and at other values, is log q(z | x) + log |dz/du| written out."""
     batches = [data(seed) for seed in (7, 8)]
     transform = biject_to(support)
-    with evaluating(model, guide, torch.cat(batches), 0) as (m, g, split):
-        path = AnnealedPath(m, g, "guide", 3, 1, vectorize, mode)
+    with evaluating(model, guide, torch.cat(batches), 0, vectorize=vectorize) as (pair, split):
+        path = AnnealedPath(pair, "guide", 3, mode)
         for i, x in enumerate(batches):
             densities = path.on(split.batch(slice(i * N, (i + 1) * N)))
             for u in (densities.draw().u, densities.draw().u, densities.draw().u + 0.1):
