@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from pyro.distributions.util import validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -19,7 +18,7 @@ from pyro_vae.masks import kept
 from pyro_vae.program import Batch, Program, prime
 from pyro_vae.recording.tensors import LastSite
 from pyro_vae.sites import Site, elementwise_support, innermost, inside_support, is_factor
-from pyro_vae.traces import check_sites, is_observed
+from pyro_vae.traces import is_observed
 
 CHUNK = 1000  # data looked at together
 
@@ -43,7 +42,6 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
         check_context(program, first)
     refuse_unamortized(guide, first)
     traces = _primed(model, guide, first)
-    check_sites(*(prune_subsample_sites(trace.copy()) for trace in traces))
     sites = {n: s for n, s in traces[0].nodes.items() if is_observed(s) and not is_factor(s)}
     entries = {name: observed_entry(site, first) for name, site in sites.items()}
     computed = {

@@ -171,14 +171,14 @@ def _chosen(trial: Trial, vectorize: bool) -> tuple[bool, bool]:
     if not trial.together:
         if not trial.one_in_plate:
             raise InputError(
-                f"the programs look at the whole batch ({trial.reason}), and at all particles together: neither many "
+                f"the programs look at the whole batch ({trial.reason}), and not at one datum after another: neither many "
                 "data nor many particles of one give the numbers of one. Compute each datum from its own row, with "
                 "operations on the last dimensions (dim=-1) and networks.apply_batched around networks that take one "
                 "batch dimension"
             )
         logger.warning("data are run one by one, for the programs look at the whole batch: %s", trial.reason)
         return False, True
-    if not trial.plate:
+    if not trial.plate and vectorize:
         logger.warning(
             "particles are run as further data, not in a plate: %s. A plate is faster: operations on the last "
             "dimensions (dim=-1), and networks.apply_batched around networks that take one batch dimension",

@@ -395,6 +395,20 @@ def check_per_datum(pair: TracePair, name: str) -> None:
         )
 
 
+def outside_prior(pair: TracePair) -> Tensor | None:
+    """Which particles ``(num_particles, size)`` have a latent outside the support of the model; None: none can.
+
+    Such a particle weighs nothing, whatever the model's networks make of it (often not a number).
+    """
+    found = None
+    for q, p in pair.latent().values():
+        if p is not None and may_leave(q["fn"], p["fn"]):
+            inside = inside_support(p["fn"], p["value"], kept(p))
+            wrong = pair.per_datum(scale_and_mask((~inside).to(torch.get_default_dtype()), 1.0, p["mask"]), p) > 0
+            found = wrong if found is None else found | wrong
+    return found
+
+
 def log_weights(pair: TracePair, *, scaled: bool = True) -> Tensor:
     """log w = log p(x, z) - log q(z | x) of every particle and datum, ``(num_particles, size)``, nats.
 
@@ -445,4 +459,5 @@ def log_weights_by_site(
     for name, site in pair.guide_factors().items():
         check_per_datum(pair, name)
         add(site, -1.0)
-    return total(parts) / subsample, observed, kl
+    log_w, outside = total(parts) / subsample, outside_prior(pair)
+    return log_w if outside is None else torch.where(outside, -torch.inf, log_w), observed, kl
