@@ -10,6 +10,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyro_vae.errors import InputError
+from pyro_vae.parameters import ParameterStore, ParamStatements, module_parameters
 from pyro_vae.program import Program
 from pyro_vae.sites import Site
 from pyro_vae.traces import is_latent
@@ -30,8 +31,9 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
     count = len(next(iter(batch.values())))
     for module in guide.modules():
         if isinstance(module, AutoGuide) and not isinstance(module.model, AutoGuide):
-            with torch.no_grad(), torch.random.fork_rng():
-                nodes = poutine.trace(Program(module.model)).get_trace(**batch).nodes
+            statements = ParamStatements(ParameterStore())
+            with torch.no_grad(), torch.random.fork_rng(), module_parameters(guide), statements:
+                nodes = poutine.trace(module.model).get_trace(**batch).nodes
             name = next((n for n, site in nodes.items() if is_latent(site) and _grows(site, count)), None)
             if name is not None:
                 raise InputError(

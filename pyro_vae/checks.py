@@ -11,12 +11,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.arguments import declared_context, required_arguments
 from pyro_vae.autoguides import refuse_unamortized
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.program import Batch, Program, declared_context, prime, required_arguments
+from pyro_vae.masks import kept
+from pyro_vae.program import Batch, Program, prime
 from pyro_vae.recording.tensors import LastSite
-from pyro_vae.sites import Site, elementwise_mask, elementwise_support, innermost, inside_support, is_factor
+from pyro_vae.sites import Site, elementwise_support, innermost, inside_support, is_factor
 from pyro_vae.traces import check_sites, is_observed
 
 CHUNK = 1000  # data looked at together
@@ -47,7 +49,7 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
     computed = {
         n
         for n, s in sites.items()
-        if entries[n] is None or _depends_on_parameters(s["fn"].support) or elementwise_mask(s) is not True
+        if entries[n] is None or _depends_on_parameters(s["fn"].support) or kept(s) is not None
     }
     for name, site in sites.items():
         check_shape(name, site)
@@ -198,8 +200,8 @@ def check_support(name: str, site: Site, value: Tensor, entry: str | None = None
     support = site["fn"].support
     if entry is not None:  # laid out otherwise, maybe
         support = elementwise_support(site["fn"]) if isinstance(support, constraints.independent) else support
-    kept = elementwise_mask(site) if entry is None else True
-    inside = support.check(value) if kept is True else inside_support(site["fn"], value, kept)
+    mask = kept(site) if entry is None else None
+    inside = support.check(value) if mask is None else inside_support(site["fn"], value, mask)
     if not bool(inside.all()):
         raise InputError(_complaint(name, site["fn"], value, entry or name))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -13,9 +12,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.program import X
-from pyro_vae.traces import Site, is_observed
+from pyro_vae.sites import Site, is_factor
+from pyro_vae.traces import is_observed
 
 ROWS = 2  # data that a model is given to see which site becomes observed
 
@@ -27,7 +27,7 @@ def observed_data(nodes: Mapping[str, Site]) -> dict[str, Site]:
         observed = is_observed(site) or (
             site["type"] == "sample" and site["infer"].get("was_observed") and not site["infer"].get("_deterministic")
         )
-        return bool(observed) and not isinstance(site["fn"], dist.Unit)
+        return bool(observed) and not is_factor(site)
 
     return {name: site for name, site in nodes.items() if is_data(site)}
 
@@ -108,8 +108,8 @@ def site_of_run(
     if X in drawn:
         return X
     raise InputError(
-        "no site of the model is observed when it is given data (obs=x); say which site is meant, site=..., of "
-        f"{', '.join(drawn) or 'none'}"
+        "no site of the model is observed when it is given data: they are handed to its argument 'x', or else to its "
+        f"first one; observe them (obs=x), or say which site is meant, site=..., of {', '.join(drawn) or 'none'}"
     )
 
 

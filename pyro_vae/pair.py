@@ -114,7 +114,7 @@ def examine(
     """
     with private_seed(0, next(iter(batch.values())).device):
         model_trace, guide_trace = traces or prime(model, guide, batch)
-        with _evaluated(model, guide), torch.no_grad():
+        with evaluated(model, guide), torch.no_grad():
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
             trial = try_together(model, guide, batch, nesting)
     how = {
@@ -147,14 +147,14 @@ def tried(
     batch = {name: value[:2] for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
     if not batch or len(batch) < len([v for v in given.values() if v is not None]):
         return {}
-    with private_seed(0, next(iter(batch.values())).device), _evaluated(*programs):
+    with private_seed(0, next(iter(batch.values())).device), evaluated(*programs):
         trial = try_together(*programs, batch, nesting)
     repeated = _chosen(trial, True)[0] if trial.together else False  # in training a batch may matter as a whole
     return {"repeated": repeated, "data_plates": trial.data_plates or None}
 
 
 @contextmanager
-def _evaluated(*programs: Program) -> Iterator[None]:
+def evaluated(*programs: Any) -> Iterator[None]:
     """Programs in evaluation mode."""
     modes = [(m, m.training) for program in programs for m in program.modules()]
     for program in programs:

@@ -16,8 +16,15 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
+from pyro_vae.masks import kept, masked_like, same_masks
 from pyro_vae.penalty import is_penalty
-from pyro_vae.sites import Site, elementwise_mask, inside_support, is_delta, is_factor, may_leave, same_masks
+from pyro_vae.sites import (
+    Site,
+    inside_support,
+    is_delta,
+    is_factor,
+    may_leave,
+)
 
 PARTICLES = "particles"
 
@@ -68,9 +75,23 @@ class TracePair:
         return {n: s for n, s in self.model.nodes.items() if is_observed(s)}
 
     def latent(self) -> dict[str, tuple[Site, Site | None]]:
-        """The latent sites of the guide in its order, each with the model's site (None: auxiliary)."""
-        sites = {n: s for n, s in self.guide.nodes.items() if is_latent(s)}
-        return {name: (site, self.model.nodes.get(name)) for name, site in sites.items()}
+        """The latent sites of the guide in its order, each with the model's site (None: auxiliary).
+
+        What the model masks, the guide's site is masked as well.
+        """
+        found: dict[str, tuple[Site, Site | None]] = {}
+        for name, site in self.guide.nodes.items():
+            if is_latent(site):
+                p = self.model.nodes.get(name)
+                found[name] = (site if p is None else masked_like(site, p), p)
+        return found
+
+    def counted_guide(self) -> Trace:
+        """The guide's trace with its latent sites as they are counted (:meth:`latent`)."""
+        trace = self.guide.copy()
+        for name, (site, _) in self.latent().items():
+            trace.nodes[name] = site
+        return trace
 
     def guide_factors(self) -> dict[str, Site]:
         """The guide's factors (and whatever it observes) that are a part of log q; penalties are not."""
@@ -307,7 +328,7 @@ def log_prior(p: Site, q: Site, *, scaled: bool = True) -> Tensor:
     value = log_prob(p, scaled=scaled)
     if not may_leave(q["fn"], p["fn"]):
         return value
-    inside = inside_support(p["fn"], p["value"], elementwise_mask(p))
+    inside = inside_support(p["fn"], p["value"], kept(p))
     return torch.where(inside, value, -torch.inf)
 
 
@@ -416,7 +437,9 @@ def log_weights_by_site(
         observed[name] = add(site, 1.0)
     for name, (q, p) in pair.latent().items():
         check_per_datum(pair, name)
-        kl[name] = add(guide_sites[name] if guide_sites else q, -1.0)
+        if guide_sites:
+            q = guide_sites[name] if p is None else masked_like(guide_sites[name], p)
+        kl[name] = add(q, -1.0)
         if p is not None:
             kl[name] = kl[name] - add(p, 1.0, q)
     for name, site in pair.guide_factors().items():

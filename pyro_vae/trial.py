@@ -14,7 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.sites import Site, is_factor
-from pyro_vae.traces import in_particle_plate, is_latent
+from pyro_vae.traces import in_particle_plate, is_latent, is_observed
 
 ERROR = 1e-4  # relative, elementwise: rounding of other sizes of tensors is less
 Row = Mapping[str, Tensor]
@@ -60,7 +60,7 @@ def try_together(model: Callable[..., Any], guide: Callable[..., Any], batch: Ro
     with torch.no_grad(), pyro.validation_enabled(False):
         try:
             cells = _Cells(model, guide, first, second, nesting)
-        except Exception:  # a program that one datum alone is too little for: nothing to compare with
+        except Exception:  # a program that cannot be run on one datum: nothing to compare with
             return Trial()
         plates = cells.data_plates()
         reason = cells.compared(particles=True, data=2) or cells.compared(particles=True, data=3)
@@ -90,6 +90,9 @@ class _Cells:
         drawn = [_trace(guide, row) for row in self.rows]
         self.a, self.b = ({n: s for n, s in t.nodes.items() if is_latent(s)} for t in drawn)
         self.single = [self._run(row, {n: s["value"] for n, s in self.a.items()}) for row in self.rows]
+        observed = [s for s in self.single[0][1].nodes.values() if is_observed(s) and not is_factor(s)]
+        if not all(_per_datum(site) for site in observed):
+            raise ValueError("the data plate has a size of its own")
         self.shared = {n for n, s in self.a.items() if not _per_datum(self.single[0][1].nodes.get(n, s))}
 
     def data_plates(self) -> frozenset[str]:

@@ -188,7 +188,7 @@ def test_plain_batch_norm_trains_with_particles_as_under_apply_batched():
             *batch_normed(batched), x, objective=IWAE(5), epochs=150, batch_size=16, progress=False, device="cpu"
         )
         scores.append(log_likelihood(result.model, result.guide, x, num_particles=100, vectorize=False).mean)
-    assert scores[1] == pytest.approx(scores[0], abs=0.3) and scores[0] > -5.5
+    assert scores[1] == pytest.approx(scores[0], abs=0.3) and scores[0] > -6
 
 
 # ------------------------------------------------------------------------------ programs that look at the whole batch

@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from pyro_vae.arguments import needed_to_generate
 from pyro_vae.cli.parsing import columns, parse, run_parser
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Sandwich
@@ -20,9 +21,8 @@ from pyro_vae.evaluation.gap import LikelihoodGap
 from pyro_vae.evaluation.session import positive
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.files import write_atomically
-from pyro_vae.program import needed_to_generate
 from pyro_vae.recipes import Run
-from pyro_vae.recipes.measure import SplitName, part_of
+from pyro_vae.recipes.measure import SplitName, bits_in_words, part_of
 from pyro_vae.recipes.plain import plain
 
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
@@ -168,7 +168,7 @@ def _nats(value: float, error: float) -> str:
 def _of_estimate(result: dict[str, Any]) -> dict[str, str]:
     return {
         "log-likelihood, annealed": _nats(result["log_likelihood"], result["standard_error"]),
-        "bits per dimension": f"{result['bits_per_dim']:.4f}",
+        "bits per dimension": bits_in_words(result),
         **_of_chains(result),
         "effective sample size": f"{result['effective_sample_size']:.1f} of {result['num_chains']} chains",
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.recipes import Run
-from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, SplitName, measure
+from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, SplitName, bits_in_words, measure
 from pyro_vae.recipes.plain import plain
 
 
@@ -61,7 +61,7 @@ def _table(run: Run, result: dict[str, Any]) -> str:
             f"log-likelihood (K = {result['num_particles']})",
             f"{result['log_likelihood']:.2f} +- {result['standard_error']:.2f} nats",
         ),
-        ("bits per dimension", f"{result['bits_per_dim']:.4f}{' of a density' if result['density'] else ''}"),
+        ("bits per dimension", bits_in_words(result)),
         ("effective sample size", f"{result['effective_sample_size']:.1f}"),
         ("Pareto k-hat", _pareto_k(result)),
     ]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import accepted_arguments, declared_context, required_arguments
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import InputError
 from pyro_vae.inference.batches import derived_seed
-from pyro_vae.program import accepted_arguments, declared_context, required_arguments
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName
 

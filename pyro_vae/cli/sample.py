@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import X, declared_context, needed_to_generate, takes
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.sample_text import sample_texts, texts_of
 from pyro_vae.data import Sound
 from pyro_vae.errors import InputError
-from pyro_vae.program import X, declared_context, needed_to_generate, takes
 from pyro_vae.recipes import Run
 
 SOUNDS = "samples"

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae.arguments import declared_context
 from pyro_vae.errors import InputError
-from pyro_vae.program import declared_context
 from pyro_vae.recipes import Run
 
 

@@ -12,11 +12,10 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
-from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_trace, site_tensors
+from pyro_vae.evaluation.annealable import check_guide, check_left_out, check_model
+from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_trace, site_numbers, site_tensors
 from pyro_vae.evaluation.recorder import Recorder
 from pyro_vae.evaluation.sampler import repeat
-from pyro_vae.evaluation.support import check_covered
 from pyro_vae.evaluation.unconstrained import Layout, Unconstrained
 from pyro_vae.pair import Pair
 from pyro_vae.program import Batch
@@ -93,8 +92,7 @@ class Densities:
         batch: the data.
 
     Raises:
-        InputError: for latents that are discrete, point masses, shared by all data, or the guide's alone; for a guide
-            whose support does not cover the model's.
+        InputError: for pairs that cannot be annealed (:mod:`pyro_vae.evaluation.annealable`).
     """
 
     def __init__(self, path: AnnealedPath, batch: Batch) -> None:
@@ -108,20 +106,24 @@ class Densities:
         self.guide = in_particle_plate(path.guide, self.chains, self.particle_dim)
         self._template: Trace | None = None
         self._parameters: list[Tensor] = []
+        self._name = f"densities of {self.chains} chains"
         if path.start == "prior":
             first = _trace(self.model, self.batch)
+            check_model(first)
         else:
             pair = replace(path.pair, repeated=False).traces(self.batch, self.chains)
             first = pair.model
-            _check_sites(pair)
+            check_model(first)
+            check_guide(pair, path.model, batch)
             if independent_of_particles(pair):
-                self._template = pair.guide
-                self._parameters = [t for q, _ in pair.latent().values() for t in site_tensors(q)]
+                self._template = pair.counted_guide()
+                sites = [q for q, _ in pair.latent().values()]
+                self._parameters = [t for site in sites for t in site_tensors(site)]
+                self._name += f" by {[site_numbers(site) for site in sites]}"
         self.layout = Layout(first, self.chains, self.size * inner, path.nesting)
-        if path.start == "guide":
-            check_covered(pair, path.model, batch)
         self._sites = {name: first.nodes[name] for name in self.layout.parts}
         self._drawn: Tensor | None = self._by_chain(self.layout.vector(first))
+        self._left_out = self.layout.left_out(first)
 
     def draw(self) -> Point:
         """Exact samples of f_0, anew at every call."""
@@ -131,7 +133,10 @@ class Densities:
                 program = poutine.replay(self.model, trace=poutine.trace(self.guide).get_trace(**self.batch))
             self._drawn = self._vectors(program)
         u, self._drawn = self._drawn, None
-        return self.at(u)
+        point = self.at(u)
+        if self._left_out is not None:
+            check_left_out(self._by_chain(self._left_out), point.u, point.grad_start, point.grad_target)
+        return point
 
     def at_values(self, values: dict[str, Tensor]) -> Point:
         """All chains at given latents ``(N, *inner, *event)`` each."""
@@ -151,8 +156,7 @@ class Densities:
     def at(self, u: Tensor) -> Point:
         """The densities at ``u`` (C, N, D)."""
         given = {VECTOR: self._by_datum(u), **{f"{PARAMETER}{i}": t for i, t in enumerate(self._parameters)}}
-        name = f"densities of {self.chains} chains"
-        log_start, log_target, *gradients = self.path.recorder(name, self._evaluate, {**given, **self.batch})
+        log_start, log_target, *gradients = self.path.recorder(self._name, self._evaluate, {**given, **self.batch})
         return Point(u, *(self._by_chain(t) for t in (log_start, log_target, *gradients)))
 
     def _evaluate(self, **given: Tensor) -> Outputs:
@@ -175,7 +179,8 @@ class Densities:
             if self.path.start == "prior":
                 log_start = prior
             else:
-                guides = [guide.nodes[name] for name in self.layout.parts]
+                latents = pair.latent()
+                guides = [latents[name][0] for name in self.layout.parts]
                 log_start = summed([*guides, *pair.guide_factors().values()])
             log_target = prior + observed
             for name, value in unconstrained.log_det.items():
@@ -212,12 +217,3 @@ class Densities:
 
 def _trace(program: Callable[..., Any], batch: Batch) -> Trace:
     return prune_subsample_sites(poutine.trace(program).get_trace(**batch))
-
-
-def _check_sites(pair: TracePair) -> None:
-    for name, (_, p) in pair.latent().items():
-        if p is None:
-            raise InputError(
-                f"site '{name}' is the guide's alone, so that the guide's density of the model's latents is not known: "
-                'anneal from the prior, start="prior"'
-            )

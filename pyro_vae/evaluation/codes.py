@@ -13,6 +13,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.nodes import data_first, in_data_plate
 from pyro_vae.evaluation.running import quiet
 from pyro_vae.program import as_programs, prime
+from pyro_vae.sites import elementwise_support
 from pyro_vae.traces import Site, is_latent
 
 
@@ -36,20 +37,6 @@ def number_of_codes(fn: Any) -> int | None:
     low, high = (torch.as_tensor(bound).flatten() for bound in (support.lower_bound, support.upper_bound))
     same = bool((low == 0).all()) and bool((high == high[0]).all())  # not another K for every datum
     return int(high[0]) + 1 if same else None
-
-
-def is_discrete(fn: Any) -> bool:
-    """Whether a distribution's values can be counted: integers, 0 and 1, one-hot vectors."""
-    support = elementwise_support(fn)
-    return support is not None and support.is_discrete
-
-
-def elementwise_support(fn: Any) -> constraints.Constraint | None:
-    """The constraint on each number of a distribution's values, or None if it does not say."""
-    support = support_or_none(fn)
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
 
 
 def support_or_none(fn: Any) -> constraints.Constraint | None:

@@ -11,14 +11,15 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
-from pyro_vae.evaluation.nodes import data_first, in_data_plate, shown_of
+from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
 from pyro_vae.evaluation.running import as_batch, as_split, check_pair, generated, quiet
 from pyro_vae.evaluation.scaled import Scaled
 from pyro_vae.evaluation.tempered import Tempered
-from pyro_vae.program import Batch, Program, X, as_programs
+from pyro_vae.program import Batch, Program, as_programs
 from pyro_vae.traces import is_latent
 
 
@@ -53,7 +54,7 @@ def sample(
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
-        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``; of classes, which have none, the mode.
+        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``; of classes, which have none, the draw.
 
     Raises:
         InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
@@ -119,7 +120,7 @@ def draw(
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
-            parts.setdefault(f"{site}.mean", []).append(shown_of(trace.nodes[site]).cpu())
+            parts.setdefault(f"{site}.mean", []).append(mean_of(trace.nodes[site]).cpu())
     return Drawn({name: torch.cat(values) for name, values in parts.items()}, site or X)
 
 
@@ -135,7 +136,7 @@ def reconstruct(
 
     The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
     be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
-    have no mean, the mode: integers as well.
+    have no mean, a draw: integers as well.
 
     Args:
         model: generative program.
@@ -158,7 +159,7 @@ def reconstruct(
         guide_trace = poutine.trace(guide).get_trace(**batch)
         replayed = poutine.replay(model, trace=guide_trace)
         trace, site = generated(model, len(split), batch, site, run=replayed, looks="told")
-        return shown_of(trace.nodes[site]).cpu()
+        return mean_of(trace.nodes[site]).cpu()
 
 
 def decode(
@@ -169,7 +170,7 @@ def decode(
     site: str | None = None,
     batch: Batch | None = None,
 ) -> Tensor:
-    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes, the mode.
+    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes, a draw.
 
     Args:
         model: generative program.
@@ -195,7 +196,7 @@ def decode(
         run = _Hold(held)(program)
         trace, site = generated(program, count, rows, site, run=run)
         _check_latents(values, trace, site)
-        return shown_of(trace.nodes[site]).cpu()
+        return mean_of(trace.nodes[site]).cpu()
 
 
 class _Hold(Messenger):

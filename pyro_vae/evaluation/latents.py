@@ -15,10 +15,10 @@ from torch import Tensor
 from pyro_vae.checks import check_context, check_present
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.codes import is_discrete
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.evaluation.running import as_split, check_pair, quiet
 from pyro_vae.program import as_programs, prime, real_type
+from pyro_vae.sites import is_discrete
 from pyro_vae.traces import Site, is_latent
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
@@ -163,9 +163,7 @@ class _AtMean(Messenger):
         if msg["is_observed"] or msg["done"]:
             return
         mean = mean_or_none(msg["fn"])
-        if mean is not None and not is_discrete(
-            msg["fn"]
-        ):  # a mean of integers, or of one-hot vectors, is none of them
+        if mean is not None and not is_discrete(msg["fn"]):  # a mean of integers is none of them
             msg["value"], msg["done"] = mean, True
 
 

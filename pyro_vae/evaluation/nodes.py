@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
-from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.traces import Site, TracePair
+from pyro_vae.traces import Site, TracePair, data_plates, is_observed
 
 
 def in_data_plate(node: Site) -> bool:
@@ -32,23 +31,6 @@ def mean_or_none(fn: Any) -> Tensor | None:
     if not mean.is_floating_point():
         return None
     return None if bool(mean.isnan().any()) else mean  # nan: torch's way to say so, e.g. of Categorical
-
-
-def shown_of(node: Site) -> Tensor:
-    """What a data site's distribution is shown by: its mean, of classes its mode, of others its draw.
-
-    Returns:
-        ``(batch, ..., *event)``; floating point, if it is a mean.
-    """
-    if mean_or_none(node["fn"]) is not None:
-        return mean_of(node)
-    fn = node["fn"]
-    while isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
-    try:
-        return data_first(fn.mode, node)
-    except (NotImplementedError, AttributeError):
-        return data_first(node["value"], node)
 
 
 def mean_of(node: Site) -> Tensor:
@@ -82,8 +64,11 @@ def check_whole(trace: Trace, size: int | None = None) -> None:
     Raises:
         InputError: names the site, the plate and the sizes.
     """
+    over_data = data_plates(trace) if any(is_observed(site) for site in trace.nodes.values()) else frozenset()
     for site in trace.nodes.values():
         for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
+            if frame.name not in over_data and frame.full_size in (None, frame.size):
+                continue  # of a fixed size, that of no data
             whole = size or frame.size if frame.dim == -1 else frame.full_size or frame.size
             if frame.size != whole:
                 raise InputError(

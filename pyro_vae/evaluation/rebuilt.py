@@ -10,10 +10,9 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.recording import NotRecordable
+from pyro_vae.recording import NotRecordable, forget, seen_by
 from pyro_vae.traces import Site, TracePair, is_latent
 
-_CACHES = {"_inv", "_cached_x_y"}  # of torch's transforms: what they have seen, not what they are
 _MADE_OF_TENSORS = (torch.distributions.Distribution, torch.distributions.Transform)
 
 
@@ -21,12 +20,11 @@ def independent_of_particles(pair: TracePair) -> bool:
     """Whether the guide's distributions are the same for all particles, so that they can be drawn from again.
 
     What was computed from another site's samples has the plate of particles as its first dimension. In doubt the
-    answer is no: then the guide is run again, which is right for any guide.
+    answer is no: then the guide is run again, which is right for any guide. So it is for distributions that hold
+    anything but tensors and plain numbers: modules (flows), functions, dicts.
     """
-    if pair.guide_factors():
+    if pair.guide_factors() or (pair.num_particles == 1 and len(pair.latent()) > 1):
         return False
-    if pair.num_particles == 1:
-        return len(pair.latent()) == 1
     return all(_same_for_all(_own(q), pair.num_particles) for q, _ in pair.latent().values())
 
 
@@ -59,7 +57,17 @@ def rebuilt_trace(template: Trace, tensors: Iterator[Tensor], value: Callable[[s
             site = rebuilt_site(site, tensors)
             site["value"] = value(name, site["fn"])
         trace.add_node(name, **site)
+    if next(tensors, None) is not None:
+        raise RuntimeError("a guide's distributions were made of more tensors than they are now")
     return trace
+
+
+def site_numbers(site: Site) -> tuple:
+    """What a site's distribution, scale and mask are made of besides tensors: numbers, sizes, names of classes.
+
+    Two sites of which this is equal differ in nothing but :func:`site_tensors`.
+    """
+    return tuple(_numbers(_own(site)))
 
 
 def _own(site: Site) -> tuple:
@@ -75,7 +83,7 @@ def _same_for_all(value: Any, particles: int) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_same_for_all(v, particles) for v in value)
     if isinstance(value, _MADE_OF_TENSORS):
-        return all(_same_for_all(v, particles) for k, v in vars(value).items() if k not in _CACHES)
+        return all(_same_for_all(v, particles) for v in _content(value).values())
     return value is None or isinstance(value, (bool, int, float, str))
 
 
@@ -89,9 +97,23 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         for v in value:
             yield from _tensors(v)
     elif isinstance(value, _MADE_OF_TENSORS):
-        for k, v in vars(value).items():
-            if k not in _CACHES:
-                yield from _tensors(v)
+        for v in _content(value).values():
+            yield from _tensors(v)
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """What a distribution is made of besides tensors, in a fixed order."""
+    if isinstance(value, (list, tuple)):
+        yield len(value)
+        for v in value:
+            yield from _numbers(v)
+    elif isinstance(value, _MADE_OF_TENSORS):
+        yield type(value)
+        for name, v in _content(value).items():
+            yield name
+            yield from _numbers(v)
+    elif not isinstance(value, Tensor):
+        yield value
 
 
 def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
@@ -104,7 +126,14 @@ def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
         return type(value)(_rebuilt(v, tensors) for v in value)
     if isinstance(value, _MADE_OF_TENSORS):
         other = copy.copy(value)
-        for k, v in vars(value).items():
-            other.__dict__[k] = None if k in _CACHES else _rebuilt(v, tensors)
+        if isinstance(value, torch.distributions.Transform):
+            forget(other)
+        other.__dict__.update({k: _rebuilt(v, tensors) for k, v in _content(value).items()})
         return other
     return value
+
+
+def _content(value: Any) -> dict[str, Any]:
+    """What a distribution or a transform is, without what a transform has seen."""
+    seen = seen_by(value) if isinstance(value, torch.distributions.Transform) else ()
+    return {k: v for k, v in vars(value).items() if k not in seen}

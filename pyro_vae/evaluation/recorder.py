@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from pyro_vae.recording import Mode, NotRecordable, Outputs, Recording
+from pyro_vae.recording import Mode, NotRecordable, Outputs, Recording, expanded_along
 
 logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Runs functions of tensors by graphs, recorded once for each function and shape of inputs.
+    """Runs functions of tensors by graphs, recorded once for each function and for each shape and type of inputs.
 
     What cannot be recorded runs eagerly, it and all that comes after it, and one line in the log says why.
 
@@ -38,7 +38,7 @@ class Recorder:
         """
         if self.mode == "off":
             return function(**inputs)
-        key = (name, *((key, value.shape) for key, value in inputs.items()))
+        key = (name, *((key, value.shape, value.dtype, expanded_along(value)) for key, value in inputs.items()))
         if key not in self._recordings:
             self._recordings[key] = self._record(name, function, inputs)
         recording = self._recordings[key]

@@ -14,22 +14,14 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.arguments import X, data_argument, needed_to_generate, required_arguments, required_names, takes
 from pyro_vae.checks import check_context, check_data, check_present
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.split import as_real
 from pyro_vae.data_sites import data_site, observed_data, same_numbers, site_of_run
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, mean_of
-from pyro_vae.program import (
-    Program,
-    X,
-    data_argument,
-    needed_to_generate,
-    real_type,
-    required_arguments,
-    required_names,
-    takes,
-)
+from pyro_vae.program import Program, real_type
 
 logger = logging.getLogger(__name__)
 

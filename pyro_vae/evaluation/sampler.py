@@ -13,7 +13,7 @@ from pyro_vae.evaluation.nodes import is_deterministic
 from pyro_vae.evaluation.rebuilt import independent_of_particles, rebuilt_trace, site_tensors
 from pyro_vae.evaluation.recorder import Recorder
 from pyro_vae.pair import Pair
-from pyro_vae.recording import Mode, Outputs
+from pyro_vae.recording import Mode, Outputs, is_recorded
 from pyro_vae.traces import TracePair, in_particle_plate, log_weights, repeat
 
 __all__ = ["ImportanceSampler", "repeat"]
@@ -69,9 +69,11 @@ class ImportanceSampler:
         """log w of fresh particles and, if the guide can be drawn from again, its distributions' tensors."""
         pair = self.pair.traces(batch, chunk)
         again = independent_of_particles(pair)
-        self._templates.setdefault(shape, pair.guide if again else None)  # not a recording's, which holds no numbers
         sites = [q for q, _ in pair.latent().values()] if again else []
-        return (log_weights(pair, scaled=False), *(t for site in sites for t in site_tensors(site)))
+        log_w, parameters = log_weights(pair, scaled=False), [t for site in sites for t in site_tensors(site)]
+        if not is_recorded(log_w):  # of this batch: distributions may hold plain numbers that were taken from it
+            self._templates[shape] = pair.counted_guide() if again else None
+        return log_w, *parameters
 
     def _again(self, given: Batch, chunk: int, shape: tuple) -> Outputs:
         """log w of particles drawn from the guide's distributions, given as tensors; only the model is run."""

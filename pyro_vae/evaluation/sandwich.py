@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import accepted_arguments
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.ais import Annealing
 from pyro_vae.evaluation.annealed import Sandwich
@@ -17,7 +18,7 @@ from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.temperatures import Schedule
-from pyro_vae.program import accepted_arguments, as_programs
+from pyro_vae.program import as_programs
 from pyro_vae.recording import Compile
 
 

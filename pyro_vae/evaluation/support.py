@@ -1,9 +1,11 @@
-"""Whether a guide can draw all that the model can."""
+"""What distributions can draw, and whether a guide can draw all that the model can."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
@@ -11,11 +13,30 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.unconstrained import without_mixtures
 from pyro_vae.program import Batch, Program
 from pyro_vae.traces import TracePair
 
 DRAWS = 1000  # of the prior, where bounds alone do not tell
+_ANGLES = (dist.VonMises, torch.distributions.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+
+
+def support_of(fn: Any) -> Any:
+    """A distribution's support, with the range of angles, and of a mixture that of its components.
+
+    Distributions on circles call the real line their support, where their densities are periodic. What they draw, and
+    integrate to one over, are angles between -pi and pi.
+    """
+    inner = fn
+    while hasattr(inner, "base_dist") and not isinstance(inner, (*_ANGLES, dist.TransformedDistribution)):
+        inner = inner.base_dist
+    if isinstance(inner, dist.MixtureSameFamily):
+        components = support_of(inner._component_distribution)
+        events = fn.event_dim - getattr(components, "event_dim", 0)
+        return constraints.independent(components, events) if events > 0 else components
+    if isinstance(inner, _ANGLES):
+        angle = constraints.interval(-math.pi, math.pi)
+        return constraints.independent(angle, fn.event_dim) if fn.event_dim else angle
+    return fn.support
 
 
 def check_covered(pair: TracePair, model: Program, batch: Batch) -> None:
@@ -26,7 +47,9 @@ def check_covered(pair: TracePair, model: Program, batch: Batch) -> None:
     Raises:
         InputError: names a site where it does not: estimates from such a guide miss a part of p(x).
     """
-    sites = {name: (q["fn"].support, p["fn"].support) for name, (q, p) in pair.latent().items() if p is not None}
+    sites = {
+        name: (support_of(q["fn"]), support_of(p["fn"])) for name, (q, p) in pair.latent().items() if p is not None
+    }
     unsure = []
     for name, (q, p) in sites.items():
         bounds = _bounds(q), _bounds(p)
@@ -48,7 +71,6 @@ def check_covered(pair: TracePair, model: Program, batch: Batch) -> None:
 
 def _bounds(support: Any) -> tuple[Tensor, Tensor] | None:
     """Least and greatest value of each number, or None where that does not say all."""
-    support = without_mixtures(support)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support in (constraints.real, constraints.real_vector):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import sum_rightmost
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Transform, biject_to
+from torch.distributions.transforms import ComposeTransform, IndependentTransform
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.nodes import in_data_plate, is_point_mass
+from pyro_vae.evaluation.support import support_of
+from pyro_vae.masks import kept, masks_of
 from pyro_vae.traces import Site, is_latent
 
 
@@ -42,12 +42,12 @@ class Layout:
     """Which numbers of the vectors ``(particles, N, D)`` are which latent site's.
 
     Args:
-        trace: of the model, with latents of this many particles.
+        trace: of the model, with latents of this many particles; its latents are continuous.
         num_particles, size: C, N.
         nesting: batch dimensions of the program's own plates.
 
     Raises:
-        InputError: if a latent site is discrete, a point mass, or shared by all data.
+        InputError: if there is no latent site, or one with a support that no map to real numbers is known for.
     """
 
     def __init__(self, trace: Trace, num_particles: int, size: int, nesting: int) -> None:
@@ -56,7 +56,6 @@ class Layout:
         start = 0
         for name, site in trace.nodes.items():
             if is_latent(site):
-                _check_continuous(name, site)
                 u = bijection(site).inv(site["value"])
                 inner, event = self._split(u, site)
                 width = math.prod(inner) * math.prod(event)
@@ -78,9 +77,24 @@ class Layout:
             u = bijection(site).inv(site["value"])
             if not bool(u.isfinite().all()):
                 raise InputError(f"latent site '{name}': a value is outside, or on the edge of, the model's support")
-            u = u.reshape(self.num_particles, *part.inner, self.size, *part.event)
-            vectors.append(u.movedim(1 + len(part.inner), 1).reshape(self.num_particles, self.size, -1))
+            vectors.append(self._flat(u, part))
         return torch.cat(vectors, -1)
+
+    def left_out(self, trace: Trace) -> Tensor | None:
+        """Which numbers of the vectors ``(C, N, D)`` masks leave out in a trace of the model; None: none of them."""
+        masks = {name: kept(trace.nodes[name]) for name in self.parts}
+        if all(mask is None for mask in masks.values()):
+            return None
+        flat = []
+        for name, part in self.parts.items():
+            site, mask = trace.nodes[name], masks[name]
+            shape = site["fn"].batch_shape + part.event
+            if mask is None:
+                mask = torch.ones(shape, dtype=torch.bool, device=site["value"].device)
+            elif mask.shape != shape:  # of an event that is counted, or left out, as a whole
+                mask = mask[(..., *[slice(0, 1)] * len(part.event))].expand(shape)
+            flat.append(self._flat(~mask, part))
+        return torch.cat(flat, -1)
 
     def value(self, name: str, vector: Tensor) -> Tensor:
         """A site's unconstrained value ``(C, *inner, N, *event)``, without C if there is one particle."""
@@ -88,6 +102,11 @@ class Layout:
         u = vector[..., part.start : part.stop].to(part.dtype)
         u = u.reshape(self.num_particles, self.size, *part.inner, *part.event).movedim(1, 1 + len(part.inner))
         return u if self.num_particles > 1 else u.squeeze(0)
+
+    def _flat(self, value: Tensor, part: Part) -> Tensor:
+        """A site's tensor ``(C, *inner, N, *event)`` as ``(C, N, numbers)``."""
+        value = value.reshape(self.num_particles, *part.inner, self.size, *part.event)
+        return value.movedim(1 + len(part.inner), 1).reshape(self.num_particles, self.size, -1)
 
     def _split(self, u: Tensor, site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Sizes of the inner batch dimensions, and the event shape, of an unconstrained value."""
@@ -124,14 +143,27 @@ class Unconstrained(Messenger):
         u = self.layout.value(msg["name"], self.vector).reshape(*fn.batch_shape, *event)
         transform = bijection(msg)
         msg["value"], msg["done"] = transform(u), True
-        masks = [mask for mask in (msg["mask"], *_masks(fn)) if mask is not None and mask is not True]
+        masks = masks_of(msg)
         if masks or not _is_identity(transform):
-            log_det = transform.log_abs_det_jacobian(u, msg["value"])
-            log_det = sum_rightmost(log_det, log_det.dim() - len(fn.batch_shape))
-            for mask in masks:
-                kept = torch.as_tensor(mask, device=u.device)
-                log_det = torch.where(kept, log_det, -0.5 * sum_rightmost(u.square(), len(event)))
-            self.log_det[msg["name"]] = log_det
+            self.log_det[msg["name"]] = _log_det(transform, u, msg["value"], masks, len(fn.batch_shape))
+
+
+def _log_det(transform: Transform, u: Tensor, value: Tensor, masks: list, rank: int) -> Tensor:
+    """log |det dT/du| with the stand-in for what masks leave out, summed to a site's batch shape.
+
+    Args:
+        transform: T.
+        u, value: u and T(u).
+        masks: the outermost first (:func:`~pyro_vae.masks.masks_of`).
+        rank: dimensions of the batch shape.
+    """
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform  # each number's own, where they are independent
+    log_det, instead = transform.log_abs_det_jacobian(u, value), -0.5 * u.square()
+    for mask, more in reversed(masks):
+        log_det, instead = (sum_rightmost(t, t.dim() - rank - more) for t in (log_det, instead))
+        log_det = torch.where(torch.as_tensor(mask, device=u.device).bool(), log_det, instead)
+    return sum_rightmost(log_det, log_det.dim() - rank)
 
 
 def bijection(site: Site) -> Transform:
@@ -141,51 +173,16 @@ def bijection(site: Site) -> Transform:
         InputError: if none is known for its distribution.
     """
     try:
-        return biject_to(without_mixtures(site["fn"].support))
+        return biject_to(support_of(site["fn"]))
     except NotImplementedError as error:
         raise InputError(
             f"latent site '{site['name']}': for the support of {type(site['fn']).__name__} no map from unconstrained "
-            f"numbers is known ({error})"
+            f"numbers is known ({error}): it cannot be annealed; use log_likelihood"
         ) from error
-
-
-def without_mixtures(support: Any) -> Any:
-    """A support; of a mixture that of its components, which is the same."""
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        return without_mixtures(support.base_constraint)
-    if isinstance(support, constraints.independent):
-        return constraints.independent(without_mixtures(support.base_constraint), support.reinterpreted_batch_ndims)
-    return support
-
-
-def _masks(fn: Any) -> Iterator[Any]:
-    """Masks inside a distribution's wrappers."""
-    while hasattr(fn, "base_dist"):
-        if isinstance(fn, MaskedDistribution):
-            yield fn._mask
-        fn = fn.base_dist
 
 
 def _is_identity(transform: Any) -> bool:
     """Whether a transform leaves its input as it is: torch's empty composition, also for independent dimensions."""
-    while isinstance(transform, torch.distributions.transforms.IndependentTransform):
+    while isinstance(transform, IndependentTransform):
         transform = transform.base_transform
-    return isinstance(transform, torch.distributions.ComposeTransform) and not transform.parts
-
-
-def _check_continuous(name: str, site: Site) -> None:
-    if not in_data_plate(site):
-        raise InputError(
-            f"latent site '{name}' is outside the data plate: a bound per datum is not defined for a latent that "
-            "all data share"
-        )
-    fn = site["fn"]
-    if is_point_mass(fn):
-        raise InputError(
-            f"latent site '{name}' is a point mass, which has no density to be annealed; use log_likelihood"
-        )
-    if getattr(fn, "has_enumerate_support", False) or fn.support.is_discrete:
-        raise InputError(
-            f"latent site '{name}' is discrete ({type(fn).__name__}): annealing moves latents along gradients and "
-            "needs continuous ones; use log_likelihood"
-        )
+    return isinstance(transform, ComposeTransform) and not transform.parts

@@ -9,7 +9,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from pyro_vae.sites import Site, is_delta, same_masks
+from pyro_vae.masks import same_masks
+from pyro_vae.sites import Site, is_delta
 
 
 class UnitKL(NamedTuple):

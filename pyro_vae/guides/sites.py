@@ -10,8 +10,9 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 
+from pyro_vae.arguments import accepted_arguments, required_arguments
 from pyro_vae.errors import InputError
-from pyro_vae.program import Program, accepted_arguments, required_arguments
+from pyro_vae.program import Program
 
 
 def data_and_latent_shapes(

@@ -10,8 +10,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.arguments import accepted_arguments
 from pyro_vae.errors import InputError
-from pyro_vae.program import accepted_arguments
 
 Posterior = Callable[[str, dist.Normal, dict[str, Any]], dist.Normal]
 

@@ -13,11 +13,12 @@ from typing import Any, Self
 import pyro.infer
 import torch
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.pair import Pair, tried
-from pyro_vae.program import module_parameters
+from pyro_vae.parameters import module_parameters
 from pyro_vae.traces import TracePair, log_prob, trace_pair
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,18 @@ class Terms:
             | {f"penalty/{k}": v for k, v in self.penalty.items()}
             | self.report
         )
+
+
+class _Masked(Messenger):
+    """Gives sites masks by name."""
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.masks:
+            msg["mask"] = self.masks[msg["name"]]
 
 
 class Objective(pyro.infer.ELBO):
@@ -177,6 +190,9 @@ class Objective(pyro.infer.ELBO):
                 ", ".join(f"'{n}' ({type(pair.guide.nodes[n]['fn']).__name__})" for n in sites),
                 self._fallback_reason(),
             )
+        masks = {n: q["mask"] for n, (q, _) in pair.latent().items() if q["mask"] is not pair.guide.nodes[n]["mask"]}
+        if masks:  # what the model masks
+            guide = _Masked(masks)(guide)
         loss = self._fallback[key].differentiable_loss(model, guide, *args, **kwargs)
         return Terms(loss / pair.full_size)
 

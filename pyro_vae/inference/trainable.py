@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from pyro_vae.errors import InputError
-from pyro_vae.pair import Batch, Pair
+from pyro_vae.pair import Batch, Pair, evaluated
 from pyro_vae.sites import Site, innermost, is_delta, is_discrete, may_leave
 from pyro_vae.traces import is_latent
 
@@ -23,7 +23,8 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
         InputError: for hints of enumeration and baselines, which are not followed, and for a guide that draws outside
             the support of the model.
     """
-    traces = pair.traces(batch)
+    with evaluated(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
+        traces = pair.traces(batch)
     for site in (*traces.guide.nodes.values(), *traces.model.nodes.values()):
         if site["type"] == "sample" and is_latent(site):
             _check_hints(site)

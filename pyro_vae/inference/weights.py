@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
-from pyro_vae.program import Program, await_weights
+from pyro_vae.parameters import await_weights
+from pyro_vae.program import Program
 
 
 def named_weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:

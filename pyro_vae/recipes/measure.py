@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyro_vae.arguments import declared_context, required_arguments
 from pyro_vae.data import Data, Split
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.inference.weights import named_weights
-from pyro_vae.program import declared_context, required_arguments
 from pyro_vae.recipes.plain import plain
 
 SplitName = Literal["train", "validation", "test"]
@@ -89,6 +89,7 @@ def measure(
     parts = bound.to_dict()
     result = {
         **likelihood.to_dict(),
+        "warnings": list(dict.fromkeys([*likelihood.warnings, *bound.warnings])),
         "split": split,
         "given": _given(model, part),
         "elbo": bound.mean,
@@ -124,6 +125,25 @@ def part_of(data: Data, split: str, limit: int | None = None) -> Split:
         there = ", ".join(name for name in SPLITS if getattr(data, name) is not None)
         raise InputError(f"the data {data.name} have no {split} part; they have: {there}")
     return part if limit is None else part.subset(limit)
+
+
+def bits_are(result: Mapping[str, Any]) -> str:
+    """What a result's bits per dimension are of, where that is more than all levels of the data: "of a density, …".
+
+    Args:
+        result: of a measurement, as it is written; an older one may lack some of it.
+    """
+    told = ["of a density"] if result.get("density") else []
+    of = str(result.get("bits_of") or "")
+    return ", ".join([*told, *([f"of {of}"] if " given " in of else [])])
+
+
+def bits_in_words(result: Mapping[str, Any]) -> str:
+    """A result's bits per dimension with what they are of."""
+    bits = result["bits_per_dim"]
+    if bits is None or math.isnan(bits):
+        return "none: the data have sites of different kinds"
+    return f"{bits:.4f} {bits_are(result)}".rstrip()
 
 
 def weights_digest(model: nn.Module, guide: nn.Module) -> str:

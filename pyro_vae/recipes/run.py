@@ -17,6 +17,7 @@ from pyro_vae.files import write_json
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
 from pyro_vae.inference.weights import load_weights, save_weights
+from pyro_vae.program import as_programs
 from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.directory import CONFIG, WEIGHTS, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import (
@@ -206,8 +207,8 @@ def load(
 
     Args:
         path: the directory.
-        model, guide: programs of one's own to load the weights into, for a run that was trained from Python
-            (``fit(..., out=path)``) and so has no configuration.
+        model, guide: programs of one's own to load the weights into, modules or plain functions, for a run that was
+            trained from Python (``fit(..., out=path)``) and so has no configuration.
         trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
 
     Returns:
@@ -222,9 +223,6 @@ def load(
     if model is None or guide is None:
         raise InputError("load needs both model and guide, or neither")
     if not isinstance(model, nn.Module) or not isinstance(guide, nn.Module):
-        raise InputError(
-            "load needs model and guide as modules; of plain functions, give what training returned (result.model, "
-            "result.guide), which hold their parameters"
-        )
+        model, guide = as_programs(model, guide)
     load_weights(Path(path) / WEIGHTS, model, guide)
     return model.eval(), guide.eval()

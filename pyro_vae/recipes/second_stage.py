@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
+from pyro_vae.arguments import accepted_arguments
 from pyro_vae.data import Data, Split, Tokenizer, with_text
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.guides import EmptyGuide
@@ -19,7 +20,6 @@ from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT
 from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.priors import Prior, TransformerPrior
-from pyro_vae.program import accepted_arguments
 from pyro_vae.recipes.codes import Codes, digest, run_codes
 from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate

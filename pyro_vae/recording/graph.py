@@ -12,10 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.recording.caches import forget
 from pyro_vae.recording.reasons import first_line, reason, relative_error
 from pyro_vae.recording.simplified import simplify
 from pyro_vae.recording.state import Snapshot
-from pyro_vae.recording.tensors import LastSite, as_accumulated, copied, same_random_state, with_tensors
+from pyro_vae.recording.tensors import (
+    LastSite,
+    as_accumulated,
+    copied,
+    expanded_along,
+    laid_out,
+    same_random_state,
+    with_tensors,
+)
 
 Outputs = tuple[Tensor, ...]
 logger = logging.getLogger(__name__)
@@ -40,7 +49,8 @@ class Recording:
     Args:
         module: owner of all parameters and buffers that the function uses.
         function: from a batch to tensors.
-        batch: an example; other shapes need another recording.
+        batch: an example; other shapes need another recording. Other memory layouts do not: a batch is brought to
+            that of the recording; but what is expanded in the example must be so in every batch.
         differentiate: record the gradient of the first output, a scalar, with respect to the trainable parameters.
 
     Raises:
@@ -52,12 +62,15 @@ class Recording:
     ) -> None:
         self.module, self.function, self.differentiate = module, function, differentiate
         self.keys = list(batch)
+        self._expanded = {name: expanded_along(value) for name, value in batch.items()}
         self._has_gradient: list[bool] = []
         before = Snapshot(module)
         self._take_tensors()
         self._refuse_changes(before, batch)
         self._take_tensors()  # the first call may have made some
-        watch = LastSite()
+        watch, present = LastSite(), Snapshot(module, keep=False)
+        for transform in present.transforms:
+            forget(transform)
         try:
             with watch:
                 traced = make_fx(self._flat, tracing_mode="fake", _allow_non_fake_inputs=True)
@@ -66,6 +79,8 @@ class Recording:
         except Exception as error:
             before.restore()
             raise NotRecordable(reason(error, watch.name)) from error
+        finally:
+            present.restore_objects()  # caches without numbers are not to stay
         self._run: Callable[..., Any] = self.graph
 
     def _take_tensors(self) -> None:
@@ -198,7 +213,7 @@ class Recording:
         return [present[self._owners[id(b)]] for b in self.buffers]
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        return [*self.parameters, *self.buffers, *(batch[k] for k in self.keys)]
+        return [*self.parameters, *self.buffers, *(laid_out(batch[k], self._expanded[k]) for k in self.keys)]
 
     def _flat(self, *inputs: Tensor) -> list[Tensor]:
         """The function with every tensor that it uses as an argument; the gradient after the outputs."""

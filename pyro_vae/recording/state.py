@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+
+from pyro_vae.recording.caches import seen_by
 
 LONG = 10_000  # entries of a list or dict, beyond which only its length is looked at
 LARGE = 2**24  # numbers in a plain tensor, beyond which only its version is looked at
@@ -28,8 +31,8 @@ class Snapshot:
 
     Reached from the module: attributes of its submodules and of other objects of the user's classes; lists and dicts;
     the globals and closed-over variables that functions and methods name; parameters, buffers and other tensors;
-    random generators, Python's and NumPy's own among them. Registered buffers are put back but not compared: a
-    graph follows them.
+    random generators, Python's and NumPy's own among them; distributions and their transforms. Put back but not
+    compared are registered buffers, which a graph follows, and what transforms keep of the values that they have seen.
 
     Args:
         module: where to start.
@@ -39,6 +42,7 @@ class Snapshot:
     def __init__(self, module: nn.Module, *, keep: bool = True) -> None:
         self.module, self._keep = module, keep
         self.leaves: dict[str, Any] = {}  # by path: what can be compared
+        self.transforms: list[Transform] = []
         self._undo: list[Callable[[], None]] = []
         self._undo_buffers: list[Callable[[], None]] = []
         self._seen: set[int] = set()
@@ -57,9 +61,13 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put everything back."""
+        self.restore_objects()
+        self.restore_tensors()
+
+    def restore_objects(self) -> None:
+        """Put back all but the values of tensors."""
         for undo in self._undo:
             undo()
-        self.restore_tensors()
 
     def rebind_buffers(self) -> None:
         """Put the buffers back where they were, with the values that they have."""
@@ -117,7 +125,7 @@ class Snapshot:
             self._visit_class(value)
         elif isinstance(value, (np.random.Generator, random.Random, torch.Generator)):
             self._add_generator(path, value)
-        elif isinstance(value, nn.Module) or _of_the_user(type(value)):
+        elif isinstance(value, (nn.Module, Distribution, Transform)) or _of_the_user(type(value)):
             self._visit_attributes(path, value)
         elif isinstance(value, (list, dict, deque)):
             self.leaves[path] = len(value)
@@ -127,7 +135,13 @@ class Snapshot:
     def _visit_attributes(self, path: str, value: Any) -> None:
         attributes = getattr(value, "__dict__", {})
         self._undo.append(functools.partial(_put_back, attributes, _content(attributes)))
+        seen: set[str] = set()
+        if isinstance(value, Transform):
+            self.transforms.append(value)
+            seen = seen_by(value)
         for name, item in list(attributes.items()):
+            if name in seen:
+                continue
             if isinstance(value, nn.Module) and name in ("_parameters", "_modules", "_buffers"):
                 self._undo.append(functools.partial(_put_back, item, dict(item)))
                 if name == "_buffers":

@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 class LastSite(Messenger):
@@ -70,6 +71,33 @@ def as_accumulated(gradients: Sequence[Tensor | None], leaves: list[Tensor], inp
 def copied(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A batch that a program may work on in place."""
     return {name: value.clone() for name, value in batch.items()}
+
+
+def expanded_along(t: Tensor) -> tuple[int, ...]:
+    """The dimensions along which a tensor repeats one and the same memory."""
+    if t.layout is not torch.strided:
+        return ()
+    return tuple(i for i, (size, stride) in enumerate(zip(t.shape, t.stride(), strict=True)) if size > 1 and not stride)
+
+
+def laid_out(t: Tensor, expanded: tuple[int, ...]) -> Tensor:
+    """A tensor in the one layout that graphs are recorded for: rows one after another, but for what is expanded.
+
+    A graph holds views that fit the memory they were recorded for; in another layout they fail, or see other numbers.
+
+    Args:
+        t: of any layout.
+        expanded: dimensions to repeat memory along; those of ``t`` (:func:`expanded_along`), or fewer.
+    """
+    if t.layout is not torch.strided or (not expanded and t.is_contiguous()):
+        return t
+    one = t[tuple(slice(0, 1) if i in expanded else slice(None) for i in range(t.dim()))]
+    return one.contiguous().expand(t.shape)
+
+
+def is_recorded(t: Tensor) -> bool:
+    """Whether a tensor is one of a run that is being recorded, and has no numbers."""
+    return isinstance(t, FakeTensor)
 
 
 @contextmanager

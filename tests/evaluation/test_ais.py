@@ -130,8 +130,8 @@ def test_a_transition_is_hamiltonian_monte_carlo():
     """Against leapfrog steps written out for a Gaussian, in float64."""
     ppca = PPCA(data_dim=3, latent_dim=2)
     x = ppca.sample(2)
-    with evaluating(ppca.model, ppca.rough_guide(), x, 0) as (model, guide, split):
-        densities = AnnealedPath(model, guide, "guide", 5, 1, True).on(split.batch(slice(0, 2)))
+    with evaluating(ppca.model, ppca.rough_guide(), x, 0) as (pair, split):
+        densities = AnnealedPath(pair, "guide", 5).on(split.batch(slice(0, 2)))
         point = densities.draw()
         step, beta = torch.full((2, 2), 0.3, dtype=torch.float64), 0.4
         torch.manual_seed(3)

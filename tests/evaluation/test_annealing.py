@@ -32,8 +32,8 @@ def test_between_two_exponents_step_sizes_are_linear_and_beyond_them_the_nearest
 
 def test_each_number_s_step_is_in_proportion_to_its_spread():
     """A Gaussian that stays the same: one acceptance for all numbers, whatever their scale."""
-    with evaluating(model, guide, torch.zeros(4), 0) as (programs, guides, split):
-        densities = AnnealedPath(programs, guides, "guide", 64, 1, True).on(split.batch(slice(0, 4)))
+    with evaluating(model, guide, torch.zeros(4), 0) as (pair, split):
+        densities = AnnealedPath(pair, "guide", 64).on(split.batch(slice(0, 4)))
         step = tune(densities, [i / 20 for i in range(1, 21)], 3, lambda: None).step[-1]  # (4, 3)
     relative = step / SPREAD
     torch.testing.assert_close(relative, relative.mean().expand(4, 3), rtol=0.35, atol=0)
@@ -43,8 +43,8 @@ def test_each_number_s_step_is_in_proportion_to_its_spread():
 def test_every_start_is_drawn_anew():
     """Chains that count must not start where those did that step sizes were found with."""
     for start in ("guide", "prior"):
-        with evaluating(model, guide, torch.zeros(50), 0) as (programs, guides, split):
-            densities = AnnealedPath(programs, guides, start, 40, 1, True).on(split.batch(slice(0, 50)))
+        with evaluating(model, guide, torch.zeros(50), 0) as (pair, split):
+            densities = AnnealedPath(pair, start, 40).on(split.batch(slice(0, 50)))
             a, b = ((densities.draw().u / SPREAD).flatten() for _ in range(2))
         assert torch.corrcoef(torch.stack([a, b]))[0, 1].abs() < 0.06
         assert abs(a.std() - 1) < 0.04 and abs(b.std() - 1) < 0.04

@@ -34,8 +34,8 @@ def test_the_mean_of_one_over_the_backward_weight_is_one_over_the_likelihood(vec
     noise = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
     z = ppca.posterior_mean(x) + noise @ ppca.posterior_tril.T
     beta = temperatures(5).tolist()
-    with evaluating(ppca.model, ppca.rough_guide(0.7, 0.3), x, 0) as (model, guide, split):
-        densities = AnnealedPath(model, guide, "guide", 2, 1, vectorize).on(split.batch(slice(0, 4000)))
+    with evaluating(ppca.model, ppca.rough_guide(0.7, 0.3), x, 0, vectorize=vectorize) as (pair, split):
+        densities = AnnealedPath(pair, "guide", 2).on(split.batch(slice(0, 4000)))
         sizes = tune(densities, beta[1:], 2, lambda: None)
         log_w = backwards(densities, densities.at_values({"z": z}), beta, sizes, 2, lambda: None).log_w
     ratio = (ppca.log_prob(x) - log_w).exp().mean(0)  # (4000,), of mean one

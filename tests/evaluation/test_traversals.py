@@ -20,7 +20,7 @@ def drawn(monkeypatch):
     """What is given to the grid of the figure."""
     given = {}
 
-    def grid(values, title, rows, columns):
+    def grid(values, title, rows, columns, limits):
         given.update(values=values, rows=rows, columns=columns)
         return "figure"
 

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from pyro_vae import fit
+from pyro_vae.arguments import data_argument, required_arguments
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, figures, log_likelihood
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
 from pyro_vae.evaluation.interpolation import decode_path
 from pyro_vae.evaluation.latents import encode, posterior_samples
-from pyro_vae.program import Program, data_argument, required_arguments
+from pyro_vae.program import Program
 
 SHAPE = (4, 4)
 decoder = nn.Sequential(nn.Linear(2, 16), nn.Unflatten(-1, SHAPE))

@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.inference import ELBO, IWAE, KLWeighted
 from pyro_vae.models import VAE
-from pyro_vae.program import module_parameters
+from pyro_vae.parameters import module_parameters
 
 
 def loss_of(objective, model, guide, *args, seed=0, **kwargs):

@@ -107,6 +107,11 @@ def test_draws_have_the_guides_probabilities():
     assert modes.tolist() == [[1], [0], [0]]
 
 
+def test_codes_are_taken_of_the_models_data_only():
+    with pytest.raises(InputError, match=r"'x'"):
+        extract_codes(Uncertain(), Drawn(), Split({"x": torch.rand(4, 2)}), ["codes"])
+
+
 def test_a_prior_of_draws_is_the_one_that_the_bound_wants():
     """KL(q(z|x) || prior), mean over data, is least under the mean of q; that of most probable codes is far off."""
     x = torch.linspace(0.55, 0.95, 200).unsqueeze(1)

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X, needed_to_generate
 from pyro_vae.data import Data, Sound, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.code_statistics import code_statistics
@@ -40,7 +41,7 @@ from pyro_vae.evaluation.figures.uniform_and_learned import uniform_and_learned
 from pyro_vae.evaluation.figures.worst_data import worst_data
 from pyro_vae.evaluation.latent_statistics import latent_statistics
 from pyro_vae.files import write_atomically
-from pyro_vae.program import X, as_programs, needed_to_generate
+from pyro_vae.program import as_programs
 
 __all__ = [
     "aggregated_posterior",
@@ -120,16 +121,17 @@ def draw_all(
     figures = drawers(model, guide, split, records, data.sound, seed)
     written = []
     for name, draw in figures.items():
+        path, drawn = Path(folder) / f"{name}.png", False
         try:
             figure = draw()
-            image = None if figure is None else png(figure)
+            drawn = figure is not None
+            if figure is not None:
+                save_figure(figure, path)
+                written.append(path)
         except Exception as error:  # one figure's failure is not to take the others with it
+            if drawn and isinstance(error.__cause__, OSError):
+                raise  # the disk's, which would take the others as well
             logger.warning("no figure '%s': %s", name, why_not(error))
-            continue
-        if image is not None:
-            path = Path(folder) / f"{name}.png"
-            write_atomically(path, lambda temporary, image=image: temporary.write_bytes(image))
-            written.append(path)
     return written
 
 

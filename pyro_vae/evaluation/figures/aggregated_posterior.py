@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from pyro_vae.arguments import X, needed_to_generate
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.panels import from_the_top, panels
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, posterior_samples, principal_components
-from pyro_vae.program import X, needed_to_generate
 
 logger = logging.getLogger(__name__)
 POINTS = 100  # on a side of the plane

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.data import Split
 from pyro_vae.evaluation.attributes import AttributeVectors, attribute_vectors
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
@@ -17,7 +18,6 @@ from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.interpolation import decode_path
 from pyro_vae.evaluation.latents import NO_FREE_SITE, free_sites, mean_path
-from pyro_vae.program import X
 
 logger = logging.getLogger(__name__)
 MAX_ROWS = 20

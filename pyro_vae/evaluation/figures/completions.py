@@ -10,13 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import declared_context
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.images import is_image, labelled_columns
 from pyro_vae.evaluation.figures.pick import pick
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.evaluation.nodes import data_first
 from pyro_vae.evaluation.running import generated, quiet
-from pyro_vae.program import Program, declared_context
+from pyro_vae.program import Program
 from pyro_vae.traces import is_latent
 
 logger = logging.getLogger(__name__)

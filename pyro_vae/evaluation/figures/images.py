@@ -66,8 +66,8 @@ def grey_range(x: Tensor | None) -> Limits:
 
 
 def kind(values: Tensor) -> str:
-    """What is shown of p(x | z): a mean, or, where integers have none, one of its values."""
-    return "mean" if values.is_floating_point() else "a value"
+    """What is shown of p(x | z): a mean, or, where integers have none, a draw."""
+    return "mean" if values.is_floating_point() else "a draw"
 
 
 def told_range(limits: Limits) -> str:

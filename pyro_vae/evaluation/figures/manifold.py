@@ -11,11 +11,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X, needed_to_generate
 from pyro_vae.evaluation.figures.images import Limits, grey_range, is_image, kind, mosaic, shaped_like_x, told_range
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.evaluation.nodes import in_data_plate, mean_of
 from pyro_vae.evaluation.running import generated, quiet
-from pyro_vae.program import Batch, Program, X, needed_to_generate
+from pyro_vae.program import Batch, Program
 from pyro_vae.traces import Site, is_latent
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pyro_vae.arguments import X
 from pyro_vae.evaluation.figures.curves import draw_curve
 from pyro_vae.evaluation.figures.images import grey_range, is_curve, is_image, kind, mosaic, shaped_like_x, told_range
 from pyro_vae.evaluation.generate import draw
-from pyro_vae.program import Batch, X
+from pyro_vae.program import Batch
 
 logger = logging.getLogger(__name__)
 MAX_CURVES = 64

@@ -10,11 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import declared_context
 from pyro_vae.context import num_attributes, num_classes
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.images import is_image, labelled_columns
 from pyro_vae.evaluation.generate import draw
-from pyro_vae.program import Program, declared_context
+from pyro_vae.program import Program
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES, MAX_ATTRIBUTES = 20, 12

@@ -36,7 +36,7 @@ def reconstructions(
     if not _drawable(split.shape):
         return None
     batch = pick(split, n, seed)
-    mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)  # (n, *shape)
+    mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
     return pairs(batch["x"].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
 
 
@@ -44,7 +44,7 @@ def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
     """Data, and below each (of curves: in the same panel) what was made of it.
 
     Args:
-        x, mean: ``(n, *shape)``.
+        x, mean: ``(n, *shape)``; the mean may be flat, or have a channel more.
         title: of the figure.
 
     Returns:
@@ -53,6 +53,7 @@ def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
     shape = tuple(x.shape[1:])
     if not _drawable(shape):
         return None
+    mean = in_shape(mean, shape)
     figure = _curves(x, mean) if is_curve(shape) else _images(x, mean)
     figure.suptitle(title)
     return figure

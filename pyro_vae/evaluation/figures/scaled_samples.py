@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from pyro_vae.arguments import X
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
 from pyro_vae.evaluation.figures.images import grey_range, shaped_like_x
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.evaluation.nodes import in_data_plate
 from pyro_vae.evaluation.running import generated, quiet
 from pyro_vae.evaluation.scaled import scaled
-from pyro_vae.program import Batch, Program, X
+from pyro_vae.program import Batch, Program
 from pyro_vae.traces import is_latent
 
 logger = logging.getLogger(__name__)

@@ -86,6 +86,7 @@ def sound_grid(x: Tensor, sound: Sound, title: str, columns: int = COLUMNS) -> F
 
 def pairs_of_spectrograms(x: Tensor, mean: Tensor, sound: Sound, title: str, names: Sequence[str] = ()) -> Figure:
     """Data, and below each what was made of it, both ``(n, 1, L)``; eight in a row, the names above."""
+    mean = in_shape(mean, tuple(x.shape[1:]))
     above, below = _in_rows(x, COLUMNS), _in_rows(mean, COLUMNS)  # (rows, columns, 1, L)
     down, across = above.shape[:2]
     values = torch.stack([above, below], 1).flatten(0, 1)  # (2 rows, columns, 1, L)
@@ -117,6 +118,6 @@ def spectrograms(
         seed: of the draws of z.
     """
     batch = pick(split, n, seed)
-    mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)  # (n, 1, L)
+    mean = reconstruct(model, guide, batch, seed=seed)  # (n, 1, L)
     title = f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)"
     return pairs_of_spectrograms(batch["x"].cpu(), mean, sound, title)

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.arguments import X
 from pyro_vae.data import Split
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
 from pyro_vae.evaluation.figures.images import grey_range, in_shape, kind
@@ -18,7 +19,7 @@ from pyro_vae.evaluation.figures.pick import pick, picked
 from pyro_vae.evaluation.interpolation import decode_path
 from pyro_vae.evaluation.latents import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.running import quiet
-from pyro_vae.program import X, as_programs, prime
+from pyro_vae.program import as_programs, prime
 
 logger = logging.getLogger(__name__)
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)

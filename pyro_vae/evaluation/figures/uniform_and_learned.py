@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from pyro_vae.arguments import needed_to_generate
 from pyro_vae.evaluation.figures.grid import grid, is_drawable
 from pyro_vae.evaluation.figures.images import is_image, mosaic
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.priors import Prior, UniformPrior
-from pyro_vae.program import Batch, Program, needed_to_generate
+from pyro_vae.program import Batch, Program
 
 logger = logging.getLogger(__name__)
 SIDE = 6  # samples on a side

@@ -116,7 +116,17 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _row(subject: Subject, name: str, measured: Measured, base: Measured) -> dict[str, Any]:
     """What is said of one run."""
-    keys = ("log_likelihood", "standard_error", "bits_per_dim", "num_particles", "num_data", "elbo", "kl", "given")
+    keys = (
+        "log_likelihood",
+        "standard_error",
+        "bits_per_dim",
+        "bits_of",
+        "density",
+        "num_particles",
+        "num_data",
+        "elbo",
+    )
+    keys += ("kl", "given")
     keys += ("elbo_standard_error", "reconstruction", "effective_sample_size", "pareto_k_max", "pareto_k_above", "seed")
     told = {key: measured.result[key] for key in keys if key in measured.result}
     if measured is not base:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae.recipes.measure import bits_are
 from pyro_vae.recipes.pages import html
 
 MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
@@ -80,6 +81,7 @@ def _likelihood(runs: Any) -> str:
         "log p(x), nats",
         "ELBO, nats",
         "bits/dim",
+        "these bits are",
         "K",
         "effective sample size",
         "largest k-hat",
@@ -91,6 +93,7 @@ def _likelihood(runs: Any) -> str:
             html.with_error(run["log_likelihood"], run["standard_error"]),
             html.with_error(run.get("elbo"), run.get("elbo_standard_error")),
             html.number(run.get("bits_per_dim"), 4),
+            bits_are(run) or None,
             run["num_particles"],
             html.number(run.get("effective_sample_size"), 1),
             run.get("pareto_k_max"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae.recipes.measure import bits_are
 from pyro_vae.recipes.pages import html
 
 
@@ -25,6 +26,7 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         row("log-likelihood (importance-weighted bound), nats", "log_likelihood", "standard_error"),
         row("ELBO, nats", "elbo", "elbo_standard_error"),
         row("bits per dimension", "bits_per_dim", None, 4),
+        ["these bits are", *(bits_are(f) or None for f in found)],
         *(
             [
                 f"reconstruction of {site}: E log p({site} | z), nats",

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.recipes.measure import bits_are
 from pyro_vae.recipes.pages import html
 from pyro_vae.recipes.pages.measurement_tables import likelihood_table, measurement_table
 
@@ -89,7 +90,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
             found["log_likelihood"], found["standard_error"]
         ),
         "nats: ELBO": html.with_error(found.get("elbo"), found.get("elbo_standard_error")),
-        "bits per dimension": html.number(found.get("bits_per_dim"), 4),
+        f"bits per dimension {bits_are(found)}".rstrip(): html.number(found.get("bits_per_dim"), 4),
         "parameters": html.number(report["parameters"]["all"]),
         "epochs": html.number(training["epochs"]),
         "minutes of training": html.number(training["minutes"], 1),
