@@ -62,7 +62,9 @@ def try_together(model: Callable[..., Any], guide: Callable[..., Any], batch: Ro
             cells = _Cells(model, guide, first, second, nesting)
         except Exception as error:
             line = (str(error).strip().splitlines() or [""])[0]
-            return Trial(False, False, False, f"run with a single datum, it fails ({type(error).__name__}: {line[:200]})")
+            return Trial(
+                False, False, False, f"run with a single datum, it fails ({type(error).__name__}: {line[:200]})"
+            )
         plates = cells.data_plates()
         reason = cells.compared(particles=True, data=2) or cells.compared(particles=True, data=3)
         if not reason:
