@@ -185,7 +185,7 @@ def trace_pair(
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     guide_trace, model_trace = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
     check_sites(model_trace, guide_trace)
-    frame = _data_frame(model_trace)
+    frame = data_frame(model_trace)
     size = frame.size // copies
     full_size = size * (frame.full_size or frame.size) / frame.size
     return TracePair(
@@ -260,8 +260,12 @@ def _both(model: Trace, guide: Trace, name: str) -> list[Site]:
     return [trace.nodes[name] for trace in (model, guide) if name in trace.nodes]
 
 
-def _data_frame(trace: Trace) -> Any:
-    """The plate at dim -1 of the data sites, each of which must be in one."""
+def data_frame(trace: Trace) -> Any:
+    """The plate at dim -1 of the data sites, each of which must be in one.
+
+    Raises:
+        InputError: names a data site or a factor that is in none, or in one of another size.
+    """
     frames: dict[str, Any] = {}
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or not is_observed(site):

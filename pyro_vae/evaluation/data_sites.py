@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pyro_vae.data import Split
 from pyro_vae.masks import kept
 from pyro_vae.pair import Pair
+from pyro_vae.runtime import private_seed
 from pyro_vae.sites import Site, is_discrete, is_factor
 from pyro_vae.traces import TracePair, log_prob
 
@@ -31,6 +32,11 @@ class DataSite:
 
 def data_sites(pair: Pair, split: Split) -> dict[str, DataSite]:
     """The data sites of a pair by name, in the model's order; factors are none."""
+    with private_seed(0, split.device):  # the draws of an estimate are not to depend on this
+        return _found(pair, split)
+
+
+def _found(pair: Pair, split: Split) -> dict[str, DataSite]:
     first = pair.traces(split.batch(slice(0, 1)))
     sites = {name: site for name, site in first.observed().items() if not is_factor(site)}
     kinds = {name: None if (d := is_discrete(site["fn"])) is None else not d for name, site in sites.items()}
