@@ -30,7 +30,7 @@ class DataSite:
     nats: float | None = None
 
 
-def data_sites(pair: Pair, split: Split) -> dict[str, DataSite]:
+def measured_sites(pair: Pair, split: Split) -> dict[str, DataSite]:
     """The data sites of a pair by name, in the model's order; factors are none."""
     with private_seed(0, split.device):  # the draws of an estimate are not to depend on this
         return _found(pair, split)
