@@ -14,19 +14,15 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import InputError
+from pyro_vae.masks import kept, masked_like, same_masks, without_masks
 from pyro_vae.penalty import is_penalty
 from pyro_vae.sites import (
     Site,
-    elementwise_mask,
     elementwise_support,
     innermost,
     is_delta,
     is_discrete,
-    masked_inside,
-    masked_like,
     may_leave,
-    same_masks,
-    without_masks,
 )
 from pyro_vae.traces import is_latent, is_observed, log_prob
 
@@ -119,12 +115,11 @@ def check_bound(
         )
     elif auxiliary:
         raise InputError(
-            f"site {_named(auxiliary)} is only the guide's, so that its weights are no bound on p(x): they would have "
+            f"site {_named(auxiliary)} is the guide's alone, so that its weights are no bound on p(x): they would have "
             "a density of 1 everywhere in the place of the model's. Give the model a reverse model of it, a site of "
             f"the same name after its data: pyro.sample('{auxiliary[0]}', r, infer={{'is_auxiliary': True}}) with a "
             "distribution r that may depend on x and z; or, where latents are one-to-one functions of it, make these "
-            "Delta(value, log_density=-log|det|) of the same number of values; or measure with "
-            "ais(..., start='prior'), which needs no guide"
+            'Delta(value, log_density=-log|det|) of the same number of values; ais needs no guide with start="prior"'
         )
     else:
         raise InputError(
@@ -151,12 +146,6 @@ def _check_kinds(name: str, q: Site, p: Site) -> None:
 
 
 def _check_masks(name: str, q: Site, p: Site) -> None:
-    for site in (q, p):
-        if masked_inside(innermost(site["fn"])):
-            raise InputError(
-                f"latent site '{name}': a mask inside of {_kind(site)} leaves out only a part of its density: mask the "
-                "whole distribution, .mask(m) after it is made"
-            )
     kept_q, kept_p = _broadcast_masks(q, p)
     if bool((kept_q & ~kept_p).any()):
         raise InputError(
@@ -175,8 +164,8 @@ def _equal_masks(q: Site, p: Site) -> bool:
 def _broadcast_masks(q: Site, p: Site) -> tuple[Tensor, Tensor]:
     value = q["value"]
     every = torch.ones(value.shape, dtype=torch.bool, device=value.device)
-    kept = [torch.as_tensor(elementwise_mask(site), device=value.device) & every for site in (q, p)]
-    return kept[0], kept[1]
+    ours, theirs = (every if (mask := kept(site)) is None else mask & every for site in (q, p))
+    return ours, theirs
 
 
 def _excess(model: Trace, guide: Trace, latents: Mapping[str, Site]) -> Tensor | float:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from pyro.distributions.util import validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -15,10 +14,11 @@ from pyro_vae.arguments import declared_context, required_arguments
 from pyro_vae.autoguides import refuse_unamortized
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.masks import kept
 from pyro_vae.program import Batch, Program, prime
 from pyro_vae.recording.tensors import LastSite
-from pyro_vae.sites import Site, elementwise_mask, elementwise_support, innermost, inside_support, is_factor
-from pyro_vae.traces import check_sites, is_observed
+from pyro_vae.sites import Site, elementwise_support, innermost, inside_support, is_factor
+from pyro_vae.traces import is_observed
 
 CHUNK = 1000  # data looked at together
 
@@ -42,13 +42,12 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
         check_context(program, first)
     refuse_unamortized(guide, first)
     traces = _primed(model, guide, first)
-    check_sites(*(prune_subsample_sites(trace.copy()) for trace in traces))
     sites = {n: s for n, s in traces[0].nodes.items() if is_observed(s) and not is_factor(s)}
     entries = {name: observed_entry(site, first) for name, site in sites.items()}
     computed = {
         n
         for n, s in sites.items()
-        if entries[n] is None or _depends_on_parameters(s["fn"].support) or elementwise_mask(s) is not True
+        if entries[n] is None or _depends_on_parameters(s["fn"].support) or kept(s) is not None
     }
     for name, site in sites.items():
         check_shape(name, site)
@@ -199,8 +198,8 @@ def check_support(name: str, site: Site, value: Tensor, entry: str | None = None
     support = site["fn"].support
     if entry is not None:  # laid out otherwise, maybe
         support = elementwise_support(site["fn"]) if isinstance(support, constraints.independent) else support
-    kept = elementwise_mask(site) if entry is None else True
-    inside = support.check(value) if kept is True else inside_support(site["fn"], value, kept)
+    mask = kept(site) if entry is None else None
+    inside = support.check(value) if mask is None else inside_support(site["fn"], value, mask)
     if not bool(inside.all()):
         raise InputError(_complaint(name, site["fn"], value, entry or name))
 

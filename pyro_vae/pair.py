@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.bounds import check_bound
 from pyro_vae.errors import InputError
 from pyro_vae.program import Program, as_programs, prime
 from pyro_vae.runtime import private_seed
-from pyro_vae.traces import TracePair, trace_pair
+from pyro_vae.traces import TracePair, check_sites, data_frame, trace_pair
 from pyro_vae.trial import Trial, try_together
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ def examine(
     """
     with private_seed(0, next(iter(batch.values())).device):
         model_trace, guide_trace = traces or prime(model, guide, batch)
+        check_sites(*(prune_subsample_sites(trace.copy()) for trace in (model_trace, guide_trace)))
+        data_frame(model_trace)
         with evaluated(model, guide), torch.no_grad():
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
             trial = try_together(model, guide, batch, nesting)
@@ -171,14 +174,14 @@ def _chosen(trial: Trial, vectorize: bool) -> tuple[bool, bool]:
     if not trial.together:
         if not trial.one_in_plate:
             raise InputError(
-                f"the programs look at the whole batch ({trial.reason}), and at all particles together: neither many "
-                "data nor many particles of one give the numbers of one. Compute each datum from its own row, with "
-                "operations on the last dimensions (dim=-1) and networks.apply_batched around networks that take one "
-                "batch dimension"
+                f"the programs look at the whole batch ({trial.reason}), and not at one datum after another: neither "
+                "many data nor many particles of one give the numbers of one. Compute each datum from its own row, "
+                "with operations on the last dimensions (dim=-1) and networks.apply_batched around networks that take "
+                "one batch dimension"
             )
         logger.warning("data are run one by one, for the programs look at the whole batch: %s", trial.reason)
         return False, True
-    if not trial.plate:
+    if not trial.plate and vectorize:
         logger.warning(
             "particles are run as further data, not in a plate: %s. A plate is faster: operations on the last "
             "dimensions (dim=-1), and networks.apply_batched around networks that take one batch dimension",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -96,17 +94,19 @@ def _bounds(constraint: Any) -> tuple[float, float] | None:
     return (-torch.inf if ends[0] is None else ends[0]), (torch.inf if ends[1] is None else ends[1])
 
 
-def inside_support(fn: Any, value: Tensor, kept: Tensor | bool = True) -> Tensor:
+def inside_support(fn: Any, value: Tensor, kept: Tensor | None = None) -> Tensor:
     """Whether values are in a distribution's support, ``(*batch,)``; elements that a mask leaves out always are.
 
     Args:
         fn: the distribution.
         value: ``(*batch, *event)``.
-        kept: mask of elements, broadcast to the value.
+        kept: which elements count, ``(*batch, *event)``; all if None.
     """
     base = elementwise_support(fn)
-    support = fn.support if base is not ANGLE else constraints.independent(ANGLE, fn.event_dim)
-    if kept is True or not isinstance(support, constraints.independent):
+    support = fn.support
+    if base is ANGLE:
+        support = constraints.independent(ANGLE, fn.event_dim) if fn.event_dim else ANGLE
+    if kept is None or not isinstance(support, constraints.independent):
         return support.check(value)
     assert base is not None
     inside = base.check(value)  # (*batch, *outer event)
@@ -114,70 +114,5 @@ def inside_support(fn: Any, value: Tensor, kept: Tensor | bool = True) -> Tensor
     return inside.flatten(inside.dim() - (fn.event_dim - base.event_dim)).all(-1)
 
 
-def _leading(mask: Tensor | bool, dims: int, of: int) -> Tensor:
-    mask = torch.as_tensor(mask)
+def _leading(mask: Tensor, dims: int, of: int) -> Tensor:
     return mask if of == dims else mask.reshape((1,) * (of - mask.dim()) + mask.shape).flatten(dims).any(-1)
-
-
-def masks(site: Site) -> Iterator[tuple[Any, int]]:
-    """Each mask of a site, its own (``poutine.mask``) and those in its distribution.
-
-    Yields:
-        the mask, a tensor or a bool, and how many dimensions of the value lie to the right of its own.
-    """
-    fn = site["fn"]
-    if site["mask"] is not None:
-        yield site["mask"], fn.event_dim
-    while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
-        if isinstance(fn, MaskedDistribution):
-            yield fn._mask, fn.event_dim
-        fn = fn.base_dist
-
-
-def masked_inside(fn: Any) -> bool:
-    """Whether a mask is inside a transformed distribution or a mixture, and leaves out only a part of its density."""
-    if isinstance(fn, MaskedDistribution):
-        return True
-    parts = (getattr(fn, name, None) for name in ("base_dist", "_component_distribution", "_mixture_distribution"))
-    return any(masked_inside(part) for part in parts if part is not None)
-
-
-def elementwise_mask(site: Site) -> Tensor | bool:
-    """Which elements of a site's value count, broadcast to ``(*batch, *event)``; True: all."""
-    kept: Any = True
-    for mask, events in masks(site):
-        if mask is True:
-            continue
-        mask = torch.as_tensor(mask)
-        kept = mask.reshape(mask.shape + (1,) * events) & kept
-    return kept
-
-
-def same_masks(q: Site, p: Site) -> bool:
-    """Whether two sites leave out the same elements, as far as the masks' identity tells."""
-    ours, theirs = list(masks(q)), list(masks(p))
-    return len(ours) == len(theirs) and all(a is b and i == j for (a, i), (b, j) in zip(ours, theirs, strict=True))
-
-
-def masked_like(q: Site, p: Site) -> Site:
-    """A guide's site with the masks of the model's site that leave out whole batch elements.
-
-    What the model leaves out is not there: labels that are observed (``obs_mask``), steps beyond a sequence's end. The
-    guide may sample it all the same.
-    """
-    own = {id(mask) for mask, _ in masks(q)}
-    for mask, events in masks(p):
-        if mask is not True and id(mask) not in own and events == p["fn"].event_dim:
-            q = {**q, "mask": mask if q["mask"] is None or q["mask"] is True else q["mask"] & mask}
-    return q
-
-
-def without_masks(fn: Any) -> Any:
-    """A distribution without the masks in its wrappers."""
-    if isinstance(fn, MaskedDistribution):
-        return without_masks(fn.base_dist)
-    if isinstance(fn, torch.distributions.Independent):
-        return dist.Independent(without_masks(fn.base_dist), fn.reinterpreted_batch_ndims)
-    if isinstance(fn, dist.ExpandedDistribution):
-        return without_masks(fn.base_dist).expand(fn.batch_shape)
-    return fn

@@ -16,16 +16,14 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
+from pyro_vae.masks import kept, masked_like, same_masks
 from pyro_vae.penalty import is_penalty
 from pyro_vae.sites import (
     Site,
-    elementwise_mask,
     inside_support,
     is_delta,
     is_factor,
-    masked_like,
     may_leave,
-    same_masks,
 )
 
 PARTICLES = "particles"
@@ -87,6 +85,13 @@ class TracePair:
                 p = self.model.nodes.get(name)
                 found[name] = (site if p is None else masked_like(site, p), p)
         return found
+
+    def counted_guide(self) -> Trace:
+        """The guide's trace with its latent sites as they are counted (:meth:`latent`)."""
+        trace = self.guide.copy()
+        for name, (site, _) in self.latent().items():
+            trace.nodes[name] = site
+        return trace
 
     def guide_factors(self) -> dict[str, Site]:
         """The guide's factors (and whatever it observes) that are a part of log q; penalties are not."""
@@ -180,7 +185,7 @@ def trace_pair(
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     guide_trace, model_trace = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
     check_sites(model_trace, guide_trace)
-    frame = _data_frame(model_trace)
+    frame = data_frame(model_trace)
     size = frame.size // copies
     full_size = size * (frame.full_size or frame.size) / frame.size
     return TracePair(
@@ -255,8 +260,12 @@ def _both(model: Trace, guide: Trace, name: str) -> list[Site]:
     return [trace.nodes[name] for trace in (model, guide) if name in trace.nodes]
 
 
-def _data_frame(trace: Trace) -> Any:
-    """The plate at dim -1 of the data sites, each of which must be in one."""
+def data_frame(trace: Trace) -> Any:
+    """The plate at dim -1 of the data sites, each of which must be in one.
+
+    Raises:
+        InputError: names a data site or a factor that is in none, or in one of another size.
+    """
     frames: dict[str, Any] = {}
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or not is_observed(site):
@@ -323,7 +332,7 @@ def log_prior(p: Site, q: Site, *, scaled: bool = True) -> Tensor:
     value = log_prob(p, scaled=scaled)
     if not may_leave(q["fn"], p["fn"]):
         return value
-    inside = inside_support(p["fn"], p["value"], elementwise_mask(p))
+    inside = inside_support(p["fn"], p["value"], kept(p))
     return torch.where(inside, value, -torch.inf)
 
 
@@ -390,6 +399,20 @@ def check_per_datum(pair: TracePair, name: str) -> None:
         )
 
 
+def outside_prior(pair: TracePair) -> Tensor | None:
+    """Which particles ``(num_particles, size)`` have a latent outside the support of the model; None: none can.
+
+    Such a particle weighs nothing, whatever the model's networks make of it (often not a number).
+    """
+    found = None
+    for q, p in pair.latent().values():
+        if p is not None and may_leave(q["fn"], p["fn"]):
+            inside = inside_support(p["fn"], p["value"], kept(p))
+            wrong = pair.per_datum(scale_and_mask((~inside).to(torch.get_default_dtype()), 1.0, p["mask"]), p) > 0
+            found = wrong if found is None else found | wrong
+    return found
+
+
 def log_weights(pair: TracePair, *, scaled: bool = True) -> Tensor:
     """log w = log p(x, z) - log q(z | x) of every particle and datum, ``(num_particles, size)``, nats.
 
@@ -440,4 +463,5 @@ def log_weights_by_site(
     for name, site in pair.guide_factors().items():
         check_per_datum(pair, name)
         add(site, -1.0)
-    return total(parts) / subsample, observed, kl
+    log_w, outside = total(parts) / subsample, outside_prior(pair)
+    return log_w if outside is None else torch.where(outside, -torch.inf, log_w), observed, kl

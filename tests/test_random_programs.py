@@ -109,6 +109,7 @@ KINDS = {  # and how many of the default seeds are of the kind, at least
     "mask handler": 15,
     "mask on inner plate: latents and data": 10,
     "mask on inner plate: data": 4,
+    "constant mask on inner plate": 4,
     "several data sites": 40,
     "site not named as its argument": 25,
     "required context": 30,

@@ -17,7 +17,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Settings
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities, Start
 from pyro_vae.evaluation.annealing import SETTLING, StepSizes, Weights, forwards, tune
-from pyro_vae.evaluation.data_sites import data_sites
+from pyro_vae.evaluation.dimensions import measured_sites
 from pyro_vae.evaluation.log_likelihood import CPU_CHUNK, MEMORY_BUDGET
 from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.sampler import repeat
@@ -93,7 +93,7 @@ def ais(
     how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(model, guide, data, seed, device, **how) as (pair, split):
         pair.refuse_point_masses()
-        sites = data_sites(pair, split)
+        sites = measured_sites(pair, split)
         path = AnnealedPath(pair, start, num_chains)
         with options.chunks(path, split, memory_budget, compile, progress) as chunks:
             weights = Weights.joined(

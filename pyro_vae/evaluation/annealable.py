@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
@@ -10,8 +12,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import in_data_plate
 from pyro_vae.evaluation.support import check_covered
 from pyro_vae.program import Batch, Program
-from pyro_vae.sites import Site, is_delta, is_discrete
-from pyro_vae.traces import TracePair, is_latent
+from pyro_vae.sites import is_delta
+from pyro_vae.traces import Site, TracePair, is_latent
 
 FROM_PRIOR = 'anneal from the prior, start="prior", which needs no guide'
 
@@ -50,7 +52,7 @@ def check_guide(pair: TracePair, model: Program, batch: Batch) -> None:
         model, batch: to draw from the prior with.
 
     Raises:
-        InputError: names a site that is the guide's alone, a point mass, or a flow without an inverse; or one whose
+        InputError: names a site that is the guide's alone, a point mass, or a flow without an inverse; one whose
             support does not cover the model's.
     """
     for name, (q, p) in pair.latent().items():
@@ -84,6 +86,11 @@ def check_left_out(left_out: Tensor, u: Tensor, *gradients: Tensor) -> None:
             "the data, or other latents, depend on elements of the latents that a mask leaves out, and that so have no "
             "density: p(x) is not defined; mask what depends on them as well"
         )
+
+
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution draws from a set that can be counted."""
+    return bool(getattr(fn, "has_enumerate_support", False) or fn.support.is_discrete)
 
 
 def _check_known_everywhere(name: str, site: Site) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealed_path import Start
-from pyro_vae.evaluation.data_sites import DataSite
+from pyro_vae.evaluation.dimensions import DataSite
 from pyro_vae.evaluation.results import PerDimension, mean_and_error, not_finite
 
 LOW_ACCEPTANCE = 0.3

@@ -116,8 +116,8 @@ class Densities:
             check_model(first)
             check_guide(pair, path.model, batch)
             if independent_of_particles(pair):
-                self._template = pair.guide
-                sites = [pair.guide.nodes[name] for name in pair.latent()]
+                self._template = pair.counted_guide()
+                sites = [q for q, _ in pair.latent().values()]
                 self._parameters = [t for site in sites for t in site_tensors(site)]
                 self._name += f" by {[site_numbers(site) for site in sites]}"
         self.layout = Layout(first, self.chains, self.size * inner, path.nesting)
@@ -179,7 +179,9 @@ class Densities:
             if self.path.start == "prior":
                 log_start = prior
             else:
-                log_start = summed([*(q for q, _ in pair.latent().values()), *pair.guide_factors().values()])
+                latents = pair.latent()
+                guides = [latents[name][0] for name in self.layout.parts]
+                log_start = summed([*guides, *pair.guide_factors().values()])
             log_target = prior + observed
             for name, value in unconstrained.log_det.items():
                 log_det = pair.per_datum(value, model.nodes[name])

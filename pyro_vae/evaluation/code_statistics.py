@@ -122,7 +122,10 @@ def code_statistics(
     Source: van den Oord et al. 2017, arXiv:1711.00937 (perplexity of a codebook).
     """
     positive("batch_size", batch_size)
-    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting) as (pair, split):
+    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting, bounds=False) as (
+        pair,
+        split,
+    ):
         sites = code_sites(pair.traces(split.batch(slice(0, 1))).model.nodes)
         counts = {n: torch.zeros(s.num_codes, dtype=torch.int64, device=split.device) for n, s in sites.items()}
         for batch in split.batches(pair.batch_size(batch_size)) if sites else ():

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation.results import EvidenceBound
 from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
-from pyro_vae.traces import analytic_sites, log_prob, site_kl
+from pyro_vae.traces import analytic_sites, log_prob, outside_prior, site_kl
 
 ROWS = 1000  # data times particles at once
 
@@ -47,6 +47,7 @@ def elbo(
     positive("num_particles", num_particles)
     likelihood: dict[str, list[Tensor]] = {}
     kl: dict[str, list[Tensor]] = {}
+    missed: list[Tensor] = []  # data with a draw outside the prior's support
     how = {"max_plate_nesting": max_plate_nesting}
     with evaluating(model, guide, data, seed, device, **how) as (programs, split):
         programs.refuse_point_masses()
@@ -61,9 +62,12 @@ def elbo(
             for name, (q, p) in pair.latent().items():
                 value = pair.per_datum(site_kl(q, p, analytic=name in closed)[0], q)
                 kl.setdefault(name, []).append(value.double().mean(0))
+            outside = outside_prior(pair)
+            missed.append(torch.zeros(pair.size) if outside is None else outside.any(0).cpu())
             for name, site in pair.guide_factors().items():  # of log q
                 value = pair.per_datum(log_prob(site, scaled=False), site)
                 kl.setdefault(name, []).append(value.double().mean(0))
     parts = [{k: torch.cat(v).cpu() for k, v in terms.items()} for terms in (likelihood, kl)]
-    per_datum = sum(parts[0].values()) - sum(parts[1].values())
+    per_datum = torch.as_tensor(sum(parts[0].values()) - sum(parts[1].values()))
+    per_datum = per_datum.masked_fill(torch.cat(missed).bool(), -torch.inf)
     return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts)

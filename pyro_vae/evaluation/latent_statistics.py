@@ -129,7 +129,7 @@ def latent_statistics(
     positive("num_particles", num_particles)
     _check_not_negative(free_bits)
     sums: dict[str, _Sums] = {}
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": False}
     with evaluating(model, guide, data, seed, device, **how) as (programs, split):
         if not anything_to_draw(programs, split):
             num_particles = 1

@@ -135,7 +135,7 @@ def _collect(
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
-        check_pair(*programs, split)
+        check_pair(*programs, split, same_sites=False)
         split = split.to(split.device, real_type(*programs))
         for batch in split.batches(batch_size):
             check_present(programs[1], batch, "guide")

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.data_sites import data_sites
+from pyro_vae.evaluation.dimensions import measured_sites
 from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.pareto import largest, pareto_k_of_tail
 from pyro_vae.evaluation.results import LogLikelihood
@@ -84,7 +84,7 @@ def log_likelihood(
         keep_freed_memory()
         first = split.batch(slice(0, 1))
         sampler = ImportanceSampler(pair)
-        sites = data_sites(pair, split)
+        sites = measured_sites(pair, split)
         if not sampler.draws(first):
             if num_particles > 1:
                 logger.info("one particle is taken: the guide draws nothing, all %d would be the same", num_particles)

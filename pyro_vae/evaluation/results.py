@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pyro_vae.evaluation.data_sites import DataSite
+from pyro_vae.evaluation.dimensions import DataSite
 from pyro_vae.evaluation.pareto import UNRELIABLE
 
 
@@ -101,7 +101,7 @@ class LogLikelihood(PerDimension):
         pareto_k: k-hat of each datum's weights (:mod:`pyro_vae.evaluation.pareto`), ``(num_data,)``; NaN where there is
             no tail to fit (fewer than 21 particles, equal weights).
         num_particles: K, the particles that were drawn and used.
-        sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.data_sites.DataSite`).
+        sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.dimensions.DataSite`).
         split: the name of the data.
         doubts: what was found when the pair was examined, in sentences.
     """

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -21,7 +22,8 @@ from pyro_vae.data.split import as_real
 from pyro_vae.data_sites import data_site, observed_data, same_numbers, site_of_run
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, mean_of
-from pyro_vae.program import Program, real_type
+from pyro_vae.program import Program, prime, real_type
+from pyro_vae.traces import check_sites
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +95,15 @@ def as_batch(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str
     return dict(batch)
 
 
-def check_pair(model: Program, guide: Program, split: Split) -> None:
+def check_pair(model: Program, guide: Program, split: Split, *, same_sites: bool = True) -> None:
     """Check data against a pair, as every estimator does: shapes, supports, context.
 
     What needs the guide alone, or the model without data, goes on with a model that is not to be had with these data.
+
+    Args:
+        model, guide: the programs.
+        split: the data.
+        same_sites: False: a guide that does not have the latent sites of the model is let alone.
 
     Raises:
         InputError: see :func:`pyro_vae.checks.check_data`.
@@ -107,12 +114,28 @@ def check_pair(model: Program, guide: Program, split: Split) -> None:
     tensors = [t for program in (model, guide) for t in (*program.parameters(), *program.buffers())]
     device = tensors[0].device if tensors else split.device
     split = split.to(device, real_type(model, guide))
+    if not same_sites and not _same_sites(model, guide, split.batch(slice(0, 1))):
+        return
     try:
         check_data(model, guide, split)
     except InputError:
         raise
     except Exception as error:  # the model's own
         logger.debug("data are not checked: the model fails when it is given them (%s)", error)
+
+
+def _same_sites(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> bool:
+    """Whether a guide has the latent sites of a model; True, where that cannot be seen."""
+    try:
+        with pyro.validation_enabled(False):
+            traces = [prune_subsample_sites(trace) for trace in prime(model, guide, batch)]
+    except Exception:  # what that is, the check says
+        return True
+    try:
+        check_sites(*traces)
+    except InputError:
+        return False
+    return True
 
 
 class Generated(NamedTuple):

@@ -16,8 +16,8 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.support import support_of
-from pyro_vae.sites import Site, elementwise_mask, masks
-from pyro_vae.traces import is_latent
+from pyro_vae.masks import kept, masks_of
+from pyro_vae.traces import Site, is_latent
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ class Layout:
 
     def left_out(self, trace: Trace) -> Tensor | None:
         """Which numbers of the vectors ``(C, N, D)`` masks leave out in a trace of the model; None: none of them."""
-        kept = {name: elementwise_mask(trace.nodes[name]) for name in self.parts}
-        if all(mask is True for mask in kept.values()):
+        masks = {name: kept(trace.nodes[name]) for name in self.parts}
+        if all(mask is None for mask in masks.values()):
             return None
         flat = []
         for name, part in self.parts.items():
-            site = trace.nodes[name]
-            fn, value = site["fn"], site["value"]
-            mask = torch.as_tensor(kept[name], device=value.device).expand(fn.batch_shape + fn.event_shape)
-            shape = fn.batch_shape + part.event
-            if mask.shape != shape:  # of an event that is counted, or left out, as a whole
+            site, mask = trace.nodes[name], masks[name]
+            shape = site["fn"].batch_shape + part.event
+            if mask is None:
+                mask = torch.ones(shape, dtype=torch.bool, device=site["value"].device)
+            elif mask.shape != shape:  # of an event that is counted, or left out, as a whole
                 mask = mask[(..., *[slice(0, 1)] * len(part.event))].expand(shape)
             flat.append(self._flat(~mask, part))
         return torch.cat(flat, -1)
@@ -143,26 +143,25 @@ class Unconstrained(Messenger):
         u = self.layout.value(msg["name"], self.vector).reshape(*fn.batch_shape, *event)
         transform = bijection(msg)
         msg["value"], msg["done"] = transform(u), True
-        # each mask with the rank of the batch shape that it sees: within .mask(m).to_event(1) it sees the event's
-        seen = [(m, len(fn.batch_shape) + fn.event_dim - more) for m, more in masks(msg) if m is not True]
-        if seen or not _is_identity(transform):
-            self.log_det[msg["name"]] = _log_det(transform, u, msg["value"], seen, len(fn.batch_shape))
+        masks = masks_of(msg)
+        if masks or not _is_identity(transform):
+            self.log_det[msg["name"]] = _log_det(transform, u, msg["value"], masks, len(fn.batch_shape))
 
 
-def _log_det(transform: Transform, u: Tensor, value: Tensor, masks: list[tuple[Any, int]], rank: int) -> Tensor:
+def _log_det(transform: Transform, u: Tensor, value: Tensor, masks: list, rank: int) -> Tensor:
     """log |det dT/du| with the stand-in for what masks leave out, summed to a site's batch shape.
 
     Args:
         transform: T.
         u, value: u and T(u).
-        masks: each with the rank of the tensors that it masks, the outermost first.
-        rank: of the batch shape.
+        masks: the outermost first (:func:`~pyro_vae.masks.masks_of`).
+        rank: dimensions of the batch shape.
     """
     while isinstance(transform, IndependentTransform):
         transform = transform.base_transform  # each number's own, where they are independent
     log_det, instead = transform.log_abs_det_jacobian(u, value), -0.5 * u.square()
-    for mask, seen in reversed(masks):
-        log_det, instead = (sum_rightmost(t, t.dim() - seen) for t in (log_det, instead))
+    for mask, more in reversed(masks):
+        log_det, instead = (sum_rightmost(t, t.dim() - rank - more) for t in (log_det, instead))
         log_det = torch.where(torch.as_tensor(mask, device=u.device).bool(), log_det, instead)
     return sum_rightmost(log_det, log_det.dim() - rank)
 

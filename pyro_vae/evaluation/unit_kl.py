@@ -9,7 +9,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from pyro_vae.sites import Site, is_delta, same_masks
+from pyro_vae.masks import kept, same_masks
+from pyro_vae.sites import Site, inside_support, is_delta, may_leave
 
 
 class UnitKL(NamedTuple):
@@ -51,7 +52,11 @@ def unit_kl(q: Site, p: Site, *, analytic: bool) -> UnitKL:
             pass
         else:
             return UnitKL(_masked(value, q["mask"], dims), dims, True)
-    log_q, log_p = (_masked(fn.log_prob(s["value"]), s["mask"], dims) for fn, s in ((q_fn, q), (p_fn, p)))
+    log_p = p_fn.log_prob(p["value"])
+    if may_leave(q["fn"], p["fn"]):
+        inside = inside_support(p["fn"], p["value"], kept(p))
+        log_p = torch.where(inside.reshape(*inside.shape, *(1,) * dims), log_p, -torch.inf)
+    log_q, log_p = _masked(q_fn.log_prob(q["value"]), q["mask"], dims), _masked(log_p, p["mask"], dims)
     return UnitKL(log_q - log_p, dims, False)
 
 

@@ -89,6 +89,7 @@ def measure(
     parts = bound.to_dict()
     result = {
         **likelihood.to_dict(),
+        "warnings": list(dict.fromkeys([*likelihood.warnings, *bound.warnings])),
         "split": split,
         "given": _given(model, part),
         "elbo": bound.mean,

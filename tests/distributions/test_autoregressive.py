@@ -193,3 +193,28 @@ def test_half_precision_logits_are_normalized_in_single(name):
         drawn = network(**given).sample()
     assert half.dtype == torch.float32 and drawn.shape == some.shape
     torch.testing.assert_close(half, network(**given).log_prob(some), rtol=2e-2, atol=0)
+
+
+class Fixed:
+    """The same probabilities at every position, exact in binary."""
+
+    def __init__(self, probabilities):
+        self.values = torch.tensor(probabilities, dtype=torch.float64).log()
+
+    def logits(self, codes, condition):
+        return self.values[None, :, None].expand(len(codes), -1, codes.shape[-1])
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(0.25, 1), (0.5, 1), (0.500001, 2), (0.75, 2), (0.7500001, 4), (0.875, 4), (1.0, 4)],
+)
+def test_top_p_keeps_the_fewest_codes_that_reach_it_also_at_the_very_boundary(top_p, kept):
+    """Probabilities 1/2, 1/4, 1/8, 1/8: those that reach p exactly are enough; equal ones stay together."""
+    fixed = Fixed([0.125, 0.5, 0.125, 0.25])
+    distribution = Autoregressive(fixed, 4, (1,)).tempered(top_p=top_p)
+    found = distribution.log_prob(torch.arange(4)[:, None]).exp()
+    order = torch.tensor([1, 3, 0, 2])[:kept]
+    wanted = torch.zeros(4, dtype=torch.float64)
+    wanted[order] = fixed.values.exp()[order]
+    torch.testing.assert_close(found, wanted / wanted.sum(), rtol=1e-12, atol=0)

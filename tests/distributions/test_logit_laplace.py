@@ -159,3 +159,18 @@ def test_what_is_shown():
 def test_bad_margins(epsilon):
     with pytest.raises(InputError, match="epsilon must be at least 0 and less than 1/2"):
         likelihoods.LogitLaplace(epsilon)
+
+
+def test_the_floor_and_the_ceiling_of_the_scale_are_where_they_are_said_to_be():
+    """ln b counts as at least -6 and at most 6: in density, samples, scale and gradient."""
+    x, loc = torch.tensor([0.2, 0.5, 0.50001, 0.9], dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
+    logit = x.logit()
+    for given, counted in ((-6.5, -6.0), (-5.9, -5.9), (-20.0, -6.0), (6.5, 6.0), (5.9, 5.9)):
+        log_scale = torch.tensor(given, dtype=torch.float64, requires_grad=True)
+        distribution = LogitLaplace(loc, log_scale)
+        b = math.exp(counted)
+        by_hand = -(logit - loc).abs() / b - math.log(2 * b) - (x * (1 - x)).log()
+        torch.testing.assert_close(distribution.log_prob(x).detach(), by_hand, rtol=1e-9, atol=1e-9)
+        assert distribution.scale.item() == pytest.approx(b)
+        distribution.log_prob(x).sum().backward()
+        assert (log_scale.grad == 0) == (given != counted)

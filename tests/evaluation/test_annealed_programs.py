@@ -16,7 +16,8 @@ from pyro_vae.evaluation.session import evaluating
 
 def on(model, guide, data, num_chains=4, nesting=1, vectorize=True, start="guide"):
     """The densities of all data."""
-    with evaluating(model, guide, data, 0, max_plate_nesting=nesting, vectorize=vectorize) as (pair, split):
+    how = {"max_plate_nesting": nesting, "vectorize": vectorize, "bounds": start == "guide"}
+    with evaluating(model, guide, data, 0, **how) as (pair, split):
         return AnnealedPath(pair, start, num_chains).on(split.batch(slice(0, len(split))))
 
 

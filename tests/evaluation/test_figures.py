@@ -25,7 +25,7 @@ def pair(shape, latent=2, prior=None):
         with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
             z = pyro.sample("z", prior)
             padded = torch.nn.functional.pad(z, (0, size - latent)).sigmoid()
-            return pyro.sample("x", dist.Normal(padded.reshape(-1, *shape), 0.1).to_event(len(shape)), obs=x)
+            return pyro.sample("x", dist.Normal(padded.unflatten(-1, shape), 0.1).to_event(len(shape)), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -299,7 +299,7 @@ def test_all_figures_become_valid_files_and_leave_no_state(shape, tmp_path):
 def test_what_does_not_apply_is_said_in_one_line_each(tmp_path, caplog):
     model, guide = pair((5, 4, 4), latent=3)
     with caplog.at_level(logging.INFO):
-        written = figures.draw_all(model, guide, Data(data((5, 4, 4))), [], tmp_path)
+        written = figures.draw_all(model, guide, Data(data((5, 4, 4)), test=data((5, 4, 4))), [], tmp_path)
     drawn = ["kl_per_unit", "latent_scatter", "layer_pca", "aggregated_posterior", "attribute_correlation"]
     assert [path.stem for path in written] == drawn
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("pyro_vae")]
@@ -319,11 +319,10 @@ def test_a_model_that_looks_at_its_data_has_the_figures_that_do_not_generate(tmp
     _, guide = pair((1, 8, 8))
 
     def model(x):
-        spread = 1 + x.abs().mean()
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            mean = z.sum(-1)[:, None, None, None].expand(-1, 1, 8, 8)
-            return pyro.sample("x", dist.Normal(mean, spread).to_event(3), obs=x)
+            mean = z.sum(-1)[..., None, None, None] + x.roll(1, -1)
+            return pyro.sample("x", dist.Normal(mean, 1.0).to_event(3), obs=x)
 
     written = figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path)
     drawn = [

@@ -291,7 +291,7 @@ def test_all_figures_that_apply_are_drawn(tmp_path, caplog):
     records = [{"epoch": e, "train/loss": 9.0 - e, "train/kl/codes": 33.0, "train/kl/z": 0.0} for e in range(1, 5)]
     state = torch.random.get_rng_state()
     with caplog.at_level(logging.INFO):
-        written = figures.draw_all(pair.model, pair.guide, Data(images()), records, tmp_path)
+        written = figures.draw_all(pair.model, pair.guide, Data(images(), test=images()), records, tmp_path)
     assert torch.equal(state, torch.random.get_rng_state())
     assert [path.stem for path in written] == DRAWN
     for path in written:

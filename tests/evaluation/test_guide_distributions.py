@@ -162,7 +162,8 @@ def programs(q, prior):
 
 
 def told(caplog):
-    return [r.getMessage() for r in caplog.records if r.name.startswith("pyro_vae")]
+    """What the log says of recordings."""
+    return [r.getMessage() for r in caplog.records if r.name == "pyro_vae.evaluation.recorder"]
 
 
 # ------------------------------------------------------------------------------ the density is the distribution's own

@@ -1,6 +1,7 @@
 """One way to measure: the files it leaves, and what tells data and weights apart."""
 
 import json
+import math
 
 import linear_gaussian
 import numpy as np
@@ -17,7 +18,7 @@ from pyro_vae.guides import GaussianGuide
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.program import as_programs
-from pyro_vae.recipes.measure import measure, part_of, weights_digest
+from pyro_vae.recipes.measure import bits_in_words, measure, part_of, weights_digest
 from pyro_vae.recipes.pages.pairing import paired
 
 
@@ -54,7 +55,11 @@ def test_density_or_probability_and_programs_in_float64():
             pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
 
     pair = as_programs(both, lambda x: None)
-    assert measure(*pair, Data(Split({"x": x})), "train", particles=1, device="cpu").result["density"] is None
+    result = measure(*pair, Data(Split({"x": x})), "train", particles=1, device="cpu").result
+    assert result["density"] is True  # a probability beside it does not make the density one
+    assert bits_in_words(result).endswith(" of a density, of x given y")
+    normal = (0.5 * x.square() + 0.5 * math.log(2 * math.pi)).sum(1).mean().item()
+    assert result["bits_per_dim"] == pytest.approx(normal / (4 * math.log(2)), rel=1e-5)
 
 
 def test_digest_of_weights():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from pyro_vae.data import Split
+from pyro_vae.masks import kept
 from pyro_vae.pair import Pair
-from pyro_vae.sites import Site, elementwise_mask, is_discrete, is_factor
+from pyro_vae.runtime import private_seed
+from pyro_vae.sites import Site, is_discrete, is_factor
 from pyro_vae.traces import TracePair, log_prob
 
 ROWS = 100  # data whose masks are looked at together
@@ -30,14 +30,19 @@ class DataSite:
     nats: float | None = None
 
 
-def data_sites(pair: Pair, split: Split) -> dict[str, DataSite]:
+def measured_sites(pair: Pair, split: Split) -> dict[str, DataSite]:
     """The data sites of a pair by name, in the model's order; factors are none."""
+    with private_seed(0, split.device):  # the draws of an estimate are not to depend on this
+        return _found(pair, split)
+
+
+def _found(pair: Pair, split: Split) -> dict[str, DataSite]:
     first = pair.traces(split.batch(slice(0, 1)))
     sites = {name: site for name, site in first.observed().items() if not is_factor(site)}
     kinds = {name: None if (d := is_discrete(site["fn"])) is None else not d for name, site in sites.items()}
     mixed = len(set(kinds.values())) > 1
     fixed = _without_latents(pair, split) if mixed else set()
-    masked = any(elementwise_mask(site) is not True for site in sites.values())
+    masked = any(kept(site) is not None for site in sites.values())
     if not masked and not fixed:
         return {name: DataSite(_whole(site, first), kinds[name]) for name, site in sites.items()}
     counted, nats = dict.fromkeys(sites, 0.0), dict.fromkeys(fixed, 0.0)
@@ -59,11 +64,8 @@ def _whole(site: Site, traces: TracePair) -> float:
 
 def _counted(site: Site, traces: TracePair) -> float:
     """Numbers of a batch that no mask leaves out."""
-    kept = elementwise_mask(site)
-    if kept is True:
-        return _whole(site, traces) * traces.size
-    fn = site["fn"]
-    return float(torch.as_tensor(kept).expand(*fn.batch_shape, *fn.event_shape).double().sum())
+    mask = kept(site)
+    return _whole(site, traces) * traces.size if mask is None else float(mask.double().sum())
 
 
 def _without_latents(pair: Pair, split: Split) -> set[str]:
