@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,6 +12,8 @@ from torch.distributions import constraints
 
 Site = dict[str, Any]
 REAL = (constraints.real, constraints.real_vector)
+ANGLE = constraints.interval(-math.pi, math.pi)
+_ANGLES = (dist.VonMises, torch.distributions.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 
 
 def innermost(fn: Any) -> Any:
@@ -32,6 +35,8 @@ def is_delta(fn: Any) -> bool:
 
 def elementwise_support(fn: Any) -> constraints.Constraint | None:
     """The constraint on each number of a distribution's values, or None if it does not say."""
+    if of_angles(fn):
+        return ANGLE
     try:
         support = fn.support
     except (NotImplementedError, AttributeError):
@@ -39,6 +44,18 @@ def elementwise_support(fn: Any) -> constraints.Constraint | None:
     while isinstance(support, (constraints.independent, constraints.MixtureSameFamilyConstraint)):
         support = support.base_constraint
     return support
+
+
+def of_angles(fn: Any) -> bool:
+    """Whether a distribution is one of angles, or a mixture of such.
+
+    It calls the real line its support, where its density is periodic; what it draws, and what its density integrates
+    to one over, are angles between -pi and pi.
+    """
+    fn = innermost(fn)
+    if isinstance(fn, torch.distributions.MixtureSameFamily):
+        return of_angles(fn.component_distribution)
+    return isinstance(fn, _ANGLES)
 
 
 def is_discrete(fn: Any) -> bool | None:
@@ -85,14 +102,16 @@ def inside_support(fn: Any, value: Tensor, kept: Tensor | None = None) -> Tensor
         value: ``(*batch, *event)``.
         kept: which elements count, ``(*batch, *event)``; all if None.
     """
-    support = fn.support
-    if kept is None or not isinstance(support, constraints.independent):
-        return support.check(value)
-    base = elementwise_support(fn)
+    base, support = elementwise_support(fn), fn.support
     assert base is not None
+    apart = isinstance(support, constraints.independent) or of_angles(fn)
+    if not apart or (kept is None and not of_angles(fn)):
+        return support.check(value)
     inside = base.check(value)  # (*batch, *outer event)
-    inside = inside | ~_leading(kept, inside.dim(), value.dim())
-    return inside.flatten(inside.dim() - (fn.event_dim - base.event_dim)).all(-1)
+    if kept is not None:
+        inside = inside | ~_leading(kept, inside.dim(), value.dim())
+    events = fn.event_dim - base.event_dim
+    return inside.flatten(inside.dim() - events).all(-1) if events else inside
 
 
 def _leading(mask: Tensor, dims: int, of: int) -> Tensor:

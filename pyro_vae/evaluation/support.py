@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
@@ -14,29 +12,17 @@ from torch.distributions import constraints
 
 from pyro_vae.errors import InputError
 from pyro_vae.program import Batch, Program
+from pyro_vae.sites import ANGLE, of_angles
 from pyro_vae.traces import TracePair
 
 DRAWS = 1000  # of the prior, where bounds alone do not tell
-_ANGLES = (dist.VonMises, torch.distributions.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 
 
 def support_of(fn: Any) -> Any:
-    """A distribution's support, with the range of angles, and of a mixture that of its components.
-
-    Distributions on circles call the real line their support, where their densities are periodic. What they draw, and
-    integrate to one over, are angles between -pi and pi.
-    """
-    inner = fn
-    while hasattr(inner, "base_dist") and not isinstance(inner, (*_ANGLES, dist.TransformedDistribution)):
-        inner = inner.base_dist
-    if isinstance(inner, dist.MixtureSameFamily):
-        components = support_of(inner._component_distribution)
-        events = fn.event_dim - getattr(components, "event_dim", 0)
-        return constraints.independent(components, events) if events > 0 else components
-    if isinstance(inner, _ANGLES):
-        angle = constraints.interval(-math.pi, math.pi)
-        return constraints.independent(angle, fn.event_dim) if fn.event_dim else angle
-    return fn.support
+    """A distribution's support; of angles their range, and of a mixture that of its components, which is the same."""
+    if of_angles(fn):
+        return constraints.independent(ANGLE, fn.event_dim) if fn.event_dim else ANGLE
+    return _without_mixtures(fn.support)
 
 
 def check_covered(pair: TracePair, model: Program, batch: Batch) -> None:
@@ -67,6 +53,14 @@ def check_covered(pair: TracePair, model: Program, batch: Batch) -> None:
         q, p = sites[name]
         if not bool(q.check(drawn.nodes[name]["value"]).all()):
             raise _too_small(name, q, p)
+
+
+def _without_mixtures(support: Any) -> Any:
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return _without_mixtures(support.base_constraint)
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_without_mixtures(support.base_constraint), support.reinterpreted_batch_ndims)
+    return support
 
 
 def _bounds(support: Any) -> tuple[Tensor, Tensor] | None:
