@@ -69,7 +69,7 @@ class ImportanceSampler:
         """log w of fresh particles and, if the guide can be drawn from again, its distributions' tensors."""
         pair = self.pair.traces(batch, chunk)
         again = independent_of_particles(pair)
-        sites = [pair.guide.nodes[name] for name in pair.latent()] if again else []
+        sites = [q for q, _ in pair.latent().values()] if again else []
         log_w, parameters = log_weights(pair, scaled=False), [t for site in sites for t in site_tensors(site)]
         if not is_recorded(log_w):  # of this batch: distributions may hold plain numbers that were taken from it
             self._templates[shape] = pair.counted_guide() if again else None

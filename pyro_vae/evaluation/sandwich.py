@@ -6,20 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.arguments import accepted_arguments
+from pyro_vae.arguments import X, accepted_arguments, required_arguments
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.ais import Annealing
 from pyro_vae.evaluation.annealed import Sandwich
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Start
 from pyro_vae.evaluation.annealing import Weights, backwards, forwards
-from pyro_vae.evaluation.generate import sample
+from pyro_vae.evaluation.generate import draw
 from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET
+from pyro_vae.evaluation.running import as_batch, quiet
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.temperatures import Schedule
-from pyro_vae.program import as_programs
+from pyro_vae.program import Program, as_programs
 from pyro_vae.recording import Compile
+from pyro_vae.traces import is_latent
 
 
 def sandwich(
@@ -52,7 +56,9 @@ def sandwich(
     judgement of the settings and no bound.
 
     Args:
-        model, guide: as for :func:`~pyro_vae.evaluation.ais`; the model must be able to run without data.
+        model, guide: as for :func:`~pyro_vae.evaluation.ais`; the model must be able to run without data. What the
+            guide does not sample when it is given the data is data as well; what both programs sample where it is not
+            given (``y=None``) is a latent, and log p(x) is bounded.
         num_data: how many are drawn.
         batch: context that the model is given, ``(num_data, ...)`` each.
         num_chains, num_temperatures, num_leapfrog, schedule, start: as for :func:`~pyro_vae.evaluation.ais`.
@@ -62,7 +68,8 @@ def sandwich(
         bounds per datum (nats), the gap with its standard error, warnings.
 
     Raises:
-        InputError: as :func:`~pyro_vae.evaluation.ais`; for a model that cannot be run without data.
+        InputError: as :func:`~pyro_vae.evaluation.ais`; for a model that cannot be run without data, and for programs
+            that do not sample the same sites when they are given the data.
 
     Source: Grosse et al. 2015, arXiv:1511.02543; Wu et al. 2017, arXiv:1611.04273.
     """
@@ -73,7 +80,7 @@ def sandwich(
     if device is not None:
         for program in programs:
             program.to(device)
-    data, latents = _drawn(programs[0], num_data, batch, seed)
+    data, latents = _drawn(*programs, num_data, batch, seed)
     how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(*programs, data, seed + 1, device, **how) as (pair, split):
         pair.refuse_point_masses()
@@ -89,15 +96,41 @@ def sandwich(
 
 
 def _drawn(
-    model: Callable[..., Any], num_data: int, batch: Mapping[str, Tensor] | None, seed: int
+    model: Program, guide: Program, num_data: int, batch: Mapping[str, Tensor] | None, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Data for the model's arguments, and the latents that they were made of."""
-    context = {name: value for name, value in (batch or {}).items() if name != "x"}
-    values = sample(model, num_data, seed=seed, batch=context)
-    values = {name: value for name, value in values.items() if name != "x.mean"}
-    known = accepted_arguments(getattr(model, "program", model))
-    data = {name: value for name, value in values.items() if name == "x" or (known and name in known)}
-    latents = {name: value for name, value in values.items() if name not in data}
-    if "x" not in data:
-        raise InputError(f"the model drew {', '.join(values) or 'nothing'}, but no data site 'x'")
-    return {**data, **context}, latents
+    """Data, with their context, and the latents that they were made of.
+
+    Latents are the sites that the guide samples when it is given the data; the others are data. What a model could be
+    given, but both programs sample where it is not, is a latent.
+    """
+    context = {name: value for name, value in as_batch(model, batch or {}).items() if name != X}
+    values, site = draw(model, num_data, seed=seed, batch=batch)
+    values = {name: value for name, value in values.items() if name != f"{site}.mean"}
+    data = {name: values[name] for name in required_arguments(guide, context) if name in values}
+    data = {**context, **data, X: values[site]}
+    latents = _sampled(guide, data, seed)
+    others = [name for name in values if name not in (*latents, *data, site)]
+    known = accepted_arguments(model)
+    for name in others:
+        if known is not None and name not in known:
+            raise InputError(
+                f"site '{name}' is drawn by the model, but neither sampled by the guide nor an argument of the model, "
+                "by which it could be given as data: the guide lacks it"
+            )
+    data |= {name: values[name] for name in others}
+    drawn = {name: values[name] for name in values if name in latents and name not in data}
+    left = _sampled(model, data, seed)
+    if left != set(drawn):
+        which = sorted(left ^ set(drawn))
+        raise InputError(
+            f"site '{which[0]}': given {', '.join(data)}, the model and the guide do not sample the same sites "
+            f"(the model: {', '.join(sorted(left)) or 'none'}; the guide: {', '.join(drawn) or 'none'})"
+        )
+    return data, drawn
+
+
+def _sampled(program: Program, batch: Mapping[str, Tensor], seed: int) -> set[str]:
+    """The sites that a program samples when it is given a batch, of which two rows are tried."""
+    with quiet([program], {name: value[:2] for name, value in batch.items()}, seed) as rows:
+        trace = prune_subsample_sites(poutine.trace(program).get_trace(**rows))
+    return {name for name, node in trace.nodes.items() if is_latent(node) and not node["infer"].get("is_auxiliary")}

@@ -280,5 +280,5 @@ def test_a_site_of_the_guide_alone():
             a = pyro.sample("a", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
             pyro.sample("z", dist.Normal(a, 1.0))
 
-    with pytest.raises(InputError, match=r"'a' is only the guide's.*start='prior'"):
+    with pytest.raises(InputError, match=r"'a' is the guide's alone.*start=\"prior\""):
         ais(model, guide, torch.randn(3))
