@@ -189,9 +189,9 @@ class _Cells:
     def _same(self, site: Site, alone: Site, k: int, n: int, particles: int, data: int) -> bool:
         try:
             theirs = self._cell(alone, 0, 0, 1, 1)
-        except (KeyError, NotImplementedError):  # a flow whose density is known where it has drawn itself, only
-            return True
-        ours = self._cell(site, k, n, particles, data)
+            ours = self._cell(site, k, n, particles, data)
+        except Exception:  # codes that the model does not have; a flow that knows its density of its own draws only
+            return not self._known(site["name"])  # if so, it is told elsewhere
         if ours.shape != theirs.shape:
             try:
                 ours, theirs = torch.broadcast_tensors(ours, theirs)
@@ -200,6 +200,17 @@ class _Cells:
         error = ERROR if ours.dtype != torch.float64 else ERROR * 1e-4
         largest = theirs[theirs.isfinite()].abs().max().item() if bool(theirs.isfinite().any()) else 0.0
         return torch.allclose(ours, theirs, rtol=error, atol=error * (1 + largest), equal_nan=True)
+
+    def _known(self, name: str) -> bool:
+        """Whether the density at a site can be computed for every datum that was run alone."""
+        try:
+            for traces in self._singles.values():
+                for trace in traces:
+                    if name in trace.nodes:
+                        self._cell(trace.nodes[name], 0, 0, 1, 1)
+        except Exception:
+            return False
+        return True
 
     def _cell(self, site: Site, k: int, n: int, particles: int, data: int) -> Tensor:
         """Log-densities of one particle and datum: of every number, where a site's numbers are independent."""
