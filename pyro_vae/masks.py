@@ -63,9 +63,11 @@ def kept(site: Site) -> Tensor | None:
 
 
 def same_masks(q: Site, p: Site) -> bool:
-    """Whether two sites leave out the same elements, as far as the masks' identity tells."""
+    """Whether two sites leave out the same elements, as far as it can be told without a look at the masks' values."""
     ours, theirs = masks_of(q), masks_of(p)
-    return len(ours) == len(theirs) and all(a is b and i == j for (a, i), (b, j) in zip(ours, theirs, strict=True))
+    return len(ours) == len(theirs) and all(
+        i == j and _same_memory(a, b) for (a, i), (b, j) in zip(ours, theirs, strict=True)
+    )
 
 
 def masked_like(q: Site, p: Site) -> Site:
@@ -74,9 +76,9 @@ def masked_like(q: Site, p: Site) -> Site:
     What the model leaves out is not there: labels that are observed (``obs_mask``), steps beyond a sequence's end. The
     guide may sample it all the same.
     """
-    own = {id(mask) for mask, _ in masks_of(q)}
+    own = [mask for mask, more in masks_of(q) if more == 0]
     for mask, more in masks_of(p):
-        if id(mask) not in own and more == 0:
+        if more == 0 and not any(_same_memory(mask, other) for other in own):
             q = {**q, "mask": mask if q["mask"] is None or q["mask"] is True else q["mask"] & mask}
     return q
 
@@ -90,6 +92,14 @@ def without_masks(fn: Any) -> Any:
     if isinstance(fn, ExpandedDistribution):
         return without_masks(fn.base_dist).expand(fn.batch_shape)
     return fn
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    """Whether two masks are one and the same, or the same view of it."""
+    if a is b or not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return a is b
+    ours, theirs = ((t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride(), t.dtype) for t in (a, b))
+    return ours == theirs
 
 
 def _inside(fn: Any) -> Iterator[Any]:

@@ -123,7 +123,8 @@ class Densities:
         self.layout = Layout(first, self.chains, self.size * inner, path.nesting)
         self._sites = {name: first.nodes[name] for name in self.layout.parts}
         self._drawn: Tensor | None = self._by_chain(self.layout.vector(first))
-        self._left_out = self.layout.left_out(first)
+        left_out = self.layout.left_out(first)
+        self._left_out = None if left_out is None else self._by_chain(left_out)
 
     def draw(self) -> Point:
         """Exact samples of f_0, anew at every call."""
@@ -133,10 +134,7 @@ class Densities:
                 program = poutine.replay(self.model, trace=poutine.trace(self.guide).get_trace(**self.batch))
             self._drawn = self._vectors(program)
         u, self._drawn = self._drawn, None
-        point = self.at(u)
-        if self._left_out is not None:
-            check_left_out(self._by_chain(self._left_out), point.u, point.grad_start, point.grad_target)
-        return point
+        return self._start(u)
 
     def at_values(self, values: dict[str, Tensor]) -> Point:
         """All chains at given latents ``(N, *inner, *event)`` each."""
@@ -151,7 +149,18 @@ class Densities:
             elif self.path.num_chains > 1:
                 value = value.repeat_interleave(self.path.num_chains, inner)
             held.add_node(name, **{**site, "value": value})
-        return self.at(self._vectors(poutine.replay(self.model, trace=held)))
+        return self._start(self._vectors(poutine.replay(self.model, trace=held)))
+
+    def _start(self, u: Tensor) -> Point:
+        """Chains at u, and where a mask leaves something out at draws of what stands there in its stead, N(0, 1).
+
+        Anywhere else these numbers would be out of equilibrium, and through the acceptance all others as well.
+        """
+        if self._left_out is None:
+            return self.at(u)
+        point = self.at(torch.where(self._left_out, torch.randn_like(u), u))
+        check_left_out(self._left_out, point.u, point.grad_start, point.grad_target)
+        return point
 
     def at(self, u: Tensor) -> Point:
         """The densities at ``u`` (C, N, D)."""

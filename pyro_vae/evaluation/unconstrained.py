@@ -121,7 +121,7 @@ class Unconstrained(Messenger):
     r"""Gives latent sites the values T(u) of unconstrained u, and sums log |det dT/du|.
 
     What a mask leaves out has no density. There -|u|^2 / 2 stands in the place of log |det dT/du|, so that chains do
-    not wander off; being the same in all densities, it changes no weight.
+    not wander off; being the same in all densities, it changes no weight (of chains that start there at N(0, 1)).
 
     Args:
         layout: where the sites' u are.
