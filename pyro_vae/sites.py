@@ -102,16 +102,16 @@ def inside_support(fn: Any, value: Tensor, kept: Tensor | None = None) -> Tensor
         value: ``(*batch, *event)``.
         kept: which elements count, ``(*batch, *event)``; all if None.
     """
-    base = elementwise_support(fn)
-    support = fn.support
-    if base is ANGLE:
-        support = constraints.independent(ANGLE, fn.event_dim) if fn.event_dim else ANGLE
-    if kept is None or not isinstance(support, constraints.independent):
-        return support.check(value)
+    base, support = elementwise_support(fn), fn.support
     assert base is not None
+    apart = isinstance(support, constraints.independent) or of_angles(fn)
+    if not apart or (kept is None and not of_angles(fn)):
+        return support.check(value)
     inside = base.check(value)  # (*batch, *outer event)
-    inside = inside | ~_leading(kept, inside.dim(), value.dim())
-    return inside.flatten(inside.dim() - (fn.event_dim - base.event_dim)).all(-1)
+    if kept is not None:
+        inside = inside | ~_leading(kept, inside.dim(), value.dim())
+    events = fn.event_dim - base.event_dim
+    return inside.flatten(inside.dim() - events).all(-1) if events else inside
 
 
 def _leading(mask: Tensor, dims: int, of: int) -> Tensor:

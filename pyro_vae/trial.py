@@ -189,9 +189,9 @@ class _Cells:
     def _same(self, site: Site, alone: Site, k: int, n: int, particles: int, data: int) -> bool:
         try:
             theirs = self._cell(alone, 0, 0, 1, 1)
-        except (KeyError, NotImplementedError):  # a flow whose density is known where it has drawn itself, only
-            return True
-        ours = self._cell(site, k, n, particles, data)
+            ours = self._cell(site, k, n, particles, data)
+        except Exception:  # codes that the model does not have; a flow that knows its density of its own draws only
+            return not self._known(site["name"])  # if so, it is told elsewhere
         if ours.shape != theirs.shape:
             try:
                 ours, theirs = torch.broadcast_tensors(ours, theirs)
@@ -201,12 +201,23 @@ class _Cells:
         largest = theirs[theirs.isfinite()].abs().max().item() if bool(theirs.isfinite().any()) else 0.0
         return torch.allclose(ours, theirs, rtol=error, atol=error * (1 + largest), equal_nan=True)
 
+    def _known(self, name: str) -> bool:
+        """Whether the density at a site can be computed for every datum that was run alone."""
+        try:
+            for traces in self._singles.values():
+                for trace in traces:
+                    if name in trace.nodes:
+                        self._cell(trace.nodes[name], 0, 0, 1, 1)
+        except Exception:
+            return False
+        return True
+
     def _cell(self, site: Site, k: int, n: int, particles: int, data: int) -> Tensor:
         """Log-densities of one particle and datum: of every number, where a site's numbers are independent."""
         fn, events = site["fn"], 0
         while isinstance(fn, torch.distributions.Independent):
             events, fn = events + fn.reinterpreted_batch_ndims, fn.base_dist
-        value = fn.log_factor if is_factor(site) and hasattr(fn, "log_factor") else _density(fn, site["value"])
+        value = fn.log_factor if is_factor(site) and hasattr(fn, "log_factor") else fn.log_prob(site["value"])
         mask = site["mask"]
         if isinstance(mask, Tensor):
             value = torch.where(mask.reshape(*mask.shape, *(1,) * events), value, 0.0)
@@ -221,14 +232,6 @@ class _Cells:
         if value.shape[rank - 1] == data and site["name"] not in self.shared:
             value = value.narrow(rank - 1, n, 1)
         return value
-
-
-def _density(fn: Any, value: Tensor) -> Tensor:
-    """Log-density; zero of a flow without an inverse, which knows it only of what it has just drawn itself."""
-    try:
-        return fn.log_prob(value)
-    except (KeyError, NotImplementedError):
-        return value.new_zeros(())
 
 
 def _trace(program: Callable[..., Any], batch: Row) -> Trace:

@@ -58,9 +58,10 @@ def draw(programs: Pair, batch: Mapping[str, Tensor], count: int) -> Particles:
     """
     pair = programs.traces(batch, count)
     log_w, observed, _ = log_weights_by_site(pair, scaled=False)
+    latents = {n: q for n, (q, p) in pair.latent().items() if p is not None and not q["infer"].get("is_auxiliary")}
     factors = {name for name, site in pair.observed().items() if is_factor(site)}
     return Particles(
-        {name: _particles_first(q, pair) for name, (q, p) in pair.latent().items() if p is not None},
+        {name: _particles_first(q, pair) for name, q in latents.items()},
         log_w.double(),
         {name: value.double() for name, value in observed.items() if name not in factors},
     )

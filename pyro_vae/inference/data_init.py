@@ -45,6 +45,8 @@ def initialize_from_data(model: Program, guide: Program, batch: Batch) -> int:
     waiting = _waiting(model, guide)
     if not waiting:
         return 0
+    if not (model.explored and guide.explored):
+        prime(model, guide, batch)  # looks for what they use, with gradients: hooks that set weights do not bear them
     done: set[nn.Module] = set()
 
     def by_itself(module: Any, inputs: tuple[Any, ...]) -> None:

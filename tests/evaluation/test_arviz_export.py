@@ -95,6 +95,7 @@ def test_several_sites_plates_and_factors(arviz):
             seen.append((k.clone(), u.clone()))
             pyro.factor("extra", 0.1 * k)
             pyro.sample("x", dist.Normal(k + u.sum(-1).sum(-2, keepdim=True), 1.0), obs=x)
+            pyro.sample("aside", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})  # its reverse model
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -117,15 +118,15 @@ def test_several_sites_plates_and_factors(arviz):
 def test_a_guide_that_draws_nothing_has_one_draw(arviz, caplog):
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            z = pyro.sample("z", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(z.float(), 1.0), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Delta(x / 2))
+            pyro.sample("z", dist.Delta(x.long()))
 
     found = to_arviz(model, guide, torch.arange(3.0))
-    assert found.posterior["z"].tolist() == [[[0.0, 0.5, 1.0]]]
+    assert found.posterior["z"].tolist() == [[[0, 1, 2]]]
     assert np.isnan(found.constant_data["pareto_k"]).all()
     with caplog.at_level("INFO"):
         to_arviz(model, guide, torch.arange(3.0), resample=True)

@@ -122,7 +122,7 @@ def test_all_that_apply_are_drawn(make, names, tmp_path, caplog):
     if "mask" not in model.context:
         split = Split({"x": split.tensors["x"], "y": torch.arange(12) % 3})
     with caplog.at_level(logging.INFO):
-        written = figures.draw_all(model, guide, Data(split), [], tmp_path)
+        written = figures.draw_all(model, guide, Data(split, test=split), [], tmp_path)
     both_kinds = {"reconstructions", "prior_samples", "latent_scatter", "progression", "completions", "manifold"}
     assert [
         path.stem for path in written if path.stem in both_kinds

@@ -185,12 +185,12 @@ def test_the_posterior_as_guide_raises_no_alarm(dtype):
 def test_a_guide_that_draws_nothing_raises_no_alarm():
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            z = pyro.sample("z", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(z.float(), 1.0), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Delta(x / 2))
+            pyro.sample("z", dist.Delta(x.long()))
 
     result = log_likelihood(model, guide, torch.zeros(3), num_particles=5000)
     assert result.num_particles == 1 and result.pareto_k.isnan().all()

@@ -48,7 +48,7 @@ def tiles(figure, rows, columns):
 
 
 def test_the_data_with_too_narrow_a_guide_are_found(split):
-    figure = figures.worst_data(model, guide, split, n=3)
+    figure = figures.worst_data(model, guide, split, n=3, seed=2)  # of 200 particles k-hat is noisy: 0.35 to 1.2
     shown = tiles(figure, 2, 3)
     known = {tuple(split.tensors["x"][i].flatten().tolist()) for i in NARROW}
     assert {tuple(tile.flatten().tolist()) for tile in shown[0]} == known

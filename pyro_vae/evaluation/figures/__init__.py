@@ -116,7 +116,7 @@ def draw_all(
         InputError: if a file cannot be written.
     """
     split = data.test or data.validation or data.train
-    if split is data.train:
+    if data.test is None and data.validation is None:
         logger.info("figures show training data: %s has no others", data.name)
     figures = drawers(model, guide, split, records, data.sound, seed)
     written = []
