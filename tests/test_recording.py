@@ -217,7 +217,7 @@ def follow(self, x):
 
 
 def change_a_weight(self, x):
-    self.guide.encoder.mlp.out.bias.data.clamp_(-0.01, 0.01).add_(0.001)
+    self.guide.encoder.mlp.out.bias.data.add_(0.001)
 
 
 def draw_privately(self, x):
