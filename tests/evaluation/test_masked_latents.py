@@ -11,6 +11,8 @@ from unbiased import check_unbiased
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, generate, log_likelihood, sandwich
+from pyro_vae.evaluation.annealed_path import AnnealedPath
+from pyro_vae.evaluation.session import evaluating
 
 M = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]]).bool()
 HOW = ["elements", "events", "poutine.mask"]
@@ -86,6 +88,29 @@ def test_annealing(pair, how, start):
         pair.model, pair.guide, data, pair.exact(pair.x), start=start, num_temperatures=20, compile="graph"
     )
     assert torch.equal(result.log_weights[:, -1], torch.zeros(3000).double())  # a datum that is left out altogether
+
+
+@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_what_is_left_out_starts_where_it_stays(start, vectorize):
+    """At N(0, 1), wherever the guide draws it and whatever value is given; what is kept starts as drawn and given."""
+    pair = Normals("elements")
+    far = torch.where(M, pair.x, 9.0)
+    how = {"bounds": start == "guide", "vectorize": vectorize}
+    with evaluating(pair.model, pair.guide, {"x": far, "m": M}, 0, **how) as (programs, split):
+        densities = AnnealedPath(programs, start, 2000).on(split.batch(slice(0, 5)))
+        points = [densities.draw(), densities.draw(), densities.at_values({"z": far})]
+    for point in points:
+        left_out = point.u[:, ~M]
+        assert left_out.mean(0).abs().max() < 0.1 and (left_out.std(0) - 1).abs().max() < 0.1
+    assert torch.equal(points[2].u[:, M], far[M].expand(2000, -1))
+
+
+def test_what_is_left_out_makes_no_bias():
+    """The guide draws it near 3.6: out of equilibrium it would tell on the acceptance of what is kept."""
+    pair = Normals("elements")
+    far = torch.where(M, pair.x, 9.0)
+    check_unbiased(pair.model, pair.guide, {"x": far, "m": M}, pair.exact(far))
 
 
 @pytest.mark.parametrize("how", HOW)
