@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 
 from pyro_vae.errors import InputError
 
+TEMPORARY = ".pyro_vae-"  # how the names of temporary files begin
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a temporary file beside ``path``, then rename it into place.
+    """Let ``write`` make a temporary file beside ``path``, then rename it into place; a link there is replaced.
 
     Raises:
         InputError: if the file cannot be written (full disk, no permission); an old one is left as it was.
@@ -24,13 +26,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        name = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # as the umask allows
+        temporary = name
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
@@ -52,9 +53,32 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def remove_leftovers(*directories: Path) -> None:
-    """Remove the temporary files that a kill in the middle of :func:`write_atomically` left in directories."""
-    for directory in directories:
-        for path in directory.glob(".*.????????.*"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove the temporary files that a kill in the middle of :func:`write_atomically` of these paths left.
+
+    Nobody else may be writing the paths.
+    """
+    for path in paths:
+        for left in path.parent.glob(f"{TEMPORARY}????????-{path.name}"):
+            left.unlink(missing_ok=True)
+
+
+def check_no_links(root: Path, names: Iterable[str]) -> None:
+    """Check that nothing below a directory is written, or removed, through a link.
+
+    Args:
+        root: the directory; may itself be reached through a link.
+        names: paths below it, ``"checkpoints/last.pt"``, there or not.
+
+    Raises:
+        InputError: names the link.
+    """
+    for name in names:
+        at = root
+        for part in Path(name).parts:
+            at = at / part
+            if at.is_symlink():
+                raise InputError(
+                    f"{at} is a link to {os.readlink(at)}: nothing is written through links inside {root}; put what it "
+                    "points to in its place, or work on a copy of the directory"
+                )

@@ -219,7 +219,7 @@ def labelled_run(folder):
         "fit": {"epochs": 1, "batch_size": 20, "device": "cpu", "compile": "off"},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / "run")]) == 0
+    assert main(["train", str(folder / "mine.yaml"), "--trust", "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import jsonargparse
+import torch
 
 from pyro_vae import __version__
 from pyro_vae.cli.anneal import ais, gap, sandwich
@@ -34,7 +38,29 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2: something the user can put right)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # a full disk, or a closed pipe, is noticed here
+        return status
+    except BrokenPipeError:  # who read our output has enough, as in `| head`
+        _silence(sys.stdout)
+        return 141  # what a process gives that the closed pipe has ended
+    except KeyboardInterrupt:
+        return 130
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return _refused(f"out of memory ({error}): smaller batches, fewer particles, less --memory_mib")
+    except RecursionError:
+        return _refused("something that was read is nested too deeply")
+    except OSError as error:
+        about = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _refused(f"the system refused a file or a device: {about}")
+    except RuntimeError as error:
+        if not _of_the_machine(error):
+            raise
+        return _refused(str(error).splitlines()[0])
+
+
+def _run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -49,8 +75,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unknown("command", arguments[0], COMMANDS)
         COMMANDS[arguments[0]](arguments[1:])
     except (InputError, NonFiniteLossError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return _refused(str(error))
     return 0
+
+
+def _refused(message: str) -> int:
+    try:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    except OSError:  # nobody reads it
+        _silence(sys.stderr)
+    return 2
+
+
+def _silence(stream: Any) -> None:
+    """Keep the interpreter from writing what is left to a stream that is closed, when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _of_the_machine(error: RuntimeError) -> bool:
+    """Whether PyTorch says by this error that memory is spent or that there is no such device."""
+    told = str(error)
+    return any(words in told for words in ("can't allocate memory", "CUDA", "NVIDIA", "not enough memory", "No space"))

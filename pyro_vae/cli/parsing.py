@@ -32,10 +32,13 @@ def run_parser(command: str, description: str | None) -> ArgumentParser:
     """A parser of a command on a run directory."""
     parser = make_parser(command, description)
     parser.add_argument("dir", type=Path, help="the run directory")
-    parser.add_argument(
-        "--trust", action="store_true", help="run the code of classes outside pyro_vae that the configuration names"
-    )
+    add_trust(parser)
     return parser
+
+
+def add_trust(parser: ArgumentParser, whose: str = "that the configuration names") -> None:
+    """Give a parser the option without which no file makes the package run code."""
+    parser.add_argument("--trust", action="store_true", help=f"run the code of classes outside pyro_vae {whose}")
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], said: Any = None, known: Any = None) -> Any:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.parsing import make_parser, parse, parse_over, run_parser
+from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over, run_parser
 from pyro_vae.errors import InputError
 from pyro_vae.recipes import Run, read_recipe
 from pyro_vae.recipes.experiment import (
@@ -19,13 +19,15 @@ from pyro_vae.recipes.experiment import (
     load_configured_data,
     parse_config,
 )
+from pyro_vae.recording import Compile
 
 
 def train(arguments: Sequence[str]) -> None:
     """Train a recipe, or a YAML file of one's own, into a new run directory."""
     parser = make_parser("train", train.__doc__)
     parser.add_argument("recipe", help="a recipe's name (see pyro-vae recipes), or a .yaml file of one's own")
-    parser.add_argument("--out", type=Path, required=True, help="the run directory to make")
+    parser.add_argument("--out", type=str, required=True, help="the run directory to make")
+    add_trust(parser, "of a .yaml file")
     if not arguments or arguments[0].startswith("-"):
         if "--help" in arguments or "-h" in arguments:
             add_experiment_arguments(parser, {})
@@ -33,16 +35,20 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError("the recipe comes first: pyro-vae train RECIPE --out DIR [--section.option value …]")
     recipe = read_recipe(arguments[0])
     add_experiment_arguments(parser, recipe)
-    if arguments[0].endswith((".yaml", ".yml")):
+    trust = "--trust" in arguments
+    if trust and arguments[0].endswith((".yaml", ".yml")):
         sys.path[:0] = ["", str(Path(arguments[0]).resolve().parent)]  # classes of one's own beside the file
     if any(a in ("-h", "--help") or re.search(r"\.help\b", a) for a in arguments):
         parser.parse_args(list(arguments))
-    read = partial(parse_config, experiment_parser(recipe), recipe, f"recipe {arguments[0]}")
+    read = partial(parse_config, experiment_parser(recipe), recipe, f"recipe {arguments[0]}", trust=trust)
     namespace = parse_over(parser, arguments, read)
     data = load_configured_data(namespace)
     config = namespace.clone(with_meta=False)
     out = config.pop("out")
-    config.pop("recipe")
+    for name in ("recipe", "trust"):
+        config.pop(name)
+    if not out:
+        raise InputError("--out is empty: say the run directory to make")
     run = Run.create(out, config, arguments[0], data)
     logging.info("%s", data.description)
     _train(run, data, resume=False)
@@ -51,8 +57,23 @@ def train(arguments: Sequence[str]) -> None:
 def resume(arguments: Sequence[str]) -> None:
     """Go on with an interrupted run, to the result that it would have had."""
     parser = run_parser("resume", resume.__doc__)
+    known: dict[str, tuple[type | Any, str]] = {
+        "fit.epochs": (int, "train for more epochs, also where training had ended"),
+        "fit.checkpoint_every": (float, "seconds between checkpoints"),
+        "fit.device": (str, "another device"),
+        "fit.num_devices": (int, "data-parallel processes"),
+        "fit.compile": (Compile, "how steps are run"),
+        "data.name": (str, "where the data are now"),
+        "data.root": (str, "where the files of a registered dataset are now"),
+    }
+    for name, (kind, told) in known.items():
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=told)
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
+    for name in known:
+        section, key = name.split(".")
+        if options[name] is not None:
+            run.change(**{section: {key: options[name]}})
     _train(run, run.data(), resume=True)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pyro_vae.cli.parsing import make_parser, parse, parse_over
+from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over
 from pyro_vae.errors import InputError
 from pyro_vae.recipes import Run, read_recipe
 from pyro_vae.recipes.learned_priors import add_prior_arguments, parse_prior_config
@@ -24,7 +24,7 @@ def train_prior(arguments: Sequence[str]) -> None:
     parser.add_argument("--on", type=Path, required=True, help="the run directory")
     parser.add_argument("--site", type=str | None, default=None, help="of this code site only; else of all, one by one")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted one")
-    parser.add_argument("--trust", action="store_true", help="run the code of classes outside pyro_vae")
+    add_trust(parser)
     if not named:
         if "--resume" not in arguments and not {"-h", "--help"} & set(arguments):
             raise InputError("the recipe comes first: pyro-vae train-prior RECIPE --on DIR [--prior.option value …]")
@@ -32,10 +32,11 @@ def train_prior(arguments: Sequence[str]) -> None:
         _train(options, None, "")
         return
     recipe = read_recipe(arguments[0])
-    if arguments[0].endswith((".yaml", ".yml")):
+    trust = "--trust" in arguments
+    if trust and arguments[0].endswith((".yaml", ".yml")):
         sys.path[:0] = ["", str(Path(arguments[0]).resolve().parent)]  # classes of one's own beside the file
     add_prior_arguments(parser)
-    options = parse_over(parser, arguments, partial(parse_prior_config, recipe, f"recipe {arguments[0]}"))
+    options = parse_over(parser, arguments, partial(parse_prior_config, recipe, f"recipe {arguments[0]}", trust=trust))
     if options.resume:
         raise InputError(
             "--resume goes on with the recipe and options that it was begun with: "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pyro_vae.cli.parsing import make_parser, parse_over
+from pyro_vae.cli.parsing import add_trust, make_parser, parse_over
 from pyro_vae.errors import InputError
 from pyro_vae.recipes import Run, read_recipe
 from pyro_vae.recipes.ranker import add_ranker_arguments, parse_ranker_config
@@ -19,7 +19,7 @@ def train_ranker(arguments: Sequence[str]) -> None:
     parser = make_parser("train-ranker", train_ranker.__doc__)
     parser.add_argument("--on", type=Path, required=True, help="the run directory")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted one")
-    parser.add_argument("--trust", action="store_true", help="run the code of classes outside pyro_vae")
+    add_trust(parser)
     add_ranker_arguments(parser)
     recipe, named = "ranker", bool(arguments) and not arguments[0].startswith("-")
     if named:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,19 @@ from typing import Any
 import torch
 
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import write_atomically
+from pyro_vae.files import check_no_links, write_atomically
+from pyro_vae.inference.fingerprint import state_digest
+from pyro_vae.inference.weights import are_trained
 
 CHECKPOINT = Path("checkpoints") / "last.pt"
 PREVIOUS = Path("checkpoints") / "previous.pt"
-METRICS = "metrics.jsonl"
+METRICS, WEIGHTS = "metrics.jsonl", "model.safetensors"
+FILES = (str(CHECKPOINT), str(PREVIOUS), METRICS, WEIGHTS)  # what training writes
+logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
-    """Write the state as the run's last checkpoint; the one before is kept as ``previous.pt``."""
+    """Write the state as the run's last checkpoint, with its digest; the one before is kept as ``previous.pt``."""
     last, previous = run / CHECKPOINT, run / PREVIOUS
     if last.exists():
         try:
@@ -26,29 +32,76 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
             previous.hardlink_to(last)  # a second name: at no moment is there no last.pt
         except OSError:  # a file system without hard links
             write_atomically(previous, lambda path: shutil.copyfile(last, path))
-    write_atomically(last, lambda path: torch.save(state, path))
+    whole = {**state, "digest": state_digest(state)}
+    write_atomically(last, lambda path: torch.save(whole, path))
 
 
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
-    """The run's last checkpoint (None: it has none); nothing in the file is executed.
+    """The run's last checkpoint that can be read (None: it has none); nothing in the file is executed.
+
+    If the last one is damaged, the one before it is taken, and the log says so.
 
     Raises:
-        CorruptFileError: names a damaged file and says what can be done.
+        CorruptFileError: if there is none that can be read; says what can be done.
     """
-    path = run / CHECKPOINT
-    if not path.exists():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the reader fail in many ways
-        remedy = (
-            f"to resume from the checkpoint before it: mv {run / PREVIOUS} {path}"
-            if (run / PREVIOUS).exists()
-            else "there is no older checkpoint: train again into a new directory"
-        )
+    paths = [run / path for path in (CHECKPOINT, PREVIOUS) if (run / path).exists()]
+    for path in paths:
+        try:
+            state = _read(path)
+        except PermissionError as error:
+            raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
+        except Exception as error:  # damaged bytes make the reader fail in many ways
+            logger.warning("checkpoint %s is damaged: %s", path, str(error).split(". ")[0][:120])
+            continue
+        if path != paths[0]:
+            logger.warning("going on from the checkpoint before it, %s", path)
+        return state
+    if paths:
         raise CorruptFileError(
-            f"checkpoint {path} is damaged or truncated; {remedy}. The weights in model.safetensors can still be loaded"
-        ) from error
+            f"checkpoint {' and '.join(map(str, paths))} {'are' if len(paths) > 1 else 'is'} damaged or truncated: "
+            "train again into a new directory. The weights in model.safetensors can still be loaded"
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
+        raise ValueError("it is not one that pyro_vae's training saved")
+    digest = state.pop("digest", None)  # older ones have none
+    if digest is not None and digest != state_digest(state):
+        raise ValueError("its contents are not those that were saved, bits have changed")
+    return state
+
+
+def check_directory(run: Path, resume: bool) -> None:
+    """Check that training may write in a directory.
+
+    Raises:
+        InputError: if there is a run already that is not to be resumed, or one to be resumed that has lost its
+            checkpoints; if something there is a link.
+    """
+    check_no_links(run, FILES)
+    if resume:
+        trained = [name for name in (WEIGHTS, METRICS, "summary.json") if _says_of_training(run / name)]
+        if trained and not any((run / path).exists() for path in (CHECKPOINT, PREVIOUS)):
+            raise InputError(
+                f"{run} holds a trained run ({', '.join(trained)}) without {CHECKPOINT}, which going on with it needs; "
+                "nothing was changed. Put the directory checkpoints back, or train into a new directory"
+            )
+        return
+    there = [name for name in FILES if _says_of_training(run / name)]
+    if there:
+        raise InputError(
+            f"out: {run} holds {', '.join(there)} already, which training would replace; go on with it (resume=True), "
+            "or choose another directory"
+        )
+
+
+def _says_of_training(file: Path) -> bool:
+    if file.name == WEIGHTS:
+        return file.exists() and are_trained(file)
+    return file.exists() and file.stat().st_size > 0
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -80,7 +133,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def rewrite_metrics(run: Path, records: list[dict[str, Any]]) -> None:
     """Replace the log by these records, atomically."""
-    text = "".join(json.dumps(r) + "\n" for r in records)
+    text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records)
     write_atomically(run / METRICS, lambda path: path.write_text(text))
 
 
@@ -90,9 +143,11 @@ def append_metrics(run: Path, record: dict[str, Any]) -> None:
     Raises:
         InputError: if it cannot be written (full disk, no permission).
     """
+    line = json.dumps(record, allow_nan=False) + "\n"
     try:
-        with open(run / METRICS, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        handle = os.open(run / METRICS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        with open(handle, "a") as file:
+            file.write(line)
     except OSError as error:
         raise InputError(
             f"cannot write {run / METRICS}: {error}. The last checkpoint is unharmed; free some disk space, then resume"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,17 @@ from torch import Tensor, nn
 
 from pyro_vae.checks import check_data
 from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.inference.batch_norm import check_batches
 from pyro_vae.inference.batches import EpochBatches, derived_seed
-from pyro_vae.inference.checkpoint import CHECKPOINT, load_checkpoint
+from pyro_vae.inference.checkpoint import check_directory, load_checkpoint
 from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM
 from pyro_vae.inference.data_init import awaits_data, initialize_from_data, number_of_data
 from pyro_vae.inference.elbo import ELBO
 from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.inference.fingerprint import described as in_words
+from pyro_vae.inference.lock import locked
 from pyro_vae.inference.objective import Objective
 from pyro_vae.inference.optimizer import OptimizerName, make_optimizer
 from pyro_vae.inference.scheduled import ScheduledBuffers, warn_of_long
@@ -69,7 +73,7 @@ def fit(
     epochs: int = 100,
     batch_size: int = 100,
     optimizer: OptimizerName = "adam",
-    optimizer_options: dict[str, Any] | None = None,
+    optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None = None,
     learning_rate: float | Schedule = 1e-3,
     kl_weight: float | Schedule = 1.0,
     schedules: dict[str, float | Schedule] | None = None,
@@ -79,6 +83,7 @@ def fit(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
+    described: Mapping[str, str] | None = None,
     checkpoint_every: float = 30.0,
     device: str = "auto",
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true",
@@ -110,8 +115,12 @@ def fit(
         patience: stop when validation has not improved for so many epochs, and return the best epoch's weights.
             Epochs before the end of the KL schedule do not count.
         seed: of order, binarization and noise.
-        out: directory for checkpoints, metrics and weights; one that holds a run already is refused.
-        resume: go on from the last checkpoint in ``out``, to the very result of an uninterrupted run.
+        out: directory for checkpoints, metrics and weights; one that holds a run already is refused. One training at a
+            time has it.
+        resume: go on from the last checkpoint in ``out``, to the very result of an uninterrupted run. The experiment
+            must be the one that was begun: the same data and arguments but for ``epochs`` (which may become more, also
+            when training had ended), ``checkpoint_every``, ``compile``, ``progress``, ``num_devices`` and ``device``.
+        described: what else tells this experiment from others, by name; another description is refused at a resume.
         checkpoint_every: seconds between checkpoints.
         device: "auto", "cpu", "cuda", …
         precision: Lightning Fabric's names.
@@ -126,9 +135,10 @@ def fit(
         progress: show a bar with the time left.
 
     Raises:
-        InputError: for arguments out of range, data out of a likelihood's support, sites that do not match.
+        InputError: for arguments out of range, data out of a likelihood's support, sites that do not match; for a
+            resume of another experiment, or of a run that has lost its checkpoints.
         NonFiniteLossError: if the loss becomes NaN or infinite; names the step and the site.
-        CorruptFileError: if the checkpoint to resume from is damaged.
+        CorruptFileError: if the checkpoints to resume from are damaged.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
     data = as_data(data)
@@ -139,6 +149,20 @@ def fit(
     kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
     of_buffers = {name: as_schedule(value) for name, value in (schedules or {}).items()}
     warn_of_long({"the KL weight": kl_schedule, **of_buffers}, epochs)
+    settings = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "optimizer_options": optimizer_options or {},
+        "learning_rate": rates,
+        "kl_weight": kl_schedule,
+        "schedules": of_buffers,
+        "clip_norm": clip_norm,
+        "ema_decay": ema_decay,
+        "patience": patience,
+        "precision": precision,
+        "objective": objective,
+    }
     fabric = _fabric(device, precision, num_devices)
     if num_devices > 1:
         fabric.launch()
@@ -154,7 +178,9 @@ def fit(
     mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)
     traces = check_data(*programs, train)
     keep_freed_memory()
-    with private_seed(derived_seed(seed, "noise"), fabric.device):
+    run = None if out is None else Path(out)
+    alone = locked(run) if run is not None and fabric.global_rank == 0 else nullcontext()
+    with alone, private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
         first, nesting = train.batch(slice(0, 2)), objective.plate_nesting
         pair = examine(*programs, first, nesting, num_data=len(train), training=True, traces=traces)
@@ -162,7 +188,9 @@ def fit(
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
         scheduled.set(0.0)
-        saved = load_checkpoint(Path(out)) if resume and out is not None else None
+        if run is not None and fabric.global_rank == 0:
+            check_directory(run, resume)  # once more, now that nobody else is at work in it
+        saved = load_checkpoint(run) if resume and run is not None else None
         if saved is None and awaits_data(*programs):
             initialize_from_data(*programs, EpochBatches(train, number_of_data(train), seed).batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
@@ -177,6 +205,7 @@ def fit(
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":
             step.double()  # before the averages are made
+        experiment = {} if run is None else _experiment(data, fabric, described or {}, settings)
         trainer = Trainer(
             fabric,
             step,
@@ -191,7 +220,8 @@ def fit(
             clip_norm=clip_norm,
             ema=None if ema_decay is None else WeightEMA(step, ema_decay),
             patience=patience,
-            run=None if out is None else Path(out),
+            run=run,
+            experiment=experiment,
             checkpoint_every=checkpoint_every,
             progress=progress,
             programs=programs,
@@ -199,7 +229,7 @@ def fit(
             mode=mode,
         )
         if saved is not None:
-            trainer.restore(saved, f"checkpoint in {out}")
+            trainer.restore(saved, f"checkpoint in {out}", epochs)
         else:
             trainer.start()
         with pyro.validation_enabled(False):  # checked above, once; inside a step it would synchronize
@@ -234,8 +264,24 @@ def _check(
         )
     if resume and out is None:
         raise InputError("resume needs out, the directory of the run to go on with")
-    if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
-        raise InputError(f"out: {out} holds a run already; go on with it (resume=True) or choose another directory")
+    if out is not None:
+        check_directory(Path(out), resume)
+
+
+def _experiment(data: Data, fabric: Fabric, more: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """What tells this experiment from others, and the machine that it runs on."""
+    from pyro_vae import __version__
+
+    validation = None if data.validation is None else split_digest(data.validation)
+    return {
+        **{name: str(value) for name, value in more.items()},
+        **{name: in_words(value) for name, value in settings.items()},
+        "training data": split_digest(data.train),
+        "validation data": str(validation),
+        "pyro_vae": __version__,
+        "torch": str(torch.__version__),
+        "device": fabric.device.type,
+    }
 
 
 def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,13 @@ from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
 from pyro_vae.files import remove_leftovers
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.inference.fingerprint import check_same
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.weights import copy_into, load_weights, named_weights, save_weights
+
+ALL_EPOCHS = "all {} epochs"  # why training ended
+MACHINE = ("pyro_vae", "torch", "device")  # of an experiment: may change while it is gone on with
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,6 +52,7 @@ class TrainingState:
         programs: model and guide.
         ema: moving average of the weights, or None.
         run: run directory, or None.
+        experiment: what tells it from others (:mod:`pyro_vae.inference.fingerprint`), and the machine.
     """
 
     def __init__(
@@ -55,11 +63,14 @@ class TrainingState:
         programs: tuple[Any, Any],
         ema: WeightEMA | None,
         run: Path | None,
+        experiment: dict[str, str],
     ) -> None:
         self.fabric, self.raw_step, self.ema, self.run = fabric, step, ema, run
+        self.experiment = experiment
         self.model, self.guide = programs
         self.step, self.optimizer = fabric.setup(step, optimizer)
         self.at = Progress()
+        self.to_finish = False  # whether training had ended, and its weights are to be saved again
         self.best_weights: dict[str, Tensor] | None = None
         self.records: list[dict[str, Any]] = []
         self._saved_at = time.monotonic()
@@ -103,33 +114,51 @@ class TrainingState:
 
     @torch.no_grad()
     def save(self) -> None:
-        """Write weights and checkpoint to the run directory, if there is one.
+        """Write checkpoint and weights to the run directory, if there is one.
 
         Raises:
             NonFiniteLossError: if a weight is NaN or infinite; nothing is written then.
             InputError: if a file cannot be written; the one before it stays.
         """
         self._saved_at = time.monotonic()
-        if self.run is None or self.fabric.global_rank > 0:
+        if not self._writes:
             return
         self._check_weights()
-        if not self.at.finished:  # once finished, the programs hold the weights to use
-            files.save_checkpoint(self.run, self.state())
-            if self.best_weights is not None:
-                kept = {k: v.clone() for k, v in self._weights().items()}
-                copy_into(self._weights(), self.best_weights, "best weights")
-                save_weights(self.run / "model.safetensors", self.model, self.guide)
-                copy_into(self._weights(), kept, "current weights")
-                return
-        with nullcontext() if self.at.finished else self._averaged():
-            save_weights(self.run / "model.safetensors", self.model, self.guide)
-        if self.at.finished:
-            files.save_checkpoint(self.run, {"progress": vars(self.at)})
+        files.save_checkpoint(self.run, self.state())
+        if self.best_weights is not None:
+            kept = {k: v.clone() for k, v in self._weights().items()}
+            copy_into(self._weights(), self.best_weights, "best weights")
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+            copy_into(self._weights(), kept, "current weights")
+            return
+        with self._averaged():
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+
+    @torch.no_grad()
+    def finish(self, put_in_place: Callable[[], None]) -> None:
+        """Leave in the programs the weights to use, and save them and, of how training ended, the checkpoint.
+
+        Args:
+            put_in_place: puts the weights to use into the programs.
+        """
+        last = None
+        if self._writes:
+            last = {**self.state(), "weights": {name: value.clone() for name, value in self._weights().items()}}
+        put_in_place()
+        self._check_weights()
+        if last is not None:
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+            files.save_checkpoint(self.run, last)
+
+    @property
+    def _writes(self) -> bool:
+        return self.run is not None and self.fabric.global_rank == 0
 
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs, in tensors and plain values."""
         cuda = torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None
         return {
+            "experiment": self.experiment,
             "progress": vars(self.at),
             "weights": dict(self._weights()),
             "optimizer": self.optimizer.state_dict(),
@@ -156,27 +185,48 @@ class TrainingState:
                 if "step" in of and (group.get("fused") or group.get("capturable")):
                     of["step"] = of["step"].to(parameter.device)
 
-    @torch.no_grad()
-    def restore(self, state: dict[str, Any], source: str) -> None:
-        """Continue from a saved state, and drop what the log holds beyond it.
+    def restore(self, state: dict[str, Any], source: str, epochs: int) -> None:
+        """Continue from a saved state; what the log holds beyond it is dropped when all else is in place.
+
+        A run that was trained to its end stays as it is, unless more epochs are wanted than it had.
 
         Raises:
             CorruptFileError: if the state is not one that training saved, or a finished run lacks its weights.
-            InputError: if it belongs to another model, guide, optimizer or averaging.
+            InputError: if it belongs to another experiment, model, guide, optimizer or averaging.
         """
         try:
-            self.at = Progress(**state["progress"])
-        except (KeyError, TypeError) as error:
-            raise CorruptFileError(f"{source} is not one that pyro_vae's training saved") from error
-        if self.run is not None and self.fabric.global_rank == 0:
-            remove_leftovers(self.run, self.run / files.CHECKPOINT.parent)
-        if self.run is not None and self.fabric.global_rank == 0:
-            self.records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
-            files.rewrite_metrics(self.run, self.records)
-        if self.at.finished:
-            if self.run is not None:
-                load_weights(self.run / "model.safetensors", self.model, self.guide)
-            return
+            self._restore(state, source, epochs)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise CorruptFileError(f"{source} is not one that pyro_vae's training saved ({error!r})"[:400]) from error
+        if self._writes:
+            records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
+            remove_leftovers(self.run / name for name in files.FILES)
+            files.rewrite_metrics(self.run, records)
+            self.records = records
+
+    @torch.no_grad()
+    def _restore(self, state: dict[str, Any], source: str, epochs: int) -> None:
+        begun = state.get("experiment")  # older checkpoints have none
+        if begun is None:
+            logger.warning("%s is of an older version: whether it is the same experiment is not known", source)
+        else:
+            self._check_experiment(begun, source)
+        at = _progress(state["progress"], source)
+        if epochs < at.epoch:
+            raise InputError(f"{source} is of epoch {at.epoch} already, and epochs is {epochs}: it cannot be fewer")
+        if at.finished and not (at.finished == ALL_EPOCHS.format(at.epoch) and epochs > at.epoch):
+            try:
+                self.at = at
+                if self.run is not None:
+                    load_weights(self.run / files.WEIGHTS, self.model, self.guide)
+                return
+            except CorruptFileError as error:
+                if "weights" not in state:
+                    raise
+                logger.warning("%s: they are made again from the checkpoint", error)
+                self.to_finish = True
+        if "weights" not in state:
+            raise InputError(f"{source} is of a finished run of an older version, which cannot be trained further")
         device = self.fabric.device
         copy_into(self._weights(), state["weights"], source)
         self._restore_optimizer(state["optimizer"], source)
@@ -192,3 +242,34 @@ class TrainingState:
         torch.set_rng_state(state["rng"]["cpu"])
         if state["rng"]["cuda"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"], device)
+        self.at = at
+        if not self.to_finish:
+            at.finished = ""
+
+    def _check_experiment(self, begun: dict[str, str], source: str) -> None:
+        """The same experiment, or one in which only the machine or this package's version is another."""
+        told, now = dict(begun), dict(self.experiment)
+        for name in MACHINE:
+            was, is_ = told.pop(name, None), now.pop(name, None)
+            if was != is_:
+                logger.warning(
+                    "%s was saved with %s %s, and is gone on with %s: results may differ", source, name, was, is_
+                )
+        check_same(told, now, source)
+
+
+def _progress(saved: dict[str, Any], source: str) -> Progress:
+    """Progress as it was saved.
+
+    Raises:
+        CorruptFileError: names what is not of its type.
+    """
+    at = Progress(**saved)
+    for each in fields(Progress):
+        value, usual = getattr(at, each.name), getattr(Progress(), each.name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and value >= -1 if isinstance(usual, int | float) else isinstance(value, type(usual))):
+            raise CorruptFileError(
+                f"{source}: progress has {each.name} = {value!r}, where {usual!r} or the like is right"
+            )
+    return at

@@ -21,7 +21,7 @@ from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.interrupts import Interrupts
 from pyro_vae.inference.scheduled import ScheduledBuffers
 from pyro_vae.inference.schedules import Schedule
-from pyro_vae.inference.state import TrainingState
+from pyro_vae.inference.state import ALL_EPOCHS, TrainingState
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.update import Update
 from pyro_vae.recording import Mode
@@ -46,6 +46,7 @@ class Trainer(TrainingState):
         ema: moving average of the weights, or None.
         patience: epochs without a better validation loss before training stops, or None.
         run: run directory, or None.
+        experiment: what tells it from others.
         checkpoint_every: seconds between checkpoints.
         progress: show a bar.
         programs: model and guide.
@@ -70,13 +71,14 @@ class Trainer(TrainingState):
         ema: WeightEMA | None,
         patience: int | None,
         run: Path | None,
+        experiment: dict[str, str],
         checkpoint_every: float,
         progress: bool,
         programs: tuple[Any, Any],
         seed: int,
         mode: Mode,
     ) -> None:
-        super().__init__(fabric, step, optimizer, programs, ema, run)
+        super().__init__(fabric, step, optimizer, programs, ema, run, experiment)
         self.batches, self.seed = batches, seed
         gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step, prepare=batches.split.finish)
         self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
@@ -97,7 +99,7 @@ class Trainer(TrainingState):
             NonFiniteLossError: names the step and the site; the last checkpoint stays as it is.
             KeyboardInterrupt: after Ctrl-C, when the state has been saved.
         """
-        if self.at.finished:  # a finished run, resumed
+        if self.at.finished and not self.to_finish:  # a finished run, resumed
             return
         started = time.monotonic() - self.at.seconds
         total = self.epochs * len(self.batches)
@@ -106,13 +108,14 @@ class Trainer(TrainingState):
             while self.at.epoch < self.epochs and not self.at.finished:
                 self._epoch(bar, started)
         if not self.at.finished:
-            self.at.finished = f"all {self.epochs} epochs"
+            self.at.finished = ALL_EPOCHS.format(self.epochs)
         self.at.seconds = time.monotonic() - started
+        self.finish(self._weights_to_use)
+
+    def _weights_to_use(self) -> None:
         self._restore_best()
         if self.best_weights is None:  # else they have the statistics with which they were best
             self._recompute_statistics(len(self.batches))
-        self._check_weights()
-        self.save()
 
     def _epoch(self, bar: tqdm, started: float) -> None:
         at, count = self.at, len(self.batches)

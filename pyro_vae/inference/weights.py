@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import safetensors
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
+from pyro_vae.inference.fingerprint import state_digest
 from pyro_vae.parameters import await_weights
 from pyro_vae.program import Program
+
+logger = logging.getLogger(__name__)
 
 
 def named_weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
@@ -27,26 +31,60 @@ def named_weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def save_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
-    """Write the weights of a pair to a safetensors file, atomically."""
+def save_weights(path: str | Path, model: nn.Module, guide: nn.Module, *, trained: bool = True) -> None:
+    """Write the weights of a pair to a safetensors file, atomically, with their digest.
+
+    Args:
+        path: of the file.
+        model, guide: the pair.
+        trained: False for initial weights, which training may replace.
+    """
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in named_weights(model, guide).items()}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary))
+    about = {"digest": _digest(tensors)} | ({} if trained else {"trained": "no"})
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, about))
+
+
+def are_trained(path: Path) -> bool:
+    """Whether a weights file is from training; False for the initial weights of a run, and for none."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("trained") != "no"
+    except FileNotFoundError:
+        return False
+    except (safetensors.SafetensorError, OSError):  # damaged: they may have been
+        return True
 
 
 def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
     """Read the weights of a pair into it.
 
     Raises:
-        CorruptFileError: if the file is missing or damaged.
-        InputError: if its names or shapes are not the pair's.
+        CorruptFileError: if the file is missing or damaged, or holds a parameter that is NaN or infinite.
+        InputError: if its names or shapes are not the pair's, or it cannot be read.
     """
     if not Path(path).is_file():
         raise CorruptFileError(f"{path} does not exist: it should hold the run's weights")
     try:
-        saved = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+        with safetensors.safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            saved = {name: file.get_tensor(name) for name in file.keys()}
+    except PermissionError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
         raise CorruptFileError(f"{path} is damaged or truncated and cannot be read as weights: {error}") from error
-    copy_into(named_weights(model, guide), _without_awaited(saved, model, guide), str(path))
+    if "digest" in about and about["digest"] != _digest(saved):
+        raise CorruptFileError(f"{path} is damaged: its weights are not those that were saved, bits have changed")
+    named = named_weights(model, guide)
+    for name, value in named.items():
+        if isinstance(value, nn.Parameter) and name in saved and not bool(saved[name].isfinite().all()):
+            raise CorruptFileError(f"{path}: weight '{name}' holds NaN or infinite values; no training saves such")
+    if about.get("trained") == "no":
+        logger.warning("%s holds initial weights: its training was stopped before the first checkpoint", path)
+    copy_into(named, _without_awaited(saved, model, guide), str(path))
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return state_digest(dict(sorted(tensors.items())))
 
 
 def _without_awaited(saved: dict[str, Tensor], model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -63,7 +62,7 @@ class VQVAE2(GenerativeModel):
         blocks: int = 2,
         block_channels: int = 64,
         likelihood: Likelihood | None = None,
-        quantizer: dict[str, Any] | None = None,
+        quantizer: dict[str, bool | int | float | str | None] | None = None,
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()

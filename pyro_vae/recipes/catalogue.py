@@ -66,8 +66,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CorruptFileError(f"{source} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date with a 13th month
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise CorruptFileError(f"{source} is not valid YAML: {told}") from error
     if not isinstance(value, dict):
         raise CorruptFileError(f"{source} should hold a YAML mapping with keys data, model, guide, …")
     return value

@@ -37,7 +37,7 @@ def digest(weights: Path) -> str:
 
 def run_codes(
     cache: Path,
-    trained: str,
+    made_of: dict[str, str],
     model: nn.Module,
     guide: nn.Module,
     data: Data,
@@ -49,7 +49,7 @@ def run_codes(
 
     Args:
         cache: a safetensors file.
-        trained: digest of the weights of model and guide.
+        made_of: digests of the weights and of the parts of the data.
         model, guide: programs.
         data: of which dynamically binarized ones are drawn once.
         sites: code sites to keep.
@@ -57,7 +57,7 @@ def run_codes(
         draws: of a training datum's codes from the guide, ``(N, draws, *grid)``; of other data's it is then one,
             ``(N, *grid)``. 0: the most probable codes, of all data.
     """
-    made = {"trained": trained, "draws": str(draws)}
+    made = {**made_of, "draws": str(draws)}
     found = _read(cache, made)
     if found is not None:
         logger.info("codes of the data: from %s", cache)
@@ -77,7 +77,7 @@ def run_codes(
 def _read(cache: Path, made: dict[str, str]) -> Codes | None:
     try:
         with safetensors.safe_open(cache, "pt") as file:
-            if {"draws": "0"} | (file.metadata() or {}) != made:
+            if (file.metadata() or {}) != made:
                 return None
             codes: Codes = {}
             for key in file.keys():

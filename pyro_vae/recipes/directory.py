@@ -7,33 +7,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.errors import InputError
-from pyro_vae.files import write_json
-from pyro_vae.inference import FitResult
-from pyro_vae.inference.checkpoint import CHECKPOINT
-from pyro_vae.recipes.sections import is_first_process
+from jsonargparse import Namespace
 
-CONFIG, WEIGHTS, SUMMARY = "config.yaml", "model.safetensors", "summary.json"
+from pyro_vae.errors import InputError
+from pyro_vae.files import check_no_links, write_json
+from pyro_vae.inference import FitResult
+from pyro_vae.inference.checkpoint import CHECKPOINT, METRICS
+from pyro_vae.recipes.sections import CONFIG, is_first_process
+
+WEIGHTS, SUMMARY = "model.safetensors", "summary.json"
+TARGETS = (CONFIG, WEIGHTS, SUMMARY, METRICS, "checkpoints", "first", "priors", "ranker")  # what a training makes
+
+
+def check_free(folder: Path) -> None:
+    """Check that a new training would replace nothing in a directory.
+
+    Raises:
+        InputError: names what is there already.
+    """
+    there = [name for name in TARGETS if (folder / name).exists() or (folder / name).is_symlink()]
+    if {CONFIG, "checkpoints"} <= {*there} or {CONFIG, WEIGHTS} <= {*there}:
+        raise InputError(
+            f"{folder} holds a run already: resume it (pyro-vae resume {folder}) or choose another directory (--out)"
+        )
+    if there:
+        raise InputError(
+            f"{folder} holds {', '.join(there)} already, which training would replace: choose another directory (--out)"
+        )
+
+
+def to_write(folder: Path, name: str) -> Path:
+    """A path below a run directory that may be written.
+
+    Raises:
+        InputError: if a link inside the directory leads there.
+    """
+    check_no_links(folder, [name])
+    return folder / name
 
 
 @contextmanager
-def nothing_left_if_refused(folders: Sequence[Path], written: Sequence[Path]) -> Iterator[None]:
+def nothing_left_if_refused(folders: Sequence[Path], written: Sequence[Path], config: Namespace) -> Iterator[None]:
     """Remove what was written for a training that is refused (``InputError``) before its first checkpoint.
 
     Args:
         folders: where the checkpoints would be.
-        written: files.
+        written: files that this process has written.
+        config: of the training.
     """
     try:
         yield
     except InputError:
-        if is_first_process() and not any((folder / CHECKPOINT).exists() for folder in folders):
+        if is_first_process(config) and not any((folder / CHECKPOINT).exists() for folder in folders):
             for file in written:
                 file.unlink(missing_ok=True)
         raise
 
 
-def write_summary(folder: Path, result: FitResult, **head: Any) -> None:
+def write_summary(folder: Path, result: FitResult, config: Namespace, **head: Any) -> None:
     """Write what training returned, which says that it has come to its end."""
     summary = {
         **head,
@@ -43,5 +74,5 @@ def write_summary(folder: Path, result: FitResult, **head: Any) -> None:
         "seconds": round(result.seconds, 1),
         "stopped": result.stopped,
     }
-    if is_first_process():
+    if is_first_process(config):
         write_json(folder / SUMMARY, summary)

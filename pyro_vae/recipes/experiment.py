@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -13,9 +11,6 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
-import pyro_vae.guides
-import pyro_vae.likelihoods
-import pyro_vae.models  # noqa: F401  (known to the parser by short name)
 from pyro_vae.data import Data, load_data
 from pyro_vae.errors import InputError
 from pyro_vae.inference import ELBO, Objective, fit
@@ -27,7 +22,7 @@ from pyro_vae.runtime import private_seed
 
 PAIR_SECTIONS = ("model", "guide", "pair", "objective", "fit")
 SECTIONS = ("data", *PAIR_SECTIONS, "first", "seed")
-NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "seed", "progress"}
+NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "described", "seed", "progress"}
 PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from, and what of it is not configured
     "model": (nn.Module, {"data_shape", "data_mean"}),
     "guide": (nn.Module, {"model"}),
@@ -76,11 +71,14 @@ def experiment_parser(config: Mapping[str, Any]) -> ArgumentParser:
     return parser
 
 
-def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str, *, defaults: bool = True) -> Namespace:
+def parse_config(
+    parser: ArgumentParser, config: Mapping[str, Any], source: str, *, trust: bool = False, defaults: bool = True
+) -> Namespace:
     """Check a configuration against the signatures and fill in the defaults, or leave them out.
 
     Raises:
-        InputError: names what does not fit, with the nearest known section.
+        InputError: names what does not fit, with the nearest known section; or code outside the package, if the
+            configuration is not trusted.
     """
     if "prior" in config:
         raise InputError(f"{source} is a prior's recipe: learn it for a run, with pyro-vae train-prior NAME --on DIR")
@@ -88,12 +86,17 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any], source: str,
         raise InputError(f"{source} is a ranker's recipe: learn it for a run, with pyro-vae train-ranker --on DIR")
     check_sections(config, SECTIONS, source)
     _check_pair(config, source)
-    config = with_functions(config, ("model", "guide"))
-    if isinstance(config.get("first"), Mapping):
+    if "first" in config:
+        if not isinstance(config["first"], Mapping):
+            raise InputError(f"{source}: section 'first' holds the sections {', '.join(PAIR_SECTIONS)} of a pair")
         check_sections(config["first"], PAIR_SECTIONS, f"{source}, first")
         _check_pair(config["first"], f"{source}, first")
-        config["first"] = with_functions(config["first"], ("model", "guide"))
-    return parse_sections(parser, config, source, defaults)
+    return parse_sections(parser, config, source, trust=trust, defaults=defaults, prepare=_with_functions)
+
+
+def _with_functions(config: dict[str, Any]) -> dict[str, Any]:
+    config = with_functions(config, ("model", "guide"))
+    return config | {"first": with_functions(config["first"], ("model", "guide"))} if "first" in config else config
 
 
 def _check_pair(config: Mapping[str, Any], source: str) -> None:
@@ -103,31 +106,6 @@ def _check_pair(config: Mapping[str, Any], source: str) -> None:
             f"{source}: section 'pair' names one class with the methods model and guide; leave {beside[0]} out, or say "
             "model and guide apart"
         )
-
-
-def foreign_class_paths(config: Any) -> list[str]:
-    """Strings in a configuration through which code outside the package could be imported.
-
-    Not only import paths: the parser also accepts the name of a file, or YAML or JSON within a string, in place of a
-    class. So all is foreign but plain words, numbers and paths within ``pyro_vae``; the data section names no classes.
-    """
-    if isinstance(config, Mapping):
-        return [p for k, v in config.items() if k != "data" for p in foreign_class_paths(v)]
-    if isinstance(config, list | tuple):
-        return [p for v in config for p in foreign_class_paths(v)]
-    return [config] if isinstance(config, str) and not _harmless(config) else []
-
-
-def _harmless(text: str) -> bool:
-    if text and os.path.isfile(text):
-        return False
-    if re.fullmatch(r"[\w:+-]*|pyro_vae(\.[A-Za-z_]\w*)+", text, re.ASCII):
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def load_configured_data(config: Namespace) -> Data:

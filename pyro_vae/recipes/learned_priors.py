@@ -21,7 +21,7 @@ from pyro_vae.priors import Prior, TransformerPrior
 from pyro_vae.recipes.catalogue import read_yaml
 from pyro_vae.recipes.codes import digest
 from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS
-from pyro_vae.recipes.experiment import NOT_CONFIGURED, foreign_class_paths, instantiate
+from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.sections import check_sections, parse_sections
 from pyro_vae.recipes.texts import TOKENIZER, TextOptions, check_tokenizer
 from pyro_vae.runtime import private_seed
@@ -48,7 +48,9 @@ def add_prior_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
 
-def parse_prior_config(config: Mapping[str, Any], source: str, *, defaults: bool = True) -> Namespace:
+def parse_prior_config(
+    config: Mapping[str, Any], source: str, *, trust: bool = False, defaults: bool = True
+) -> Namespace:
     """Check a prior's configuration and fill in the defaults, or leave them out.
 
     Raises:
@@ -59,7 +61,7 @@ def parse_prior_config(config: Mapping[str, Any], source: str, *, defaults: bool
     check_sections(config, SECTIONS, source)
     parser = ArgumentParser(exit_on_error=False)
     add_prior_arguments(parser)
-    return parse_sections(parser, config, source, defaults)
+    return parse_sections(parser, config, source, trust=trust, defaults=defaults)
 
 
 def build_prior(
@@ -117,11 +119,16 @@ def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list
         the sites.
 
     Raises:
-        InputError: if one was trained on the codes of other weights than the run's.
+        InputError: if one was trained on the codes of other weights than the run's, or cannot be read.
         CorruptFileError: if a file is missing or damaged.
     """
     finished = []
-    for folder in sorted(path.parent for path in (run / PRIORS).glob(f"*/{CONFIG}")):
+    for folder in prior_folders(run):
+        if not (folder / CONFIG).is_file():
+            raise CorruptFileError(
+                f"{folder} holds files of a prior of '{folder.name}' but no {CONFIG}: put that back, or move the "
+                "directory away for the run without that prior"
+            )
         if not (folder / SUMMARY).is_file():
             logger.warning(
                 "%s is not trained to its end: the prior of '%s' stays uniform (pyro-vae train-prior --on %s --resume)",
@@ -135,16 +142,33 @@ def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list
     return [put_prior(folder, trained, model, trust) for folder in finished]
 
 
+def prior_folders(run: Path) -> list[Path]:
+    """The directories of priors that were learned, or begun, for a run.
+
+    Raises:
+        InputError: if the directory of them cannot be read.
+    """
+    try:
+        found = sorted(path for path in (run / PRIORS).iterdir() if path.is_dir())
+        return [folder for folder in found if any(folder.iterdir())]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read the priors of {run}: {error}") from error
+
+
 def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
     """Put one learned prior into a model; see :func:`put_learned_priors`."""
     head, config = read_prior_config(folder, trust)
     priors, site = code_priors(model), folder.name
     if site not in priors:
         raise unknown(f"code site in {folder.parent}", site, priors)
+    if not isinstance(head["num_classes"], int | None) or not isinstance(head["tokenizer"], Mapping | None):
+        raise CorruptFileError(f"{folder / CONFIG}: num_classes or tokenizer is damaged")
     if head["trained_on"] != trained:
         raise InputError(
             f"the prior in {folder} was trained on another codebook: on the codes of weights "
-            f"{head['trained_on'][:12]}…, and those of {folder.parent.parent} are {trained[:12]}…. Remove its "
+            f"{str(head['trained_on'])[:12]}…, and those of {folder.parent.parent} are {trained[:12]}…. Remove its "
             "directory, and train it again (pyro-vae train-prior)"
         )
     if head["tokenizer"] is not None:
@@ -169,7 +193,4 @@ def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namesp
         head["tokenizer"] = raw.pop("tokenizer", None)
     except KeyError as error:
         raise CorruptFileError(f"{file} lacks {error}") from error
-    foreign = foreign_class_paths(raw)
-    if foreign and not trust:
-        raise InputError(f"{file} names code outside pyro_vae ({', '.join(foreign)[:200]}): trust it, or don't load it")
-    return head, parse_prior_config(raw, str(file))
+    return head, parse_prior_config(raw, str(file), trust=trust)

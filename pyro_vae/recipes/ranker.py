@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from pyro_vae.evaluation.ranking import ContrastiveScorer
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.batches import derived_seed
-from pyro_vae.inference.checkpoint import CHECKPOINT
+from pyro_vae.inference.lock import locked
 from pyro_vae.inference.weights import load_weights
 from pyro_vae.models import ContrastiveModel
 from pyro_vae.recipes.catalogue import read_yaml
-from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS, nothing_left_if_refused, write_summary
+from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.learned_priors import PRIORS
 from pyro_vae.recipes.run import Run
-from pyro_vae.recipes.sections import check_sections, is_first_process, parse_sections, write_config
+from pyro_vae.recipes.sections import check_sections, is_first_process, parse_sections, told_apart, write_config
 from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runtime import private_seed
 
@@ -41,7 +42,9 @@ def add_ranker_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
 
-def parse_ranker_config(config: Mapping[str, Any], source: str, *, defaults: bool = True) -> Namespace:
+def parse_ranker_config(
+    config: Mapping[str, Any], source: str, *, trust: bool = False, defaults: bool = True
+) -> Namespace:
     """Check a ranker's configuration and fill in the defaults, or leave them out.
 
     Raises:
@@ -52,7 +55,7 @@ def parse_ranker_config(config: Mapping[str, Any], source: str, *, defaults: boo
     check_sections(config, SECTIONS, source)
     parser = ArgumentParser(exit_on_error=False)
     add_ranker_arguments(parser)
-    return parse_sections(parser, config, source, defaults)
+    return parse_sections(parser, config, source, trust=trust, defaults=defaults)
 
 
 def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, progress: bool = True) -> FitResult:
@@ -67,33 +70,42 @@ def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, pr
     Raises:
         InputError: if the run knows no texts, has a ranker already, or none to go on with.
     """
-    folder, vocabulary = run.path / RANKER, run.path / PRIORS / TOKENIZER
+    folder, vocabulary = run.file(RANKER), run.path / PRIORS / TOKENIZER
     if resume == (config is not None):
         raise InputError("give the ranker's configuration, or resume=True to go on with the one it was begun with")
     tokenizer = run.tokenizer()
     facts = saved(vocabulary, tokenizer)
     begun, done = (folder / CONFIG).is_file(), (folder / SUMMARY).is_file()
-    writes = is_first_process()
     if resume and (done or not begun):
         raise InputError(f"{folder} has no ranker that training was interrupted of")
-    if writes and not resume and begun:
+    if config is not None and begun and is_first_process(config):
         raise InputError(
             f"{folder}: a ranker is {'learned' if done else 'begun'} already; "
             f"{'remove the directory' if done else 'go on with it (--resume), or remove the directory'} to begin anew"
         )
+    if config is not None and is_first_process(config):
+        check_free(folder)
     if config is None:
         _, config = _read(folder, vocabulary)
     model = _build(run, config, facts)
     data = with_text(run.data(), tokenizer, dropout=config.dropout, seed=config.seed)
-    if writes and not resume:
+    if not resume and is_first_process(config):
         _write(folder, config, facts)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
-    going_on = resume and (folder / CHECKPOINT).exists()
-    with nothing_left_if_refused([folder], [folder / CONFIG]):
+    alone = locked(folder) if is_first_process(config) else nullcontext()
+    with alone, nothing_left_if_refused([folder], [folder / CONFIG], config):
         result = fit(
-            model, EmptyGuide(), data, seed=config.seed, out=folder, resume=going_on, progress=progress, **options
+            model,
+            EmptyGuide(),
+            data,
+            seed=config.seed,
+            out=folder,
+            resume=resume,
+            described=told_apart(config, **facts),
+            progress=progress,
+            **options,
         )
-    write_summary(folder, result)
+        write_summary(folder, result, config)
     return result
 
 

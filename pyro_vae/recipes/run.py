@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,28 +13,41 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from pyro_vae.data import Data, Sound, Tokenizer, with_text
+from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
+from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import write_json
+from pyro_vae.files import check_no_links, write_json
 from pyro_vae.inference import FitResult, fit
-from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
+from pyro_vae.inference.checkpoint import CHECKPOINT, check_directory, load_checkpoint, read_metrics
+from pyro_vae.inference.fingerprint import check_same
+from pyro_vae.inference.lock import locked
+from pyro_vae.inference.state import ALL_EPOCHS
 from pyro_vae.inference.weights import load_weights, save_weights
 from pyro_vae.program import as_programs
 from pyro_vae.recipes.catalogue import read_yaml
-from pyro_vae.recipes.directory import CONFIG, WEIGHTS, nothing_left_if_refused, write_summary
+from pyro_vae.recipes.directory import (
+    CONFIG,
+    SUMMARY,
+    WEIGHTS,
+    check_free,
+    nothing_left_if_refused,
+    to_write,
+    write_summary,
+)
 from pyro_vae.recipes.experiment import (
     build,
     experiment_parser,
-    foreign_class_paths,
     load_configured_data,
     parse_config,
 )
 from pyro_vae.recipes.first import check_both, first_config, start_from
 from pyro_vae.recipes.functions import check_apart
+from pyro_vae.recipes.known import foreign_names
 from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
-from pyro_vae.recipes.sections import is_first_process, write_config
+from pyro_vae.recipes.sections import HARMLESS, is_first_process, told_apart, write_config
 from pyro_vae.recipes.texts import TOKENIZER
 
+HEAD = ("recipe", "data_shape", "sound", "data_digest")  # of config.yaml, beside the configuration
 FIRST = "first"  # the run of the pair that is trained before the main one
 logger = logging.getLogger(__name__)
 
@@ -56,7 +71,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, trust: bool = False) -> None:
-        self.path, self.trust = Path(path), trust
+        self.path, self.trust, self._changed = Path(path), trust, False
         file = self.path / CONFIG
         if not file.is_file():
             raise InputError(f"{self.path} is not a run directory: it has no {CONFIG}")
@@ -66,20 +81,17 @@ class Run:
             self.recipe = str(raw.pop("recipe"))
             sound = raw.pop("sound", None)
             self.sound = None if sound is None else Sound(**sound)
-        except (KeyError, TypeError, ValueError) as error:
+            self.data_digest = {str(k): str(v) for k, v in (raw.pop("data_digest", None) or {}).items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFileError(
-                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound'"
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound' or 'data_digest'"
             ) from error
+        if not self.data_shape or min(self.data_shape) < 1:
+            raise CorruptFileError(f"{file}: data_shape {list(self.data_shape)} is no shape of a datum")
         raw.pop("version", None)
-        foreign = foreign_class_paths(raw)
-        if foreign and not trust:
-            raise InputError(
-                f"{file} names code outside pyro_vae ({', '.join(foreign)[:200]}), which loading would run. If you "
-                "trust it, say so: trust=True in Python, --trust on the command line"
-            )
-        if foreign and "" not in sys.path:
+        if trust and foreign_names(raw) and "" not in sys.path:
             sys.path.insert(0, "")  # classes beside the working directory, as for python -m
-        self.config: Namespace = parse_config(experiment_parser(raw), raw, str(file))
+        self.config: Namespace = parse_config(experiment_parser(raw), raw, str(file), trust=trust)
 
     @classmethod
     def create(cls, path: str | Path, config: Namespace, recipe: str, data: Data) -> Run:
@@ -88,31 +100,64 @@ class Run:
         Among data-parallel processes only the first one writes.
 
         Raises:
-            InputError: if the directory holds a run already, or cannot be written.
+            InputError: if the directory holds a run already, or something else that training would replace, or cannot
+                be written.
         """
-        if not is_first_process():
+        if not is_first_process(config):
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
-            run.trust = True
-            run.sound = data.sound
+            run.trust, run._changed = True, False
+            run.sound, run.data_digest = data.sound, {}
             return run
-        file = Path(path) / CONFIG
-        started = any((Path(path) / part / CHECKPOINT).exists() for part in ("", FIRST))
-        if started or (file.exists() and (Path(path) / WEIGHTS).exists()):
-            raise InputError(f"{path} holds a run already: resume it (pyro-vae resume {path}) or choose another --out")
+        path = Path(path)
+        check_free(path)
+        config = _at_absolute_paths(config)
         parts = build(config, data.train.shape, data.train.mean())
-        check_apart(Path(path), parts.model, parts.guide)
-        save_weights(Path(path) / WEIGHTS, parts.model, parts.guide)
+        check_apart(path, parts.model, parts.guide)
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
         if data.sound is not None:
             head["sound"] = asdict(data.sound)
-        write_config(file, experiment_parser(config.as_dict()), config, head)
+        head["data_digest"] = data_digest(data)
+        with locked(path):
+            check_free(path)  # once more, now that nobody else is at work in it
+            save_weights(path / WEIGHTS, parts.model, parts.guide, trained=False)
+            write_config(path / CONFIG, experiment_parser(config.as_dict()), config, head)
         return cls(path, trust=True)  # the user has just configured it himself
 
     def data(self) -> Data:
-        """The data that the run was configured with; with ``text``, the captions' tokens, if a prior has learned it."""
-        data = load_configured_data(self.config)
+        """The data that the run was configured with; with ``text``, the captions' tokens, if a prior has learned it.
+
+        If they are not those that the run was begun with, the log says which parts of them.
+        """
+        try:
+            data = load_configured_data(self.config)
+        except InputError as error:
+            raise type(error)(
+                f"the data of {self.path}: {error}. If they are elsewhere now, say so in its {CONFIG} (data.name)"
+            ) from error
+        changed = self.changed_parts(data)
+        if changed:
+            logger.warning(
+                "%s: the data are not those that the run was begun with (%s): %s has changed since, and may be split "
+                "otherwise, so that what is measured may have been trained on",
+                self.path,
+                ", ".join(changed),
+                self.config.data.name,
+            )
         return with_text(data, self.tokenizer()) if (self.path / PRIORS / TOKENIZER).is_file() else data
+
+    def changed_parts(self, data: Data) -> list[str]:
+        """The parts of the data that are not as they were when the run was begun; none, if that is not known."""
+        now = data_digest(data) if self.data_digest else {}
+        return [part for part in now | self.data_digest if now.get(part) != self.data_digest.get(part)]
+
+    def file(self, name: str) -> Path:
+        """A path in the run directory, ``"figures/samples.png"``, that may be written.
+
+        Raises:
+            InputError: if a link inside the directory leads there.
+        """
+        return to_write(self.path, name)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of its captions.
@@ -134,11 +179,19 @@ class Run:
 
         If the configuration has a section ``first``, that pair is trained before, in the directory ``first``.
         An experiment that is refused before its first step leaves no run behind.
+
+        Raises:
+            InputError: as :func:`~pyro_vae.inference.fit`; if the run is to be trained further and has priors.
         """
         written = [] if resume else [self.path / name for name in (CONFIG, WEIGHTS)]
-        with nothing_left_if_refused([self.path, self.path / FIRST], written):
+        alone = locked(self.path) if is_first_process(self.config) else nullcontext()
+        with alone, nothing_left_if_refused([self.path, self.path / FIRST], written, self.config):
+            check_directory(self.path, resume=True)
             parts = build(self.config, self.data_shape, data.train.mean())
             check_apart(self.path, parts.model, parts.guide)
+            described = told_apart(self.config, data_shape=list(self.data_shape))
+            if resume:
+                self._check_goes_on(described)
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
                 check_both(self.config, parts, data)
                 before = self._train_first(data, resume, progress)
@@ -151,20 +204,61 @@ class Run:
                 seed=self.config.seed,
                 out=self.path,
                 resume=resume,
+                described=described,
                 progress=progress,
                 **parts.fit_options,
             )
-        write_summary(self.path, result, recipe=self.recipe)
+            write_summary(self.path, result, self.config, recipe=self.recipe)
         return result
+
+    def change(self, **sections: Mapping[str, Any]) -> None:
+        """Change what may change while training is gone on with; it is written when training goes on.
+
+        Args:
+            sections: values by section, ``fit={"epochs": 300}``.
+
+        Raises:
+            InputError: for any other key.
+        """
+        for section, values in sections.items():
+            for key, value in values.items():
+                if f"{section}.{key}" not in HARMLESS:
+                    raise InputError(f"{section}.{key} cannot change while training is gone on with")
+                self.config[section][key] = value
+        self._changed = True
+
+    def _check_goes_on(self, described: dict[str, str]) -> None:
+        """Check that what was begun is what is configured now; then write what has changed, and is harmless."""
+        saved = load_checkpoint(self.path) or {}
+        progress = saved.get("progress")
+        ended = isinstance(progress, dict) and progress.get("finished") == ALL_EPOCHS.format(progress.get("epoch"))
+        further = ended and self.config.fit.epochs > progress["epoch"]
+        if isinstance(saved.get("experiment"), dict):
+            begun = {name: value for name, value in saved["experiment"].items() if name.startswith(CONFIG)}
+            check_same(begun, described, str(self.path / CHECKPOINT))
+        if further and (self.path / PRIORS).is_dir():
+            raise InputError(
+                f"{self.path / PRIORS}: priors were learned for the codes of the weights as they are; to train these "
+                "further, work on a copy of the run without that directory"
+            )
+        if self._changed and is_first_process(self.config):
+            raw = read_yaml(self.path / CONFIG)
+            head = {name: raw[name] for name in HEAD if name in raw}
+            write_config(self.path / CONFIG, experiment_parser(self.config.as_dict()), self.config, head)
+        if further and is_first_process(self.config):
+            (self.path / SUMMARY).unlink(missing_ok=True)  # which says that training has come to its end
 
     def _train_first(self, data: Data, resume: bool, progress: bool) -> FitResult:
         """Train, or go on training, the pair of the section ``first`` as a run of its own."""
         path = self.path / FIRST
         logger.info("first: %s", path)
+        config = first_config(self.config)
         if resume and (path / CONFIG).is_file():
-            return Run(path, trust=True).train(data, resume=True, progress=progress)
-        recipe = f"{self.recipe}, {FIRST}"
-        return Run.create(path, first_config(self.config), recipe, data).train(data, progress=progress)
+            check_no_links(self.path, [FIRST])
+            run = Run(path, trust=self.trust)
+            check_same(told_apart(run.config), told_apart(config), f"{path / CONFIG}, of the pair trained before,")
+            return run.train(data, resume=True, progress=progress)
+        return Run.create(path, config, f"{self.recipe}, {FIRST}", data).train(data, progress=progress)
 
     def programs(self) -> tuple[nn.Module, nn.Module]:
         """Model and guide with the saved weights and the priors learned for them, in evaluation mode.
@@ -193,7 +287,24 @@ class Run:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file of the directory, atomically."""
-        write_json(self.path / name, value)
+        write_json(self.file(name), value)
+
+
+def data_digest(data: Data) -> dict[str, str]:
+    """SHA-256 by part of the data (:func:`~pyro_vae.data.digest.split_digest`)."""
+    parts = {part: getattr(data, part) for part in ("train", "validation", "test")}
+    return {part: split_digest(split) for part, split in parts.items() if split is not None}
+
+
+def _at_absolute_paths(config: Namespace) -> Namespace:
+    """A configuration in which the paths of data are so that they are found from everywhere."""
+    config = config.clone()
+    name, root = config.data.name, config.data.root
+    if name not in dataset_names() and Path(name).expanduser().exists():
+        config.data.name = str(Path(name).expanduser().resolve())
+    if root is not None:
+        config.data.root = str(Path(root).expanduser().resolve())
+    return config
 
 
 def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from pyro_vae.arguments import accepted_arguments
 from pyro_vae.data import Data, Split, Tokenizer, with_text
 from pyro_vae.errors import InputError, unknown
+from pyro_vae.files import check_no_links
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import FitResult, fit
-from pyro_vae.inference.checkpoint import CHECKPOINT
+from pyro_vae.inference.lock import locked
 from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.priors import Prior, TransformerPrior
 from pyro_vae.recipes.codes import Codes, digest, run_codes
-from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS, nothing_left_if_refused, write_summary
+from pyro_vae.recipes.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.recipes.experiment import NOT_CONFIGURED, instantiate
 from pyro_vae.recipes.learned_priors import (
     PRIORS,
@@ -30,8 +32,8 @@ from pyro_vae.recipes.learned_priors import (
     code_priors,
     read_prior_config,
 )
-from pyro_vae.recipes.run import Run
-from pyro_vae.recipes.sections import is_first_process, write_config
+from pyro_vae.recipes.run import Run, data_digest
+from pyro_vae.recipes.sections import is_first_process, told_apart, write_config
 from pyro_vae.recipes.texts import TOKENIZER, check_tokenizer, make_tokenizer, saved, sizes_of
 
 CODES = "codes.safetensors"
@@ -73,37 +75,39 @@ def train_priors(
         raise InputError("give the prior's configuration, or resume=True to go on with the one it was begun with")
     if not (run.path / SUMMARY).is_file():
         raise InputError(f"{run.path} is not trained to its end: pyro-vae resume {run.path}, then train its priors")
+    check_no_links(run.path, [f"{PRIORS}/{CODES}", f"{PRIORS}/{TOKENIZER}"])
     model, guide = run.stage_one()
     priors = code_priors(model)
-    sites = _sites(run.path / PRIORS, list(priors), site, resume)
+    sites = _sites(run.path / PRIORS, list(priors), site, config)
     if config is not None and config.text.vocabulary_size is not None:
         _check_takes_text(model)
     data, trained = run.data(), digest(run.path / WEIGHTS)
-    codes = cache(partial(run_codes, run.path / PRIORS / CODES, trained, model, guide, data, list(priors), progress))
+    made_of = {"trained": trained, **{f"data/{part}": each for part, each in data_digest(data).items()}}
+    codes = cache(partial(run_codes, run.path / PRIORS / CODES, made_of, model, guide, data, list(priors), progress))
     results = {}
     for name in sites:
-        folder = run.path / PRIORS / name
+        folder = run.file(f"{PRIORS}/{name}")
         logger.info("prior of '%s': %s", name, folder)
-        results[name] = _train(folder, config, recipe, priors[name], trained, name, codes, data, progress)
+        results[name] = _train(folder, config, recipe, priors[name], trained, name, codes, data, progress, run.trust)
     uniform = [name for name in priors if not (run.path / PRIORS / name / CONFIG).is_file()]
     if uniform:
         logger.warning("%s: no prior is learned of %s yet (pyro-vae train-prior)", run.path, ", ".join(uniform))
     return results
 
 
-def _sites(folder: Path, known: list[str], site: str | None, resume: bool) -> list[str]:
+def _sites(folder: Path, known: list[str], site: str | None, config: Namespace | None) -> list[str]:
     """Which priors to train."""
     if site is not None and site not in known:
         raise unknown("code site", site, known)
     begun = [name for name in known if (folder / name / CONFIG).is_file()]
     done = [name for name in begun if (folder / name / SUMMARY).is_file()]
     wanted = [site] if site else known
-    if resume:
+    if config is None:  # go on
         sites = [name for name in wanted if name in begun and name not in done]
         if not sites:
             raise InputError(f"{folder} has no prior that training was interrupted of ({_told(done)})")
         return sites
-    if not is_first_process():  # the first one has begun already, and waits
+    if not is_first_process(config):  # the first one has begun already, and waits
         return [name for name in wanted if name not in done]
     sites = [name for name in wanted if name not in begun]
     open_ = [name for name in begun if name not in done and name in wanted]
@@ -131,12 +135,15 @@ def _train(
     codes_of: Callable[..., Codes],
     data: Data,
     progress: bool,
+    trust: bool,
 ) -> FitResult:
-    resumed, writes, head = config is None, is_first_process(), {}
+    resumed, head = config is None, {}
     vocabulary = folder.parent / TOKENIZER
     had_tokenizer, tokenizer, text = vocabulary.is_file(), None, None
+    if config is not None and is_first_process(config):
+        check_free(folder)
     if config is None:
-        head, config = read_prior_config(folder, trust=True)  # the user's own, he has just named it
+        head, config = read_prior_config(folder, trust)
         if head["trained_on"] != trained:
             raise InputError(f"{folder} was begun on other weights than the run has now: remove it and begin anew")
     codes = codes_of(draws=config.draws)
@@ -160,22 +167,24 @@ def _train(
         code_data = with_text(code_data, tokenizer, dropout=config.text.dropout, seed=config.seed)
     program = TextCodeModel(prior) if isinstance(prior, TransformerPrior) and text is not None else CodeModel(prior)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
-    if writes and not resumed:
+    if not resumed and is_first_process(config):
         text = None if tokenizer is None else saved(vocabulary, tokenizer)
         _write_config(folder, config, recipe, trained, classes, text)
+    alone = locked(folder) if is_first_process(config) else nullcontext()
     written = [folder / CONFIG] if had_tokenizer else [folder / CONFIG, vocabulary]
-    with nothing_left_if_refused([folder], written):
+    with alone, nothing_left_if_refused([folder], written, config):
         result = fit(
             program,
             EmptyGuide(),
             code_data,
             seed=config.seed,
             out=folder,
-            resume=resumed and (folder / CHECKPOINT).exists(),
+            resume=resumed,
+            described=told_apart(config, trained_on=trained, num_classes=classes, text=text),
             progress=progress,
             **options,
         )
-    write_summary(folder, result, recipe=recipe)
+        write_summary(folder, result, config, recipe=recipe)
     return result
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -14,6 +15,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import write_atomically
+from pyro_vae.recipes.known import canonical, check_known, check_known_classes, check_shape, full_name
+
+CONFIG = "config.yaml"
+HARMLESS = (  # to a result, if they change at a resume
+    *("fit.epochs", "fit.checkpoint_every", "fit.compile", "fit.device", "fit.num_devices"),
+    *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
+)
 
 
 def check_sections(config: Mapping[str, Any], known: Sequence[str], source: str) -> None:
@@ -27,16 +35,45 @@ def check_sections(config: Mapping[str, Any], known: Sequence[str], source: str)
             raise unknown(f"section in {source}", section, known)
 
 
-def parse_sections(parser: ArgumentParser, config: Mapping[str, Any], source: str, defaults: bool = True) -> Namespace:
-    """Check a configuration against a parser's signatures and fill in the defaults, or leave them out.
+def parse_sections(
+    parser: ArgumentParser,
+    config: Mapping[str, Any],
+    source: str,
+    *,
+    trust: bool,
+    defaults: bool,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Namespace:
+    """The one reader of configurations: check one against a parser's signatures, and fill in the defaults.
+
+    One that is not trusted may name the package's own classes alone (:mod:`pyro_vae.recipes.known`): that is checked
+    before the parser sees it, and again of what the parser has made of it.
+
+    Args:
+        parser: with the sections.
+        config: as it was read.
+        source: what the errors call it.
+        trust: whether it may name code outside the package, which is imported and run.
+        defaults: fill them in, or leave them out.
+        prepare: what is done with a trusted one before it is parsed.
 
     Raises:
-        InputError: names what does not fit.
+        InputError: names what does not fit, or what is not trusted.
+        CorruptFileError: if it is nested too deeply, or holds other than texts, numbers, lists and mappings.
     """
+    check_shape(config, source)
+    if trust:
+        config = prepare(dict(config))
+    else:
+        check_known(config, source)
+        config = canonical(config)
     try:
-        return parser.parse_object(dict(config), defaults=defaults)
-    except (ArgumentError, TypeError, ValueError) as error:
+        parsed = parser.parse_object(dict(config), defaults=defaults)
+    except (ArgumentError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise InputError(f"{source}: {error}") from error
+    if not trust:
+        check_known_classes(parsed, source)
+    return parsed
 
 
 def classes_changed(said: Namespace, chosen: Namespace) -> list[str]:
@@ -76,6 +113,33 @@ def write_config(file: Path, parser: ArgumentParser, config: Namespace, head: Ma
     write_atomically(file, lambda temporary: temporary.write_text(text))
 
 
-def is_first_process() -> bool:
-    """Whether this is the first of data-parallel processes, which alone writes; the others run the same command."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+def is_first_process(config: Namespace) -> bool:
+    """Whether this is the first of data-parallel processes, which alone writes; the others run the same command.
+
+    Args:
+        config: says how many there are; the environment's LOCAL_RANK means something only where there are several.
+    """
+    return config.fit.num_devices == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with the names of its sections joined by dots, without the ``init_args`` between them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, name)
+        else:
+            flat[name] = value
+    return flat
+
+
+def told_apart(config: Namespace, **facts: Any) -> dict[str, str]:
+    """All of a configuration by its keys, but for what may change while its training is gone on with.
+
+    Args:
+        config: of a run, a prior or a ranker.
+        facts: what else it depends on.
+    """
+    plain = yaml.safe_load(json.dumps(config.as_dict(), default=str))
+    return {f"{CONFIG} {k}": str(full_name(v)) for k, v in (flattened(plain) | facts).items() if k not in HARMLESS}

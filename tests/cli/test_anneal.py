@@ -22,7 +22,7 @@ def trained(folder, model, guide, init=None):
         "fit": {"epochs": 1, "batch_size": 10, "device": "cpu"},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / "run")]) == 0
+    assert main(["train", str(folder / "mine.yaml"), "--trust", "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 

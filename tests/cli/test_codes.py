@@ -68,7 +68,7 @@ def test_temperature_of_a_model_without_such_a_prior(tmp_path, capsys):
         "fit": {"epochs": 1, "batch_size": 10, "device": "cpu", "compile": "off"},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", str(tmp_path / "mine.yaml"), "--trust", "--out", str(tmp_path / "run")]) == 0
     assert "no site of the model can be tempered (it draws z, x)" in refused(
         capsys, "sample", str(tmp_path / "run"), "--temperature", "0.9"
     )

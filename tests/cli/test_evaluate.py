@@ -27,7 +27,7 @@ def run(tmp_path_factory):
         "fit": {"epochs": 1, "batch_size": 10, "device": "cpu"},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / "run")]) == 0
+    assert main(["train", str(folder / "mine.yaml"), "--trust", "--out", str(folder / "run")]) == 0
     weights = load_file(folder / "run" / "model.safetensors")
     save_file({k: 5 * v if "decoder" in k else v for k, v in weights.items()}, folder / "run" / "model.safetensors")
     return folder / "run"

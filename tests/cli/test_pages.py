@@ -27,7 +27,7 @@ def trained(folder, name, data=None, seed=0, **model):
     }
     folder.mkdir(exist_ok=True)
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / name)]) == 0
+    assert main(["train", str(folder / "mine.yaml"), "--trust", "--out", str(folder / name)]) == 0
     return folder / name
 
 

@@ -39,7 +39,7 @@ def trained(folder, name, **model):
         "fit": {"epochs": 2, "batch_size": 10, "device": "cpu", "compile": "off"},
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    assert main(["train", str(folder / f"{name}.yaml"), "--out", str(folder / name)]) == 0
+    assert main(["train", str(folder / f"{name}.yaml"), "--trust", "--out", str(folder / name)]) == 0
     return folder / name
 
 

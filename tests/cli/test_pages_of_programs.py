@@ -90,7 +90,7 @@ def test_from_python_all_three_are_needed(from_python):
 
 def test_runs_are_as_good_as_their_directories(coded, tmp_path):
     other = tmp_path / "other"
-    assert main(["train", str(coded.parent / "mine.yaml"), "--out", str(other)]) == 0
+    assert main(["train", str(coded.parent / "mine.yaml"), "--trust", "--out", str(other)]) == 0
     page = write_comparison([Run(coded, trust=True), Run(other, trust=True)], tmp_path, limit=5)
     said = json.loads((tmp_path / "comparison.json").read_text())
     assert page == tmp_path / "comparison.html" and "All runs are configured alike." in Page(page.read_text()).text

@@ -20,7 +20,7 @@ def trained(folder, model, guide, sizes, data=None):
     classes = {"model": f"pyro_vae.models.{model}", "guide": f"pyro_vae.guides.{guide}"}
     config = {part: {"class_path": path, "init_args": sizes[part]} for part, path in classes.items()}
     (folder / "mine.yaml").write_text(yaml.safe_dump(config | {"data": SMALL | (data or {}), "fit": FIT}))
-    assert main(["train", str(folder / "mine.yaml"), "--out", str(folder / "run")]) == 0
+    assert main(["train", str(folder / "mine.yaml"), "--trust", "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 

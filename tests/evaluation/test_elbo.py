@@ -1,5 +1,7 @@
 """evaluation.elbo: parts that sum, against the closed form."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -97,3 +99,21 @@ def test_bad_particles_are_named(ppca):
     for bad in (0, -1, True):
         with pytest.raises(InputError, match="num_particles must be a positive integer"):
             elbo(ppca.model, ppca.exact_guide, ppca.sample(2), num_particles=bad)
+
+
+def test_the_kl_of_a_latent_outside_its_support_is_infinite():
+    """Beside the ELBO, which is -inf: the parts must not look better than the whole. Inside of it: the closed form."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(()), 1.0, validate_args=False))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.01))
+
+    found = elbo(model, guide, torch.tensor([0.5, 7.0]), num_particles=50, analytic_kl=False)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * 0.01**2)
+    assert found.kl["z"][0].item() == pytest.approx(-entropy, abs=0.5) and found.kl["z"][1] == torch.inf
+    assert found.per_datum[1] == -torch.inf and found.per_datum[0].isfinite()

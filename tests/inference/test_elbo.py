@@ -319,6 +319,24 @@ def test_a_subsampled_plate_gives_the_mean_over_the_data():
     torch.testing.assert_close(terms.kl["z"], terms_of(ELBO(), plain_model, plain_guide, x).kl["z"])
 
 
+@pytest.mark.parametrize("full", [4, 100])
+def test_the_score_function_loss_of_a_subsampled_plate_is_the_mean_over_its_data(full):
+    """A guide that is certain of a discrete latent: the loss is known without a draw."""
+
+    def model(x):
+        with pyro.plate("data", full, subsample=torch.arange(len(x)), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.3)))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", full, subsample=torch.arange(len(x)), dim=-1):
+            pyro.sample("z", dist.Bernoulli(torch.tensor(1.0)))
+
+    x = torch.randn(4)
+    expected = -(math.log(0.3) + dist.Normal(1.0, 1.0).log_prob(x)).mean()
+    torch.testing.assert_close(loss_of(ELBO(), model, guide, x), expected)
+
+
 @pytest.mark.parametrize("subsample", [False, True])
 @pytest.mark.parametrize("particles", [1, 3])
 def test_a_latent_that_all_data_share_counts_once(subsample, particles):

@@ -254,14 +254,15 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path, monkeypatch):
         with pytest.raises(Killed):
             run("plain", out=tmp_path, checkpoint_every=0.0)
     leftovers = [
-        tmp_path / "checkpoints" / ".last.pt.abcd1234.pt",
-        tmp_path / ".model.safetensors.abcd1234.safetensors",
-        tmp_path / ".metrics.jsonl.abcd1234.jsonl",
+        tmp_path / "checkpoints" / ".pyro_vae-abcd1234-last.pt",
+        tmp_path / ".pyro_vae-abcd1234-model.safetensors",
+        tmp_path / ".pyro_vae-abcd1234-metrics.jsonl",
     ]
-    for file in leftovers:
+    others = [tmp_path / name for name in (".settings.personal.json", ".coverage.buildbox.123", ".pyro_vae-x")]
+    for file in (*leftovers, *others):
         file.write_bytes(b"half")
     run("plain", out=tmp_path, resume=True)
-    assert not any(file.exists() for file in leftovers)
+    assert not any(file.exists() for file in leftovers) and all(file.exists() for file in others)
 
 
 def test_resume_refuses_another_ema_or_model(tmp_path):
@@ -270,10 +271,10 @@ def test_resume_refuses_another_ema_or_model(tmp_path):
     run("plain", out=tmp_path, epochs=1)
     last = tmp_path / "checkpoints" / "last.pt"
     (tmp_path / "checkpoints" / "previous.pt").replace(last)  # the one before the end
-    with pytest.raises(pyro_vae.errors.InputError, match="without ema_decay"):
+    with pytest.raises(pyro_vae.errors.InputError, match=r"ema_decay was None and is 0\.9"):
         run("ema", out=tmp_path, resume=True)
     with pytest.raises(pyro_vae.errors.InputError, match=r"guide\.weight|model\.|has no weight"):
-        run("functions", out=tmp_path, resume=True)
+        run("functions", out=tmp_path, resume=True, ema_decay=None, patience=None)
 
 
 def command(*arguments):

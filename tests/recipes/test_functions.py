@@ -93,7 +93,7 @@ def evaluated(run):
 @pytest.mark.parametrize("case", CONFIGS)
 def test_they_train_are_saved_resumed_and_evaluated(case, written, tmp_path, capsys):
     file, run = written(CONFIGS[case]), tmp_path / "run"
-    assert main(["train", file, "--out", str(run)]) == 0
+    assert main(["train", file, "--trust", "--out", str(run)]) == 0
     model, _ = Run(run, trust=True).programs()
     first = evaluated(run)
     assert first["log_likelihood"] == pytest.approx(evaluated(run)["log_likelihood"], abs=0)
@@ -112,9 +112,9 @@ def test_they_train_are_saved_resumed_and_evaluated(case, written, tmp_path, cap
     assert not [key for key in sys.modules if key.startswith("functions_")]
     sys.modules.update(before)
     # the same again from the same seed, another from another
-    assert main(["train", file, "--out", str(tmp_path / "again")]) == 0
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "again")]) == 0
     assert evaluated(tmp_path / "again")["log_likelihood"] == first["log_likelihood"]
-    assert main(["train", file, "--out", str(tmp_path / "other"), "--seed", "1"]) == 0
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "other"), "--seed", "1"]) == 0
     assert evaluated(tmp_path / "other")["log_likelihood"] != first["log_likelihood"]
     assert evaluated(run)["log_likelihood"] == first["log_likelihood"]
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_of_functions_goes_on_to_the_same_end(written, tmp_pa
     from pyro_vae.inference.trainer import Trainer
 
     file = written(CONFIGS["functions"])
-    assert main(["train", file, "--out", str(tmp_path / "whole")]) == 0
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "whole")]) == 0
     one_step = Trainer._one_step
 
     def interrupted(self, epoch):
@@ -134,7 +134,7 @@ def test_an_interrupted_run_of_functions_goes_on_to_the_same_end(written, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_one_step", interrupted)
         with pytest.raises(SystemExit):
-            main(["train", file, "--out", str(tmp_path / "run"), "--fit.checkpoint_every", "0"])
+            main(["train", file, "--trust", "--out", str(tmp_path / "run"), "--fit.checkpoint_every", "0"])
     assert main(["resume", str(tmp_path / "run"), "--trust"]) == 0
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
     assert files[0] == files[1]
@@ -143,7 +143,7 @@ def test_an_interrupted_run_of_functions_goes_on_to_the_same_end(written, tmp_pa
 def test_two_runs_in_one_process_have_weights_of_their_own(written, tmp_path):
     file = written(CONFIGS["functions"])
     for seed in "01":
-        assert main(["train", file, "--out", str(tmp_path / seed), "--seed", seed]) == 0
+        assert main(["train", file, "--trust", "--out", str(tmp_path / seed), "--seed", seed]) == 0
     runs = [Run(tmp_path / seed, trust=True).programs() for seed in "01"]
     x = torch.zeros(1, 5)
     for program, folder in zip(runs, "01", strict=True):
@@ -161,9 +161,9 @@ def test_runs_that_would_share_an_imported_module_are_refused(written, tmp_path,
     )
     text = FUNCTIONS.replace("encoder, decoder = nn.Linear(5, 2 * Sizes().latent), nn.Linear(Sizes().latent, 5)", "")
     (tmp_path / "users_shared.py").write_text("from users_layers import decoder, encoder\n" + text)
-    assert main(["train", file, "--out", str(tmp_path / "0")]) == 0
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "0")]) == 0
     Run(tmp_path / "0", trust=True).programs()
-    assert main(["train", file, "--out", str(tmp_path / "1")]) == 2
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "1")]) == 2
     assert "works with the same one in this process" in " ".join(capsys.readouterr().err.split())
     shutil.copytree(tmp_path / "0", tmp_path / "1")
     with pytest.raises(InputError, match=r"works with the same one in this process"):
@@ -183,6 +183,6 @@ def test_runs_that_would_share_an_imported_module_are_refused(written, tmp_path,
 def test_what_is_no_pair_is_refused(config, told, written, tmp_path, capsys):
     file = written(config)
     name = next(path.stem for path in tmp_path.glob("functions_*.py"))
-    assert main(["train", file, "--out", str(tmp_path / "run")]) == 2
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "run")]) == 2
     assert told.replace("NAME", name) in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()

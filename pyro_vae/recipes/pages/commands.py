@@ -13,15 +13,16 @@ from jsonargparse import Namespace
 from pyro_vae.errors import InputError
 from pyro_vae.recipes.catalogue import read_recipe, read_yaml
 from pyro_vae.recipes.directory import CONFIG
-from pyro_vae.recipes.experiment import experiment_parser, foreign_class_paths, parse_config
+from pyro_vae.recipes.experiment import experiment_parser, parse_config
+from pyro_vae.recipes.known import foreign_names
 from pyro_vae.recipes.learned_priors import PRIORS, parse_prior_config
-from pyro_vae.recipes.pages.stored import flattened
 from pyro_vae.recipes.run import Run
+from pyro_vae.recipes.sections import flattened
 
 
 def train_command(run: Run) -> str:
     """How the run was trained: its recipe, and the options in which it differs from that."""
-    base = ["pyro-vae", "train", run.recipe, "--out", f"{run.path}-again"]
+    base = ["pyro-vae", "train", run.recipe, "--out", f"{run.path}-again", *trusted(run)]
     try:
         recipe = read_recipe(run.recipe)
         parsed = parse_config(experiment_parser(recipe), recipe, run.recipe)
@@ -78,7 +79,7 @@ def trusted(run: Run) -> list[str]:
     """The option that lets foreign code run, where the configuration names any."""
     config = read_yaml(run.path / CONFIG)
     facts = ("recipe", "data_shape", "version", "sound")
-    foreign = foreign_class_paths({name: value for name, value in config.items() if name not in facts})
+    foreign = foreign_names({name: value for name, value in config.items() if name not in facts})
     return ["--trust"] if foreign else []
 
 

@@ -12,10 +12,10 @@ from pyro_vae.recipes.measure import MEMORY_MIB, Measured
 from pyro_vae.recipes.pages.commands import page_command, trusted
 from pyro_vae.recipes.pages.comparison_page import comparison_page
 from pyro_vae.recipes.pages.pairing import measured_alike, paired
-from pyro_vae.recipes.pages.stored import flattened
 from pyro_vae.recipes.pages.subject import Subject, machine, now, versions
 from pyro_vae.recipes.plain import plain
 from pyro_vae.recipes.run import Run
+from pyro_vae.recipes.sections import flattened
 
 PAGE, JSON = "comparison.html", "comparison.json"
 NOT_OPTIONS = ("version", "data_shape", "sound")  # of config.yaml: facts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,15 +130,3 @@ class Training:
         done = f"{self.records[-1]['epoch']} epochs" + (f" of {self.configured}" if self.configured else "")
         on = f" Go on with: pyro-vae resume {path}" if self.resumable else ""
         return [f"Training has not come to its end: {done} are recorded. All here is of the weights saved last.{on}"]
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration with the names of its sections joined by dots, without the ``init_args`` between them."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, name)
-        else:
-            flat[name] = value
-    return flat
