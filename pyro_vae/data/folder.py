@@ -12,6 +12,7 @@ from pyro_vae.data.images import is_grey, read_image, square
 from pyro_vae.data.layout import IMAGES, class_names, find_splits
 from pyro_vae.data.loaded import Loaded
 from pyro_vae.data.parts import Parts
+from pyro_vae.data.room import check_room
 from pyro_vae.errors import InputError
 
 
@@ -52,6 +53,7 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
             if image.shape != first[1]:
                 raise InputError(_sizes_differ(file, image.shape, *first))
             if x is None:
+                check_room(path, sum(map(len, splits.values())) * image.numel(), "give image_size, or a limit")
                 x = image.new_empty(len(members), *image.shape)  # (N, C, H, W)
             x[place] = image
         parts[part] = {"x": x}

@@ -9,6 +9,7 @@ import torch
 from pyro_vae.data.layout import SOUNDS, Labelled, class_names, find_splits
 from pyro_vae.data.loaded import Loaded
 from pyro_vae.data.parts import Parts
+from pyro_vae.data.room import check_room
 from pyro_vae.data.sound import Encoding, Sound
 from pyro_vae.data.wav import read_header
 from pyro_vae.errors import InputError
@@ -45,6 +46,7 @@ def load_sound_folder(
     sound = Sound(sample_rate, encoding)
     if length is None:
         length = _common_length(splits, sample_rate)
+    check_room(path, sum(map(len, splits.values())) * length * (1 if encoding == "mu_law" else 4), "give a length")
     parts: Parts = {}
     for part, members in splits.items():
         x = torch.empty(len(members), 1, length, dtype=torch.uint8 if encoding == "mu_law" else torch.float32)
