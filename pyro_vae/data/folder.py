@@ -11,6 +11,7 @@ from pyro_vae.data.captions import find_captions
 from pyro_vae.data.images import is_grey, read_image, square
 from pyro_vae.data.layout import IMAGES, class_names, find_splits
 from pyro_vae.data.loaded import Loaded
+from pyro_vae.data.names import file_names, shown
 from pyro_vae.data.parts import Parts
 from pyro_vae.data.room import check_room
 from pyro_vae.errors import InputError
@@ -29,7 +30,7 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
 
     Returns:
         ``x`` uint8 (N, C, H, W), and with class folders ``y`` int64 (N,), the class's place in sorted order; captions,
-        if the folder has files of them (:mod:`pyro_vae.data.captions`).
+        if the folder has files of them (:mod:`pyro_vae.data.captions`); the files' names, and the classes'.
 
     Raises:
         CorruptFileError: naming the file, if an image is truncated or damaged.
@@ -59,7 +60,8 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
         parts[part] = {"x": x}
         if classes:
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
-    return Loaded(parts, captions=captions)
+    named = {"names": file_names(path, splits), "classes": tuple(map(shown, classes)) or None}
+    return Loaded(parts, captions=captions, **named)
 
 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:

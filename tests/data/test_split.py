@@ -187,7 +187,7 @@ def test_dynamic_probability_of_every_level():
         ({"x": torch.zeros(3, 2), "y": torch.zeros(4)}, {}, "x 3, y 4"),
         ({"x": torch.zeros(0, 2)}, {}, "no data"),
         ({"x": torch.tensor(1.0)}, {}, "single number"),
-        ({"x": [[1.0]]}, {}, "torch.Tensor, got list"),
+        ({"x": [[1.0]]}, {}, "tensor or an array of NumPy, got list"),
         ({"x": torch.zeros(3, 2, dtype=torch.int64)}, {}, "uint8 .* got torch.int64"),
         ({"x": torch.tensor([[0.0], [float("nan")]])}, {}, "NaN"),
         ({"x": torch.tensor([[float("inf")]])}, {}, "infinite"),
