@@ -23,9 +23,9 @@ def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
     path from there. A line of ``.txt`` and ``.tsv`` is the image's name, a tab, and its caption; ``.json`` holds one
     object, ``{"name": "caption"}``. UTF-8.
 
-    Where there is no such file, a caption may lie beside each image, in a text file of the same name (``a.png``, ``a.txt``).
-    They are taken if every image has one; else, or if one is empty or not to be read, one line of the log says that they are
-    passed over: text files beside images may also be something else.
+    Where there is no such file, a caption may lie beside each image, in a text file of the same name (``a.png``,
+    ``a.txt``). They are taken if every image has one; else, or if one is empty or not to be read, one line of the log
+    says that they are passed over: text files beside images may also be something else.
 
     Args:
         root: the dataset's folder.
@@ -71,12 +71,14 @@ def _beside(root: Path, splits: dict[str, Labelled]) -> Captions | None:
     told: dict[Path, str] = {}
     for file in files if problem is None else ():
         try:
-            told[file] = " ".join(file.read_bytes()[:LONGEST].decode("utf-8-sig").split())
+            with file.open("rb") as stream:
+                content = stream.read(LONGEST + 1)
+            told[file] = " ".join(content.decode("utf-8-sig").split())
         except (OSError, UnicodeDecodeError):
             problem = f"{file.name} is not readable as UTF-8"
             break
-        if not told[file]:
-            problem = f"{file.name} is empty"
+        if not told[file] or len(content) > LONGEST:
+            problem = f"{file.name} is {'too long' if told[file] else 'empty'}"
             break
     if problem is not None:
         logger.info("%s: text files beside images are passed over as captions, for %s", shown(root), shown(problem))
@@ -96,7 +98,7 @@ def _read(file: Path) -> list[tuple[str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         entries = json.loads(text, object_pairs_hook=list) if file.suffix == ".json" else None
-    except (ValueError, RecursionError) as error:  # of JSON or of the encoding
+    except (OSError, ValueError, RecursionError) as error:  # of the file, its encoding, or JSON
         raise CorruptFileError(f"{file}: not readable ({error}); it must be UTF-8{_json(file)}") from error
     if entries is None:
         return [_line(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -105,9 +107,7 @@ def _read(file: Path) -> list[tuple[str, str]]:
         raise InputError(f'{file}: must hold one object of names and captions, {{"a.png": "a cat"}}')
     broken = next((name for name, caption in entries if shown(name + caption) != name + caption), None)
     if broken is not None:
-        raise InputError(
-            f"{file}: the caption of '{shown(broken)}' has halves of characters (\\ud800 to \\udfff); correct it"
-        )
+        raise InputError(f"{file}: '{shown(broken)}' or its caption has halves of characters (\\ud800 to \\udfff)")
     return entries
 
 

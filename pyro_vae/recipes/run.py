@@ -44,7 +44,8 @@ class Run:
     ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
     priors over its codes were learned (:mod:`pyro_vae.recipes.second_stage`); ``ranker/``, if one was
     (:mod:`pyro_vae.recipes.ranker`). Files are replaced whole, so that a kill leaves the last good state.
-    ``data_shape`` and ``sound`` (how x is played, if the data are sound) are known without the data.
+    ``data_shape``, ``sound`` (how x is played, if the data are sound) and ``classes`` (the names of labels, if they
+    have names) are known without the data.
 
     Args:
         path: the directory.
@@ -66,9 +67,11 @@ class Run:
             self.recipe = str(raw.pop("recipe"))
             sound = raw.pop("sound", None)
             self.sound = None if sound is None else Sound(**sound)
+            classes = raw.pop("classes", None)
+            self.classes = None if classes is None else tuple(map(str, classes))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(
-                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound'"
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound' or 'classes'"
             ) from error
         raw.pop("version", None)
         foreign = foreign_class_paths(raw)
@@ -94,7 +97,7 @@ class Run:
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust = True
-            run.sound = data.sound
+            run.sound, run.classes = data.sound, data.classes
             return run
         file = Path(path) / CONFIG
         started = any((Path(path) / part / CHECKPOINT).exists() for part in ("", FIRST))
@@ -106,6 +109,8 @@ class Run:
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
         if data.sound is not None:
             head["sound"] = asdict(data.sound)
+        if data.classes is not None:
+            head["classes"] = list(data.classes)
         write_config(file, experiment_parser(config.as_dict()), config, head)
         return cls(path, trust=True)  # the user has just configured it himself
 
