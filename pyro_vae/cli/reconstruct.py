@@ -17,6 +17,7 @@ from pyro_vae.data.names import shown
 from pyro_vae.errors import InputError
 from pyro_vae.inference.batches import derived_seed
 from pyro_vae.recipes import Run
+from pyro_vae.recipes.learned_priors import PRIORS
 from pyro_vae.recipes.measure import SplitName
 
 NUM = 16
@@ -121,11 +122,11 @@ def _context(
             what, example = describe_y(context), example_y(context, run.classes)
             raise InputError(f"the model needs y ({what}), which is not in the data: say it, e.g. --y {example}")
         return {}
+    if context is None and (run.path / PRIORS).is_dir() and "y" in declared_context(run.programs()[0]):
+        logging.info("--y is passed over: only the prior takes it, which reconstructions do not ask")
+        return {}
     accepted = [accepted_arguments(program) for program in (model, guide)]
     if not sayable or not any(names is None or "y" in names for names in accepted):
-        if sayable and "y" in declared_context(run.programs()[0]):
-            logging.info("--y is passed over: only the prior takes it, which reconstructions do not ask")
-            return {}
         why = "it is made from the data" if not sayable else "it is not conditional"
         raise InputError(f"--y is not for this model: {why}; leave it out")
     return {"y": parse_y(y, context, len(batch["x"]), run.classes)}

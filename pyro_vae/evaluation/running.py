@@ -15,7 +15,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.arguments import X, data_argument, needed_to_generate, required_arguments, required_names, takes
+from pyro_vae.arguments import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.checks import check_context, check_data, check_present
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.split import as_real
