@@ -20,7 +20,11 @@ def picture(array, suffix, mode=None, **options):
     image = Image.fromarray(np.ascontiguousarray(array))
     image = image if mode is None else image.convert(mode)
     stream = io.BytesIO()
-    image.save(stream, {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "gif": "GIF", "pgm": "PPM"}[suffix], **options)
+    image.save(
+        stream,
+        {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "gif": "GIF", "pgm": "PPM", "pcx": "PCX"}[suffix],
+        **options,
+    )
     return stream.getvalue()
 
 

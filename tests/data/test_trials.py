@@ -35,6 +35,7 @@ IMAGES = {  # name: (content, grey levels in the corner and in the square, or an
     "huge.png": (png_of_size(2**31 - 1, 2**31 - 1), (InputError, "too large an image")),
     "large.png": (png_of_size(12_000, 10_000), (InputError, "too large an image")),  # Pillow only warns
     "a program in PostScript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", DAMAGED),
+    "a format that is not listed.png": (picture(BYTES, "pcx"), DAMAGED),  # as PostScript, whose decoder runs a program
     "empty.png": (b"", DAMAGED),
     "half.png": (picture(BYTES, "png")[:60], DAMAGED),
     "text.jpg": (b"<html>not found</html>", DAMAGED),
