@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from pyro_vae.arguments import accepted_arguments, declared_context, required_arguments
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.data.names import shown
 from pyro_vae.errors import InputError
 from pyro_vae.inference.batches import derived_seed
 from pyro_vae.recipes import Run
+from pyro_vae.recipes.learned_priors import PRIORS
 from pyro_vae.recipes.measure import SplitName
 
 NUM = 16
@@ -40,18 +42,20 @@ def reconstruct(arguments: Sequence[str]) -> None:
         "--y",
         type=str | None,
         default=None,
-        help="context of a conditional model, in place of the data's own: 7, or several that take turns, 0,1,2",
+        help="context of a conditional model, in place of the data's own: a label (7) or a class's name, or several "
+        "that take turns (0,1,2)",
     )
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
-    model, guide = run.programs()
+    model, guide = run.stage_one()  # a learned prior has no part in it
     if options.files:
         if options.split is not None or options.num is not None:
             raise InputError("--split and --num choose among the run's data; leave them out where files are given")
-        names, batch = _of_files(run, options.files)
+        stems, batch = _of_files(run, options.files)
+        names: Sequence[str] = stems
     else:
-        names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
-    batch |= _context(model, guide, batch, options.y)
+        stems, names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
+    batch |= _context(run, model, guide, batch, options.y)
     mean = _reconstructed(model, guide, Split(batch, name="data"), options.seed)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
     arrays["x.mean"] = mean.numpy()
@@ -59,7 +63,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     write_atomically(file, lambda path: np.savez_compressed(path, **arrays))
     print(file)
     if run.sound is not None:
-        print(_write_sounds(run, names, batch["x"].cpu(), mean))
+        print(_write_sounds(run, stems, batch["x"].cpu(), mean))
     _draw(run, names, batch["x"].cpu(), mean)
 
 
@@ -81,14 +85,16 @@ def _names(files: Sequence[Path]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for file in files:
-        candidates = [file.stem, *(f"{file.stem}-{i}" for i in range(2, len(files) + len(taken) + 2))]
+        stem = shown(file.stem)
+        candidates = [stem, *(f"{stem}-{i}" for i in range(2, len(files) + len(taken) + 2))]
         name = next(name for name in candidates if not {name, f"{name}.data"} & taken)
         names.append(name)
         taken |= {name, f"{name}.data"}
     return names
 
 
-def _of_data(run: Run, part: str, num: int) -> tuple[list[str], dict[str, Tensor]]:
+def _of_data(run: Run, part: str, num: int) -> tuple[list[str], Sequence[str], dict[str, Tensor]]:
+    """Names for files, names of the data (the same, if they have none), and the data."""
     from pyro_vae.evaluation.figures.pick import evenly
 
     if num < 1:
@@ -98,11 +104,14 @@ def _of_data(run: Run, part: str, num: int) -> tuple[list[str], dict[str, Tensor
         raise InputError(f"the run's data have no {part} part; choose another --split")
     index = evenly(len(split), num)
     digits = len(str(len(split) - 1))
-    batch = split.fixed(index).batch(slice(None))
-    return [f"{part}-{i:0{digits}d}" for i in index.tolist()], batch
+    some = split.fixed(index)
+    stems = [f"{part}-{i:0{digits}d}" for i in index.tolist()]
+    return stems, some.names or stems, some.batch(slice(None))
 
 
-def _context(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], y: str | None) -> dict[str, Tensor]:
+def _context(
+    run: Run, model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], y: str | None
+) -> dict[str, Tensor]:
     """y as it is said, or an error if it must be."""
     declared = declared_context(model) | declared_context(guide)
     context = declared.get("y")
@@ -110,16 +119,17 @@ def _context(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], y: st
     if y is None:
         needed = {*required_arguments(model, batch), *required_arguments(guide, batch)}
         if "y" in needed and "y" not in batch and sayable:
-            what = describe_y(context)
-            raise InputError(
-                f"the model needs y ({what}), which is not in the data: say it, e.g. --y {example_y(context)}"
-            )
+            what, example = describe_y(context), example_y(context, run.classes)
+            raise InputError(f"the model needs y ({what}), which is not in the data: say it, e.g. --y {example}")
+        return {}
+    if context is None and (run.path / PRIORS).is_dir() and "y" in declared_context(run.programs()[0]):
+        logging.info("--y is passed over: only the prior takes it, which reconstructions do not ask")
         return {}
     accepted = [accepted_arguments(program) for program in (model, guide)]
     if not sayable or not any(names is None or "y" in names for names in accepted):
         why = "it is made from the data" if not sayable else "it is not conditional"
         raise InputError(f"--y is not for this model: {why}; leave it out")
-    return {"y": parse_y(y, context, len(batch["x"]))}
+    return {"y": parse_y(y, context, len(batch["x"]), run.classes)}
 
 
 def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int) -> Tensor:
@@ -154,6 +164,7 @@ def _draw(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
     if len(x) > MOST_SHOWN:
         logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(x))
         names, x, mean = names[:MOST_SHOWN], x[:MOST_SHOWN], mean[:MOST_SHOWN]
+    names = [name.replace("$", r"\$") for name in names]  # no formulas
     figure = pairs(x, mean, title) if run.sound is None else pairs_of_spectrograms(x, mean, run.sound, title, names)
     if figure is not None:
         picture = run.path / "figures" / "reconstruction.png"

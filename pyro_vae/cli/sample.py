@@ -36,8 +36,8 @@ def sample(arguments: Sequence[str]) -> None:
         "--y",
         type=str | None,
         default=None,
-        help="context of a conditional model: a label (7), several that take turns (0,1,2), an attribute vector "
-        "(0.5,1,0), or several of these (0.5,1,0;1,1,0)",
+        help="context of a conditional model: a label (7) or a class's name (dog), several that take turns (0,1,2), an "
+        "attribute vector (0.5,1,0), or several of these (0.5,1,0;1,1,0)",
     )
     parser.add_argument(
         "--scale",
@@ -129,7 +129,7 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
         needs = f"its {', '.join(needed)} are taken from the test data" if needed else "it is not conditional"
         raise InputError(f"--y is not for this model: {needs}; leave it out")
     if y is not None:
-        values = parse_y(y, declared.get("y"))
+        values = parse_y(y, declared.get("y"), classes=run.classes)
         count = len(values)
         columns = count * max(1, round(num**0.5 / count)) if count > 1 else None  # a value to a column
         return {"y": values[torch.arange(num) % count]}, columns
@@ -140,7 +140,8 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
         return {X: pick(data.test or data.validation or data.train, num)[X]}, None
     if sayable:
         context = declared.get("y")
-        raise InputError(f"the model needs y ({describe_y(context)}): say which, e.g. --y {example_y(context)}")
+        example = example_y(context, run.classes)
+        raise InputError(f"the model needs y ({describe_y(context)}): say which, e.g. --y {example}")
     data = run.data()
     split = data.test or data.validation or data.train
     context = pick(split, num)

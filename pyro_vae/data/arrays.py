@@ -2,57 +2,49 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from pyro_vae.data.array_files import read_arrays
+from pyro_vae.data.axes import Layout, with_channels
+from pyro_vae.data.numbers import as_tensor
 from pyro_vae.data.parts import PARTS, Parts, random_order
-from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.errors import InputError
+
+X_NAMES = ("x", *(f"x_{part}" for part in PARTS))
 
 
-def load_arrays(path: Path) -> Parts:
+def load_arrays(path: Path, layout: Layout | None = None) -> Parts:
     """Load arrays: ``.npy`` is x; ``.npz`` holds ``x``, or ``x_train``, ``x_validation``, ``x_test``.
 
     Other arrays of a ``.npz``, e.g. ``y`` or ``y_train``, must have as many entries.
 
     Without given splits the data are split at random (seed 0) into 80% / 10% / 10%. Given splits are taken
-    as they are. Accepted shapes of x: (N, D); (N, H, W) -> (N, 1, H, W); (N, C, H, W); (N, H, W, 1 or 3) ->
-    channels first, unless the first of the three dimensions is itself 1 or 3. Dtypes: uint8, bool, floating
-    point (-> float32).
+    as they are. Dtypes of x: uint8, bool, floating point (-> float32).
+
+    Args:
+        path: the file.
+        layout: what the axes of x are; by the rules of :func:`pyro_vae.data.axes.with_channels`, if None.
 
     Returns:
         Tensors per split.
 
     Raises:
-        CorruptFileError: naming the file, if it is truncated or damaged.
-        InputError: naming file and array, for other names, shapes and types, and for NaN or infinite x.
+        CorruptFileError: naming the file and the array, if it is truncated or damaged.
+        InputError: naming file and array, for other names, shapes and types, for NaN or infinite x, and what
+            :func:`pyro_vae.data.array_files.read_arrays` refuses.
     """
-    arrays = _read(path)
-    tensors = {key: _tensor(key, array, path) for key, array in arrays.items()}
+    tensors = {key: _tensor(key, array, path) for key, array in read_arrays(path).items()}
+    xs = {key: f"{path}: '{key}'" for key in tensors if key in X_NAMES}
+    tensors |= with_channels({key: tensors[key] for key in xs}, xs, layout)
     if "x" in tensors:
         mixed = [key for key in tensors if key.startswith("x_")]
         if mixed:
             raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
         return _split_at_random(tensors, path)
     return _given_splits(tensors, path)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    suffix = path.suffix.lower()
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {"x": loaded}
-            return {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "allow_pickle" in str(error) and "Object arrays" in str(error):
-            raise InputError(f"{path}: holds Python objects, which are not loaded; save numeric arrays") from error
-        raise CorruptFileError(f"{path}: truncated or damaged, or no {suffix} file ({error})") from error
 
 
 def _split_at_random(tensors: dict[str, Tensor], path: Path) -> Parts:
@@ -87,35 +79,14 @@ def _given_splits(tensors: dict[str, Tensor], path: Path) -> Parts:
 
 def _tensor(key: str, array: np.ndarray, path: Path) -> Tensor:
     label = f"{path}: '{key}'"
-    is_x = key == "x" or key in [f"x_{part}" for part in PARTS]
-    kind = array.dtype.kind
+    is_x = key in X_NAMES
     if array.ndim == 0:
         raise InputError(f"{label} is a single number; its leading dimension must be the data")
     if array.size == 0:
         raise InputError(f"{label} is empty, its shape is {array.shape}")
-    if kind == "f":
-        array = array.astype(np.float32)
-    elif kind in "iu" and not is_x:
-        array = array.astype(np.int64)
-    elif array.dtype != np.uint8 and kind != "b":
-        wanted = "uint8 (grey levels 0..255), bool or floating point" if is_x else "numbers"
-        raise InputError(f"{label} must be {wanted}, got {array.dtype}")
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if not is_x:
-        return tensor
-    if kind == "f" and not bool(tensor.isfinite().all()):
-        raise InputError(f"{label} holds NaN or infinite numbers; remove or replace them first")
-    return _images_or_vectors(tensor, label)
-
-
-def _images_or_vectors(x: Tensor, label: str) -> Tensor:
-    if x.dim() == 2:
-        return x
-    if x.dim() == 3:
-        return x.unsqueeze(1)  # (N, 1, H, W)
-    if x.dim() != 4:
-        raise InputError(
-            f"{label} has shape {tuple(x.shape)}; expected (N, D), (N, H, W), (N, C, H, W) or (N, H, W, 1 or 3)"
-        )
-    channels_last = x.shape[3] in (1, 3) and x.shape[1] not in (1, 3)
-    return x.permute(0, 3, 1, 2).contiguous() if channels_last else x  # (N, C, H, W)
+    if is_x and array.dtype.kind not in "fb" and array.dtype != np.uint8:
+        raise InputError(f"{label} must be uint8 (grey levels 0..255), bool or floating point, got {array.dtype}")
+    tensor = as_tensor(array, label, integers=not is_x)
+    if is_x and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise InputError(f"{label} holds NaN or infinite numbers, or such as float32 cannot hold; replace them first")
+    return tensor

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from pyro_vae.data.layout import Labelled
+from pyro_vae.data.names import shown
 from pyro_vae.data.parts import Captions
 from pyro_vae.errors import CorruptFileError, InputError
 
+logger = logging.getLogger(__name__)
+LONGEST = 1 << 16  # bytes of a caption beside an image
 NAMES = ("captions.txt", "captions.tsv", "captions.json")
 
 
@@ -19,12 +23,16 @@ def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
     path from there. A line of ``.txt`` and ``.tsv`` is the image's name, a tab, and its caption; ``.json`` holds one
     object, ``{"name": "caption"}``. UTF-8.
 
+    Where there is no such file, a caption may lie beside each image, in a text file of the same name (``a.png``,
+    ``a.txt``). They are taken if every image has one; else, or if one is empty or not to be read, one line of the log
+    says that they are passed over: text files beside images may also be something else.
+
     Args:
         root: the dataset's folder.
         splits: its images.
 
     Returns:
-        one caption an image by split, in the order of the images; None if no folder has a captions file.
+        one caption an image by split, in the order of the images; None if there are none.
 
     Raises:
         CorruptFileError: naming the file, if it is no JSON or not UTF-8.
@@ -35,7 +43,7 @@ def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
     folders = sorted({parent for file in images for parent in file.parents if parent.is_relative_to(root)})
     files = [file for folder in folders for file in _in_folder(folder)]
     if not files:
-        return None
+        return _beside(root, splits)
     told: dict[Path, str] = {}
     for file in files:
         for name, caption in _read(file):
@@ -53,6 +61,31 @@ def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
     return {part: tuple(told[file] for file, _ in members) for part, members in splits.items()}
 
 
+def _beside(root: Path, splits: dict[str, Labelled]) -> Captions | None:
+    """Captions in text files beside the images, if every image has one."""
+    images = [file for members in splits.values() for file, _ in members]
+    files = [file for image in images if (file := image.with_suffix(".txt")).is_file()]
+    if not files:
+        return None
+    problem = None if len(files) == len(images) else f"{len(images) - len(files):,} images have none"
+    told: dict[Path, str] = {}
+    for file in files if problem is None else ():
+        try:
+            with file.open("rb") as stream:
+                content = stream.read(LONGEST + 1)
+            told[file] = " ".join(content.decode("utf-8-sig").split())
+        except (OSError, UnicodeDecodeError):
+            problem = f"{file.name} is not readable as UTF-8"
+            break
+        if not told[file] or len(content) > LONGEST:
+            problem = f"{file.name} is {'too long' if told[file] else 'empty'}"
+            break
+    if problem is not None:
+        logger.info("%s: text files beside images are passed over as captions, for %s", shown(root), shown(problem))
+        return None
+    return {part: tuple(told[file.with_suffix(".txt")] for file, _ in members) for part, members in splits.items()}
+
+
 def _in_folder(folder: Path) -> list[Path]:
     found = [folder / name for name in NAMES if (folder / name).is_file()]
     if len(found) > 1:
@@ -65,13 +98,16 @@ def _read(file: Path) -> list[tuple[str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         entries = json.loads(text, object_pairs_hook=list) if file.suffix == ".json" else None
-    except ValueError as error:  # of JSON or of the encoding
+    except (OSError, ValueError, RecursionError) as error:  # of the file, its encoding, or JSON
         raise CorruptFileError(f"{file}: not readable ({error}); it must be UTF-8{_json(file)}") from error
     if entries is None:
         return [_line(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     texts = isinstance(entries, list) and all(isinstance(e, tuple) and isinstance(e[1], str) for e in entries)
     if not texts:
         raise InputError(f'{file}: must hold one object of names and captions, {{"a.png": "a cat"}}')
+    broken = next((name for name, caption in entries if shown(name + caption) != name + caption), None)
+    if broken is not None:
+        raise InputError(f"{file}: '{shown(broken)}' or its caption has halves of characters (\\ud800 to \\udfff)")
     return entries
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pyro_vae.data.arrays import load_arrays
+from pyro_vae.data.axes import Layout
 from pyro_vae.data.binarize import Binarization, binarize, check_binarization
 from pyro_vae.data.catalogue import DATASETS, dataset_names
 from pyro_vae.data.data import Data
@@ -19,12 +20,15 @@ from pyro_vae.data.images import square
 from pyro_vae.data.layout import SOUNDS, kind_of
 from pyro_vae.data.loaded import Loaded
 from pyro_vae.data.mask import QUADRANTS, quadrant_mask
+from pyro_vae.data.names import shown
 from pyro_vae.data.parts import PARTS
 from pyro_vae.data.sound import Encoding
 from pyro_vae.data.sound_folder import load_sound_folder
 from pyro_vae.data.speech import load_speech
 from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError, unknown
+
+ARRAYS = (".npz", ".npy")
 
 
 def load_data(
@@ -41,6 +45,7 @@ def load_data(
     encoding: Encoding = "linear",
     objects: int | None = None,
     scenes: int | None = None,
+    layout: Layout | None = None,
 ) -> Data:
     """Load a dataset by name, from an array file, or from a folder of images or WAV files.
 
@@ -63,10 +68,13 @@ def load_data(
         encoding: of sound: ``"linear"`` (x in [-1, 1]) or ``"mu_law"`` (x one of the levels k/255 in [0, 1]).
         objects: of ``emoji``: how many different ones there are in the scenes, 8 to 48; 16 if None.
         scenes: of ``emoji``: how many for training; 20,000 if None.
+        layout: of an array file: what the axes of x are, ``"NHW"``, ``"NCHW"``, ``"NHWC"``, or ``"NCL"`` (signals). If
+            None, told from the shape; the log says how, where it could be told otherwise.
 
     Returns:
         The splits, on the CPU. ``x`` is stored as uint8 (grey levels, mu-law levels), bool (binarized) or float; of
-        sound it has the shape (1, length), and ``Data.sound`` says how it is played.
+        sound it has the shape (1, length), and ``Data.sound`` says how it is played. Of a folder, ``Split.names`` are
+        its files' names, and ``Data.classes`` its class folders'.
 
     Raises:
         InputError: for an unknown name (with the nearest one), a missing or damaged file (named), and
@@ -78,6 +86,8 @@ def load_data(
     for argument, value in counts.items():
         _check_positive(argument, value)
     root = _check_root(root)
+    if layout is not None and Path(name).suffix.lower() not in ARRAYS:
+        _refuse(str(name), "no arrays", {"layout": layout})
     load_sound = _sound_loader(str(name), root, limit)
     if name != "emoji":
         _refuse(str(name), "no composed scenes", {"objects": objects, "scenes": scenes})
@@ -88,7 +98,7 @@ def load_data(
     else:
         for_sound = {"encoding": None if encoding == "linear" else encoding}
         _refuse(str(name), "no sound", {"sample_rate": sample_rate, "length": length} | for_sound)
-        loaded = _load_images(str(name), root, image_size, limit, objects, scenes)
+        loaded = _load_images(str(name), root, image_size, limit, objects, scenes, layout)
     parts, sound = loaded.parts, loaded.sound
     splits: dict[str, Split] = {}
     for part in PARTS:
@@ -99,13 +109,14 @@ def load_data(
             mask = None
             if observed_quadrants is not None:
                 mask = quadrant_mask(tuple(tensors["x"].shape[1:]), observed_quadrants, f"{name} {part}")
-            splits[part] = _split(tensors, mask, str(name), part, binarization, binarization_seed)
+            names = loaded.names[part][:limit] if part in loaded.names else None
+            splits[part] = _split(tensors, mask, names, shown(name), part, binarization, binarization_seed)
     how = (
         _binarized(binarization, binarization_seed, len(splits))
         if sound is None
         else sound.describe(splits["train"].shape[-1])
     )
-    description = _describe(name, splits, how, limit)
+    description = _describe(shown(name), splits, how, limit)
     if observed_quadrants is not None:
         description += f"\nobserved of each image: {QUADRANTS[observed_quadrants]}"
     captions = None
@@ -114,19 +125,33 @@ def load_data(
         description += f"\ncaptions, such as '{captions['train'][0]}'"
     if loaded.scenes is not None:
         description += f"\nscenes of {len(loaded.scenes.names)} objects: {', '.join(loaded.scenes.names)}"
-    return Data(**splits, name=str(name), description=description, sound=sound, captions=captions, scenes=loaded.scenes)
+    return Data(
+        **splits,
+        name=shown(name),
+        description=description,
+        sound=sound,
+        captions=captions,
+        scenes=loaded.scenes,
+        classes=loaded.classes if observed_quadrants is None else None,  # y is then the observed part
+    )
 
 
 def _split(
-    tensors: dict[str, Tensor], mask: Tensor | None, name: str, part: str, binarization: Binarization, seed: int
+    tensors: dict[str, Tensor],
+    mask: Tensor | None,
+    names: tuple[str, ...] | None,
+    name: str,
+    part: str,
+    binarization: Binarization,
+    seed: int,
 ) -> Split:
     label = f"{name} {part}"
     if binarization == "dynamic" and part == "train":
-        return Split(tensors, mask=mask, binarization="dynamic", name=label)
+        return Split(tensors, mask=mask, binarization="dynamic", names=names, name=label)
     if binarization != "none":
         how = "threshold" if binarization == "threshold" else "static"
         tensors["x"] = binarize(tensors["x"], how, seed=seed, part=part, name=label)
-    return Split(tensors, mask=mask, name=label)
+    return Split(tensors, mask=mask, names=names, name=label)
 
 
 def _describe(name: str, splits: dict[str, Split], how: str, limit: int | None) -> str:
@@ -165,7 +190,13 @@ def _refuse(name: str, what: str, given: dict[str, Any]) -> None:
 
 
 def _load_images(
-    name: str, root: Path | None, image_size: int | None, limit: int | None, objects: int | None, scenes: int | None
+    name: str,
+    root: Path | None,
+    image_size: int | None,
+    limit: int | None,
+    objects: int | None,
+    scenes: int | None,
+    layout: Layout | None,
 ) -> Loaded:
     """Load what is no sound."""
     if name in DATASETS:
@@ -178,9 +209,9 @@ def _load_images(
     if path.is_dir():
         return load_folder(path, image_size, limit)
     if path.is_file():
-        if path.suffix.lower() not in (".npz", ".npy"):
+        if path.suffix.lower() not in ARRAYS:
             raise InputError(f"{path}: a data file must be .npz or .npy (or give a folder of images or WAV files)")
-        return Loaded(load_arrays(path))
+        return Loaded(load_arrays(path, layout))
     if path.suffix or "/" in name or "\\" in name:
         raise InputError(f"dataset '{name}': no such file or folder (looked in {Path.cwd()})")
     raise unknown("dataset", name, dataset_names())

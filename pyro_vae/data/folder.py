@@ -11,7 +11,9 @@ from pyro_vae.data.captions import find_captions
 from pyro_vae.data.images import is_grey, read_image, square
 from pyro_vae.data.layout import IMAGES, class_names, find_splits
 from pyro_vae.data.loaded import Loaded
+from pyro_vae.data.names import file_names, shown
 from pyro_vae.data.parts import Parts
+from pyro_vae.data.room import check_room
 from pyro_vae.errors import InputError
 
 
@@ -28,7 +30,7 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
 
     Returns:
         ``x`` uint8 (N, C, H, W), and with class folders ``y`` int64 (N,), the class's place in sorted order; captions,
-        if the folder has files of them (:mod:`pyro_vae.data.captions`).
+        if the folder has files of them (:mod:`pyro_vae.data.captions`); the files' names, and the classes'.
 
     Raises:
         CorruptFileError: naming the file, if an image is truncated or damaged.
@@ -52,12 +54,14 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
             if image.shape != first[1]:
                 raise InputError(_sizes_differ(file, image.shape, *first))
             if x is None:
+                check_room(path, sum(map(len, splits.values())) * image.numel(), "give image_size, or a limit")
                 x = image.new_empty(len(members), *image.shape)  # (N, C, H, W)
             x[place] = image
         parts[part] = {"x": x}
         if classes:
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
-    return Loaded(parts, captions=captions)
+    named = {"names": file_names(path, splits), "classes": tuple(map(shown, classes)) or None}
+    return Loaded(parts, captions=captions, **named)
 
 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:

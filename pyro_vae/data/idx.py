@@ -6,6 +6,7 @@ import gzip
 import zlib
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from pyro_vae.data.parts import Parts, hold_out_last
 from pyro_vae.data.places import SYSTEM, cache_folder, data_folders
+from pyro_vae.data.room import check_room
 from pyro_vae.errors import CorruptFileError, InputError
 
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+GZIP_RATIO = 1100  # a byte of a gzip file stands for no more
+CHUNK = 1 << 16  # bytes beyond what a header says that are counted
+MOST_DIMS = 64  # of NumPy
 NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 60_000, 10_000, 10_000
 FILES = {
     ("train", "x"): "train-images-idx3-ubyte",
@@ -38,25 +43,42 @@ def read_idx(path: str | Path) -> Tensor:
         CorruptFileError: naming the file, if it is truncated, damaged, too long or no such IDX file.
         OSError: if the file cannot be opened.
     """
-    content = Path(path).read_bytes()
-    if content[:2] == b"\x1f\x8b":
+    size = Path(path).stat().st_size
+    with Path(path).open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not packed:
+            return _read_idx(file, size, path)
         try:
-            content = gzip.decompress(content)
+            with gzip.GzipFile(fileobj=file) as stream:
+                return _read_idx(stream, size * GZIP_RATIO, path)
         except (EOFError, OSError, zlib.error) as error:
             raise CorruptFileError(f"{path}: truncated or damaged gzip file ({error}); get it again") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or content[3] == 0:
+
+
+def _read_idx(stream: IO[bytes], most: int, path: str | Path) -> Tensor:
+    """The numbers of a stream that can hold at most so many bytes, and is read no further than they go."""
+    start = stream.read(4)
+    if len(start) < 4 or start[:3] != b"\x00\x00\x08" or start[3] == 0:
         raise CorruptFileError(
-            f"{path}: not an IDX file of unsigned bytes (begins with {content[:4].hex(' ') or 'nothing'}, "
+            f"{path}: not an IDX file of unsigned bytes (begins with {start.hex(' ') or 'nothing'}, "
             "expected 00 00 08 and the number of dimensions)"
         )
-    start = 4 + 4 * content[3]
-    shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
-    if len(content) < start or len(content) - start != prod(shape):
+    sizes = stream.read(4 * start[3])
+    shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
+    expected, there = prod(shape), most - 4 - len(sizes)
+    content = b""
+    whole = len(sizes) == 4 * start[3] <= 4 * MOST_DIMS
+    if whole and expected <= there:  # else nothing is allocated
+        check_room(path, expected)
+        content = stream.read(expected)
+        there = len(content) + len(stream.read(CHUNK)) if len(content) == expected else len(content)
+    if not whole or there != expected:
         raise CorruptFileError(
-            f"{path}: its header says {' x '.join(map(str, shape))} bytes "
-            f"but {max(0, len(content) - start):,} follow; the file is truncated or damaged, get it again"
+            f"{path}: its header says {' x '.join(map(str, shape))} bytes but {max(0, there):,} follow; the file is "
+            "truncated or damaged, get it again"
         )
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy())
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape).copy())
 
 
 def load_idx_set(name: str, root: Path | None) -> Parts:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,54 +16,54 @@ from torch import Tensor
 from pyro_vae.errors import CorruptFileError, InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is tried: some run programs
 GREY_MODES = ("1", "L", "LA")
-COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr", "PA")
+COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+WHITE = 65535  # of 16 bits
+KNOWN_WHITE = ("PNG", "PPM")  # formats whose 16-bit grey levels end at WHITE; of others nobody knows where they end
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 CHUNK_ELEMENTS = 1 << 24
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)  # what Pillow raises
+REMEDY = "save it with 8 bits a channel, grey or RGB, or as a 16-bit grey PNG in which 65535 is white"
 
 
 def is_grey(path: Path) -> bool:
     """Say whether an image file is grey, from its header.
 
     Raises:
-        CorruptFileError: naming the file, if it is no readable image.
-        InputError: naming the file, if it has more than 8 bits a channel.
+        CorruptFileError, InputError: as :func:`read_image`.
     """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-    except DAMAGE as error:
-        raise _damaged(path, error) from error
-    if mode not in GREY_MODES + COLOUR_MODES:
-        raise InputError(f"{path}: pixel format '{mode}' is not supported; save it with 8 bits a channel, grey or RGB")
-    return mode in GREY_MODES
+    with _opened(path) as image:
+        return image.mode in GREY_MODES + DEEP_MODES
 
 
 def read_image(path: Path, *, grey: bool) -> Tensor:
     """Decode an image file, upright as its EXIF data say, transparency laid on white.
+
+    Every entrance for images comes here. Grey levels of 16 bits are rounded to 8 where the format says which of them is
+    white: 65535 in PNG and PGM.
+
+    Args:
+        path: the file; of several images in it, the first.
+        grey: one channel, colours by their luma; else three.
 
     Returns:
         uint8 (1 or 3, height, width).
 
     Raises:
         CorruptFileError: naming the file, if it is truncated or damaged.
+        InputError: naming the file, if its numbers are of a kind that does not say what is white (floating point, 32
+            bits, more than 8 bits in TIFF) or no grey levels or colours; and if it has more pixels than Pillow takes
+            for safe (``PIL.Image.MAX_IMAGE_PIXELS``, 89 million), or too many for the memory.
     """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            pixels = np.array(image.convert("L" if grey else "RGB"))
-    except DAMAGE as error:
-        raise _damaged(path, error) from error
+    with _opened(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode in DEEP_MODES:
+            image = _eight_bits(image)
+        if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        pixels = np.array(image.convert("L" if grey else "RGB"))
     tensor = torch.from_numpy(pixels)
     return tensor.unsqueeze(0) if grey else tensor.permute(2, 0, 1).contiguous()  # (C, H, W)
 
@@ -97,5 +99,46 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
     return result
 
 
-def _damaged(path: Path, error: Exception) -> CorruptFileError:
-    return CorruptFileError(f"{path}: not a readable image ({error}); replace or remove the file")
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose mode can be read; whatever the decoders raise and warn of, here and in the block, is damage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                _check_mode(path, image)
+                yield image
+    except InputError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{path}: too large an image ({' '.join(str(error).split())}); make it smaller, or set "
+            "PIL.Image.MAX_IMAGE_PIXELS in Python if you know where it is from"
+        ) from error
+    except MemoryError as error:
+        raise InputError(f"{path}: too large an image for the memory; make it smaller") from error
+    except Exception as error:  # decoders of damaged files raise all kinds
+        raise CorruptFileError(f"{path}: not a readable image ({error}); replace or remove the file") from error
+
+
+def _check_mode(path: Path, image: Image.Image) -> None:
+    mode, kind = image.mode, image.format
+    if mode not in GREY_MODES + COLOUR_MODES + DEEP_MODES:
+        raise InputError(f"{path}: pixel format '{mode}' ({kind}) is not supported; {REMEDY}")
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, 8) if kind == "TIFF" else 8  # type: ignore[attr-defined]
+    deep = max(bits) > 8 if isinstance(bits, tuple) else bits > 8
+    if deep or (mode in DEEP_MODES and kind not in KNOWN_WHITE):
+        raise InputError(
+            f"{path}: pixel format '{mode}' ({kind}), of more than 8 bits, does not say which number is white; {REMEDY}"
+        )
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey levels, 65535 white, rounded to 8 bits; with an alpha channel where a level is transparent."""
+    levels = np.array(image).astype(np.int64).clip(0, WHITE)
+    grey = Image.fromarray(((levels * 255 + WHITE // 2) // WHITE).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey

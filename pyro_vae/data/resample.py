@@ -8,10 +8,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from pyro_vae.errors import InputError
+
 ZERO_CROSSINGS = 64  # of the sinc, on each side
 CUTOFF = 0.96  # of the lower Nyquist frequency: from 0.92 of it the filter falls, at 1 it is down
 BETA = 7.857  # Kaiser window: the stop band is 80 dB down
 CHUNK_ELEMENTS = 1 << 22
+MOST_FILTER, MOST_SAMPLES = 1 << 26, 1 << 31  # numbers in a filter, and in a recording
 
 
 def resample(wave: Tensor, old: int, new: int) -> Tensor:
@@ -27,10 +30,20 @@ def resample(wave: Tensor, old: int, new: int) -> Tensor:
     Returns:
         ``(..., ceil(n new / old))``; wave itself if the rates are equal.
 
+    Raises:
+        InputError: for rates so different, or with so small a common divisor, that the filter or the result would fill
+            the memory.
+
     Source: Smith, "Digital Audio Resampling" (CCRMA); window: Kaiser 1974.
     """
     if old == new:
         return wave
+    size = new // math.gcd(old, new) * 2 * reach(old, new)
+    if size > MOST_FILTER or wave.numel() * new > MOST_SAMPLES * old:
+        raise InputError(
+            f"recordings of {old:,} samples a second cannot be resampled to {new:,} in reasonable memory; choose a "
+            "sample_rate nearer to theirs, or resample the files first"
+        )
     table = _filters(old, new).to(wave)  # (phases, taps)
     phases, taps = table.shape
     divisor = math.gcd(old, new)

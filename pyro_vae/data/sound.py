@@ -82,7 +82,10 @@ class Sound:
         """The same for a waveform ``(n,)`` with its sample rate in Hz; ``name`` is what errors call it."""
         if length is not None:  # no more than is needed
             wave = wave[: -(-length * rate // self.sample_rate) + reach(rate, self.sample_rate) + 1]
-        wave = resample(wave, rate, self.sample_rate)[:length]
+        try:
+            wave = resample(wave, rate, self.sample_rate)[:length]
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         if len(wave) < SHORTEST:
             raise InputError(
                 f"{name}: too short, {len(wave)} samples at {self.sample_rate:,} Hz; a recording has {SHORTEST} or more"

@@ -8,7 +8,9 @@ import torch
 
 from pyro_vae.data.layout import SOUNDS, Labelled, class_names, find_splits
 from pyro_vae.data.loaded import Loaded
+from pyro_vae.data.names import file_names, shown
 from pyro_vae.data.parts import Parts
+from pyro_vae.data.room import check_room
 from pyro_vae.data.sound import Encoding, Sound
 from pyro_vae.data.wav import read_header
 from pyro_vae.errors import InputError
@@ -29,8 +31,8 @@ def load_sound_folder(
         limit: at most that many files of each split are read.
 
     Returns:
-        ``x`` (N, 1, length), and with class folders ``y`` int64 (N,), the class's place in sorted order; and how x is
-        played.
+        ``x`` (N, 1, length), and with class folders ``y`` int64 (N,), the class's place in sorted order; how x is
+        played; the files' names, and the classes'.
 
     Raises:
         CorruptFileError: naming the file, if it is no WAV file or damaged.
@@ -45,6 +47,7 @@ def load_sound_folder(
     sound = Sound(sample_rate, encoding)
     if length is None:
         length = _common_length(splits, sample_rate)
+    check_room(path, sum(map(len, splits.values())) * length * (1 if encoding == "mu_law" else 4), "give a length")
     parts: Parts = {}
     for part, members in splits.items():
         x = torch.empty(len(members), 1, length, dtype=torch.uint8 if encoding == "mu_law" else torch.float32)
@@ -53,7 +56,8 @@ def load_sound_folder(
         parts[part] = {"x": x}
         if classes:
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
-    return Loaded(parts, sound=sound)
+    named = {"names": file_names(path, splits), "classes": tuple(map(shown, classes)) or None}
+    return Loaded(parts, sound=sound, **named)
 
 
 def _common_rate(splits: dict[str, Labelled]) -> int:

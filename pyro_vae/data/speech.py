@@ -83,7 +83,7 @@ def load_speech(root: Path | None, sample_rate: int | None, length: int | None, 
     x = sound.encode(torch.from_numpy(words).to(torch.float32).div_(FULL_SCALE)).unsqueeze(1)  # (N, 1, length)
     y, word = (torch.tensor([getattr(u, key) for u in script]) for key in ("speaker", "word"))
     parts = {part: {"x": x[i], "y": y[i], "word": word[i]} for part, i in _split(len(script)).items()}
-    return Loaded(parts, sound=sound)
+    return Loaded(parts, sound=sound, classes=SPEAKERS)
 
 
 def takes() -> list[Utterance]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.data.binarize import as_probability, check_probability, drawn_with, evaluation_noise, noise_for
 from pyro_vae.data.mask import full_mask
+from pyro_vae.data.numbers import as_tensor
 from pyro_vae.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
@@ -25,30 +27,36 @@ class Split:
     The stored tensors stay small: conversion happens per batch, on the device.
 
     Args:
-        tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,).
+        tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,). Arrays of NumPy become what
+            they do in a ``.npz`` file: floating point float32, integers but for uint8 x int64.
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.
         binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every training batch;
             for evaluation (:meth:`batches`, :meth:`fixed`) once, always the same.
+        names: one a datum, such as those of files; they stay with the data and go into what is written of each.
         name: what errors call this split.
 
     Raises:
         InputError: without an ``x``, for tensors of different lengths or without data, an ``x`` of another
-            integer type, NaN or infinite numbers, dynamic binarization of numbers outside [0, 1], and a mask of
-            another type or shape.
+            integer type, NaN or infinite numbers, dynamic binarization of numbers outside [0, 1], a mask of
+            another type or shape, and another number of names than of data.
     """
 
     def __init__(
         self,
-        tensors: dict[str, Tensor],
+        tensors: Mapping[str, Tensor | np.ndarray],
         *,
-        mask: Tensor | None = None,
+        mask: Tensor | np.ndarray | None = None,
         integers: bool = False,
         binarization: Literal["none", "dynamic"] = "none",
+        names: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
+        tensors = {key: _as_tensor(key, value, name) for key, value in tensors.items()}
         _check(tensors, name, integers)
+        if names is not None and len(names) != len(tensors["x"]):
+            raise InputError(f"{name}: {len(names)} names for {len(tensors['x'])} data; there must be one a datum")
         if binarization not in ("none", "dynamic"):
             raise InputError(
                 f"{name}: a split's binarization is 'none' or 'dynamic', got {binarization!r} "
@@ -57,8 +65,11 @@ class Split:
         x = tensors["x"]
         if binarization == "dynamic":
             check_probability(x, name)
-        self.tensors = dict(tensors)
+        self.tensors = tensors
+        if isinstance(mask, np.ndarray):
+            mask = as_tensor(mask, f"{name}: mask")
         self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
+        self.names = None if names is None else tuple(names)
         self.binarization = binarization
         self.integers = integers
         self.dtype: torch.dtype | None = None  # of the floating-point tensors of a batch; None: as they come
@@ -115,6 +126,7 @@ class Split:
         if n < 1:
             raise InputError(f"{self.name}: a subset needs at least 1 datum, got n = {n}")
         other = self._with({key: tensor[:n] for key, tensor in self.tensors.items()})
+        other.names = None if self.names is None else self.names[:n]
         other.mask = self.mask[:n] if self._mask_per_datum else self.mask
         return other
 
@@ -225,6 +237,8 @@ class Split:
                 other.tensors[key] = tensor if index is None else tensor[places]
         other.mask = self.mask[places] if self.mask is not None and self._mask_per_datum else self.mask
         other.binarization, other.variants = "none", ()
+        if self.names is not None and index is not None:
+            other.names = tuple(self.names[i] for i in index.tolist())
         return other
 
     def mean(self) -> Tensor:
@@ -266,6 +280,11 @@ class Split:
         return other
 
 
+def _as_tensor(key: str, value: object, name: str) -> object:
+    """A tensor of an array of NumPy; others as they are."""
+    return as_tensor(value, f"{name}: '{key}'", integers=key != "x") if isinstance(value, np.ndarray) else value
+
+
 def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A floating-point tensor in another type; others as they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -289,7 +308,7 @@ def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
         )
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise InputError(f"{name}: '{key}' must be a torch.Tensor, got {type(tensor).__name__}")
+            raise InputError(f"{name}: '{key}' must be a tensor or an array of NumPy, got {type(tensor).__name__}")
         if tensor.dim() == 0:
             raise InputError(f"{name}: '{key}' is a single number; its leading dimension must be the data")
     lengths = {key: len(tensor) for key, tensor in tensors.items()}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import struct
 import wave
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,7 +20,9 @@ from pyro_vae.files import write_atomically
 
 logger = logging.getLogger(__name__)
 FULL_SCALE = 1 << 15  # of 16 bits
-DAMAGE = (OSError, EOFError, RuntimeError)
+PCM, EXTENSIBLE = 1, 0xFFFE  # formats; an extensible one says in the first two bytes of a GUID what it is
+GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # the rest of it, for all formats that have a number
+MOST_HERTZ = 1_000_000  # no recorder is faster, and a filter from there is out of all proportion
 
 
 @dataclass(frozen=True)
@@ -120,27 +125,67 @@ def write_wavs(folder: str | Path, waves: Mapping[str, Tensor], sample_rate: int
 
 
 def _read(path: Path, most: int | None) -> tuple[Header, bytes]:
+    """The header, and the bytes of at most so many samples; nothing is allocated by what a header says."""
     try:
-        with path.open("rb") as stream, wave.open(stream, "rb") as file:
-            told = file.getparams()
-            wanted = told.nframes if most is None else min(most, told.nframes)
-            content = file.readframes(wanted)
-    except wave.Error as error:
-        if "unknown" in str(error):  # format 1 is PCM; others are compressed or floating point
-            raise InputError(
-                f"{path}: a WAV file, but not plain PCM ({error}); save it as 16-bit PCM, uncompressed"
-            ) from error
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            form, start, told = _chunks(file, size, path)
+            header = _header(form, told, path)
+            frame = header.channels * header.width
+            if told > size - start:
+                raise CorruptFileError(
+                    f"{path}: ends before the {header.length:,} samples that its header says; get it again"
+                )
+            file.seek(start)
+            wanted = header.length if most is None else min(most, header.length)
+            content = file.read(wanted * frame)
+    except OSError as error:
         raise CorruptFileError(f"{path}: not a readable WAV file ({error}); replace or remove it") from error
-    except DAMAGE as error:
-        raise CorruptFileError(
-            f"{path}: not a readable WAV file ({error or 'it ends too early'}); replace or remove it"
-        ) from error
-    if told.framerate < 1 or not 1 <= told.sampwidth <= 4:
-        raise CorruptFileError(
-            f"{path}: its header says {told.framerate} samples a second of {told.sampwidth} bytes; get it again"
+    return header, content
+
+
+def _chunks(file: BinaryIO, size: int, path: Path) -> tuple[bytes, int, int]:
+    """The chunk ``fmt``, and where the chunk ``data`` begins and how long it says it is."""
+
+    def damaged(what: str) -> CorruptFileError:
+        return CorruptFileError(f"{path}: not a readable WAV file ({what}); replace or remove it")
+
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        raise damaged(f"it begins with {head[:4]!r}, expected RIFF and WAVE" if head else "it is empty")
+    form: bytes | None = None
+    place = len(head)
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = struct.unpack("<4sI", file.read(8))
+        place += 8
+        if name == b"data":
+            if form is None:
+                raise damaged("its samples come before their format")
+            return form, place, length
+        if name == b"fmt ":
+            form = file.read(min(length, 40))
+        place += length + length % 2  # chunks begin at even places
+    raise damaged("it ends too early, without samples")
+
+
+def _header(form: bytes, size: int, path: Path) -> Header:
+    """What the chunk ``fmt`` says of so many bytes of samples."""
+    if len(form) < 16:
+        raise CorruptFileError(f"{path}: not a readable WAV file (its format ends too early); replace or remove it")
+    kind, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", form)
+    if kind == EXTENSIBLE and len(form) == 40 and form[26:] == GUID_TAIL:
+        kind = int.from_bytes(form[24:26], "little")
+    if kind != PCM:  # others are compressed or floating point
+        raise InputError(
+            f"{path}: a WAV file, but not plain PCM (format {kind:#x}); save it as 16-bit PCM, uncompressed"
         )
-    if told.nframes == 0:
+    width = -(-bits // 8)
+    if not 1 <= rate <= MOST_HERTZ or not 1 <= width <= 4 or channels < 1 or block != channels * width:
+        raise CorruptFileError(
+            f"{path}: its header says {rate} samples a second of {bits} bits, {channels} channels in {block} bytes; "
+            "get it again"
+        )
+    if size < block:
         raise InputError(f"{path}: holds no samples; remove it")
-    if len(content) != wanted * told.nchannels * told.sampwidth:
-        raise CorruptFileError(f"{path}: ends before the {told.nframes:,} samples that its header says; get it again")
-    return Header(told.framerate, told.nchannels, told.sampwidth, told.nframes), content
+    return Header(rate, channels, width, size // block)

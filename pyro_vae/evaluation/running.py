@@ -15,7 +15,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.arguments import X, data_argument, needed_to_generate, required_arguments, required_names, takes
+from pyro_vae.arguments import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.checks import check_context, check_data, check_present
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.split import as_real
@@ -109,7 +109,7 @@ def check_pair(model: Program, guide: Program, split: Split, *, same_sites: bool
         InputError: see :func:`pyro_vae.checks.check_data`.
     """
     check_present(guide, first := split.batch(slice(0, 1)), "guide")
-    if any(name not in first for name in required_arguments(model, first)):
+    if any(name not in first for name in needed_to_generate(model, first)):
         return
     tensors = [t for program in (model, guide) for t in (*program.parameters(), *program.buffers())]
     device = tensors[0].device if tensors else split.device

@@ -36,15 +36,18 @@ class Measured:
         result: means over data and what they are of, as plain values (``evaluation-<split>.json``).
         per_datum: ``log_likelihood``, ``elbo`` (nats), ``effective_sample_size`` and ``pareto_k``, float64
             ``(num_data,)`` each, in the data's order (``evaluation-<split>.npz``).
+        names: of the data, such as their files', if they have names; ``name`` in the same file.
     """
 
     result: dict[str, Any]
     per_datum: dict[str, np.ndarray]
+    names: tuple[str, ...] | None = None
 
     def write(self, folder: Path) -> None:
         """Write both files into a run directory, whole or not at all: the numbers of each datum first."""
         name = f"evaluation-{self.result['split']}"
-        write_atomically(folder / f"{name}.npz", lambda path: np.savez(path, **self.per_datum))
+        named = {} if self.names is None else {"name": np.array(self.names)}
+        write_atomically(folder / f"{name}.npz", lambda path: np.savez(path, **self.per_datum, **named))
         write_json(folder / f"{name}.json", plain(self.result))
 
 
@@ -109,7 +112,8 @@ def measure(
         "effective_sample_size": likelihood.effective_sample_size,
         "pareto_k": likelihood.pareto_k,
     }
-    return Measured(result, {name: value.double().cpu().numpy() for name, value in per_datum.items()})
+    arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
+    return Measured(result, arrays, part.names)
 
 
 def part_of(data: Data, split: str, limit: int | None = None) -> Split:

@@ -47,7 +47,7 @@ from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
 from pyro_vae.recipes.sections import HARMLESS, is_first_process, told_apart, write_config
 from pyro_vae.recipes.texts import TOKENIZER
 
-HEAD = ("recipe", "data_shape", "sound", "data_digest")  # of config.yaml, beside the configuration
+HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest")  # of config.yaml, beside the configuration
 FIRST = "first"  # the run of the pair that is trained before the main one
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class Run:
     ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
     priors over its codes were learned (:mod:`pyro_vae.recipes.second_stage`); ``ranker/``, if one was
     (:mod:`pyro_vae.recipes.ranker`). Files are replaced whole, so that a kill leaves the last good state.
-    ``data_shape`` and ``sound`` (how x is played, if the data are sound) are known without the data.
+    ``data_shape``, ``sound`` (how x is played, if the data are sound) and ``classes`` (the names of labels, if they
+    have names) are known without the data.
 
     Args:
         path: the directory.
@@ -82,9 +83,11 @@ class Run:
             sound = raw.pop("sound", None)
             self.sound = None if sound is None else Sound(**sound)
             self.data_digest = {str(k): str(v) for k, v in (raw.pop("data_digest", None) or {}).items()}
+            classes = raw.pop("classes", None)
+            self.classes = None if classes is None else tuple(map(str, classes))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFileError(
-                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound' or 'data_digest'"
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes' or 'data_digest'"
             ) from error
         if not self.data_shape or min(self.data_shape) < 1:
             raise CorruptFileError(f"{file}: data_shape {list(self.data_shape)} is no shape of a datum")
@@ -107,7 +110,7 @@ class Run:
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust, run._changed = True, False
-            run.sound, run.data_digest = data.sound, {}
+            run.sound, run.classes, run.data_digest = data.sound, data.classes, {}
             return run
         path = Path(path)
         check_free(path)
@@ -117,6 +120,8 @@ class Run:
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
         if data.sound is not None:
             head["sound"] = asdict(data.sound)
+        if data.classes is not None:
+            head["classes"] = list(data.classes)
         head["data_digest"] = data_digest(data)
         with locked(path):
             check_free(path)  # once more, now that nobody else is at work in it

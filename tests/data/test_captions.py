@@ -1,6 +1,7 @@
 """Folders of images with captions."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -91,3 +92,41 @@ def test_one_caption_a_datum():
         Data(split, captions={"train": ("a", "b")})
     with pytest.raises(InputError, match="1 captions for 0 data of test"):
         Data(split, captions={"train": ("a", "b", "c"), "test": ("d",)})
+
+
+def beside(folder, count):
+    for i in range(count):
+        (folder / f"{i:02}.txt").write_text(f"red\n{i}\n")
+
+
+def test_text_files_beside_every_image(tmp_path, caplog):
+    images(tmp_path, 20)
+    beside(tmp_path, 20)
+    check(load_data(str(tmp_path)))
+    check(load_data(str(tmp_path), limit=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "07.txt").unlink(), "1 images have none"),
+        (lambda folder: (folder / "07.txt").write_text(" "), "07.txt is empty"),
+        (lambda folder: (folder / "07.txt").write_bytes(b"\xff"), "07.txt is not readable as UTF-8"),
+        (lambda folder: (folder / "07.txt").write_text("red " * 20_000), "07.txt is too long"),
+    ],
+)
+def test_text_files_that_are_no_captions_are_passed_over(tmp_path, caplog, change, reason):
+    images(tmp_path, 20)
+    beside(tmp_path, 20)
+    change(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert load_data(str(tmp_path)).captions is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"{tmp_path}: text files beside images are passed over as captions, for {reason}"
+
+
+def test_halves_of_characters(tmp_path):
+    images(tmp_path, 1)
+    (tmp_path / "captions.json").write_text('{"00.png": "\\ud800"}')
+    with pytest.raises(InputError, match=r"captions.json: '00.png' or its caption has halves"):
+        load_data(str(tmp_path))

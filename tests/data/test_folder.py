@@ -128,6 +128,6 @@ def test_refused_layouts(tmp_path):
     with pytest.raises(InputError, match=r"empty/class: no images"):
         load_data(str(tmp_path / "empty"))
     (tmp_path / "deep").mkdir()
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep" / "a.png")
-    with pytest.raises(InputError, match=r"a.png: pixel format 'I;16'"):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep" / "a.tif")
+    with pytest.raises(InputError, match=r"a.tif: pixel format 'I;16'"):
         load_data(str(tmp_path / "deep"))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_vae.data.resample import reach, resample
+from pyro_vae.errors import InputError
 
 
 def sine(frequency, rate, seconds=0.5):
@@ -44,3 +45,10 @@ def test_shapes_types_and_memory(monkeypatch):
     torch.testing.assert_close(resample(wave, 3, 2), whole)
     constant = resample(torch.ones(4000, dtype=torch.float64), 441, 160)
     torch.testing.assert_close(constant[200:-200], torch.ones_like(constant[200:-200]), rtol=0, atol=1e-12)
+
+
+def test_rates_out_of_all_proportion_are_refused():
+    with pytest.raises(InputError, match="767,999 samples a second cannot be resampled to 7,919"):
+        resample(torch.zeros(100), 767_999, 7_919)
+    with pytest.raises(InputError, match="cannot be resampled"):
+        resample(torch.zeros(1_000_000), 1, 8000)

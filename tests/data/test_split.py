@@ -1,5 +1,6 @@
 """Splits: checks, batches, conversion, dynamic binarization."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -187,7 +188,7 @@ def test_dynamic_probability_of_every_level():
         ({"x": torch.zeros(3, 2), "y": torch.zeros(4)}, {}, "x 3, y 4"),
         ({"x": torch.zeros(0, 2)}, {}, "no data"),
         ({"x": torch.tensor(1.0)}, {}, "single number"),
-        ({"x": [[1.0]]}, {}, "torch.Tensor, got list"),
+        ({"x": [[1.0]]}, {}, "tensor or an array of NumPy, got list"),
         ({"x": torch.zeros(3, 2, dtype=torch.int64)}, {}, "uint8 .* got torch.int64"),
         ({"x": torch.tensor([[0.0], [float("nan")]])}, {}, "NaN"),
         ({"x": torch.tensor([[float("inf")]])}, {}, "infinite"),
@@ -238,3 +239,19 @@ def test_variants_of_one_draw_go_together():
     ):
         with pytest.raises(InputError, match=r"must be integers \(50, M, ...\) with one M"):
             split.with_variants(wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", ">f8"])
+def test_arrays_of_numpy_become_what_they_do_in_a_file(dtype):
+    array = np.array([[0.5, 1.0], [0.25, 0.0]]).astype(dtype)
+    array.flags.writeable = False
+    split = Split({"x": array, "y": np.array([3, 1], np.uint8)}, mask=np.array([True, False]))
+    assert split.tensors["x"].dtype == torch.float32 and split.tensors["x"].tolist() == [[0.5, 1.0], [0.25, 0.0]]
+    assert split.tensors["y"].dtype == torch.int64 and split.tensors["y"].tolist() == [3, 1]
+    assert split.mask.tolist() == [True, False]
+    assert as_data(array).train.tensors["x"].dtype == torch.float32
+    assert as_data(np.array([[0, 255]], np.uint8)).train.batch(slice(None))["x"].tolist() == [[0.0, 1.0]]
+    with pytest.raises(InputError, match="x must be uint8"):
+        Split({"x": np.array([[0, 300]])})
+    with pytest.raises(InputError, match="'y' must be numbers, got <U1"):
+        Split({"x": array, "y": np.array(["a", "b"])})

@@ -25,7 +25,9 @@ def pick(split: Split, n: int, seed: int = 0) -> dict[str, Tensor]:
 
 def picked(split: Split, n: int, seed: int = 0) -> Split:
     """What :func:`pick` picks, as a split."""
-    return Split(pick(split, n, seed), integers=split.integers, name=split.name)
+    index = evenly(len(split), n)
+    names = None if split.names is None else [split.names[i] for i in index.tolist()]
+    return Split(pick(split, n, seed), integers=split.integers, names=names, name=split.name)
 
 
 def evenly(count: int, n: int) -> Tensor:

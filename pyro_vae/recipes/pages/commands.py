@@ -78,7 +78,7 @@ def page_command(command: str, directories: list[str], options: Mapping[str, Any
 def trusted(run: Run) -> list[str]:
     """The option that lets foreign code run, where the configuration names any."""
     config = read_yaml(run.path / CONFIG)
-    facts = ("recipe", "data_shape", "version", "sound")
+    facts = ("recipe", "data_shape", "version", "sound", "classes", "data_digest")
     foreign = foreign_names({name: value for name, value in config.items() if name not in facts})
     return ["--trust"] if foreign else []
 

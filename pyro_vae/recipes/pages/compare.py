@@ -18,7 +18,7 @@ from pyro_vae.recipes.run import Run
 from pyro_vae.recipes.sections import flattened
 
 PAGE, JSON = "comparison.html", "comparison.json"
-NOT_OPTIONS = ("version", "data_shape", "sound")  # of config.yaml: facts
+NOT_OPTIONS = ("version", "data_shape", "sound", "classes", "data_digest")  # of config.yaml: facts
 
 
 def write_comparison(

@@ -61,7 +61,7 @@ def stored_per_datum(path: Path, split: str) -> dict[str, np.ndarray] | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name].astype(np.float64) for name in arrays.files}
+            return {name: arrays[name].astype(np.float64) for name in arrays.files if name != "name"}  # of the data
     except Exception as error:  # damaged bytes make the reader fail in many ways
         raise CorruptFileError(f"{file} cannot be read: {error}; measure again, with pyro-vae evaluate") from error
 
