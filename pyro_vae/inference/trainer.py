@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from pyro_vae.recording import Mode
 from pyro_vae.runtime import private_seed
 
 WINDOW = 100  # steps between looks at the loss
+LOOKED_AT = 1000  # validation data, one by one, when their loss is not finite
 
 
 class Trainer(TrainingState):
@@ -206,9 +209,23 @@ class Trainer(TrainingState):
             self._recompute_statistics(-(-SOME // self.batches.batch_size))
             for batch in split.batches(self.batches.batch_size):
                 sums = sums + measure(batch).double() * len(batch["x"])
+            means = dict(zip(measure.step.names, (sums / len(split)).tolist(), strict=True))
+            if not all(map(math.isfinite, means.values())):
+                raise NonFiniteLossError(self._not_finite(means))
         measure.step.train()
-        means = (sums / len(split)).tolist()
-        return dict(zip(measure.step.names, means, strict=True))
+        return means
+
+    def _not_finite(self, means: Mapping[str, float]) -> str:
+        """What is said of a validation loss that is not finite: of which datum, where one of the first ones is enough."""
+        assert self.validation is not None
+        split, measure = self.validation
+        data = (split.batch(slice(i, i + 1)) for i in range(min(len(split), LOOKED_AT)))
+        index = next(
+            (i for i, datum in enumerate(data) if not bool(measure.forward(**datum)[1].isfinite().all())), None
+        )
+        where = "" if index is None else f"; validation datum {index} alone gives such a loss"
+        names = ", ".join(f"{name} {value}" for name, value in means.items() if not math.isfinite(value))
+        return f"the validation loss is not finite after epoch {self.at.epoch} ({names}){where}. " + self._remedy()
 
     def _recompute_statistics(self, count: int) -> None:
         """Batch norm's statistics for the weights now in place, from the first ``count`` batches of the next epoch."""
