@@ -86,7 +86,7 @@ def gap(arguments: Sequence[str]) -> None:
             annealing_options=_given(options),
             **_common(options),
         )
-        save_figure(draw(found), run.path / "figures" / "likelihood_gap.png")
+        save_figure(draw(found), run.file("figures/likelihood_gap.png"))
         return found
 
     _tell(run, f"gap-{options.split}", measured, options, _of_gap)

@@ -59,7 +59,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     mean = _reconstructed(model, guide, Split(batch, name="data"), options.seed)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
     arrays["x.mean"] = mean.numpy()
-    file = run.path / "reconstructions.npz"
+    file = run.file("reconstructions.npz")
     write_atomically(file, lambda path: np.savez_compressed(path, **arrays))
     print(file)
     if run.sound is not None:
@@ -151,7 +151,7 @@ def _write_sounds(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> Pa
 
     waves = {name: wave[0] for name, wave in zip(names, run.sound.decode(mean), strict=True)}
     data = {f"{name}.data": wave[0] for name, wave in zip(names, run.sound.decode(x), strict=True)}
-    write_wavs(run.path / SOUNDS, waves | data, run.sound.sample_rate)
+    write_wavs(run.file(SOUNDS), waves | data, run.sound.sample_rate)
     return run.path / SOUNDS
 
 
@@ -167,6 +167,6 @@ def _draw(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
     names = [name.replace("$", r"\$") for name in names]  # no formulas
     figure = pairs(x, mean, title) if run.sound is None else pairs_of_spectrograms(x, mean, run.sound, title, names)
     if figure is not None:
-        picture = run.path / "figures" / "reconstruction.png"
+        picture = run.file("figures/reconstruction.png")
         save_figure(figure, picture)
         print(picture)

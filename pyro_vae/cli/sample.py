@@ -89,11 +89,11 @@ def sample(arguments: Sequence[str]) -> None:
     num = next((len(value) for name, value in context.items() if name != X), options.num)
     drawn = draw(model, num, seed=options.seed, batch=context, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
-    arrays, picture = run.path / "samples.npz", run.path / "figures" / "samples.png"
+    arrays, picture = run.file("samples.npz"), run.file("figures/samples.png")
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
     if run.sound is not None:
-        _sounds(run.sound, drawn.mean, run.path / SOUNDS, picture, columns)
+        _sounds(run.sound, drawn.mean, run.file(SOUNDS), picture, columns)
         return
     figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
     if figure is not None:

@@ -18,7 +18,7 @@ def figures(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
     model, guide = run.programs()
-    for path in draw_all(model, guide, run.data(), run.records(), run.path / "figures", seed=options.seed):
+    for path in draw_all(model, guide, run.data(), run.records(), run.file("figures"), seed=options.seed):
         print(path)
 
 

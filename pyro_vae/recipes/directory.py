@@ -13,6 +13,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.files import check_no_links, write_json
 from pyro_vae.inference import FitResult
 from pyro_vae.inference.checkpoint import CHECKPOINT, METRICS
+from pyro_vae.inference.weights import are_trained
 from pyro_vae.recipes.sections import CONFIG, is_first_process
 
 WEIGHTS, SUMMARY = "model.safetensors", "summary.json"
@@ -26,6 +27,8 @@ def check_free(folder: Path) -> None:
         InputError: names what is there already.
     """
     there = [name for name in TARGETS if (folder / name).exists() or (folder / name).is_symlink()]
+    if there == [WEIGHTS] and not (folder / WEIGHTS).is_symlink() and not are_trained(folder / WEIGHTS):
+        return  # initial weights that a kill left before there was a configuration
     if {CONFIG, "checkpoints"} <= {*there} or {CONFIG, WEIGHTS} <= {*there}:
         raise InputError(
             f"{folder} holds a run already: resume it (pyro-vae resume {folder}) or choose another directory (--out)"

@@ -1,7 +1,6 @@
 """What becomes of a run directory: nothing of the user's is replaced, and a changed experiment is not gone on with."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -9,18 +8,21 @@ import sys
 import threading
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import yaml
 
 import pyro_vae
 from pyro_vae.cli import main
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, NonFiniteLossError
 from pyro_vae.inference import ELBO, IWAE, Constant, Linear, fit
 from pyro_vae.inference.fingerprint import described, state_digest
 from pyro_vae.inference.lock import locked
 from pyro_vae.recipes import Run
-from pyro_vae.recipes.sections import HARMLESS, flattened
+from pyro_vae.recipes.sections import HARMLESS, flattened, told_apart
 
 OPTIONS = ["--data.limit", "60", "--fit.batch_size", "20", "--fit.compile", "off", "--fit.device", "cpu"]
 SMALL = [*OPTIONS, "--model.hidden_dims", "[8]", "--guide.hidden_dims", "[8]", "--model.latent_dim", "2"]
@@ -171,7 +173,6 @@ def test_a_run_may_itself_be_reached_through_a_link(run, tmp_path):
 CHANGED = {  # key of config.yaml -> another value; None: not in this configuration
     "data.binarization": "static",
     "data.limit": 50,
-    "model.class_path": "pyro_vae.models.ConditionalVAE",
     "model.latent_dim": 3,
     "model.hidden_dims": [9],
     "model.likelihood": "pyro_vae.likelihoods.ContinuousBernoulli",
@@ -228,8 +229,6 @@ def test_what_does_not_matter_is_taken(key, begun, trained):
 def test_every_key_of_a_configuration_is_one_or_the_other(trained):
     """All that config.yaml says is compared, but for what is listed as harmless."""
     config = flattened(Run(trained).config.as_dict())
-    from pyro_vae.recipes.sections import told_apart
-
     compared = {name.removeprefix("config.yaml ") for name in told_apart(Run(trained).config)}
     assert compared | set(HARMLESS) >= set(config) and not compared & set(HARMLESS)
 
@@ -301,14 +300,14 @@ def test_more_epochs_on_the_command_line(run, tmp_path, capsys):
     assert "cannot be fewer" in refusal(capsys, "resume", run, "--fit.epochs", "1")
     (run / "priors").mkdir()
     assert "priors were learned" in refusal(capsys, "resume", run, "--fit.epochs", "9")
-    with pytest.raises(InputError, match="fit.learning_rate cannot change"):
+    with pytest.raises(InputError, match=r"fit\.learning_rate cannot change"):
         Run(run).change(fit={"learning_rate": 1.0})
 
 
 def test_another_version_is_said_and_gone_on_with(begun, monkeypatch, caplog):
     monkeypatch.setattr(pyro_vae, "__version__", "99.0")
     assert main(["resume", str(begun)]) == 0
-    assert "now it is 99.0: results may differ" in caplog.text
+    assert "is gone on with 99.0: results may differ" in caplog.text
 
 
 def test_settings_in_words():
@@ -334,8 +333,9 @@ def test_the_digest_of_a_state_sees(change):
 
 # ------------------------------------------------------------------------- one at a time
 def test_two_trainings_in_one_directory(run, capsys):
-    code = f"import time; from pathlib import Path; from pyro_vae.inference.lock import locked\nwith locked(Path({str(run)!r})): print('in', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+    code = "import sys, time; from pathlib import Path; from pyro_vae.inference.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, run], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"
         before = contents(run)
         assert "another training is at work" in refusal(capsys, "resume", run, "--fit.epochs", "3")
@@ -363,19 +363,12 @@ def test_locks_of_threads_and_blocks_within_one_another(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("rank", ["1", "3", "x"])
-def test_a_local_rank_in_the_environment_loses_no_run(rank, tmp_path, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", rank)
-    if rank != "x":  # Fabric itself reads it as a number
-        assert main(["train", "vae", "--out", str(tmp_path / "run"), "--fit.epochs", "1", *SMALL]) == 0
-        assert (tmp_path / "run" / "summary.json").is_file()
-    pyro_vae.recipes.sections.is_first_process(Run.__new__(Run).__class__ and _one_process())
-
-
-def _one_process():
-    from jsonargparse import Namespace
-
-    return Namespace(fit=Namespace(num_devices=1))
+def test_a_local_rank_in_the_environment_loses_no_run(tmp_path, monkeypatch):
+    """torchrun and cluster schedulers set it, also for processes that train alone."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["train", "vae", "--out", str(tmp_path / "run"), "--fit.epochs", "1", *SMALL]) == 0
+    assert (tmp_path / "run" / "summary.json").is_file()
+    pyro_vae.load(tmp_path / "run")
 
 
 # ------------------------------------------------------------------------- numbers that are none
@@ -389,11 +382,6 @@ def fitted(out, **options):
 
 
 def test_a_validation_loss_that_is_no_number_names_datum_and_epoch(tmp_path):
-    import pyro
-    import pyro.distributions as dist
-
-    from pyro_vae.data import Data, Split
-
     def model(x):
         shift = pyro.param("shift", torch.zeros(()))
         with pyro.plate("data", len(x)):
@@ -453,7 +441,3 @@ def test_other_errors_are_not_hidden(monkeypatch):
     monkeypatch.setitem(pyro_vae.cli.COMMANDS, "recipes", fails)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["recipes"])
-
-
-def test_logging_is_not_lost(caplog):
-    caplog.set_level(logging.INFO)
