@@ -216,7 +216,7 @@ class Trainer(TrainingState):
         return means
 
     def _not_finite(self, means: Mapping[str, float]) -> str:
-        """What is said of a validation loss that is not finite, and which datum alone gives it, if one of the first does."""
+        """What is said of a validation loss that is not finite, and which of the first data alone gives it."""
         assert self.validation is not None
         split, measure = self.validation
         data = (split.batch(slice(i, i + 1)) for i in range(min(len(split), LOOKED_AT)))
