@@ -13,7 +13,8 @@ from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.ais import ais
 from pyro_vae.evaluation.annealed import AnnealedLikelihood
-from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET, log_likelihood
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET
+from pyro_vae.evaluation.log_likelihood import log_likelihood
 from pyro_vae.evaluation.refine import RefinedBound, refine
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
 from pyro_vae.evaluation.session import positive

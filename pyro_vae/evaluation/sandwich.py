@@ -16,8 +16,8 @@ from pyro_vae.evaluation.ais import Annealing
 from pyro_vae.evaluation.annealed import Sandwich
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Start
 from pyro_vae.evaluation.annealing import Weights, backwards, forwards
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET
 from pyro_vae.evaluation.generate import draw
-from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET
 from pyro_vae.evaluation.running import as_batch, quiet
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.temperatures import Schedule

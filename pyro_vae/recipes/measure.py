@@ -69,7 +69,7 @@ def measure(
         split: the part of it, "train", "validation" or "test".
         particles: importance samples per datum.
         limit: measure the first so many data only.
-        memory_mib: memory budget of a chunk.
+        memory_mib: memory budget of all that is computed at once.
         seed: of the particles.
         device: "auto" (a GPU if there is one), "cpu", "cuda", …
         progress: show a bar.
@@ -80,11 +80,9 @@ def measure(
     part = part_of(data, split, limit)
     started = time.monotonic()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    common = {"seed": seed, "device": device}
-    memory = memory_mib * 2**20
-    likelihood = log_likelihood(
-        model, guide, part, num_particles=particles, memory_budget=memory, progress=progress, **common
-    )
+    common: dict[str, Any] = {"seed": seed, "device": device}
+    common["memory_budget"] = memory_mib * 2**20
+    likelihood = log_likelihood(model, guide, part, num_particles=particles, progress=progress, **common)
     bound = elbo(model, guide, part, **common)
     parts = bound.to_dict()
     result = {

@@ -72,7 +72,7 @@ def write_report(
         split: the part of the data that is shown, and measured if it has not been.
         particles: importance samples per datum of a measurement (5000).
         limit: measure the first so many data only.
-        memory_mib: memory budget of a measurement's chunk.
+        memory_mib: memory budget of measurements and statistics.
         seed: of all draws.
         device: where to measure: "auto" (a GPU if there is one), "cpu", "cuda", …
         trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
@@ -100,7 +100,7 @@ def write_report(
         measured = measure(subject.model, subject.guide, subject.data, split, particles=k, **options)
         measured.write(subject.path)
         evaluations[split] = measured.result
-    report, pictures = _gather(subject, split, part, evaluations, seed, device)
+    report, pictures = _gather(subject, split, part, evaluations, seed, device, memory_mib)
     write_json(subject.path / JSON, report)
     text = report_page(report, pictures.drawn)
     write_atomically(subject.path / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
@@ -108,13 +108,19 @@ def write_report(
 
 
 def _gather(
-    subject: Subject, split: str, part: Split, evaluations: dict[str, dict[str, Any]], seed: int, device: str
+    subject: Subject,
+    split: str,
+    part: Split,
+    evaluations: dict[str, dict[str, Any]],
+    seed: int,
+    device: str,
+    memory_mib: int,
 ) -> tuple[dict[str, Any], Pictures]:
     """What the page says, as plain values, and its pictures."""
     model, guide = subject.model, subject.guide
     place = None if device == "auto" else device
     some, encoded = (picked(part, n, seed) for n in (NUM_STATISTICS, NUM_ENCODED))
-    options = {"seed": seed, "device": place}
+    options: dict[str, Any] = {"seed": seed, "device": place, "memory_budget": memory_mib * 2**20}
     failed: dict[str, str] = {}
     with _section("Latents", failed):
         latents = latent_statistics(model, guide, some, vectorize=False, **options)
