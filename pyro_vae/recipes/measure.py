@@ -19,9 +19,9 @@ from pyro_vae.data import Data, Split
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
-from pyro_vae.files import write_atomically, write_json
 from pyro_vae.inference.weights import named_weights
-from pyro_vae.recipes.plain import plain
+from pyro_vae.recipes.measurement_files import with_id, write_measurement
+from pyro_vae.recipes.plain import warned
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
@@ -42,10 +42,8 @@ class Measured:
     per_datum: dict[str, np.ndarray]
 
     def write(self, folder: Path) -> None:
-        """Write both files into a run directory, whole or not at all: the numbers of each datum first."""
-        name = f"evaluation-{self.result['split']}"
-        write_atomically(folder / f"{name}.npz", lambda path: np.savez(path, **self.per_datum))
-        write_json(folder / f"{name}.json", plain(self.result))
+        """Write both files into a run directory, each whole or not at all, with one id."""
+        write_measurement(folder, f"evaluation-{self.result['split']}", self.result, self.per_datum)
 
 
 def measure(
@@ -107,7 +105,8 @@ def measure(
         "effective_sample_size": likelihood.effective_sample_size,
         "pareto_k": likelihood.pareto_k,
     }
-    return Measured(result, {name: value.double().cpu().numpy() for name, value in per_datum.items()})
+    arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
+    return Measured(with_id(warned(result), arrays), arrays)
 
 
 def part_of(data: Data, split: str, limit: int | None = None) -> Split:
@@ -142,6 +141,46 @@ def bits_in_words(result: Mapping[str, Any]) -> str:
     if bits is None or math.isnan(bits):
         return "none: the data have sites of different kinds"
     return f"{bits:.4f} {bits_are(result)}".rstrip()
+
+
+def evaluation_table(path: Path, result: Mapping[str, Any]) -> str:
+    """A measurement for people to read.
+
+    Args:
+        path: the run directory.
+        result: of :func:`measure`.
+    """
+    rows = (
+        [("given", f"{', '.join(result['given'])}: log p(x | {', '.join(result['given'])})")] if result["given"] else []
+    )
+    rows += [
+        ("ELBO", f"{result['elbo']:.2f} +- {result['elbo_standard_error']:.2f} nats"),
+        (
+            f"log-likelihood (K = {result['num_particles']})",
+            f"{result['log_likelihood']:.2f} +- {result['standard_error']:.2f} nats",
+        ),
+        ("bits per dimension", bits_in_words(result)),
+        ("effective sample size", f"{result['effective_sample_size']:.1f}"),
+        ("Pareto k-hat", _pareto_k(result)),
+    ]
+    rows += [(f"reconstruction of {k}", f"{v:.2f} nats") for k, v in result["reconstruction"].items()]
+    codes = result.get("codes", {})
+    for site, nats in result["kl"].items():
+        bits = f", {codes[site]['kl_bits_per_code']:.2f} bits per code" if site in codes else ""
+        rows.append((f"KL of {site}", f"{nats:.2f} nats{bits}"))
+    for site, told in codes.items():
+        used = f"{told['num_used']} of {told['num_codes']} in use ({100 * told['usage']:.0f}%)"
+        rows.append((f"codes of {site}", f"{used}, perplexity {told['perplexity']:.0f}"))
+    rows += [("seconds", f"{result['seconds']:.1f}")]
+    width = max(len(name) for name, _ in rows)
+    title = f"{path} on {result['num_data']} {result['split']} data (+- one standard error over data)"
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def _pareto_k(result: Mapping[str, Any]) -> str:
+    if result["pareto_k_max"] is None:
+        return "none: it takes 21 particles or more, whose weights differ"
+    return f"{result['pareto_k_max']:.2f} at most, above 0.7 for {100 * result['pareto_k_above']:.1f}% of the data"
 
 
 def weights_digest(model: nn.Module, guide: nn.Module) -> str:
