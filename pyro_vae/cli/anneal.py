@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName, bits_in_words, part_of
 from pyro_vae.recipes.measurement_files import told_then_written, with_id, write_measurement
 from pyro_vae.recipes.plain import plain, warned
+from pyro_vae.runtime import as_device, check_seed
 
 Found = TypeVar("Found", AnnealedLikelihood, Sandwich, LikelihoodGap)
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
@@ -128,11 +128,10 @@ def _given(options: Any) -> dict[str, Any]:
 
 
 def _common(options: Any) -> dict[str, Any]:
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "memory_budget": options.memory_mib * 2**20,
-        "seed": options.seed,
-        "device": automatic if options.device == "auto" else options.device,
+        "memory_budget": positive("memory_mib", options.memory_mib) * 2**20,
+        "seed": check_seed(options.seed),
+        "device": as_device(options.device),
         "progress": not options.json,
     }
 

@@ -23,6 +23,7 @@ from pyro_vae.data_sites import data_site, observed_data, same_numbers, site_of_
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, mean_of
 from pyro_vae.program import Program, prime, real_type
+from pyro_vae.runtime import check_seed
 from pyro_vae.traces import check_sites
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -
         the batch on the programs' device.
 
     Raises:
-        InputError: if the batch holds context that a program says it does not take.
+        InputError: for what is no seed; if the batch holds context that a program says it does not take.
     """
+    check_seed(seed)
     modes = [(module, module.training) for program in programs for module in program.modules()]
     tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
     if tensors:

@@ -19,9 +19,11 @@ from pyro_vae.data import Data, Split
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
+from pyro_vae.evaluation.session import positive
 from pyro_vae.inference.weights import named_weights
 from pyro_vae.recipes.measurement_files import with_id, write_measurement
 from pyro_vae.recipes.plain import warned
+from pyro_vae.runtime import as_device, check_seed
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
@@ -73,12 +75,13 @@ def measure(
         progress: show a bar.
 
     Raises:
-        InputError: for a split that the data do not have, and as the estimators.
+        InputError: as :func:`check_options`; for a split that the data do not have, and as the estimators.
     """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
     part = part_of(data, split, limit)
     started = time.monotonic()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    common: dict[str, Any] = {"seed": seed, "device": device}
+    place = as_device(device)
+    common: dict[str, Any] = {"seed": seed, "device": place}
     common["memory_budget"] = memory_mib * 2**20
     likelihood = log_likelihood(model, guide, part, num_particles=particles, progress=progress, **common)
     bound = elbo(model, guide, part, **common)
@@ -94,7 +97,7 @@ def measure(
         "kl": parts["kl"],
         **_codes(code_statistics(model, guide, part, **common).sites, parts["kl"]),
         "seed": seed,
-        "device": device_name(device),
+        "device": device_name(place),
         "data_digest": split_digest(part),
         "weights_digest": weights_digest(model, guide),
         "seconds": round(time.monotonic() - started, 2),
@@ -109,11 +112,24 @@ def measure(
     return Measured(with_id(warned(result), arrays), arrays)
 
 
+def check_options(*, particles: int | None, limit: int | None, memory_mib: int, seed: int, device: str) -> None:
+    """Check what a measurement is asked for, before any work.
+
+    Raises:
+        InputError: for numbers that are not positive, what is no seed, an unknown device or one that is not here.
+    """
+    for name, value in {"particles": particles, "limit": limit, "memory_mib": memory_mib}.items():
+        if value is not None:
+            positive(name, value)
+    check_seed(seed)
+    as_device(device)
+
+
 def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     """A part of the data, or the first so many of it.
 
     Raises:
-        InputError: for an unknown part, or one that these data do not have.
+        InputError: for an unknown part, one that these data do not have, and a limit that is not positive.
     """
     if split not in SPLITS:
         raise unknown("part of the data", split, SPLITS)
@@ -121,7 +137,7 @@ def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     if part is None:
         there = ", ".join(name for name in SPLITS if getattr(data, name) is not None)
         raise InputError(f"the data {data.name} have no {split} part; they have: {there}")
-    return part if limit is None else part.subset(limit)
+    return part if limit is None else part.subset(positive("limit", limit))
 
 
 def bits_are(result: Mapping[str, Any]) -> str:
@@ -192,9 +208,9 @@ def weights_digest(model: nn.Module, guide: nn.Module) -> str:
     return found.hexdigest()
 
 
-def device_name(device: str) -> str:
+def device_name(device: torch.device) -> str:
     """A device in words: "cpu", or a GPU's name."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _given(model: nn.Module, split: Split) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import write_atomically, write_json
-from pyro_vae.recipes.measure import MEMORY_MIB, Measured
+from pyro_vae.recipes.measure import MEMORY_MIB, Measured, check_options
 from pyro_vae.recipes.pages.commands import page_command, trusted
 from pyro_vae.recipes.pages.comparison_page import comparison_page
 from pyro_vae.recipes.pages.pairing import measured_alike, paired
@@ -64,6 +64,7 @@ def write_comparison(
             they do not have, a measurement whose two files do not belong together, and as the estimators.
         CorruptFileError: if a file of a directory is damaged.
     """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     _check(paths)
     base = 0 if against is None else _place(paths, Path(against))

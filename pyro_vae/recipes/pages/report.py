@@ -19,7 +19,15 @@ from pyro_vae.evaluation.figures.pick import picked
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.latent_statistics import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
-from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, evaluation_table, measure, part_of, weights_digest
+from pyro_vae.recipes.measure import (
+    MEMORY_MIB,
+    PARTICLES,
+    check_options,
+    evaluation_table,
+    measure,
+    part_of,
+    weights_digest,
+)
 from pyro_vae.recipes.measurement_files import not_together
 from pyro_vae.recipes.pages.commands import evaluate_command, page_command, prior_commands, train_command, trusted
 from pyro_vae.recipes.pages.pictures import DPI, Pictures
@@ -86,6 +94,7 @@ def write_report(
         InputError: if it is no run directory, for a split that the data do not have, and as the estimators.
         CorruptFileError: if a file of the directory is damaged.
     """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
     subject = Subject.of(run, model, guide, data, trust=trust)
     part = part_of(subject.data, split)
     evaluations = stored_evaluations(subject.path)
@@ -120,9 +129,12 @@ def _gather(
 ) -> tuple[dict[str, Any], Pictures]:
     """What the page says, as plain values, and its pictures."""
     model, guide = subject.model, subject.guide
-    place = None if device == "auto" else device
     some, encoded = (picked(part, n, seed) for n in (NUM_STATISTICS, NUM_ENCODED))
-    options: dict[str, Any] = {"seed": seed, "device": place, "memory_budget": memory_mib * 2**20}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "device": None if device == "auto" else device,
+        "memory_budget": memory_mib * 2**20,
+    }
     failed: dict[str, str] = {}
     with _section("Latents", failed):
         latents = latent_statistics(model, guide, some, vectorize=False, **options)
