@@ -17,7 +17,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Settings
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities, Start
 from pyro_vae.evaluation.annealing import SETTLING, StepSizes, Weights, forwards, tune
-from pyro_vae.evaluation.chunks import MEMORY_BUDGET, USED
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.dimensions import measured_sites
 from pyro_vae.evaluation.log_likelihood import CPU_CHUNK
 from pyro_vae.evaluation.sampler import repeat
@@ -172,7 +172,7 @@ class Annealing:
 
         limit = USED * memory_budget
         cost = bytes_per_row(evaluate, first=1, last=64, most=limit)
-        if cost > limit:
+        if cost > MOST * memory_budget:
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: {self.num_chains} chains of one datum take "
                 f"{cost:.0f} bytes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +21,11 @@ from pyro_vae.runtime import private_seed
 from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_prob, repeat, site_kl
 
 MEMORY_BUDGET = 512 * 2**20  # bytes
-USED = 0.8  # part of a budget that tensors may take; the rest is for what they are computed with
+USED = 0.4  # part of a budget that tensors are to take; some operators (transposed convolutions) need as much again
+MOST = 0.8  # what a single particle, which cannot be cut up, may take
 ROWS = 1000  # data times particles that are drawn together, at most
 PROBE = 4 * 2**20  # bytes that it may take to find out what a particle takes
-UNIT = 48 * 2**20  # bytes of what is drawn together, at most: half a million numbers a datum take one datum at a time
+UNIT = 16 * 2**20  # bytes that what is drawn together takes, at most
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Chunks:
     def _measure(self, first: Batch, memory_budget: int) -> None:
         """Sizes of chunks and pieces, in data and particles of each."""
         k, limit = self.num_particles, USED * memory_budget
-        one = peak_bytes(lambda: self._densities(first, 1))
-        if one > limit:
+        one = peak_bytes(lambda: self._densities(self.split.batch(slice(0, 1)), 1))
+        if one > MOST * memory_budget:
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: one particle of one datum takes {one} bytes"
             )
@@ -94,10 +95,10 @@ class Chunks:
             self.data, self.particles, self.split_up = min(self.data, self.piece_data), self.piece_particles, False
             return
         drawn = self.data * bytes_per_row(lambda n: self._draws(repeat(first, n), self.particles), 1, 3, PROBE)
-        if drawn > limit:
+        if drawn > MOST * memory_budget:
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: the guide draws for {self.data} data at once, and "
-                f"that takes {drawn:.0f} bytes; {math.ceil(min(whole, drawn) / USED)} are enough"
+                f"that takes {drawn:.0f} bytes; {math.ceil(min(whole / USED, drawn / MOST))} are enough"
             )
 
     def _densities(self, batch: Batch, count: int) -> None:
@@ -118,8 +119,17 @@ class Chunks:
             return False
         return True
 
-    def __iter__(self) -> Iterator[Piece]:
-        """Data in order; of some data, all particles before the next data."""
+    def run(self, look: Callable[[Piece], None]) -> None:
+        """Look at all pieces: data in order, and of some data all particles before the next data.
+
+        Args:
+            look: is handed a piece, which is let go before the next one is computed.
+        """
+        for piece in self._all():
+            look(piece)
+            del piece
+
+    def _all(self) -> Iterator[Piece]:
         total = self.num_particles
         for start in range(0, len(self.split), self.data):
             rows = slice(start, min(start + self.data, len(self.split)))

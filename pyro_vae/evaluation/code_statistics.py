@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.chunks import MEMORY_BUDGET, USED
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.codes import CodeSite, code_sites
 from pyro_vae.evaluation.nodes import is_deterministic
 from pyro_vae.evaluation.session import evaluating, positive
@@ -157,10 +157,10 @@ def _batch_size(pair: Pair, split: Split, memory_budget: int) -> int:
         most = UNIT if draws else min(UNIT, limit)
         each = bytes_per_row(lambda n: poutine.trace(pair.guide).get_trace(**repeat(first, n)), 1, BATCH, most)
     size = pair.batch_size(min(BATCH, int(most / each)))
-    if size * each > limit:
+    if size * each > MOST * memory_budget:
         raise InputError(
             f"memory_budget {memory_budget} bytes is too small: the guide draws for {size} data at once, which takes "
-            f"{size * each:.0f} bytes; {math.ceil(size * each / USED)} are enough"
+            f"{size * each:.0f} bytes; {math.ceil(size * each / MOST)} are enough"
         )
     return size
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pyro_vae.data import Split
-from pyro_vae.evaluation.chunks import Chunks
+from pyro_vae.evaluation.chunks import Chunks, Piece
 from pyro_vae.masks import kept
 from pyro_vae.pair import Pair
 from pyro_vae.runtime import private_seed
@@ -45,12 +45,16 @@ def _found(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
     if not masked and not fixed:
         return {name: DataSite(_whole(site, first), kinds[name]) for name, site in sites.items()}
     counted, nats = dict.fromkeys(sites, 0.0), dict.fromkeys(fixed, 0.0)
-    for traces in (piece.traces for piece in Chunks(pair, split, 1, memory_budget)):
+
+    def look(piece: Piece) -> None:
+        traces = piece.traces
         for name in sites:
             counted[name] += _counted(traces.model.nodes[name], traces)
         for name in fixed:
             site = traces.model.nodes[name]
             nats[name] += traces.per_datum(log_prob(site, scaled=False), site).double().sum().item()
+
+    Chunks(pair, split, 1, memory_budget).run(look)
     n = len(split)
     return {name: DataSite(counted[name] / n, kinds[name], nats[name] / n if name in fixed else None) for name in sites}
 

@@ -60,13 +60,14 @@ def elbo(
             num_particles = 1
         keep_freed_memory()
         missed = torch.zeros(len(split), dtype=torch.bool, device=split.device)  # a draw is outside the prior's support
-        for piece in Chunks(programs, split, num_particles, memory_budget):
+
+        def look(piece: Piece) -> None:
             pair = piece.traces
 
-            def add(terms: dict[str, Tensor], name: str, value: Tensor, site: Site, piece: Piece = piece) -> None:
+            def add(terms: dict[str, Tensor], name: str, value: Tensor, site: Site) -> None:
                 if name not in terms:
                     terms[name] = torch.zeros(len(split), dtype=torch.float64, device=split.device)
-                terms[name][piece.rows] += piece.share * piece.traces.per_datum(value, site).double().mean(0)
+                terms[name][piece.rows] += piece.share * pair.per_datum(value, site).double().mean(0)
 
             for name, site in pair.observed().items():
                 add(likelihood, name, log_prob(site, scaled=False), site)
@@ -78,6 +79,8 @@ def elbo(
             outside = outside_prior(pair)
             if outside is not None:
                 missed[piece.rows] |= outside.any(0)
+
+        Chunks(programs, split, num_particles, memory_budget).run(look)
     parts = [{name: value.cpu() for name, value in terms.items()} for terms in (likelihood, kl)]
     per_datum = torch.as_tensor(sum(parts[0].values()) - sum(parts[1].values()))
     per_datum = per_datum.masked_fill(missed.cpu(), -torch.inf)

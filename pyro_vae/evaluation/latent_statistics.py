@@ -138,13 +138,16 @@ def latent_statistics(
         if not anything_to_draw(programs, split):
             num_particles = 1
         keep_freed_memory()
-        for piece in Chunks(programs, split, num_particles, memory_budget):
+
+        def look(piece: Piece) -> None:
             pair = piece.traces
             analytic = analytic_sites(pair)
             sites = {name: (q, p) for name, (q, p) in pair.latent().items() if p is not None}
             _check_known(free_bits, sites)
             for name, (q, p) in sites.items():
                 sums.setdefault(name, _Sums()).add(piece, q, p, analytic=name in analytic)
+
+        Chunks(programs, split, num_particles, memory_budget).run(look)
     free = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sums, free_bits)
     statistics = {name: site.finish(free.get(name)) for name, site in sums.items()}
     return LatentStatistics(statistics, num_particles, len(split), split.name)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.chunks import MEMORY_BUDGET, USED
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.dimensions import measured_sites
 from pyro_vae.evaluation.pareto import largest, pareto_k_of_tail
 from pyro_vae.evaluation.results import LogLikelihood
@@ -91,12 +91,11 @@ def log_likelihood(
             num_particles = 1
         limit = USED * memory_budget
         cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)), most=limit)
-        budget_rows = int(limit / cost)
-        if budget_rows < 1:
+        if cost > MOST * memory_budget:
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: one particle of one datum takes {cost:.0f} bytes"
             )
-        rows = min(budget_rows, max(1, int(CPU_CHUNK / cost))) if split.device.type == "cpu" else budget_rows
+        rows = max(1, int((min(limit, CPU_CHUNK) if split.device.type == "cpu" else limit) / cost))
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)), most=limit)  # with guide
         batch_size = pair.batch_size(min(rows // chunk, int(limit / data_cost), len(split)))

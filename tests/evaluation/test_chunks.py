@@ -152,7 +152,8 @@ def test_particles_that_do_not_fit_together_are_drawn_in_turns():
     with evaluating(ppca.model, ppca.exact_guide, x, 0) as (pair, split):
         chunks = Chunks(pair, split, 4_000_000, 2**29)
         assert chunks.data == 1 and 1000 < chunks.particles < 4_000_000
-        shares = [(piece.rows, piece.share, piece.last) for piece in Chunks(pair, split, 2_000_000, 2**29)]
+        shares = []
+        Chunks(pair, split, 2_000_000, 2**29).run(lambda p: shares.append((p.rows, p.share, p.last)))
     for row in (0, 1):
         of_row = [(share, last) for rows, share, last in shares if rows == slice(row, row + 1)]
         assert sum(share for share, _ in of_row) == pytest.approx(1.0) and len(of_row) > 1
@@ -164,8 +165,7 @@ def test_a_chunk_is_never_larger_than_the_unit():
     with evaluating(model, guide, images(400), 0) as (pair, split), torch.no_grad():
         chunks = Chunks(pair, split, 10, 2**29)
         with PeakMemory() as memory:
-            for _ in chunks:
-                pass
+            chunks.run(lambda piece: None)
         assert not chunks.split_up and memory.peak < UNIT
 
 
