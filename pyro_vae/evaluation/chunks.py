@@ -21,7 +21,7 @@ from pyro_vae.runtime import private_seed
 from pyro_vae.traces import TracePair, in_particle_plate, is_latent, log_prob, repeat, site_kl
 
 MEMORY_BUDGET = 512 * 2**20  # bytes
-USED = 0.4  # part of a budget that tensors are to take; some operators (transposed convolutions) need as much again
+USED = 0.3  # part of a budget that tensors are to take; operators need room of their own, transposed convolutions most
 MOST = 0.8  # what a single particle, which cannot be cut up, may take
 ROWS = 1000  # data times particles that are drawn together, at most
 PROBE = 4 * 2**20  # bytes that it may take to find out what a particle takes

@@ -109,6 +109,9 @@ def test_neither_a_closed_pipe_nor_a_full_disk_loses_the_number(capsys, monkeypa
     with pytest.raises(InputError):
         told_then_written("the number", full)
     assert capsys.readouterr().out == "the number\n"
+    at_writing = []
+    told_then_written("the number", lambda: at_writing.append(capsys.readouterr().out))
+    assert at_writing == ["the number\n"]
     written = []
 
     def closed(*_, **__):
