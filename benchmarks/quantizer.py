@@ -18,7 +18,7 @@ import torch
 from peers import vector_quantize
 from torch import Tensor, nn
 
-from pyro_vae.evaluation.memory import PeakMemory
+from pyro_vae.memory import PeakMemory
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.recording import Recording
 

@@ -13,14 +13,17 @@ from torch.distributions import constraints
 from pyro_vae.arguments import declared_context, required_arguments
 from pyro_vae.autoguides import refuse_unamortized
 from pyro_vae.data import Split
+from pyro_vae.data.split import check_finite
 from pyro_vae.errors import InputError
 from pyro_vae.masks import kept
-from pyro_vae.program import Batch, Program, prime
+from pyro_vae.memory import peak_bytes
+from pyro_vae.program import Batch, Program, prime, real_type
 from pyro_vae.recording.tensors import LastSite
 from pyro_vae.sites import Site, elementwise_support, innermost, inside_support, is_factor
 from pyro_vae.traces import is_observed
 
-CHUNK = 1000  # data looked at together
+CHUNK = 1000  # data looked at together, at most
+CHUNK_BYTES = 4 * 2**20  # that these, or a run of the programs on them, take at most; a datum that takes more is alone
 
 
 def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Trace]:
@@ -52,7 +55,10 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
     for name, site in sites.items():
         check_shape(name, site)
         check_support(name, site, site["value"])
-    for batch in split.batches(CHUNK):
+    seen = 0
+    for batch in split.batches(_data_together(model, guide, first, run=bool(computed))):
+        check_finite(batch["x"], split.name, seen)  # in the programs' type: 1e300 is no float32
+        seen += len(batch["x"])
         for name, site in sites.items():
             if name not in computed:
                 check_support(name, site, batch[entries[name]], entries[name])
@@ -62,6 +68,45 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
             if name in computed:
                 check_support(name, site, site["value"])
     return traces
+
+
+def data_type(
+    model: Program, guide: Program, split: Split, device: torch.device | str | None = None
+) -> torch.dtype | None:
+    """The type in which a split's floating-point tensors go to programs, so that they fit: as ``load_data`` has files.
+
+    That of the programs' parameters. Programs that have none, or make them when they are first run, are given the data
+    as they are, if they can be run on these; else as float32.
+
+    Args:
+        model, guide: the programs, on the device.
+        split: the data, in whatever type they have.
+        device: of the programs; the split's if None.
+
+    Returns:
+        float32 or float64; None: as they are.
+    """
+    real = real_type(model, guide)
+    own = {t.dtype for t in split.tensors.values() if t.is_floating_point()}
+    if real is not None or own <= {torch.float32}:
+        return real
+    for dtype in (None, torch.float32):
+        first = Split({name: tensor[:2] for name, tensor in split.tensors.items()}, integers=split.integers)
+        try:
+            _primed(model, guide, first.to(device or split.device, dtype).batch(slice(0, 2)))
+        except InputError:
+            continue
+        return real_type(model, guide) or dtype
+    return None
+
+
+def _data_together(model: Program, guide: Program, first: Batch, *, run: bool) -> int:
+    """How many data to look at together, in bounded memory; ``run``: the programs are run on them."""
+    size = len(first["x"])
+    each = 2 * sum(value.nbytes for value in first.values()) / size  # and what a constraint makes of them
+    if run:
+        each = max(each, peak_bytes(lambda: _primed(model, guide, first)) / size)
+    return max(1, min(CHUNK, int(CHUNK_BYTES / max(each, 1))))
 
 
 def observed_entry(site: Site, batch: Batch) -> str | None:

@@ -49,7 +49,7 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    text = json.dumps(value, indent=2) + "\n"
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

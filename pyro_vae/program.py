@@ -34,9 +34,14 @@ Batch = Mapping[str, Tensor]
 
 
 def real_type(*programs: nn.Module) -> torch.dtype | None:
-    """The type that data must be given to programs in: float64, if parameters are; None: as they come."""
-    types = {parameter.dtype for program in programs for parameter in program.parameters()}
-    return torch.float64 if torch.float64 in types else None
+    """The type that floating-point data must be given to programs in: that of their parameters.
+
+    float64 if any of them is; float32 if they are; None, as they come, if they have none (yet), or of other types.
+    """
+    types = {p.dtype for program in programs for p in program.parameters() if p.is_floating_point()}
+    if torch.float64 in types:
+        return torch.float64
+    return torch.float32 if types == {torch.float32} else None
 
 
 class Program(nn.Module):

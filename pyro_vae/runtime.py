@@ -1,4 +1,4 @@
-"""The process around a computation: private random states, memory that is kept for reuse."""
+"""The process around a computation: its device, private random states, memory that is kept for reuse."""
 
 from __future__ import annotations
 
@@ -7,6 +7,47 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
+
+from pyro_vae.errors import InputError
+
+SEEDS = 2**64  # of torch's generators: as many
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """A device that can be computed on here; "auto" is a GPU if there is one.
+
+    Raises:
+        InputError: for a name that torch does not know, and for a device that this machine has not.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        found = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(f"unknown device {device!r}: 'auto', 'cpu', 'cuda', 'cuda:1', … ({line[:100]})") from error
+    if found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise InputError(f"device '{device}': torch sees no GPU here; 'cpu' or 'auto' will do")
+        if (found.index or 0) >= count:
+            raise InputError(f"device '{device}': there are {count} GPUs here, counted from 0 (cuda:0)")
+    elif found.type != "cpu":
+        try:
+            bool(torch.zeros(1, device=found).isfinite().all())
+        except Exception as error:  # each kind of device that is not there fails in its own way
+            raise InputError(f"device '{device}' cannot be computed on here; 'cpu' or 'auto' will do") from error
+    return found
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        InputError: for anything but an integer from 0 to 2^64 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise InputError(f"seed must be an integer from 0 to 2^64 - 1, got {seed!r}")
+    return seed
 
 
 @contextmanager

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
@@ -20,11 +18,13 @@ from pyro_vae.evaluation.annealed_path import Start
 from pyro_vae.evaluation.gap import LikelihoodGap
 from pyro_vae.evaluation.session import positive
 from pyro_vae.evaluation.temperatures import Schedule
-from pyro_vae.files import write_atomically
 from pyro_vae.recipes import Run
 from pyro_vae.recipes.measure import SplitName, bits_in_words, part_of
-from pyro_vae.recipes.plain import plain
+from pyro_vae.recipes.measurement_files import told_then_written, with_id, write_measurement
+from pyro_vae.recipes.plain import plain, warned
+from pyro_vae.runtime import as_device, check_seed
 
+Found = TypeVar("Found", AnnealedLikelihood, Sandwich, LikelihoodGap)
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
 
 
@@ -78,7 +78,7 @@ def gap(arguments: Sequence[str]) -> None:
     split = part_of(run.data(), options.split, options.limit)
 
     def measured() -> LikelihoodGap:
-        found = likelihood_gap(
+        return likelihood_gap(
             *run.programs(),
             split,
             particles=options.particles,
@@ -86,10 +86,9 @@ def gap(arguments: Sequence[str]) -> None:
             annealing_options=_given(options),
             **_common(options),
         )
-        save_figure(draw(found), run.file("figures/likelihood_gap.png"))
-        return found
 
-    _tell(run, f"gap-{options.split}", measured, options, _of_gap)
+    found = _tell(run, f"gap-{options.split}", measured, options, _of_gap)
+    save_figure(draw(found), run.file("figures/likelihood_gap.png"))
 
 
 def _annealing(parser: ArgumentParser) -> ArgumentParser:
@@ -129,11 +128,10 @@ def _given(options: Any) -> dict[str, Any]:
 
 
 def _common(options: Any) -> dict[str, Any]:
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "memory_budget": options.memory_mib * 2**20,
-        "seed": options.seed,
-        "device": automatic if options.device == "auto" else options.device,
+        "memory_budget": positive("memory_mib", options.memory_mib) * 2**20,
+        "seed": check_seed(options.seed),
+        "device": as_device(options.device),
         "progress": not options.json,
     }
 
@@ -141,24 +139,25 @@ def _common(options: Any) -> dict[str, Any]:
 def _tell(
     run: Run,
     name: str,
-    measured: Callable[[], AnnealedLikelihood | Sandwich | LikelihoodGap],
+    measured: Callable[[], Found],
     options: Any,
     rows: Callable[[Any], dict[str, str]],
-) -> None:
-    """Measure, write DIR/name.npz (each datum) and DIR/name.json, print."""
+) -> Found:
+    """Measure, print, write DIR/name.npz (each datum) and DIR/name.json."""
     started = time.monotonic()
     found = measured()
-    result = plain({**found.to_dict(), "seed": options.seed, "seconds": round(time.monotonic() - started, 2)})
     arrays = {key: value.double().numpy() for key, value in found.arrays().items()}
-    write_atomically(run.path / f"{name}.npz", lambda path: np.savez(path, **arrays))
-    run.write_json(f"{name}.json", result)
+    result = warned({**found.to_dict(), "seed": options.seed, "seconds": round(time.monotonic() - started, 2)})
+    result = with_id(result, arrays)
     if options.json:
-        print(json.dumps(result))
-        return
-    print(f"{run.path} on {result['num_data']} data ({result['split']}), +- one standard error over data")
-    print(columns({f"  {k}": v for k, v in {**rows(result), "seconds": f"{result['seconds']:.1f}"}.items()}))
-    for warning in result["warnings"]:
-        print(f"  warning: {warning}")
+        text = json.dumps(plain(result), allow_nan=False)
+    else:
+        told = {**rows(result), "seconds": f"{result['seconds']:.1f}"}
+        head = f"{run.path} on {result['num_data']} data ({result['split']}), +- one standard error over data"
+        warnings = [f"  warning: {warning}" for warning in result["warnings"]]
+        text = "\n".join([head, columns({f"  {k}": v for k, v in told.items()}), *warnings])
+    told_then_written(text, lambda: write_measurement(run.path, name, result, arrays))
+    return found
 
 
 def _nats(value: float, error: float) -> str:

@@ -290,6 +290,31 @@ def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
+def check_finite(x: Tensor, name: str, before: int = 0) -> None:
+    """Refuse NaN and infinite numbers.
+
+    Args:
+        x: data, ``(N, ...)``.
+        name: what errors call them.
+        before: how many data come before these.
+
+    Raises:
+        InputError: names the first datum that has some.
+    """
+    if not x.is_floating_point():
+        return
+    for chunk in chunks(x):
+        finite = chunk.isfinite().reshape(len(chunk), -1).all(1)
+        if not bool(finite.all()):
+            first = before + int((~finite).nonzero()[0])
+            kind = str(x.dtype).removeprefix("torch.")
+            raise InputError(
+                f"{name}: x holds NaN or infinite numbers (as {kind}; datum {first} is the first that does); remove or "
+                "replace them first"
+            )
+        before += len(chunk)
+
+
 def chunks(x: Tensor) -> Iterator[Tensor]:
     """Cut (N, ...) along the data into pieces of at most about ``CHUNK_ELEMENTS`` numbers."""
     return iter(x.split(chunk_size(x)))
@@ -326,5 +351,4 @@ def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
             f"{name}: x must be uint8 (grey levels 0..255), bool (binary) or floating point, got {x.dtype}; "
             "codes are int64 with integers=True"
         )
-    if x.is_floating_point() and not all(bool(chunk.isfinite().all()) for chunk in chunks(x)):
-        raise InputError(f"{name}: x holds NaN or infinite numbers; remove or replace them first")
+    check_finite(x, name)

@@ -17,12 +17,13 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.annealed import AnnealedLikelihood, Settings
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities, Start
 from pyro_vae.evaluation.annealing import SETTLING, StepSizes, Weights, forwards, tune
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.dimensions import measured_sites
-from pyro_vae.evaluation.log_likelihood import CPU_CHUNK, MEMORY_BUDGET
-from pyro_vae.evaluation.memory import bytes_per_row
+from pyro_vae.evaluation.log_likelihood import CPU_CHUNK
 from pyro_vae.evaluation.sampler import repeat
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.temperatures import Schedule, temperatures
+from pyro_vae.memory import bytes_per_row
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory
 
@@ -93,7 +94,7 @@ def ais(
     how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(model, guide, data, seed, device, **how) as (pair, split):
         pair.refuse_point_masses()
-        sites = measured_sites(pair, split)
+        sites = measured_sites(pair, split, memory_budget)
         path = AnnealedPath(pair, start, num_chains)
         with options.chunks(path, split, memory_budget, compile, progress) as chunks:
             weights = Weights.joined(
@@ -169,12 +170,13 @@ class Annealing:
         def evaluate(rows: int) -> None:
             path.on(repeat(first, rows)).draw()
 
-        cost = bytes_per_row(evaluate, first=1, last=64)
-        if cost > 0.8 * memory_budget:
+        limit = USED * memory_budget
+        cost = bytes_per_row(evaluate, first=1, last=64, most=limit)
+        if cost > MOST * memory_budget:
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: {self.num_chains} chains of one datum take "
                 f"{cost:.0f} bytes"
             )
-        budget = 0.8 * memory_budget if split.device.type != "cpu" else min(0.8 * memory_budget, CPU_CHUNK)
+        budget = limit if split.device.type != "cpu" else min(limit, CPU_CHUNK)
         most = path.pair.batch_size(min(int(budget / cost), len(split)))
         return math.ceil(len(split) / math.ceil(len(split) / most))  # chunks of equal size

@@ -138,7 +138,8 @@ class Sandwich:
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences; empty if nothing does."""
         gap, error = self.gap
-        told = doubts(self.lower_weights, self.acceptance[0], "chains forwards")
+        told = not_finite(self.lower, "lower bound") + not_finite(self.upper, "upper bound")
+        told += doubts(self.lower_weights, self.acceptance[0], "chains forwards")
         told += doubts(-self.upper_weights, self.acceptance[1], "chains backwards")
         if gap < -4 * error:
             told.append(

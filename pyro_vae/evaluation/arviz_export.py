@@ -13,11 +13,11 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.nodes import data_first
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.particles import Particles, Resampled, draw, joined
 from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
+from pyro_vae.memory import bytes_per_row
 from pyro_vae.sites import is_factor
 from pyro_vae.traces import TracePair
 

@@ -13,8 +13,17 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.codes import CodeSite, code_sites
+from pyro_vae.evaluation.nodes import is_deterministic
 from pyro_vae.evaluation.session import evaluating, positive
+from pyro_vae.memory import bytes_per_row
+from pyro_vae.pair import Pair
+from pyro_vae.runtime import private_seed
+from pyro_vae.traces import repeat
+
+BATCH = 500  # data that are encoded at once, at most
+UNIT = 8 * 2**20  # bytes that these take, at most
 
 
 @dataclass
@@ -97,7 +106,7 @@ def code_statistics(
     guide: Callable[..., Any],
     data: Data | Split | Mapping[str, Tensor] | Tensor,
     *,
-    batch_size: int = 500,
+    memory_budget: int = MEMORY_BUDGET,
     max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -107,7 +116,7 @@ def code_statistics(
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
-        batch_size: data encoded at once.
+        memory_budget: bytes that the guide may take at once; no number depends on it.
         max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws of a guide that has any; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
@@ -116,24 +125,44 @@ def code_statistics(
         counts, usage, perplexity and entropy by site.
 
     Raises:
-        InputError: for a non-positive batch_size, data out of the likelihood's support, sites that do not match,
-            and a guide that gives codes which the model does not have.
+        InputError: for a non-positive budget, or one that is too small for the guide; data out of the likelihood's
+            support, sites that do not match, and a guide that gives codes which the model does not have.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937 (perplexity of a codebook).
     """
-    positive("batch_size", batch_size)
+    positive("memory_budget", memory_budget)
     with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting, bounds=False) as (
         pair,
         split,
     ):
         sites = code_sites(pair.traces(split.batch(slice(0, 1))).model.nodes)
         counts = {n: torch.zeros(s.num_codes, dtype=torch.int64, device=split.device) for n, s in sites.items()}
-        for batch in split.batches(pair.batch_size(batch_size)) if sites else ():
+        for batch in split.batches(_batch_size(pair, split, memory_budget)) if sites else ():
             trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, site in sites.items():
                 counts[name] += _counted(name, site, trace.nodes[name]["value"])
         usage = {name: CodeUsage(counts[name].cpu(), site.shape) for name, site in sites.items()}
         return CodeStatistics(usage, len(split), split.name)
+
+
+def _batch_size(pair: Pair, split: Split, memory_budget: int) -> int:
+    """Data that the guide is run on at once: of one that draws, by its own needs alone, so that the draws are the same.
+
+    Raises:
+        InputError: if the budget is too small for so many.
+    """
+    first, limit = split.batch(slice(0, 1)), USED * memory_budget
+    with private_seed(0, split.device):
+        draws = not is_deterministic(pair.traces(first))
+        most = UNIT if draws else min(UNIT, limit)
+        each = bytes_per_row(lambda n: poutine.trace(pair.guide).get_trace(**repeat(first, n)), 1, BATCH, most)
+    size = pair.batch_size(min(BATCH, int(most / each)))
+    if size * each > MOST * memory_budget:
+        raise InputError(
+            f"memory_budget {memory_budget} bytes is too small: the guide draws for {size} data at once, which takes "
+            f"{size * each:.0f} bytes; {math.ceil(size * each / MOST)} are enough"
+        )
+    return size
 
 
 def _counted(name: str, site: CodeSite, codes: Tensor) -> Tensor:

@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 
 from pyro_vae.data import Split
+from pyro_vae.evaluation.chunks import Chunks, Piece
 from pyro_vae.masks import kept
 from pyro_vae.pair import Pair
 from pyro_vae.runtime import private_seed
 from pyro_vae.sites import Site, is_discrete, is_factor
 from pyro_vae.traces import TracePair, log_prob
-
-ROWS = 100  # data whose masks are looked at together
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,13 @@ class DataSite:
     nats: float | None = None
 
 
-def measured_sites(pair: Pair, split: Split) -> dict[str, DataSite]:
+def measured_sites(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
     """The data sites of a pair by name, in the model's order; factors are none."""
     with private_seed(0, split.device):  # the draws of an estimate are not to depend on this
-        return _found(pair, split)
+        return _found(pair, split, memory_budget)
 
 
-def _found(pair: Pair, split: Split) -> dict[str, DataSite]:
+def _found(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
     first = pair.traces(split.batch(slice(0, 1)))
     sites = {name: site for name, site in first.observed().items() if not is_factor(site)}
     kinds = {name: None if (d := is_discrete(site["fn"])) is None else not d for name, site in sites.items()}
@@ -46,13 +45,16 @@ def _found(pair: Pair, split: Split) -> dict[str, DataSite]:
     if not masked and not fixed:
         return {name: DataSite(_whole(site, first), kinds[name]) for name, site in sites.items()}
     counted, nats = dict.fromkeys(sites, 0.0), dict.fromkeys(fixed, 0.0)
-    for batch in split.batches(pair.batch_size(ROWS)):
-        traces = pair.traces(batch)
+
+    def look(piece: Piece) -> None:
+        traces = piece.traces
         for name in sites:
             counted[name] += _counted(traces.model.nodes[name], traces)
         for name in fixed:
             site = traces.model.nodes[name]
             nats[name] += traces.per_datum(log_prob(site, scaled=False), site).double().sum().item()
+
+    Chunks(pair, split, 1, memory_budget).run(look)
     n = len(split)
     return {name: DataSite(counted[name] / n, kinds[name], nats[name] / n if name in fixed else None) for name in sites}
 

@@ -13,9 +13,10 @@ from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.ais import ais
 from pyro_vae.evaluation.annealed import AnnealedLikelihood
-from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET, log_likelihood
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET
+from pyro_vae.evaluation.log_likelihood import log_likelihood
 from pyro_vae.evaluation.refine import RefinedBound, refine
-from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
+from pyro_vae.evaluation.results import LogLikelihood, mean_and_error, not_finite
 from pyro_vae.evaluation.session import positive
 from pyro_vae.recording import Compile
 
@@ -54,6 +55,8 @@ class LikelihoodGap:
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences."""
         told = list(self.annealed.warnings)
+        for name, value in self._bounds().items():
+            told += not_finite(value, name)
         for k, bound in self.importance.items():
             less, error = self.missing(bound.per_datum)
             if less < -4 * error:

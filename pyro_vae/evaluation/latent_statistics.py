@@ -11,12 +11,13 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.nodes import is_point_mass, mean_or_none
 from pyro_vae.evaluation.session import anything_to_draw, evaluating, positive
 from pyro_vae.evaluation.unit_kl import unit_kl
+from pyro_vae.runtime import keep_freed_memory
 from pyro_vae.traces import Site, TracePair, analytic_sites
 
-ROWS = 1000  # data times particles at once
 ACTIVE = 0.01  # variance over data above which a unit is active
 
 
@@ -96,6 +97,7 @@ def latent_statistics(
     *,
     num_particles: int = 10,
     free_bits: float | Mapping[str, float] | None = None,
+    memory_budget: int = MEMORY_BUDGET,
     max_plate_nesting: int = 1,
     vectorize: bool = True,
     seed: int = 0,
@@ -113,6 +115,7 @@ def latent_statistics(
         data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
         num_particles: draws per datum; one, if the guide has nothing to draw.
         free_bits: nats, for every latent site or by site name, for ``kl_clamped``.
+        memory_budget: bytes that the tensors computed at once may take; no number depends on it.
         max_plate_nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate left of the data plate (the programs must broadcast); False: each datum is
             repeated, which any program can do.
@@ -123,23 +126,28 @@ def latent_statistics(
         statistics of every site but those only the guide has.
 
     Raises:
-        InputError: for non-positive particles, negative free bits or free bits for an unknown site, data out of
-            the likelihood's support, sites that do not match.
+        InputError: for non-positive particles or budget, a budget that one particle of one datum exceeds, negative
+            free bits or free bits for an unknown site, data out of the likelihood's support, sites that do not match.
     """
     positive("num_particles", num_particles)
+    positive("memory_budget", memory_budget)
     _check_not_negative(free_bits)
     sums: dict[str, _Sums] = {}
     how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": False}
     with evaluating(model, guide, data, seed, device, **how) as (programs, split):
         if not anything_to_draw(programs, split):
             num_particles = 1
-        for batch in split.batches(programs.batch_size(ROWS // num_particles)):
-            pair = programs.traces(batch, num_particles)
+        keep_freed_memory()
+
+        def look(piece: Piece) -> None:
+            pair = piece.traces
             analytic = analytic_sites(pair)
             sites = {name: (q, p) for name, (q, p) in pair.latent().items() if p is not None}
             _check_known(free_bits, sites)
             for name, (q, p) in sites.items():
-                sums.setdefault(name, _Sums()).add(pair, q, p, analytic=name in analytic)
+                sums.setdefault(name, _Sums()).add(piece, q, p, analytic=name in analytic)
+
+        Chunks(programs, split, num_particles, memory_budget).run(look)
     free = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sums, free_bits)
     statistics = {name: site.finish(free.get(name)) for name, site in sums.items()}
     return LatentStatistics(statistics, num_particles, len(split), split.name)
@@ -156,9 +164,11 @@ class _Sums:
         self.mean: Tensor | None = None  # of the posterior means over data, (*inner, *event)
         self.squares: Tensor | float = 0.0  # of their deviations from it
         self.noise: Tensor | float = 0.0  # variance of their estimates over particles
+        self._of_these: list[Tensor] = []  # posterior means of the data that are looked at, by piece of their particles
 
-    def add(self, pair: TracePair, q: Site, p: Site, *, analytic: bool) -> None:
-        """Add a batch, whose particles are in their plate or are copies of the data one after another."""
+    def add(self, piece: Piece, q: Site, p: Site, *, analytic: bool) -> None:
+        """Add a piece, whose particles are in their plate or are copies of the data one after another."""
+        pair = piece.traces
         copies, size = pair.copies, pair.size
         kl = unit_kl(q, p, analytic=analytic)
         pair.per_datum(kl.value.sum(tuple(range(-kl.dims, 0))) if kl.dims else kl.value, q)  # checks the plates
@@ -168,7 +178,7 @@ class _Sums:
             value = value * next((frame.size for frame in q["cond_indep_stack"] if frame.dim == -1), 1)
         inner = [i for i in range(-pair.particle_dim - 2) if _plate_at(i + 1 + pair.particle_dim, q) is None]
         value = _without(value, inner) / ((pair.num_data or pair.full_size) if shared else 1)
-        self.kl = self.kl + value * size
+        self.kl = self.kl + value * (size * piece.share)
         self.closed_form = self.closed_form and kl.closed_form
         self.is_function = is_point_mass(p["fn"])
         mean = None if shared or self.is_function else mean_or_none(q["fn"])
@@ -182,8 +192,12 @@ class _Sums:
                     .reshape(size, copies, *mean.shape[2:])
                     .transpose(0, 1)
                 )
-            self._add_means(mean, size)
-        self.count += size
+            self._of_these.append(mean)
+        if piece.last:
+            if self._of_these:
+                self._add_means(torch.cat(self._of_these), size)
+                self._of_these = []
+            self.count += size
 
     def _add_means(self, values: Tensor, size: int) -> None:
         """Add posterior means given ``particles`` draws of the other latents, ``(particles, data, ...)``."""

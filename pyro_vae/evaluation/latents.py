@@ -12,12 +12,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.checks import check_context, check_present
+from pyro_vae.checks import check_context, check_present, data_type
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.evaluation.running import as_split, check_pair, quiet
-from pyro_vae.program import as_programs, prime, real_type
+from pyro_vae.program import as_programs, prime
 from pyro_vae.sites import is_discrete
 from pyro_vae.traces import Site, is_latent
 
@@ -136,7 +136,7 @@ def _collect(
     parts: dict[str, list[Tensor]] = {}
     with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
         check_pair(*programs, split, same_sites=False)
-        split = split.to(split.device, real_type(*programs))
+        split = split.to(split.device, data_type(*programs, split))
         for batch in split.batches(batch_size):
             check_present(programs[1], batch, "guide")
             check_context(programs[1], batch)

@@ -13,17 +13,17 @@ from tqdm.auto import tqdm
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.dimensions import measured_sites
-from pyro_vae.evaluation.memory import bytes_per_row
 from pyro_vae.evaluation.pareto import largest, pareto_k_of_tail
 from pyro_vae.evaluation.results import LogLikelihood
 from pyro_vae.evaluation.sampler import ImportanceSampler, repeat
 from pyro_vae.evaluation.session import evaluating, positive
+from pyro_vae.memory import bytes_per_row
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import keep_freed_memory
 
 logger = logging.getLogger(__name__)
-MEMORY_BUDGET = 512 * 2**20
 CPU_CHUNK = 24 * 2**20  # bytes of a chunk on a CPU: larger ones only fall out of its caches
 GRAPH_FROM, FULL_FROM = 1000, 10_000  # chunks: a recording saves about half a millisecond each, the compiler more
 
@@ -84,21 +84,21 @@ def log_likelihood(
         keep_freed_memory()
         first = split.batch(slice(0, 1))
         sampler = ImportanceSampler(pair)
-        sites = measured_sites(pair, split)
+        sites = measured_sites(pair, split, memory_budget)
         if not sampler.draws(first):
             if num_particles > 1:
                 logger.info("one particle is taken: the guide draws nothing, all %d would be the same", num_particles)
             num_particles = 1
-        cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)))
-        budget_rows = int(0.8 * memory_budget / cost)
-        if budget_rows < 1:
+        limit = USED * memory_budget
+        cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)), most=limit)
+        if cost > MOST * memory_budget:
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: one particle of one datum takes {cost:.0f} bytes"
             )
-        rows = min(budget_rows, max(1, int(CPU_CHUNK / cost))) if split.device.type == "cpu" else budget_rows
+        rows = max(1, int((min(limit, CPU_CHUNK) if split.device.type == "cpu" else limit) / cost))
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
-        data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)))  # with the guide's part
-        batch_size = pair.batch_size(min(rows // chunk, int(0.8 * memory_budget / data_cost), len(split)))
+        data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)), most=limit)  # with guide
+        batch_size = pair.batch_size(min(rows // chunk, int(limit / data_cost), len(split)))
         chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
         sampler.recorder.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         # made before the chunks: small tensors that stay among large ones that go would split the heap

@@ -11,6 +11,8 @@ from torch import Tensor
 from pyro_vae.evaluation.dimensions import DataSite
 from pyro_vae.evaluation.pareto import UNRELIABLE
 
+NAMED = 5  # data that a sentence names, at most
+
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     """Mean of per-datum values and its standard error over data (nan for one datum)."""
@@ -20,14 +22,16 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def not_finite(values: Tensor, what: str) -> list[str]:
-    """A sentence if values of some data are infinite or not numbers."""
-    bad = (~values.isfinite()).nonzero().flatten()
-    if not len(bad):
+    """A sentence if values of some data are infinite or not numbers: which data, and what the others' mean is."""
+    bad = (~values.isfinite()).nonzero().flatten().tolist()
+    if not bad:
         return []
-    first = int(bad[0])
+    named = ", ".join(f"datum {i}: {values[i].item()}" for i in bad[:NAMED]) + (", …" if len(bad) > NAMED else "")
+    others = values[values.isfinite()]
+    left = f" (the mean over the other {len(others)}: {mean_and_error(others)[0]:.2f} nats)" if len(others) else ""
     return [
-        f"the {what} of {len(bad)} of {len(values)} data is not finite (datum {first}: {values[first].item()}), and so "
-        "is their mean"
+        f"the {what} of {len(bad)} of {len(values)} data is not finite ({named}), and so is the mean over all "
+        f"{len(values)}{left}"
     ]
 
 

@@ -16,13 +16,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.arguments import X, data_argument, needed_to_generate, required_names, takes
-from pyro_vae.checks import check_context, check_data, check_present
+from pyro_vae.checks import check_context, check_data, check_present, data_type
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.split import as_real
 from pyro_vae.data_sites import data_site, observed_data, same_numbers, site_of_run
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, mean_of
 from pyro_vae.program import Program, prime, real_type
+from pyro_vae.runtime import check_seed
 from pyro_vae.traces import check_sites
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,16 @@ def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -
 
     Args:
         programs: their modules' training flags are restored one by one.
-        batch: moved to the device of the programs' parameters, and to float64 if they are.
+        batch: moved to the device of the programs' parameters, and to their type.
         seed: of the CPU's generator and of the devices' that are used.
 
     Yields:
         the batch on the programs' device.
 
     Raises:
-        InputError: if the batch holds context that a program says it does not take.
+        InputError: for what is no seed; if the batch holds context that a program says it does not take.
     """
+    check_seed(seed)
     modes = [(module, module.training) for program in programs for module in program.modules()]
     tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
     if tensors:
@@ -113,7 +115,8 @@ def check_pair(model: Program, guide: Program, split: Split, *, same_sites: bool
         return
     tensors = [t for program in (model, guide) for t in (*program.parameters(), *program.buffers())]
     device = tensors[0].device if tensors else split.device
-    split = split.to(device, real_type(model, guide))
+    split = split.to(device)
+    split = split.to(device, data_type(model, guide, split))
     if not same_sites and not _same_sites(model, guide, split.batch(slice(0, 1))):
         return
     try:

@@ -16,13 +16,14 @@ from pyro_vae.evaluation.ais import Annealing
 from pyro_vae.evaluation.annealed import Sandwich
 from pyro_vae.evaluation.annealed_path import AnnealedPath, Start
 from pyro_vae.evaluation.annealing import Weights, backwards, forwards
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET
 from pyro_vae.evaluation.generate import draw
-from pyro_vae.evaluation.log_likelihood import MEMORY_BUDGET
 from pyro_vae.evaluation.running import as_batch, quiet
 from pyro_vae.evaluation.session import evaluating, positive
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.program import Program, as_programs
 from pyro_vae.recording import Compile
+from pyro_vae.runtime import SEEDS, as_device, check_seed
 from pyro_vae.traces import is_latent
 
 
@@ -76,13 +77,15 @@ def sandwich(
     options = Annealing(num_chains, num_temperatures, num_leapfrog, schedule, start)
     positive("num_data", num_data)
     positive("memory_budget", memory_budget)
+    check_seed(seed)
     programs = as_programs(model, guide)
     if device is not None:
+        device = as_device(device)
         for program in programs:
             program.to(device)
     data, latents = _drawn(*programs, num_data, batch, seed)
     how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
-    with evaluating(*programs, data, seed + 1, device, **how) as (pair, split):
+    with evaluating(*programs, data, (seed + 1) % SEEDS, device, **how) as (pair, split):
         pair.refuse_point_masses()
         path = AnnealedPath(pair, start, num_chains)
         lower, upper = [], []

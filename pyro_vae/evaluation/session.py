@@ -11,13 +11,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.checks import check_data
+from pyro_vae.checks import check_data, data_type
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.nodes import check_whole, is_deterministic
 from pyro_vae.pair import Pair, examine
-from pyro_vae.program import as_programs, real_type
-from pyro_vae.runtime import private_seed
+from pyro_vae.program import as_programs
+from pyro_vae.runtime import as_device, check_seed, private_seed
 
 logger = logging.getLogger(__name__)
 
@@ -60,19 +60,25 @@ def evaluating(
         bounds: whether the guide's density is used, and so is to be the density of what it draws.
 
     Raises:
-        InputError: if the data are not in the support of the model's likelihood, a program subsamples a plate, or the
-            weights of the pair are no bound (:func:`pyro_vae.bounds.check_bound`).
+        InputError: for an unknown device or one that is not here, and what is no seed; if the data are not in the
+            support of the model's likelihood, a program subsamples a plate, or the weights of the pair are no bound
+            (:func:`pyro_vae.bounds.check_bound`).
     """
+    check_seed(seed)
+    target = None if device is None else as_device(device)
     programs = as_programs(model, guide)
     split = held_out(data).fixed()
     known = {name for program in programs for name in program.store.names}
     parameter = next((p for program in programs for p in program.parameters()), None)
-    target = torch.device(device) if device is not None else (parameter.device if parameter is not None else None)
-    split = split.to(target or split.device, real_type(*programs))
+    target = parameter.device if target is None and parameter is not None else target
+    split = split.to(target or split.device)
+    for program in programs:
+        program.to(split.device)
+    split = split.to(split.device, data_type(*programs, split))
     modes = [(m, m.training) for program in programs for m in program.modules()]
     try:
         for program in programs:
-            program.to(split.device).eval()
+            program.eval()
         with torch.no_grad(), private_seed(seed, split.device):
             traces = check_data(*programs, split)
             for trace in traces:

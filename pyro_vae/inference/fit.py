@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from pyro_vae.checks import check_data
+from pyro_vae.checks import check_data, data_type
 from pyro_vae.data import Data, Split, as_data
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
@@ -167,12 +167,12 @@ def fit(
     if num_devices > 1:
         fabric.launch()
     programs = [p.to(fabric.device) for p in as_programs(model, guide)]
-    real = real_type(*programs)  # before training begins
-    if real is not None and precision != "64-true":
+    if real_type(*programs) == torch.float64 and precision != "64-true":
         raise InputError(
             f"the programs have float64 parameters, and precision is '{precision}': train them with "
             "precision='64-true', or make them float32 first (.float())"
         )
+    real = data_type(*programs, data.train, fabric.device)  # before training begins
     train = data.train.to(fabric.device, real)
     batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
     mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)

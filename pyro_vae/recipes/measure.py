@@ -19,9 +19,11 @@ from pyro_vae.data import Data, Split
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
-from pyro_vae.files import write_atomically, write_json
+from pyro_vae.evaluation.session import positive
 from pyro_vae.inference.weights import named_weights
-from pyro_vae.recipes.plain import plain
+from pyro_vae.recipes.measurement_files import with_id, write_measurement
+from pyro_vae.recipes.plain import warned
+from pyro_vae.runtime import as_device, check_seed
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
@@ -44,11 +46,9 @@ class Measured:
     names: tuple[str, ...] | None = None
 
     def write(self, folder: Path) -> None:
-        """Write both files into a run directory, whole or not at all: the numbers of each datum first."""
-        name = f"evaluation-{self.result['split']}"
+        """Write both files into a run directory, each whole or not at all, with one id."""
         named = {} if self.names is None else {"name": np.array(self.names)}
-        write_atomically(folder / f"{name}.npz", lambda path: np.savez(path, **self.per_datum, **named))
-        write_json(folder / f"{name}.json", plain(self.result))
+        write_measurement(folder, f"evaluation-{self.result['split']}", self.result, self.per_datum | named)
 
 
 def measure(
@@ -72,22 +72,21 @@ def measure(
         split: the part of it, "train", "validation" or "test".
         particles: importance samples per datum.
         limit: measure the first so many data only.
-        memory_mib: memory budget of a chunk.
+        memory_mib: memory budget of all that is computed at once.
         seed: of the particles.
         device: "auto" (a GPU if there is one), "cpu", "cuda", …
         progress: show a bar.
 
     Raises:
-        InputError: for a split that the data do not have, and as the estimators.
+        InputError: as :func:`check_options`; for a split that the data do not have, and as the estimators.
     """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
     part = part_of(data, split, limit)
     started = time.monotonic()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    common = {"seed": seed, "device": device}
-    memory = memory_mib * 2**20
-    likelihood = log_likelihood(
-        model, guide, part, num_particles=particles, memory_budget=memory, progress=progress, **common
-    )
+    place = as_device(device)
+    common: dict[str, Any] = {"seed": seed, "device": place}
+    common["memory_budget"] = memory_mib * 2**20
+    likelihood = log_likelihood(model, guide, part, num_particles=particles, progress=progress, **common)
     bound = elbo(model, guide, part, **common)
     parts = bound.to_dict()
     result = {
@@ -101,7 +100,7 @@ def measure(
         "kl": parts["kl"],
         **_codes(code_statistics(model, guide, part, **common).sites, parts["kl"]),
         "seed": seed,
-        "device": device_name(device),
+        "device": device_name(place),
         "data_digest": split_digest(part),
         "weights_digest": weights_digest(model, guide),
         "seconds": round(time.monotonic() - started, 2),
@@ -113,14 +112,27 @@ def measure(
         "pareto_k": likelihood.pareto_k,
     }
     arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
-    return Measured(result, arrays, part.names)
+    return Measured(with_id(warned(result), arrays), arrays, part.names)
+
+
+def check_options(*, particles: int | None, limit: int | None, memory_mib: int, seed: int, device: str) -> None:
+    """Check what a measurement is asked for, before any work.
+
+    Raises:
+        InputError: for numbers that are not positive, what is no seed, an unknown device or one that is not here.
+    """
+    for name, value in {"particles": particles, "limit": limit, "memory_mib": memory_mib}.items():
+        if value is not None:
+            positive(name, value)
+    check_seed(seed)
+    as_device(device)
 
 
 def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     """A part of the data, or the first so many of it.
 
     Raises:
-        InputError: for an unknown part, or one that these data do not have.
+        InputError: for an unknown part, one that these data do not have, and a limit that is not positive.
     """
     if split not in SPLITS:
         raise unknown("part of the data", split, SPLITS)
@@ -128,7 +140,7 @@ def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     if part is None:
         there = ", ".join(name for name in SPLITS if getattr(data, name) is not None)
         raise InputError(f"the data {data.name} have no {split} part; they have: {there}")
-    return part if limit is None else part.subset(limit)
+    return part if limit is None else part.subset(positive("limit", limit))
 
 
 def bits_are(result: Mapping[str, Any]) -> str:
@@ -150,6 +162,46 @@ def bits_in_words(result: Mapping[str, Any]) -> str:
     return f"{bits:.4f} {bits_are(result)}".rstrip()
 
 
+def evaluation_table(path: Path, result: Mapping[str, Any]) -> str:
+    """A measurement for people to read.
+
+    Args:
+        path: the run directory.
+        result: of :func:`measure`.
+    """
+    rows = (
+        [("given", f"{', '.join(result['given'])}: log p(x | {', '.join(result['given'])})")] if result["given"] else []
+    )
+    rows += [
+        ("ELBO", f"{result['elbo']:.2f} +- {result['elbo_standard_error']:.2f} nats"),
+        (
+            f"log-likelihood (K = {result['num_particles']})",
+            f"{result['log_likelihood']:.2f} +- {result['standard_error']:.2f} nats",
+        ),
+        ("bits per dimension", bits_in_words(result)),
+        ("effective sample size", f"{result['effective_sample_size']:.1f}"),
+        ("Pareto k-hat", _pareto_k(result)),
+    ]
+    rows += [(f"reconstruction of {k}", f"{v:.2f} nats") for k, v in result["reconstruction"].items()]
+    codes = result.get("codes", {})
+    for site, nats in result["kl"].items():
+        bits = f", {codes[site]['kl_bits_per_code']:.2f} bits per code" if site in codes else ""
+        rows.append((f"KL of {site}", f"{nats:.2f} nats{bits}"))
+    for site, told in codes.items():
+        used = f"{told['num_used']} of {told['num_codes']} in use ({100 * told['usage']:.0f}%)"
+        rows.append((f"codes of {site}", f"{used}, perplexity {told['perplexity']:.0f}"))
+    rows += [("seconds", f"{result['seconds']:.1f}")]
+    width = max(len(name) for name, _ in rows)
+    title = f"{path} on {result['num_data']} {result['split']} data (+- one standard error over data)"
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def _pareto_k(result: Mapping[str, Any]) -> str:
+    if result["pareto_k_max"] is None:
+        return "none: it takes 21 particles or more, whose weights differ"
+    return f"{result['pareto_k_max']:.2f} at most, above 0.7 for {100 * result['pareto_k_above']:.1f}% of the data"
+
+
 def weights_digest(model: nn.Module, guide: nn.Module) -> str:
     """SHA-256 of all weights of a pair, learned priors included: whether a measurement is of these weights."""
     found = hashlib.sha256()
@@ -159,9 +211,9 @@ def weights_digest(model: nn.Module, guide: nn.Module) -> str:
     return found.hexdigest()
 
 
-def device_name(device: str) -> str:
+def device_name(device: torch.device) -> str:
     """A device in words: "cpu", or a GPU's name."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _given(model: nn.Module, split: Split) -> list[str]:

@@ -227,6 +227,38 @@ def test_numbers_that_do_not_serve_are_measured_anew(runs, reported, tmp_path, c
     assert "The numbers of particles differ (first-one 3, other 5)" in said["warnings"][0]
 
 
+def test_numbers_of_two_measurements_are_never_compared(runs, reported, tmp_path, capsys, caplog):
+    """What a kill between two writes leaves: 1.4 nats between copies of one run."""
+    copies = [shutil.copytree(runs[0], tmp_path / name) for name in ("a", "b")]
+    for copy, seed in zip(copies, (1, 2), strict=True):
+        assert main(["evaluate", str(copy), "--particles", "2", "--seed", str(seed)]) == 0
+    shutil.copy(copies[1] / "evaluation-test.npz", copies[0])
+    said = refused(capsys, "compare", *copies, "--out", tmp_path)
+    assert "evaluation-test.json and evaluation-test.npz are of different measurements" in said
+    assert f"Measure again: pyro-vae evaluate {copies[0]} --split test" in said
+    assert not (tmp_path / "comparison.json").exists()
+    (copies[0] / "evaluation-test.npz").unlink()
+    assert "evaluation-test.npz, its other half, is missing" in refused(capsys, "compare", *copies)
+    with np.load(copies[1] / "evaluation-test.npz") as arrays:
+        np.savez(copies[0] / "evaluation-test.npz", **arrays)  # as older versions wrote them
+    assert "are of different measurements" in refused(capsys, "compare", *copies)
+    assert main(["compare", *map(str, copies), "--particles", "2", "--out", str(tmp_path)]) == 0  # anew: all is well
+    assert main(["evaluate", str(copies[0]), "--particles", "2", "--seed", "1"]) == 0
+    with caplog.at_level(logging.INFO):
+        assert main(["compare", *map(str, copies), "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "comparison.json").read_text())["runs"][1]
+    assert f"b: log-likelihood {found['log_likelihood']:.3f}, paired difference" in caplog.text
+
+
+def test_a_report_says_where_numbers_do_not_belong_together(reported, few_figures, tmp_path):
+    run = shutil.copytree(reported, tmp_path / "run")
+    (run / "evaluation-test.npz").unlink()
+    assert main(["report", str(run)]) == 0
+    said = json.loads((run / "report.json").read_text())["warnings"]
+    assert any("evaluation-test.npz, its other half, is missing. Measure again" in words for words in said)
+    assert not any("other half" in words for words in json.loads((reported / "report.json").read_text())["warnings"])
+
+
 def test_a_density_does_not_compare_with_a_probability(tmp_path, capsys):
     of = {name: {"class_path": f"pyro_vae.likelihoods.{name}"} for name in ("Gaussian", "Categorical")}
     pair = [trained(tmp_path, name, {"binarization": "none"}, likelihood=likelihood) for name, likelihood in of.items()]

@@ -49,11 +49,11 @@ def test_sites_of_a_pair_in_the_model_s_order():
 
 
 # ------------------------------------------------------------------ how they are used
-@pytest.mark.parametrize("batch_size", [1, 7, 500])
-def test_counts_usage_perplexity_and_entropy(batch_size):
+@pytest.mark.parametrize("memory_budget", [20_000, 200_000, 2**29])
+def test_counts_usage_perplexity_and_entropy(memory_budget):
     two, split = TwoLevels(), images(23)
     state = torch.random.get_rng_state()
-    statistics = code_statistics(two.model, two.guide, split, batch_size=batch_size)
+    statistics = code_statistics(two.model, two.guide, split, memory_budget=memory_budget)
     assert torch.equal(state, torch.random.get_rng_state())
     assert list(statistics.sites) == ["codes_top", "codes_bottom"] and statistics.num_data == 23
     quantized = two.quantized(split.tensors["x"])
@@ -121,8 +121,8 @@ def test_a_model_without_codes_has_none_and_bad_numbers_are_refused():
     statistics = code_statistics(model, guide, torch.zeros(900))
     assert statistics.sites == {} and statistics.to_dict()["sites"] == {}
     assert sum(calls) < 25  # the data are not gone through
-    with pytest.raises(InputError, match="batch_size must be a positive integer"):
-        code_statistics(model, guide, torch.zeros(3), batch_size=0)
+    with pytest.raises(InputError, match="memory_budget must be a positive integer"):
+        code_statistics(model, guide, torch.zeros(3), memory_budget=0)
 
 
 # ------------------------------------------------------------------ what is exact

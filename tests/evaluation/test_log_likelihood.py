@@ -19,7 +19,7 @@ from torch import nn
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.evaluation.memory import PeakMemory, bytes_per_row
+from pyro_vae.memory import PeakMemory, bytes_per_row
 
 
 def chunked(monkeypatch, bytes_of_chunk):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import write_atomically, write_json
-from pyro_vae.recipes.measure import MEMORY_MIB, Measured
+from pyro_vae.recipes.measure import MEMORY_MIB, Measured, check_options
 from pyro_vae.recipes.pages.commands import page_command, trusted
 from pyro_vae.recipes.pages.comparison_page import comparison_page
 from pyro_vae.recipes.pages.pairing import measured_alike, paired
@@ -17,6 +18,7 @@ from pyro_vae.recipes.plain import plain
 from pyro_vae.recipes.run import Run
 from pyro_vae.recipes.sections import flattened
 
+logger = logging.getLogger(__name__)
 PAGE, JSON = "comparison.html", "comparison.json"
 NOT_OPTIONS = ("version", "data_shape", "sound", "classes", "data_digest")  # of config.yaml: facts
 
@@ -59,9 +61,10 @@ def write_comparison(
 
     Raises:
         InputError: for fewer than two runs, one named twice, an unknown ``against``, data that differ, a split that
-            they do not have, and as the estimators.
+            they do not have, a measurement whose two files do not belong together, and as the estimators.
         CorruptFileError: if a file of a directory is damaged.
     """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     _check(paths)
     base = 0 if against is None else _place(paths, Path(against))
@@ -86,10 +89,24 @@ def write_comparison(
         "command": _command(subjects, out, against, None if split == "test" else split, particles, limit),
     }
     comparison = plain(comparison)
+    logger.info("%s", "\n".join(_in_words(row) for row in comparison["runs"]))  # before it is written: disks are full
     write_json(Path(out) / JSON, comparison)
     text = comparison_page(comparison)
     write_atomically(Path(out) / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
     return Path(out) / PAGE
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    """A run's numbers in a line."""
+    told = f"{row['name']}: log-likelihood {_number(row['log_likelihood'])}"
+    if "difference" in row:
+        paired = row["difference"]["log_likelihood"]
+        told += f", paired difference {_number(paired['mean'])} +- {_number(paired['standard_error'])}"
+    return f"{told} nats on {row['num_data']} data"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 def _check(paths: Sequence[Path]) -> None:

@@ -11,10 +11,11 @@ import torch
 
 from pyro_vae.data import Split
 from pyro_vae.data.digest import split_digest
-from pyro_vae.errors import InputError
+from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.recipes.measure import PARTICLES, Measured, measure, part_of, weights_digest
-from pyro_vae.recipes.pages.stored import stored_evaluations, stored_per_datum
+from pyro_vae.recipes.measurement_files import read_together
+from pyro_vae.recipes.pages.stored import stored_evaluations
 from pyro_vae.recipes.pages.subject import Subject
 
 logger = logging.getLogger(__name__)
@@ -43,13 +44,15 @@ def measured_alike(
         the measurements, and whether they are the stored ones.
 
     Raises:
-        InputError: if the runs' data differ, or every pass over them draws others.
+        InputError: if the runs' data differ, or every pass over them draws others; if a stored measurement's two files
+            do not belong together, or one is missing.
+        CorruptFileError: if one is damaged.
     """
     parts = [part_of(subject.data, split, limit) for subject in subjects]
     _check_same(subjects, parts, split)
     why = "--particles or --limit asks for it" if (particles, limit) != (None, None) else None
-    stored = [_stored(subject, split) for subject in subjects]
-    for subject, found in zip(subjects, stored, strict=True):
+    stored = [] if why else [_stored(subject, split) for subject in subjects]
+    for subject, found in zip(subjects, stored, strict=False):
         if why is None and isinstance(found, str):
             why = f"{subject.path}: {found}"
     there = [found for found in stored if isinstance(found, Measured)]
@@ -85,12 +88,14 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 def _stored(subject: Subject, split: str) -> Measured | str:
     """The measurement in a run's directory, or why it cannot serve."""
-    result, arrays = stored_evaluations(subject.path).get(split), stored_per_datum(subject.path, split)
-    if result is None or arrays is None or "data_digest" not in result:
+    again = f"pyro-vae evaluate {subject.path} --split {split}"
+    found = read_together(subject.path, f"evaluation-{split}", again)
+    if found is None:
         return f"it has no numbers of each datum of {split}"
+    result, arrays = stored_evaluations(subject.path)[split], found[1]
     lengths = {len(arrays[name]) if name in arrays else None for name in NEEDED}
-    if lengths != {result["num_data"]}:
-        return f"evaluation-{split}.npz and evaluation-{split}.json do not belong together"
+    if "data_digest" not in result or lengths != {result["num_data"]}:
+        raise CorruptFileError(f"{subject.path}: evaluation-{split} is not whole. Measure again: {again}")
     if result.get("weights_digest") not in (None, weights_digest(subject.model, subject.guide)):
         return "it was measured with other weights than it has now"
     return Measured(result, arrays)

@@ -19,7 +19,16 @@ from pyro_vae.evaluation.figures.pick import picked
 from pyro_vae.evaluation.figures.training_curves import training_curves
 from pyro_vae.evaluation.latent_statistics import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
-from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, measure, part_of, weights_digest
+from pyro_vae.recipes.measure import (
+    MEMORY_MIB,
+    PARTICLES,
+    check_options,
+    evaluation_table,
+    measure,
+    part_of,
+    weights_digest,
+)
+from pyro_vae.recipes.measurement_files import not_together
 from pyro_vae.recipes.pages.commands import evaluate_command, page_command, prior_commands, train_command, trusted
 from pyro_vae.recipes.pages.pictures import DPI, Pictures
 from pyro_vae.recipes.pages.report_page import report_page
@@ -72,7 +81,7 @@ def write_report(
         split: the part of the data that is shown, and measured if it has not been.
         particles: importance samples per datum of a measurement (5000).
         limit: measure the first so many data only.
-        memory_mib: memory budget of a measurement's chunk.
+        memory_mib: memory budget of measurements and statistics.
         seed: of all draws.
         device: where to measure: "auto" (a GPU if there is one), "cpu", "cuda", …
         trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
@@ -85,6 +94,7 @@ def write_report(
         InputError: if it is no run directory, for a split that the data do not have, and as the estimators.
         CorruptFileError: if a file of the directory is damaged.
     """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
     subject = Subject.of(run, model, guide, data, trust=trust)
     part = part_of(subject.data, split)
     evaluations = stored_evaluations(subject.path)
@@ -98,9 +108,10 @@ def write_report(
         logger.info("no evaluation-%s.json yet: measuring with K = %d", split, k)
         options = {"limit": limit, "memory_mib": memory_mib, "seed": seed, "device": device, "progress": progress}
         measured = measure(subject.model, subject.guide, subject.data, split, particles=k, **options)
+        logger.info("%s", evaluation_table(subject.path, measured.result))  # before it is written: disks are full
         measured.write(subject.path)
         evaluations[split] = measured.result
-    report, pictures = _gather(subject, split, part, evaluations, seed, device)
+    report, pictures = _gather(subject, split, part, evaluations, seed, device, memory_mib)
     write_json(subject.path / JSON, report)
     text = report_page(report, pictures.drawn)
     write_atomically(subject.path / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
@@ -108,13 +119,22 @@ def write_report(
 
 
 def _gather(
-    subject: Subject, split: str, part: Split, evaluations: dict[str, dict[str, Any]], seed: int, device: str
+    subject: Subject,
+    split: str,
+    part: Split,
+    evaluations: dict[str, dict[str, Any]],
+    seed: int,
+    device: str,
+    memory_mib: int,
 ) -> tuple[dict[str, Any], Pictures]:
     """What the page says, as plain values, and its pictures."""
     model, guide = subject.model, subject.guide
-    place = None if device == "auto" else device
     some, encoded = (picked(part, n, seed) for n in (NUM_STATISTICS, NUM_ENCODED))
-    options = {"seed": seed, "device": place}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "device": None if device == "auto" else device,
+        "memory_budget": memory_mib * 2**20,
+    }
     failed: dict[str, str] = {}
     with _section("Latents", failed):
         latents = latent_statistics(model, guide, some, vectorize=False, **options)
@@ -128,7 +148,7 @@ def _gather(
     draw |= {"kl_per_unit": lambda: kl_per_unit(latents), "codebook_usage": lambda: codebook_usage(codes)}
     pictures = Pictures()
     pictures.draw(draw, SHOWN)
-    others = subject.other_trainings()
+    others, measurements = subject.other_trainings(), stored_measurements(subject.path)
     for name, training in others.items():
         curve = training_curves(training.records)
         if curve is not None:
@@ -153,7 +173,7 @@ def _gather(
         "training": subject.training.to_dict(),
         "other_trainings": {name: training.to_dict() for name, training in others.items()},
         "evaluations": evaluations,
-        "measurements": stored_measurements(subject.path),
+        "measurements": measurements,
         "sites": _sites(latents, codes.sites, evaluations[split]),
         "num_statistics": {"latents": latents.num_data, "codes": codes.num_data},
         "figures": list(pictures.drawn),
@@ -164,6 +184,7 @@ def _gather(
             *_of_others(others),
             *subject.training.warnings(subject.path),
             *_of_measurements(subject, evaluations),
+            *_of_annealing(subject, measurements),
         ],
         "commands": _commands(subject, split, evaluations),
         "configuration": subject.config,
@@ -231,6 +252,8 @@ def _of_measurements(subject: Subject, evaluations: dict[str, dict[str, Any]]) -
     digest, said = weights_digest(subject.model, subject.guide), []
     for split, found in evaluations.items():
         where = f"Evaluation on {split}"
+        if why := not_together(subject.path, f"evaluation-{split}", found):
+            said.append(f"{where}: {why}. Measure again: pyro-vae evaluate {subject.path} --split {split}")
         said += [f"{where}: {words}" for words in found.get("warnings", [])]
         if found.get("weights_digest", digest) != digest:
             again = f"Measure again: pyro-vae evaluate {subject.path} --split {split}"
@@ -241,6 +264,12 @@ def _of_measurements(subject: Subject, evaluations: dict[str, dict[str, Any]]) -
         if part is not None and found["num_data"] != len(part):
             said.append(f"{where}: {found['num_data']:,} of {len(part):,} data were measured.")
     return said
+
+
+def _of_annealing(subject: Subject, measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is said of annealing whose two files do not belong together."""
+    why = {name: not_together(subject.path, name, found) for name, found in measurements.items()}
+    return [f"{name}: {words}. Measure again" for name, words in why.items() if words]
 
 
 def _commands(subject: Subject, split: str, evaluations: dict[str, dict[str, Any]]) -> list[str]:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pyro_vae.errors import CorruptFileError
 from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
 from pyro_vae.recipes.directory import SUMMARY
 from pyro_vae.recipes.measure import SPLITS
+from pyro_vae.recipes.measurement_files import read_json
 
 MEASUREMENTS = re.compile(r"(ais|sandwich|gap)(-\w+)?\.json")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CorruptFileError: if the file is not one.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("it holds no JSON object")
-        return value
-    except (OSError, ValueError) as error:
-        raise CorruptFileError(f"{file} cannot be read: {error}; remove it, or measure again") from error
 
 
 def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
@@ -48,22 +31,6 @@ def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
                 if key not in found[split]:
                     raise CorruptFileError(f"{file} has no '{key}': measure again, with pyro-vae evaluate {path}")
     return found
-
-
-def stored_per_datum(path: Path, split: str) -> dict[str, np.ndarray] | None:
-    """The evaluation's numbers of each datum, by name; None if it has left none.
-
-    Raises:
-        CorruptFileError: if the file is damaged.
-    """
-    file = path / f"evaluation-{split}.npz"
-    if not file.is_file():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name].astype(np.float64) for name in arrays.files if name != "name"}  # of the data
-    except Exception as error:  # damaged bytes make the reader fail in many ways
-        raise CorruptFileError(f"{file} cannot be read: {error}; measure again, with pyro-vae evaluate") from error
 
 
 def stored_measurements(path: Path) -> dict[str, dict[str, Any]]:

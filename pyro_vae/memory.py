@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +54,24 @@ class PeakMemory(TorchDispatchMode):
         self.live -= size
 
 
-def bytes_per_row(run: Callable[[int], Any], first: int = 4, last: int = 10_000) -> float:
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Largest number of bytes that the tensors of a computation take at once, which run it once.
+
+    Python's collector of cycles rests meanwhile: when it comes is no property of the computation, and sizes that follow
+    from this number are to be the same each time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with PeakMemory() as memory:
+            run()
+    finally:
+        if collecting:
+            gc.enable()
+    return memory.peak
+
+
+def bytes_per_row(run: Callable[[int], Any], first: int = 4, last: int = 10_000, most: float = math.inf) -> float:
     """Memory that each further row of a computation costs, by the difference of two small runs.
 
     Rows are added until they take most of the memory: a computation may have large tensors of its own (weights that are
@@ -62,19 +81,25 @@ def bytes_per_row(run: Callable[[int], Any], first: int = 4, last: int = 10_000)
         run: does the computation for that many rows.
         first: rows of the smaller run.
         last: at most so many rows in the larger one.
+        most: bytes that no run but the smallest, of one row, is to take. Where that leaves nothing to compare with, a
+            row costs what one row takes by itself.
 
     Returns:
         bytes per row, at least 1.
     """
 
     def peak(rows: int) -> int:
-        with PeakMemory() as memory:
-            run(rows)
-        return memory.peak
+        return peak_bytes(lambda: run(rows))
 
+    if most < math.inf:
+        with torch.random.fork_rng(devices=[]):  # the stream of an estimate's draws is not to depend on this
+            one = peak(1)
+        if 3 * one > most:
+            return max(float(one), 1.0)
+        first = first if 3 * first * one <= most else 1
     few, rows = peak(first), 3 * first
     many = peak(rows)
-    while many < 2.5 * few and 4 * rows <= last:
+    while many < 2.5 * few and 4 * rows <= last and many + 3 * rows * (many - few) / (rows - first) <= most:
         rows *= 4
         many = peak(rows)
     return max((many - few) / (rows - first), 1.0)
