@@ -278,7 +278,9 @@ def test_paths_of_data_are_found_from_everywhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"ema_decay": 0.9}, {"learning_rate": Linear(1e-2, 1e-3, 3), "optimizer": "adamw"}], ids=["plain", "averaged", "scheduled"]
+    "more",
+    [{}, {"ema_decay": 0.9}, {"learning_rate": Linear(1e-2, 1e-3, 3), "optimizer": "adamw"}],
+    ids=["plain", "averaged", "scheduled"],
 )
 def test_more_epochs_go_on_to_the_result_of_one_training(more, tmp_path):
     whole = fitted(tmp_path / "whole", epochs=5, **more)
