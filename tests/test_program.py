@@ -141,6 +141,22 @@ def test_pyro_params_are_shared_trained_and_private():
     assert score > log_likelihood(*as_programs(*param_pair()), x, num_particles=20).mean + 1
 
 
+def test_the_unconstrained_form_of_a_parameter_is_at_hand_as_in_pyro():
+    """``pyro.param(...).unconstrained()``, which penalties of parameters are written with."""
+    seen = []
+
+    def model(x):
+        spread = pyro.param("spread", torch.tensor(2.0), constraint=dist.constraints.positive)
+        seen.append((spread, spread.unconstrained()))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(0.0, spread), obs=x)
+
+    result = fit(model, lambda x: None, torch.randn(20), epochs=1, progress=False, device="cpu")
+    _, raw = seen[-1]
+    assert isinstance(raw, nn.Parameter) and any(raw is p for p in result.model.parameters())
+    torch.testing.assert_close(raw.exp(), result.model.param("spread"))
+
+
 def test_two_pairs_with_equal_names_have_weights_of_their_own():
     x = torch.randn(20, 2)
     one, two = as_programs(*param_pair(1.0)), as_programs(*param_pair(2.0))

@@ -547,3 +547,20 @@ def test_the_fallback_is_the_mean_over_data_and_unbiased():
         expected = 0.5 * q * (1 - q) * (0 - (math.log(0.3 / 0.7) + 2 * value))
         mean, error = mean_and_error(stack[:, i])
         assert error < 0.02 and abs(mean - expected) < 4 * error
+
+
+@pytest.mark.parametrize("objective", [ELBO(2, analytic_kl=False), IWAE(2)], ids=["ELBO", "IWAE"])
+def test_the_recorded_kl_of_a_latent_outside_its_support_is_infinite(objective):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Exponential(torch.ones(()), validate_args=False))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.01))
+
+    for x, finite in ((0.5, True), (-7.0, False)):
+        terms = terms_of(objective, model, guide, torch.full((3,), x))
+        assert bool(terms.kl["z"].isfinite().all()) is finite
+        assert bool(terms.loss.isfinite()) is finite
