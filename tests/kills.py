@@ -182,7 +182,7 @@ def result(run):
         return [plain(v) for v in value] if isinstance(value, list) else value
 
     left = {}
-    for file in sorted(run.rglob("*")):
+    for file in sorted(path for path in run.rglob("*") if not path.name.startswith(".")):
         name = str(file.relative_to(run))
         if file.suffix == ".safetensors":
             left[name] = {k: v.tolist() for k, v in load_file(file).items()}  # the order of metadata is by chance

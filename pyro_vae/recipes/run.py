@@ -16,7 +16,7 @@ from torch import nn
 from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import check_no_links, write_json
+from pyro_vae.files import check_no_links, remove_leftovers, write_json
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, check_directory, load_checkpoint, read_metrics
 from pyro_vae.inference.fingerprint import check_same
@@ -43,7 +43,7 @@ from pyro_vae.recipes.experiment import (
 from pyro_vae.recipes.first import check_both, first_config, start_from
 from pyro_vae.recipes.functions import check_apart
 from pyro_vae.recipes.known import foreign_names
-from pyro_vae.recipes.learned_priors import PRIORS, put_learned_priors
+from pyro_vae.recipes.learned_priors import PRIORS, prior_folders, put_learned_priors
 from pyro_vae.recipes.sections import HARMLESS, is_first_process, told_apart, write_config
 from pyro_vae.recipes.texts import TOKENIZER
 
@@ -192,6 +192,8 @@ class Run:
         alone = locked(self.path) if is_first_process(self.config) else nullcontext()
         with alone, nothing_left_if_refused([self.path, self.path / FIRST], written, self.config):
             check_directory(self.path, resume=True)
+            if is_first_process(self.config):
+                remove_leftovers(self.path / name for name in (CONFIG, SUMMARY))
             parts = build(self.config, self.data_shape, data.train.mean())
             check_apart(self.path, parts.model, parts.guide)
             described = told_apart(self.config, data_shape=list(self.data_shape))
@@ -241,7 +243,7 @@ class Run:
         if isinstance(saved.get("experiment"), dict):
             begun = {name: value for name, value in saved["experiment"].items() if name.startswith(CONFIG)}
             check_same(begun, described, str(self.path / CHECKPOINT))
-        if further and (self.path / PRIORS).is_dir():
+        if further and prior_folders(self.path):
             raise InputError(
                 f"{self.path / PRIORS}: priors were learned for the codes of the weights as they are; to train these "
                 "further, work on a copy of the run without that directory"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_vae.arguments import accepted_arguments
 from pyro_vae.data import Data, Split, Tokenizer, with_text
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.files import check_no_links
+from pyro_vae.files import check_no_links, remove_leftovers
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.lock import locked
@@ -81,14 +81,22 @@ def train_priors(
     sites = _sites(run.path / PRIORS, list(priors), site, config)
     if config is not None and config.text.vocabulary_size is not None:
         _check_takes_text(model)
-    data, trained = run.data(), digest(run.path / WEIGHTS)
-    made_of = {"trained": trained, **{f"data/{part}": each for part, each in data_digest(data).items()}}
-    codes = cache(partial(run_codes, run.path / PRIORS / CODES, made_of, model, guide, data, list(priors), progress))
-    results = {}
-    for name in sites:
-        folder = run.file(f"{PRIORS}/{name}")
-        logger.info("prior of '%s': %s", name, folder)
-        results[name] = _train(folder, config, recipe, priors[name], trained, name, codes, data, progress, run.trust)
+    alone = locked(run.path / PRIORS) if is_first_process(config) else nullcontext()
+    with alone:
+        if is_first_process(config):
+            remove_leftovers(run.path / PRIORS / name for name in (CODES, TOKENIZER))
+        data, trained = run.data(), digest(run.path / WEIGHTS)
+        made_of = {"trained": trained, **{f"data/{part}": each for part, each in data_digest(data).items()}}
+        codes = cache(
+            partial(run_codes, run.path / PRIORS / CODES, made_of, model, guide, data, list(priors), progress)
+        )
+        results = {}
+        for name in sites:
+            folder = run.file(f"{PRIORS}/{name}")
+            logger.info("prior of '%s': %s", name, folder)
+            results[name] = _train(
+                folder, config, recipe, priors[name], trained, name, codes, data, progress, run.trust
+            )
     uniform = [name for name in priors if not (run.path / PRIORS / name / CONFIG).is_file()]
     if uniform:
         logger.warning("%s: no prior is learned of %s yet (pyro-vae train-prior)", run.path, ", ".join(uniform))

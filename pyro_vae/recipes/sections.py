@@ -113,13 +113,15 @@ def write_config(file: Path, parser: ArgumentParser, config: Namespace, head: Ma
     write_atomically(file, lambda temporary: temporary.write_text(text))
 
 
-def is_first_process(config: Namespace) -> bool:
+def is_first_process(config: Namespace | None) -> bool:
     """Whether this is the first of data-parallel processes, which alone writes; the others run the same command.
 
     Args:
         config: says how many there are; the environment's LOCAL_RANK means something only where there are several.
+            None: it is not known yet.
     """
-    return config.fit.num_devices == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
+    alone = config is not None and config.fit.num_devices == 1
+    return alone or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

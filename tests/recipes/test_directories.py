@@ -300,7 +300,8 @@ def test_more_epochs_on_the_command_line(run, tmp_path, capsys):
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert Run(run).config.fit.epochs == 4 and json.loads((run / "summary.json").read_text())["epochs"] == 4
     assert "cannot be fewer" in refusal(capsys, "resume", run, "--fit.epochs", "1")
-    (run / "priors").mkdir()
+    (run / "priors" / "codes").mkdir(parents=True)
+    (run / "priors" / "codes" / "config.yaml").write_text("prior: x")
     assert "priors were learned" in refusal(capsys, "resume", run, "--fit.epochs", "9")
     with pytest.raises(InputError, match=r"fit\.learning_rate cannot change"):
         Run(run).change(fit={"learning_rate": 1.0})
