@@ -20,6 +20,12 @@ CHECKPOINT = Path("checkpoints") / "last.pt"
 PREVIOUS = Path("checkpoints") / "previous.pt"
 METRICS, WEIGHTS = "metrics.jsonl", "model.safetensors"
 FILES = (str(CHECKPOINT), str(PREVIOUS), METRICS, WEIGHTS)  # what training writes
+SCHEMA: dict[str, Any] = {  # what a checkpoint holds; a finished one of an older version has its progress alone
+    "progress": dict,
+    **dict.fromkeys(("experiment", "weights", "optimizer", "best_weights", "rng", "precision"), dict | None),
+    "ema": list | tuple | None,
+    "names": list | tuple | None,
+}
 logger = logging.getLogger(__name__)
 
 
@@ -66,12 +72,20 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
-        raise ValueError("it is not one that pyro_vae's training saved")
+    odd = isinstance(state, dict) and next(
+        (k for k, kind in SCHEMA.items() if not isinstance(state.get(k), kind)), None
+    )
+    if not isinstance(state, dict) or odd or not _texts(state.get("experiment")):
+        raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'no state'})")
     digest = state.pop("digest", None)  # older ones have none
     if digest is not None and digest != state_digest(state):
         raise ValueError("its contents are not those that were saved, bits have changed")
     return state
+
+
+def _texts(value: Any) -> bool:
+    """Whether a value is missing, or texts by their names."""
+    return value is None or all(isinstance(each, str) for pair in value.items() for each in pair)
 
 
 def check_directory(run: Path, resume: bool) -> None:
@@ -121,6 +135,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
                 raise ValueError("a record has an integer 'epoch'")
+            odd = next((key for key, value in record.items() if not isinstance(value, int | float)), None)
+            if odd is not None:
+                raise ValueError(f"'{odd}' is no number")
             records.append(record)
         except ValueError as error:
             if number == len(lines) and not text.endswith("\n"):
