@@ -437,6 +437,33 @@ def test_what_is_the_machines_is_said_in_a_sentence(what, monkeypatch, capsys):
     assert words in refusal(capsys, "recipes")
 
 
+ARGUMENTS = {
+    "an option of the wrong type": ("--fit.optimizer_options", '{"betas": 5}', "refuses its options"),
+    "an option that is a text": ("--fit.optimizer_options", '{"eps": "x"}', "refuses its options"),
+    "an unknown option": ("--fit.optimizer_options", '{"nope": 1}', "refuses its options"),
+    "an unknown device": ("--fit.device", "foo", "device 'foo'"),
+    "a GPU that is not there": ("--fit.device", "cuda:7", "device 'cuda:7'"),
+    "a seed that is no integer": ("--seed", "1.5", "seed"),
+    "a learning rate that is no number": ("--fit.learning_rate", "nan", "learning_rate"),
+    "a model too large for memory": ("--model.latent_dim", "99999999999", "model"),
+    "a name that is no text": ("--data.name", "\udcff.npz", "no such file"),
+    "a directory that is none": ("--out", "/dev/null/x", "Not a directory"),
+}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_unusable_arguments_are_sentences(what, tmp_path, capsys):
+    *words, told = ARGUMENTS[what]
+    assert told in refusal(capsys, "train", "vae", "--out", tmp_path / "run", *OPTIONS, *words)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999"])
+def test_any_integer_is_a_seed(seed, tmp_path):
+    options = ["--fit.epochs", "1", "--seed", seed, *SMALL]
+    assert main(["train", "vae", "--out", str(tmp_path / "run"), *options]) == 0
+
+
 def test_other_errors_are_not_hidden(monkeypatch):
     def fails(arguments):
         raise RuntimeError("a fault of ours")

@@ -239,6 +239,17 @@ def test_a_label_that_the_prior_has_never_seen_is_refused(vq, recipe, capsys):
     assert "--y" in capsys.readouterr().err
 
 
+def test_a_prior_that_cannot_be_read_is_an_error_and_not_another_model(vq, recipe, capsys):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    config = vq / "priors" / "codes" / "config.yaml"
+    content = config.read_text()
+    config.unlink()
+    assert run("evaluate", vq) == 2 and "but no config.yaml" in capsys.readouterr().err
+    config.write_text(content)
+    (vq / "priors" / "codes" / "model.safetensors").unlink()
+    assert run("evaluate", vq) == 2 and "model.safetensors does not exist" in capsys.readouterr().err
+
+
 def test_labels_without_an_example_in_training_are_unseen(vq, recipe):
     assert run("train-prior", recipe, "--on", vq) == 0
     cache = vq / "priors" / "codes.safetensors"
