@@ -35,14 +35,13 @@ def make_optimizer(
             "neither the model nor the guide has a parameter to train: plain functions must refer to their "
             "modules by name, or use pyro.param"
         )
-    if "betas" in options:
-        options = {**options, "betas": tuple(options["betas"])}
     extra: dict[str, Any] = {"fused": True} if name != "adamax" and "fused" not in options else {}
     lr: float | torch.Tensor = rate
     if mode != "off" and device.type == "cuda":
         lr = torch.tensor(rate, device=device)  # a captured step reads it from its place
         extra |= {"capturable": True} if name != "sgd" else {}
     try:
-        return _OPTIMIZERS[name](parameters, lr=lr, **extra, **options)
-    except (TypeError, ValueError) as error:
+        betas = {"betas": tuple(options["betas"])} if "betas" in options else {}
+        return _OPTIMIZERS[name](parameters, lr=lr, **extra, **{**options, **betas})
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"optimizer '{name}' refuses its options {options} at rate {rate}: {error}") from error

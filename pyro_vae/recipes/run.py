@@ -16,7 +16,7 @@ from torch import nn
 from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import check_no_links, write_json
+from pyro_vae.files import write_json
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, check_directory, load_checkpoint, read_metrics
 from pyro_vae.inference.fingerprint import check_same
@@ -255,11 +255,10 @@ class Run:
 
     def _train_first(self, data: Data, resume: bool, progress: bool) -> FitResult:
         """Train, or go on training, the pair of the section ``first`` as a run of its own."""
-        path = self.path / FIRST
+        path = self.file(FIRST)
         logger.info("first: %s", path)
         config = first_config(self.config)
         if resume and (path / CONFIG).is_file():
-            check_no_links(self.path, [FIRST])
             run = Run(path, trust=self.trust)
             check_same(told_apart(run.config), told_apart(config), f"{path / CONFIG}, of the pair trained before,")
             return run.train(data, resume=True, progress=progress)

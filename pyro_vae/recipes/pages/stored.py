@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,19 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.errors import CorruptFileError
-from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
+from pyro_vae.inference.checkpoint import CHECKPOINT, METRICS, read_metrics
 from pyro_vae.recipes.directory import SUMMARY
+from pyro_vae.recipes.known import check_shape
 from pyro_vae.recipes.measure import SPLITS
 
+NUMBER = int | float | None
+OBJECTS = ("kl", "reconstruction")
+EVALUATION = {
+    **dict.fromkeys(("num_particles", "num_data"), int),
+    **dict.fromkeys(("log_likelihood", "standard_error", "pareto_k_above"), NUMBER),
+    **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "warnings": [str]},
+}
+SUMMARIZED = {"seconds": NUMBER, "epochs": NUMBER}
 MEASUREMENTS = re.compile(r"(ais|sandwich|gap)(-\w+)?\.json")
 
 
@@ -28,9 +38,11 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
-        return value
-    except (OSError, ValueError) as error:
-        raise CorruptFileError(f"{file} cannot be read: {error}; remove it, or measure again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise CorruptFileError(f"{file} cannot be read: {told}; remove it, or measure again") from error
+    check_shape(value, str(file))
+    return value
 
 
 def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
@@ -47,7 +59,29 @@ def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
             for key in ("log_likelihood", "standard_error", "num_particles", "num_data"):
                 if key not in found[split]:
                     raise CorruptFileError(f"{file} has no '{key}': measure again, with pyro-vae evaluate {path}")
+            found[split].setdefault("split", split)
+            _check_kinds(found[split], EVALUATION, file)
     return found
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], file: Path) -> None:
+    """Check that the entries of a JSON object, where they are there, are what a page takes them for.
+
+    Args:
+        values: the object.
+        kinds: of its entries, by name; that of the values in a list or an object is said as ``[kind]``.
+        file: where it is from.
+
+    Raises:
+        CorruptFileError: names the file and the entry.
+    """
+    for key, kind in kinds.items():
+        value = values.get(key)
+        inner = list(value.values() if isinstance(value, dict) else value) if isinstance(value, dict | list) else []
+        whole = (dict if key in OBJECTS else list) if isinstance(kind, list) else kind
+        each = kind[0] if isinstance(kind, list) else object
+        if key in values and not (isinstance(value, whole) and all(isinstance(one, each) for one in inner)):
+            raise CorruptFileError(f"{file}: '{key}' is not what was saved there; remove the file, or measure again")
 
 
 def stored_per_datum(path: Path, split: str) -> dict[str, np.ndarray] | None:
@@ -93,7 +127,10 @@ class Training:
         """Read a directory."""
         file = path / SUMMARY
         summary = read_json(file) if file.is_file() else None
-        return cls(read_metrics(path), summary, (path / CHECKPOINT).is_file(), configured)
+        _check_kinds(summary or {}, SUMMARIZED, file)
+        records = read_metrics(path)
+        _check_kinds(records[-1] if records else {}, SUMMARIZED, path / METRICS)
+        return cls(records, summary, (path / CHECKPOINT).is_file(), configured)
 
     @property
     def minutes(self) -> float | None:
