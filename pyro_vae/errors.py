@@ -18,6 +18,11 @@ class NonFiniteLossError(RuntimeError):
     """A training loss became NaN or infinite; the message names the step and the site."""
 
 
+def printable(text: str) -> str:
+    """A text that a terminal shows and does not obey: control and invisible characters are written out, ``\\x1b``."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
     """Build the error for an unknown name, with the nearest known ones.
 

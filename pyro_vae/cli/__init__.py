@@ -24,7 +24,7 @@ from pyro_vae.cli.show import datasets, figures, recipes
 from pyro_vae.cli.train import resume, train
 from pyro_vae.cli.train_prior import train_prior
 from pyro_vae.cli.train_ranker import train_ranker
-from pyro_vae.errors import InputError, NonFiniteLossError, unknown
+from pyro_vae.errors import InputError, NonFiniteLossError, printable, unknown
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     f.__name__.replace("_", "-"): f
@@ -60,8 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refused(str(error).splitlines()[0])
 
 
+class _Printable(logging.Formatter):
+    """Messages hold what files say, which is not to drive the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, printable."""
+        return printable(super().format(record))
+
+
 def _run(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: pyro-vae COMMAND …   (pyro-vae COMMAND --help)\n")
@@ -81,7 +91,7 @@ def _run(arguments: list[str]) -> int:
 
 def _refused(message: str) -> int:
     try:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     except OSError:  # nobody reads it
         _silence(sys.stderr)
     return 2

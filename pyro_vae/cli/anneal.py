@@ -75,6 +75,7 @@ def gap(arguments: Sequence[str]) -> None:
     parser.add_argument("--num_steps", type=int, default=500, help="of the guide's refinement")
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
+    folder = run.file("figures")
     split = part_of(run.data(), options.split, options.limit)
 
     def measured() -> LikelihoodGap:
@@ -88,7 +89,7 @@ def gap(arguments: Sequence[str]) -> None:
         )
 
     found = _tell(run, f"gap-{options.split}", measured, options, _of_gap)
-    save_figure(draw(found), run.file("figures/likelihood_gap.png"))
+    save_figure(draw(found), folder / "likelihood_gap.png")
 
 
 def _annealing(parser: ArgumentParser) -> ArgumentParser:

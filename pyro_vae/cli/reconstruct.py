@@ -47,6 +47,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     )
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
+    pictures, sounds = run.file("figures"), run.file(SOUNDS)
     model, guide = run.stage_one()  # a learned prior has no part in it
     if options.files:
         if options.split is not None or options.num is not None:
@@ -59,12 +60,12 @@ def reconstruct(arguments: Sequence[str]) -> None:
     mean = _reconstructed(model, guide, Split(batch, name="data"), options.seed)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
     arrays["x.mean"] = mean.numpy()
-    file = run.file("reconstructions.npz")
+    file = run.path / "reconstructions.npz"
     write_atomically(file, lambda path: np.savez_compressed(path, **arrays))
     print(file)
     if run.sound is not None:
-        print(_write_sounds(run, stems, batch["x"].cpu(), mean))
-    _draw(run, names, batch["x"].cpu(), mean)
+        print(_write_sounds(run, sounds, stems, batch["x"].cpu(), mean))
+    _draw(run, pictures, names, batch["x"].cpu(), mean)
 
 
 def _of_files(run: Run, files: Sequence[Path]) -> tuple[list[str], dict[str, Tensor]]:
@@ -145,17 +146,17 @@ def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int) ->
     return torch.cat(means)
 
 
-def _write_sounds(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> Path:
+def _write_sounds(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> Path:
     """One WAV file for what was made of each datum, and one for the datum itself as the model was given it."""
     from pyro_vae.data.wav import write_wavs
 
     waves = {name: wave[0] for name, wave in zip(names, run.sound.decode(mean), strict=True)}
     data = {f"{name}.data": wave[0] for name, wave in zip(names, run.sound.decode(x), strict=True)}
-    write_wavs(run.file(SOUNDS), waves | data, run.sound.sample_rate)
-    return run.path / SOUNDS
+    write_wavs(folder, waves | data, run.sound.sample_rate)
+    return folder
 
 
-def _draw(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
+def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
     from pyro_vae.evaluation.figures import save_figure
     from pyro_vae.evaluation.figures.reconstructions import pairs
     from pyro_vae.evaluation.figures.spectrograms import pairs_of_spectrograms
@@ -167,6 +168,6 @@ def _draw(run: Run, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
     names = [name.replace("$", r"\$") for name in names]  # no formulas
     figure = pairs(x, mean, title) if run.sound is None else pairs_of_spectrograms(x, mean, run.sound, title, names)
     if figure is not None:
-        picture = run.file("figures/reconstruction.png")
+        picture = folder / "reconstruction.png"
         save_figure(figure, picture)
         print(picture)

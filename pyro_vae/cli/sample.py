@@ -72,6 +72,7 @@ def sample(arguments: Sequence[str]) -> None:
     if options.num < 1:
         raise InputError(f"--num must be a positive integer, got {options.num}")
     run = Run(options.dir, trust=options.trust)
+    pictures, sounds = run.file("figures"), run.file(SOUNDS)
     model, _ = run.programs()
     scales = _scales(options.scale)
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "guidance")}
@@ -89,11 +90,11 @@ def sample(arguments: Sequence[str]) -> None:
     num = next((len(value) for name, value in context.items() if name != X), options.num)
     drawn = draw(model, num, seed=options.seed, batch=context, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
-    arrays, picture = run.file("samples.npz"), run.file("figures/samples.png")
+    arrays, picture = run.path / "samples.npz", pictures / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
     if run.sound is not None:
-        _sounds(run.sound, drawn.mean, run.file(SOUNDS), picture, columns)
+        _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return
     figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
     if figure is not None:

@@ -75,7 +75,7 @@ def sample_texts(
     values |= {"x.mean": best.images.numpy(), "text": np.array(texts)}
     if best.scores is not None:
         values["score"] = best.scores.numpy()
-    arrays, picture = run.file("samples.npz"), run.file("figures/samples.png")
+    arrays, picture = run.path / "samples.npz", run.file("figures/samples.png")
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
     title = f"Best of {best_of}" if best_of > 1 else "Samples"

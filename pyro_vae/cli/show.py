@@ -17,8 +17,9 @@ def figures(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
+    folder = run.file("figures")
     model, guide = run.programs()
-    for path in draw_all(model, guide, run.data(), run.records(), run.file("figures"), seed=options.seed):
+    for path in draw_all(model, guide, run.data(), run.records(), folder, seed=options.seed):
         print(path)
 
 

@@ -161,8 +161,8 @@ def check_binarization(how: str, seed: int) -> None:
     """Raise an InputError for an unknown binarization or an unusable seed."""
     if how not in BINARIZATIONS:
         raise unknown("binarization", str(how), BINARIZATIONS)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"binarization_seed must be a non-negative integer, got {seed!r}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise InputError(f"binarization_seed must be a non-negative integer of at most 64 bits, got {seed!r}")
 
 
 def _stream(seed: int, part: str) -> int:

@@ -139,11 +139,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             if odd is not None:
                 raise ValueError(f"'{odd}' is no number")
             records.append(record)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) and not text.endswith("\n"):
                 break
+            told = "it is nested too deeply" if isinstance(error, RecursionError) else error
             raise CorruptFileError(
-                f"{path}, line {number}, is not a record of training: {error}. Remove the line, then go on"
+                f"{path}, line {number}, is not a record of training: {told}. Remove the line, then go on"
             ) from error
     return records
 

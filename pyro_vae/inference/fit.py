@@ -37,7 +37,7 @@ from pyro_vae.inference.trainer import Trainer
 from pyro_vae.pair import examine
 from pyro_vae.program import as_programs, prime, real_type
 from pyro_vae.recording import Compile, choose_mode
-from pyro_vae.runtime import keep_freed_memory, private_seed
+from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
@@ -143,6 +143,7 @@ def fit(
     """
     data = as_data(data)
     objective = objective if objective is not None else ELBO()
+    check_seed(seed)
     _check(epochs, patience, data, objective, resume, out)
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm must be positive, got {clip_norm}")

@@ -41,8 +41,7 @@ def make_optimizer(
         lr = torch.tensor(rate, device=device)  # a captured step reads it from its place
         extra |= {"capturable": True} if name != "sgd" else {}
     try:
-        if "betas" in options:
-            options = {**options, "betas": tuple(options["betas"])}
-        return _OPTIMIZERS[name](parameters, lr=lr, **extra, **options)
-    except (TypeError, ValueError) as error:
+        betas = {"betas": tuple(options["betas"])} if "betas" in options else {}
+        return _OPTIMIZERS[name](parameters, lr=lr, **extra, **{**options, **betas})
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"optimizer '{name}' refuses its options {options} at rate {rate}: {error}") from error

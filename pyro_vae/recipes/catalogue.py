@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.recipes.known import check_shape
 
 
 def recipe_names() -> dict[str, str]:
@@ -62,7 +63,8 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """A YAML mapping; nothing in it is executed.
 
     Raises:
-        CorruptFileError: names the source if it is not one.
+        CorruptFileError: names the source if it is not one, or one that :func:`~pyro_vae.recipes.known.check_shape`
+            refuses, so that whatever is made of it ends.
     """
     try:
         value = yaml.safe_load(text)
@@ -71,4 +73,5 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         raise CorruptFileError(f"{source} is not valid YAML: {told}") from error
     if not isinstance(value, dict):
         raise CorruptFileError(f"{source} should hold a YAML mapping with keys data, model, guide, …")
+    check_shape(value, source)
     return value

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from jsonargparse import Namespace
+from torch import nn
 
 import pyro_vae.guides
 import pyro_vae.inference
@@ -23,6 +24,7 @@ from pyro_vae.inference import Objective, Schedule
 FREE = ("data",)  # top-level sections whose strings are no classes: their arguments are texts, numbers and paths
 CLASSES = ("model", "guide", "pair", "objective", "prior")  # sections that are a class each
 DEEPEST, LARGEST = 40, 100_000  # nesting and entries of a configuration
+LARGEST_NUMBER = 2**64  # of whole ones; a seed is below it
 _HOUSES = (
     *(pyro_vae.models, pyro_vae.guides, pyro_vae.likelihoods, pyro_vae.priors, pyro_vae.inference),
     pyro_vae.networks,  # what a model is given its condition by
@@ -37,8 +39,9 @@ def known_classes() -> dict[str, Any]:
         for name in house.__all__:
             cls = getattr(house, name)
             made = inspect.signature(cls).return_annotation if inspect.isfunction(cls) else None
-            is_class = inspect.isclass(cls) or (house is pyro_vae.likelihoods and made is not None)  # or makes one
-            if not is_class or not cls.__module__.startswith("pyro_vae."):
+            is_module = inspect.isclass(cls) and issubclass(cls, nn.Module | Objective | Schedule)
+            is_known = is_module or (house is pyro_vae.likelihoods and made is not None)  # or makes one
+            if not is_known or not cls.__module__.startswith("pyro_vae."):
                 continue
             if house is not pyro_vae.inference or issubclass(cls, Objective | Schedule):
                 for each in (name, f"pyro_vae.{name}", f"{house.__name__}.{name}", f"{cls.__module__}.{name}"):
@@ -102,7 +105,9 @@ def check_known_classes(parsed: Any, source: str) -> None:
 
 
 def check_shape(config: Any, source: str) -> None:
-    """Check that a configuration, whether trusted or not, is a mapping of texts that is neither deep nor huge.
+    """Check that what was read from a file, whether trusted or not, is neither deep nor huge, and holds plain values.
+
+    Aliases count as often as they are met, so that what is printed, copied or compared of it is not huge either.
 
     Raises:
         CorruptFileError: if it is not.
@@ -115,14 +120,16 @@ def check_shape(config: Any, source: str) -> None:
         if depth > DEEPEST or count > LARGEST:
             raise CorruptFileError(f"{source} is nested deeper than {DEEPEST} levels, or has over {LARGEST:,} entries")
         if isinstance(value, Mapping):
-            odd = next((key for key in value if not isinstance(key, str)), None)
-            if odd is not None:
-                raise CorruptFileError(f"{source}: key {odd!r} is no text")
+            odd = [key for key in value if not isinstance(key, str)]
+            if odd:
+                raise CorruptFileError(f"{source}: key {odd[0]!r} is no text")
             waiting.extend((each, depth + 1) for each in value.values())
         elif isinstance(value, list | tuple):
             waiting.extend((each, depth + 1) for each in value)
         elif not isinstance(value, str | int | float | bool | None):
             raise CorruptFileError(f"{source}: {str(value)[:80]!r} is neither text, number, list nor mapping")
+        elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise CorruptFileError(f"{source} holds a whole number of {value.bit_length()} bits; 64 are the most")
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:

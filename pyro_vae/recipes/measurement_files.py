@@ -13,6 +13,7 @@ import numpy as np
 
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically, write_json
+from pyro_vae.recipes.known import check_shape
 from pyro_vae.recipes.plain import plain
 
 ID = "measurement_id"  # in the summary; of the numbers the archive's comment, so that they are arrays and nothing else
@@ -71,9 +72,11 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
-        return value
     except (OSError, ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{file} cannot be read: {error}; remove it, or measure again") from error
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise CorruptFileError(f"{file} cannot be read: {told}; remove it, or measure again") from error
+    check_shape(value, str(file))
+    return value
 
 
 def read_per_datum(file: Path) -> tuple[dict[str, np.ndarray], str | None]:

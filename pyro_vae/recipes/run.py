@@ -16,7 +16,7 @@ from torch import nn
 from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import check_no_links, remove_leftovers, write_json
+from pyro_vae.files import remove_leftovers, write_json
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, check_directory, load_checkpoint, read_metrics
 from pyro_vae.inference.fingerprint import check_same
@@ -46,6 +46,7 @@ from pyro_vae.recipes.known import foreign_names
 from pyro_vae.recipes.learned_priors import PRIORS, prior_folders, put_learned_priors
 from pyro_vae.recipes.sections import HARMLESS, is_first_process, told_apart, write_config
 from pyro_vae.recipes.texts import TOKENIZER
+from pyro_vae.runtime import check_seed
 
 HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest")  # of config.yaml, beside the configuration
 FIRST = "first"  # the run of the pair that is trained before the main one
@@ -113,6 +114,7 @@ class Run:
             run.sound, run.classes, run.data_digest = data.sound, data.classes, {}
             return run
         path = Path(path)
+        check_seed(config.seed)
         check_free(path)
         config = _at_absolute_paths(config)
         parts = build(config, data.train.shape, data.train.mean())
@@ -257,11 +259,10 @@ class Run:
 
     def _train_first(self, data: Data, resume: bool, progress: bool) -> FitResult:
         """Train, or go on training, the pair of the section ``first`` as a run of its own."""
-        path = self.path / FIRST
+        path = self.file(FIRST)
         logger.info("first: %s", path)
         config = first_config(self.config)
         if resume and (path / CONFIG).is_file():
-            check_no_links(self.path, [FIRST])
             run = Run(path, trust=self.trust)
             check_same(told_apart(run.config), told_apart(config), f"{path / CONFIG}, of the pair trained before,")
             return run.train(data, resume=True, progress=progress)

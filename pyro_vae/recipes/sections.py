@@ -18,6 +18,7 @@ from pyro_vae.files import write_atomically
 from pyro_vae.recipes.known import canonical, check_known, check_known_classes, check_shape, full_name
 
 CONFIG = "config.yaml"
+OPTIONS = ("data", "fit", "text")  # sections that are arguments of a function
 HARMLESS = (  # to a result, if they change at a resume
     *("fit.epochs", "fit.checkpoint_every", "fit.compile", "fit.device", "fit.num_devices"),
     *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
@@ -62,6 +63,9 @@ def parse_sections(
         CorruptFileError: if it is nested too deeply, or holds other than texts, numbers, lists and mappings.
     """
     check_shape(config, source)
+    for name, section in {**config, **{f"first.{k}": v for k, v in dict(config.get("first", {})).items()}}.items():
+        if name.rpartition(".")[2] in OPTIONS and not isinstance(section, Mapping | str):
+            raise InputError(f"{source}: section '{name}' holds options by their names, got {section!r}"[:500])
     if trust:
         config = prepare(dict(config))
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pyro_vae.evaluation.figures import without_matplotlibrc  # noqa: F401
+
+# isort: split
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -27,7 +27,7 @@ def number(value: Any, digits: int = 2) -> str:
 
 def with_error(value: Any, error: Any, digits: int = 2) -> str:
     """A mean and its standard error, to two figures of a small error; the mean alone where there is no error."""
-    if number(error) == NOTHING or number(value) == NOTHING:
+    if not all(isinstance(each, int | float) and number(each) != NOTHING for each in (value, error)):
         return number(value, digits)
     if 0 < error < 1:
         digits = max(digits, min(8, 1 - math.floor(math.log10(error))))

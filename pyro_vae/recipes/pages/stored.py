@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.errors import CorruptFileError
-from pyro_vae.inference.checkpoint import CHECKPOINT, read_metrics
+from pyro_vae.inference.checkpoint import CHECKPOINT, METRICS, read_metrics
 from pyro_vae.recipes.directory import SUMMARY
 from pyro_vae.recipes.measure import SPLITS
 from pyro_vae.recipes.measurement_files import read_json
 
+NUMBER = int | float | None
+OBJECTS = ("kl", "reconstruction")
+EVALUATION = {
+    **dict.fromkeys(("num_particles", "num_data"), int),
+    **dict.fromkeys(("log_likelihood", "standard_error", "pareto_k_above"), NUMBER),
+    **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "warnings": [str]},
+}
+SUMMARIZED = {"seconds": NUMBER, "epochs": NUMBER}
 MEASUREMENTS = re.compile(r"(ais|sandwich|gap)(-\w+)?\.json")
 
 
@@ -30,7 +39,29 @@ def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
             for key in ("log_likelihood", "standard_error", "num_particles", "num_data"):
                 if key not in found[split]:
                     raise CorruptFileError(f"{file} has no '{key}': measure again, with pyro-vae evaluate {path}")
+            found[split].setdefault("split", split)
+            _check_kinds(found[split], EVALUATION, file)
     return found
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], file: Path) -> None:
+    """Check that the entries of a JSON object, where they are there, are what a page takes them for.
+
+    Args:
+        values: the object.
+        kinds: of its entries, by name; that of the values in a list or an object is said as ``[kind]``.
+        file: where it is from.
+
+    Raises:
+        CorruptFileError: names the file and the entry.
+    """
+    for key, kind in kinds.items():
+        value = values.get(key)
+        inner = list(value.values() if isinstance(value, dict) else value) if isinstance(value, dict | list) else []
+        whole = (dict if key in OBJECTS else list) if isinstance(kind, list) else kind
+        each = kind[0] if isinstance(kind, list) else object
+        if key in values and not (isinstance(value, whole) and all(isinstance(one, each) for one in inner)):
+            raise CorruptFileError(f"{file}: '{key}' is not what was saved there; remove the file, or measure again")
 
 
 def stored_measurements(path: Path) -> dict[str, dict[str, Any]]:
@@ -60,7 +91,10 @@ class Training:
         """Read a directory."""
         file = path / SUMMARY
         summary = read_json(file) if file.is_file() else None
-        return cls(read_metrics(path), summary, (path / CHECKPOINT).is_file(), configured)
+        _check_kinds(summary or {}, SUMMARIZED, file)
+        records = read_metrics(path)
+        _check_kinds(records[-1] if records else {}, SUMMARIZED, path / METRICS)
+        return cls(records, summary, (path / CHECKPOINT).is_file(), configured)
 
     @property
     def minutes(self) -> float | None:
