@@ -324,7 +324,9 @@ def test_a_configuration(number, place, capsys):
     changed(run / "config.yaml", place.filled(entries))
     said = refused_by_load(run)
     assert all(word in said for word in words), said
-    command = [*DOORS][number % len(DOORS)]
+    if number % 2:  # one reader serves them all: half of the rows, for time
+        return
+    command = [*DOORS][number // 2 % len(DOORS)]
     said = refused(capsys, command, run, *DOORS[command])
     assert all(word.strip("\x00\x1b") in said for word in words), said
 
