@@ -56,6 +56,7 @@ def check_same(begun: Mapping[str, str], now: Mapping[str, str], source: str) ->
 def _short(value: str | None) -> str:
     if value is None:
         return "not there"
+    value = str(value)  # a file may say anything
     return value if len(value) <= 80 else f"{value[:79]}…"
 
 

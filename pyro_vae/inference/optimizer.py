@@ -19,6 +19,46 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
+MOMENTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.Adamax: ("exp_avg", "exp_inf")}  # AdamW is an Adam
+
+
+def checked_moments(
+    optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """A parameter's state in an optimizer, read from a file, in tensors of the shape and layout that it relies on.
+
+    A fused step writes through bare pointers: a moment of another size would have it write beyond its memory.
+
+    Args:
+        optimizer: whose state it is; the tensors are replaced there.
+        group: of the parameter.
+        parameter: one of the optimizer's.
+
+    Raises:
+        KeyError: if a moment is missing.
+        TypeError: if there is something else.
+        RuntimeError: if one has another shape.
+    """
+    saved = optimizer.state.get(parameter)
+    if not saved:
+        return {}
+    kind = next((kind for kind in MOMENTS if isinstance(optimizer, kind)), None)
+    if kind is not None:
+        names = [*MOMENTS[kind], *(["max_exp_avg_sq"] if group.get("amsgrad") else [])]
+        made = {"step": saved["step"].reshape(()).to(torch.get_default_dtype(), copy=True)}
+    else:  # SGD, which has one only with momentum
+        names, made = ["momentum_buffer"] if saved.get("momentum_buffer") is not None else [], {}
+    for name in names:
+        if saved[name].shape != parameter.shape:
+            raise RuntimeError(f"'{name}' has shape {tuple(saved[name].shape)}, its weight {tuple(parameter.shape)}")
+        made[name] = torch.empty_like(parameter, requires_grad=False).copy_(saved[name])
+    if set(saved) - set(made) - {"momentum_buffer"}:
+        raise TypeError(f"the optimizer keeps no {', '.join(map(str, set(saved) - set(made)))}")
+    saved.clear()
+    saved.update(made)
+    return saved
+
+
 def make_optimizer(
     name: str, step: nn.Module, rate: float, options: dict[str, Any], device: torch.device, mode: Mode = "off"
 ) -> torch.optim.Optimizer:

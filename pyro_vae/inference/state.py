@@ -20,6 +20,7 @@ from pyro_vae.files import remove_leftovers
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.fingerprint import check_same
+from pyro_vae.inference.optimizer import checked_moments
 from pyro_vae.inference.step import Step
 from pyro_vae.inference.weights import copy_into, load_weights, named_weights, save_weights
 
@@ -170,10 +171,8 @@ class TrainingState:
         }
 
     def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
-        """Moments and counts from the checkpoint; how the optimizer is run stays as it was made here."""
-        own = [
-            {k: g[k] for k in ("lr", "fused", "foreach", "capturable") if k in g} for g in self.optimizer.param_groups
-        ]
+        """Moments and counts from the checkpoint; the optimizer's options stay as they are here."""
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state)
         except ValueError as error:
@@ -181,7 +180,7 @@ class TrainingState:
         for group, mine in zip(self.optimizer.param_groups, own, strict=True):
             group.update(mine)
             for parameter in group["params"]:
-                of = self.optimizer.state.get(parameter, {})
+                of = checked_moments(self.optimizer, group, parameter)
                 if "step" in of and (group.get("fused") or group.get("capturable")):
                     of["step"] = of["step"].to(parameter.device)
 
