@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -288,6 +289,9 @@ def _experiment(data: Data, fabric: Fabric, more: Mapping[str, str], settings: M
 def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
     if num_devices < 1:
         raise InputError(f"num_devices must be a positive integer, got {num_devices}")
+    most = max(os.cpu_count() or 1, torch.cuda.device_count())
+    if num_devices > most:
+        raise InputError(f"num_devices is {num_devices}, and this machine has {most}: each takes a process of its own")
     if precision not in _PRECISIONS:
         raise unknown("precision", precision, _PRECISIONS)
     kind, _, index = device.partition(":")

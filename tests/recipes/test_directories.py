@@ -443,6 +443,7 @@ ARGUMENTS = {
     "an unknown option": ("--fit.optimizer_options", '{"nope": 1}', "refuses its options"),
     "an unknown device": ("--fit.device", "foo", "device 'foo'"),
     "a GPU that is not there": ("--fit.device", "cuda:7", "device 'cuda:7'"),
+    "more processes than the machine has": ("--fit.num_devices", "4000", "this machine has"),
     "a seed below 0": ("--seed", "-1", "seed"),
     "a seed beyond 64 bits": ("--seed", "99999999999999999999", "seed"),
     "a seed that is no integer": ("--seed", "1.5", "seed"),
