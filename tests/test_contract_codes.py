@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from contract import PairContract
 from torch import nn
@@ -68,6 +69,7 @@ class TestVQVAE2(CodesContract):
         return model, VQ2Guide(model), {"x": images()}
 
 
+@pytest.mark.slow  # the default run has two levels
 class TestThreeLevels(CodesContract):
     def make_pair(self):
         model = VQVAE2((1, 8, 8), (6, 5, 4), halvings=(1, 1, 1), likelihood=likelihoods.Gaussian(0.3), **SMALL)

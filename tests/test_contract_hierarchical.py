@@ -2,6 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from contract import PairContract
 from pyro.nn import PyroModule
@@ -44,6 +45,7 @@ class TestLadderVAE(PairContract):
         return model, LadderGuide(model, **SIZES), images()
 
 
+@pytest.mark.slow  # the default run has the others of the family
 class TestLadderVAEWithBatchNorm(PairContract):
     def make_pair(self):
         model = HierarchicalVAE(SHAPE, (4, 3, 2), **SIZES, batch_norm=True)
@@ -69,12 +71,14 @@ class TestBIVA(PairContract):
         return model, BIVAGuide(model, num_blocks=1), images()
 
 
+@pytest.mark.slow
 class TestConvolutionalBIVA(PairContract):
     def make_pair(self):
         model = BIVA(SHAPE, (3, 2, 2), (4, 4, 4), (2, 1, 2), num_blocks=1)
         return model, BIVAGuide(model, num_blocks=1), images()
 
 
+@pytest.mark.slow
 class TestResidualBIVA(PairContract):
     def make_pair(self):
         model = BIVA(SHAPE, (3, 2, 2), (8, 6, 6), None, num_blocks=1)

@@ -15,7 +15,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, log_likelihood
 
 MORE = 1000  # programs of the slow run
-SMALL = 96 * 2**10  # bytes: particles go by in several chunks
+SMALL = 128 * 2**10  # bytes: particles go by in several chunks; the draws of one chunk of the ELBO's must fit
 CONTINUOUS = {"normal", "lognormal", "gamma", "exponential", "beta", "MultivariateNormal", "hierarchy"}
 
 

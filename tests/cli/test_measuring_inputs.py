@@ -1,7 +1,7 @@
 """What the measuring commands are given and cannot use: one sentence, exit status 2, and no file."""
 
 import json
-import tempfile
+import os
 
 import pytest
 import torch
@@ -102,7 +102,7 @@ def test_no_permission_to_write_loses_no_number(runs, capsys, monkeypatch, comma
         raise PermissionError(13, "Permission denied")
 
     capsys.readouterr()
-    monkeypatch.setattr(tempfile, "mkstemp", forbidden)
+    monkeypatch.setattr(os, "replace", forbidden)
     options = [*FAST[command], *(["--num_steps", "2"] if command == "gap" else [])]
     assert main([command, str(runs[0]), *options, "--device", "cpu", "--json"]) == 2
     said = capsys.readouterr()
@@ -116,7 +116,7 @@ def test_pages_that_cannot_be_written_say_their_numbers(runs, capsys, monkeypatc
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "mkstemp", forbidden)
+    monkeypatch.setattr(os, "replace", forbidden)
     dirs = runs if command == "compare" else runs[:1]
     with caplog.at_level("INFO"):
         assert main([command, *map(str, dirs), "--particles", "2", "--device", "cpu"]) == 2

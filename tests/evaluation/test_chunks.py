@@ -102,7 +102,7 @@ def test_no_number_depends_on_the_budget(name):
     assert not torch.equal(elbo(*pair, x, seed=4, max_plate_nesting=nesting).per_datum, runs[0][0].per_datum)
 
 
-@pytest.mark.parametrize("budget", [1, 4, 64])
+@pytest.mark.parametrize("budget", [pytest.param(1, marks=pytest.mark.slow), 4, 64])
 def test_tensors_of_all_estimators_stay_within_the_budget(budget):
     """Also what checks the data before, and what measures how much a particle takes."""
     (model, guide), x = flat_pair(), images(600)

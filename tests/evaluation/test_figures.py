@@ -275,7 +275,7 @@ ALL = [
 ]  # others are for other pairs: seven
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 9), (8, 8)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), *(pytest.param(s, marks=pytest.mark.slow) for s in [(3, 6, 9), (8, 8)])])
 def test_all_figures_become_valid_files_and_leave_no_state(shape, tmp_path):
     test = data(shape)
     state = torch.random.get_rng_state()

@@ -96,6 +96,7 @@ def test_two_processes_are_one_with_the_joint_batch(case, runs):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-6), name  # (the log is float32)
 
 
+@pytest.mark.slow
 def test_started_by_fabric(runs):
     """``fit(num_devices=2)`` in a plain script starts the second process itself."""
     done = launch(runs / "script.py", runs / "fabric", 2, "elbo", launcher="fabric")
@@ -123,6 +124,7 @@ STOPPED = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_interrupt_of_one_process_stops_and_saves_all(runs):
     (runs / "stopped.py").write_text(STOPPED + SCRIPT)
     done = launch(runs / "stopped.py", runs / "stopped", 2, "dynamic")
@@ -136,6 +138,7 @@ def test_interrupt_of_one_process_stops_and_saves_all(runs):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_command_line_with_two_devices(tmp_path):
     """The second process runs the same command; it must not stumble over the first one's run directory."""
     arguments = "train vae --data.limit 40 --data.binarization threshold --fit.epochs 1 --fit.batch_size 20"

@@ -281,6 +281,7 @@ def command(*arguments):
     return [sys.executable, "-m", "pyro_vae.cli", *map(str, arguments)]
 
 
+@pytest.mark.slow  # the default run kills within the process
 def test_sigkill_on_the_command_line(tmp_path):
     """A process that is really killed in the middle, by the commands that a user types."""
     options = "--data.limit 300 --data.binarization threshold --fit.epochs 12 --fit.batch_size 20 --fit.device cpu"

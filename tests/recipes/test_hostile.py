@@ -577,7 +577,7 @@ STATES = {  # what of a checkpoint, whose digest is right, is replaced by what; 
     "short noise": ("rng/cpu", torch.zeros(1, dtype=torch.uint8), ["checkpoint"]),
     "best weights": ("best_weights", ["evil.Mine"], ["checkpoint"]),
     "progress": ("progress/epoch", "evil.Mine", ["epoch"]),
-    "facts": ("experiment/config.yaml seed", 10**30, ["config.yaml seed"]),
+    "facts": ("experiment/config.yaml seed", 10**30, ["damaged"]),
 }
 
 
