@@ -43,12 +43,14 @@ class TestVQVAE(CodesContract):
         return model, VQGuide(model), {"x": images()}
 
 
+@pytest.mark.slow
 class TestGradientCodebook(CodesContract):
     def make_pair(self):
         model = VQVAE((1, 8, 8), 6, quantizer={"update": "gradient", "rotation_trick": True}, **SMALL)
         return model, VQGuide(model), {"x": images()}
 
 
+@pytest.mark.slow
 class TestColour(CodesContract):
     def make_pair(self):
         model = VQVAE((3, 8, 12), 6, halvings=1, likelihood=likelihoods.Gaussian("learned"), **SMALL)

@@ -52,6 +52,7 @@ class TestLadderVAEWithBatchNorm(PairContract):
         return model, LadderGuide(model, **SIZES, batch_norm=True), images(64)  # batch statistics need a batch
 
 
+@pytest.mark.slow
 class TestConvolutionalLadderVAE(PairContract):
     def make_pair(self):
         sizes = {**SIZES, "channels": (4, 6)}
@@ -59,6 +60,7 @@ class TestConvolutionalLadderVAE(PairContract):
         return model, LadderGuide(model, **sizes), images()
 
 
+@pytest.mark.slow
 class TestLadderVAEResidual(PairContract):
     def make_pair(self):
         model = HierarchicalVAE(SHAPE, (4, 3, 2), **SIZES)

@@ -539,6 +539,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_the_process_does_not_grow_with_the_number_of_data():
     """Of the process, not of its tensors: small results kept among large temporaries once split the heap."""
     done = subprocess.run([sys.executable, "-c", MANY_DATA], capture_output=True, text=True, check=True)
