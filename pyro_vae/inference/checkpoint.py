@@ -20,6 +20,7 @@ CHECKPOINT = Path("checkpoints") / "last.pt"
 PREVIOUS = Path("checkpoints") / "previous.pt"
 METRICS, WEIGHTS = "metrics.jsonl", "model.safetensors"
 FILES = (str(CHECKPOINT), str(PREVIOUS), METRICS, WEIGHTS)  # what training writes
+DAMAGED = "the last one is damaged"  # of a state that was read from the checkpoint before it
 SCHEMA: dict[str, Any] = {  # what a checkpoint holds; a finished one of an older version has its progress alone
     "progress": dict,
     **dict.fromkeys(("experiment", "weights", "optimizer", "best_weights", "rng", "precision"), dict | None),
@@ -45,7 +46,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
     """The run's last checkpoint that can be read (None: it has none); nothing in the file is executed.
 
-    If the last one is damaged, the one before it is taken, and the log says so.
+    If the last one is damaged, the one before it is taken, the log says so, and so does the state's entry ``DAMAGED``.
 
     Raises:
         CorruptFileError: if there is none that can be read; says what can be done.
@@ -61,6 +62,7 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
             continue
         if path != paths[0]:
             logger.warning("going on from the checkpoint before it, %s", path)
+            state[DAMAGED] = True
         return state
     if paths:
         raise CorruptFileError(

@@ -198,6 +198,8 @@ class TrainingState:
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise CorruptFileError(f"{source} is not one that pyro_vae's training saved ({error!r})"[:400]) from error
         if self._writes:
+            if files.DAMAGED in state:  # else the next save would put it in the place of the one that is whole
+                (self.run / files.CHECKPOINT).unlink()
             records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
             remove_leftovers(self.run / name for name in files.FILES)
             files.rewrite_metrics(self.run, records)

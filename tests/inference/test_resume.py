@@ -265,6 +265,28 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path, monkeypatch):
     assert not any(file.exists() for file in leftovers) and all(file.exists() for file in others)
 
 
+def test_the_whole_checkpoint_outlives_the_first_save_after_a_damaged_one(tmp_path, monkeypatch):
+    """A kill while that save is being written: the one that was gone on from is still there."""
+    with monkeypatch.context() as patch:
+        die_at(patch, 14)
+        with pytest.raises(Killed):
+            run("plain", out=tmp_path, checkpoint_every=0.0)
+    last, previous = (tmp_path / "checkpoints" / name for name in ("last.pt", "previous.pt"))
+    last.unlink()
+    last.write_bytes(b"damaged")
+    good = previous.read_bytes()
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(Killed):
+            run("plain", out=tmp_path, resume=True, checkpoint_every=0.0)
+    assert previous.read_bytes() == good
+    run("plain", out=tmp_path, resume=True)
+
+
 def test_resume_refuses_another_ema_or_model(tmp_path):
     with pytest.raises(pyro_vae.errors.InputError, match="resume needs out"):
         run("plain", resume=True)
