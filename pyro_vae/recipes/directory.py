@@ -10,13 +10,13 @@ from typing import Any
 from jsonargparse import Namespace
 
 from pyro_vae.errors import InputError
-from pyro_vae.files import check_no_links, write_json
+from pyro_vae.files import write_json
 from pyro_vae.inference import FitResult
-from pyro_vae.inference.checkpoint import CHECKPOINT, METRICS
+from pyro_vae.inference.checkpoint import CHECKPOINT, METRICS, WEIGHTS
 from pyro_vae.inference.weights import are_trained
 from pyro_vae.recipes.sections import CONFIG, is_first_process
 
-WEIGHTS, SUMMARY = "model.safetensors", "summary.json"
+SUMMARY = "summary.json"
 TARGETS = (CONFIG, WEIGHTS, SUMMARY, METRICS, "checkpoints", "first", "priors", "ranker")  # what a training makes
 
 
@@ -37,16 +37,6 @@ def check_free(folder: Path) -> None:
         raise InputError(
             f"{folder} holds {', '.join(there)} already, which training would replace: choose another directory (--out)"
         )
-
-
-def to_write(folder: Path, name: str) -> Path:
-    """A path below a run directory that may be written.
-
-    Raises:
-        InputError: if a link inside the directory leads there.
-    """
-    check_no_links(folder, [name])
-    return folder / name
 
 
 @contextmanager

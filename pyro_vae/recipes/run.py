@@ -16,7 +16,7 @@ from torch import nn
 from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
 from pyro_vae.data.digest import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import remove_leftovers, write_json
+from pyro_vae.files import check_no_links, remove_leftovers
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.checkpoint import CHECKPOINT, check_directory, load_checkpoint, read_metrics
 from pyro_vae.inference.fingerprint import check_same
@@ -31,7 +31,6 @@ from pyro_vae.recipes.directory import (
     WEIGHTS,
     check_free,
     nothing_left_if_refused,
-    to_write,
     write_summary,
 )
 from pyro_vae.recipes.experiment import (
@@ -164,7 +163,8 @@ class Run:
         Raises:
             InputError: if a link inside the directory leads there.
         """
-        return to_write(self.path, name)
+        check_no_links(self.path, [name])
+        return self.path / name
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of its captions.
@@ -239,10 +239,10 @@ class Run:
     def _check_goes_on(self, described: dict[str, str]) -> None:
         """Check that what was begun is what is configured now; then write what has changed, and is harmless."""
         saved = load_checkpoint(self.path) or {}
-        progress = saved.get("progress")
-        ended = isinstance(progress, dict) and progress.get("finished") == ALL_EPOCHS.format(progress.get("epoch"))
+        progress = saved.get("progress", {})
+        ended = progress.get("finished") == ALL_EPOCHS.format(progress.get("epoch"))
         further = ended and self.config.fit.epochs > progress["epoch"]
-        if isinstance(saved.get("experiment"), dict):
+        if saved.get("experiment") is not None:  # older checkpoints have none
             begun = {name: value for name, value in saved["experiment"].items() if name.startswith(CONFIG)}
             check_same(begun, described, str(self.path / CHECKPOINT))
         if further and prior_folders(self.path):
@@ -292,10 +292,6 @@ class Run:
     def records(self) -> list[dict[str, Any]]:
         """The metrics log."""
         return read_metrics(self.path)
-
-    def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Write a JSON file of the directory, atomically."""
-        write_json(self.file(name), value)
 
 
 def data_digest(data: Data) -> dict[str, str]:

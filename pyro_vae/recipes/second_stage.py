@@ -81,8 +81,7 @@ def train_priors(
     sites = _sites(run.path / PRIORS, list(priors), site, config)
     if config is not None and config.text.vocabulary_size is not None:
         _check_takes_text(model)
-    alone = locked(run.path / PRIORS) if is_first_process(config) else nullcontext()
-    with alone:
+    with locked(run.path / PRIORS) if is_first_process(config) else nullcontext():
         if is_first_process(config):
             remove_leftovers(run.path / PRIORS / name for name in (CODES, TOKENIZER))
         data, trained = run.data(), digest(run.path / WEIGHTS)
@@ -178,9 +177,8 @@ def _train(
     if not resumed and is_first_process(config):
         text = None if tokenizer is None else saved(vocabulary, tokenizer)
         _write_config(folder, config, recipe, trained, classes, text)
-    alone = locked(folder) if is_first_process(config) else nullcontext()
     written = [folder / CONFIG] if had_tokenizer else [folder / CONFIG, vocabulary]
-    with alone, nothing_left_if_refused([folder], written, config):
+    with nothing_left_if_refused([folder], written, config):
         result = fit(
             program,
             EmptyGuide(),
