@@ -102,7 +102,9 @@ def test_a_run_knows_its_classes(pets, tmp_path, capsys):
     assert main(["evaluate", str(run), "--particles", "3"]) == 0
     assert np.load(run / "evaluation-test.npz")["name"].tolist() == list(test.names)
     shutil.copytree(run, tmp_path / "again")
-    assert main(["compare", str(run), str(tmp_path / "again")]) == 0  # reads both files' numbers, and no names
+    assert (
+        main(["compare", str(run), str(tmp_path / "again"), "--out", str(tmp_path)]) == 0
+    )  # reads both files' numbers, and no names
 
 
 def test_reconstruction_asks_no_label_of_the_prior_alone(pets, tmp_path, capsys, caplog):
