@@ -12,6 +12,7 @@ from jsonargparse.typing import NonNegativeInt
 from torch import nn
 
 from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.files import TEMPORARY
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import fit
 from pyro_vae.inference.batches import derived_seed
@@ -150,7 +151,7 @@ def prior_folders(run: Path) -> list[Path]:
     """
     try:
         found = sorted(path for path in (run / PRIORS).iterdir() if path.is_dir())
-        return [folder for folder in found if any(folder.iterdir())]
+        return [folder for folder in found if any(not f.name.startswith(TEMPORARY) for f in folder.iterdir())]
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro_vae.data import with_text
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.evaluation.ranking import ContrastiveScorer
+from pyro_vae.files import remove_leftovers
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.inference import FitResult, fit
 from pyro_vae.inference.batches import derived_seed
@@ -89,11 +90,13 @@ def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, pr
         _, config = _read(folder, vocabulary)
     model = _build(run, config, facts)
     data = with_text(run.data(), tokenizer, dropout=config.dropout, seed=config.seed)
-    if not resume and is_first_process(config):
-        _write(folder, config, facts)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     alone = locked(folder) if is_first_process(config) else nullcontext()
     with alone, nothing_left_if_refused([folder], [folder / CONFIG], config):
+        if is_first_process(config):
+            remove_leftovers(folder / name for name in (CONFIG, SUMMARY))
+            if not resume:
+                _write(folder, config, facts)
         result = fit(
             model,
             EmptyGuide(),

@@ -83,7 +83,8 @@ def train_priors(
         _check_takes_text(model)
     with locked(run.path / PRIORS) if is_first_process(config) else nullcontext():
         if is_first_process(config):
-            remove_leftovers(run.path / PRIORS / name for name in (CODES, TOKENIZER))
+            names = (CODES, TOKENIZER, *(f"{name}/{file}" for name in priors for file in (CONFIG, SUMMARY)))
+            remove_leftovers(run.path / PRIORS / name for name in names)
         data, trained = run.data(), digest(run.path / WEIGHTS)
         made_of = {"trained": trained, **{f"data/{part}": each for part, each in data_digest(data).items()}}
         codes = cache(

@@ -300,3 +300,16 @@ def test_an_unfinished_first_stage_is_refused(vq, recipe, capsys):
     (vq / "summary.json").unlink()
     assert run("train-prior", recipe, "--on", vq) == 2
     assert "not trained to its end" in capsys.readouterr().err
+
+
+def test_what_a_kill_leaves_of_a_file_is_no_prior(vq, recipe):
+    """Whichever file was being written: the run can be read, training begins, and nothing of it stays."""
+    files = ("codes/config.yaml", "codes/summary.json", "codes.safetensors", "tokenizer.json")
+    left = [(vq / "priors" / name).with_name(f".pyro_vae-abcd1234-{name.split('/')[-1]}") for name in files]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half a fi")
+        pyro_vae.load(vq)
+    assert run("train-prior", recipe, "--on", vq) == 0
+    pyro_vae.load(vq)
+    assert not list(vq.rglob(".pyro_vae-*"))
