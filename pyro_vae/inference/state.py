@@ -16,7 +16,6 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
-from pyro_vae.files import remove_leftovers
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.ema import WeightEMA
 from pyro_vae.inference.fingerprint import check_same
@@ -201,7 +200,6 @@ class TrainingState:
             if files.DAMAGED in state:  # else the next save would put it in the place of the one that is whole
                 (self.run / files.CHECKPOINT).unlink()
             records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
-            remove_leftovers(self.run / name for name in files.FILES)
             files.rewrite_metrics(self.run, records)
             self.records = records
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.data import Split
 from pyro_vae.errors import NonFiniteLossError
+from pyro_vae.files import remove_leftovers
 from pyro_vae.inference import checkpoint as files
 from pyro_vae.inference.batch_norm import SOME, norm_layers, recompute_statistics
 from pyro_vae.inference.batches import EpochBatches, derived_seed
@@ -102,6 +103,8 @@ class Trainer(TrainingState):
             NonFiniteLossError: names the step and the site; the last checkpoint stays as it is.
             KeyboardInterrupt: after Ctrl-C, when the state has been saved.
         """
+        if self._writes:
+            remove_leftovers(self.run / name for name in files.FILES)
         if self.at.finished and not self.to_finish:  # a finished run, resumed
             return
         started = time.monotonic() - self.at.seconds

@@ -248,11 +248,16 @@ def test_log_cut_in_the_middle_of_a_line(tmp_path, monkeypatch):
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
 
 
-def test_what_a_kill_left_half_written_is_removed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("checkpoint", (True, False))
+def test_what_a_kill_left_half_written_is_removed(tmp_path, monkeypatch, checkpoint):
+    """Also where the first checkpoint of all was being written."""
     with monkeypatch.context() as patch:
         die_at(patch, 14)
         with pytest.raises(Killed):
             run("plain", out=tmp_path, checkpoint_every=0.0)
+    if not checkpoint:
+        for name in ("checkpoints/last.pt", "checkpoints/previous.pt", "metrics.jsonl", "model.safetensors"):
+            (tmp_path / name).unlink(missing_ok=True)
     leftovers = [
         tmp_path / "checkpoints" / ".pyro_vae-abcd1234-last.pt",
         tmp_path / ".pyro_vae-abcd1234-model.safetensors",
