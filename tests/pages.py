@@ -1,7 +1,10 @@
 """What a page holds, read with the standard library; of a file or of what a browser made of it."""
 
+import shutil
 from html.parser import HTMLParser
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 

@@ -2,18 +2,15 @@
 
 import json
 import re
-import shutil
 import subprocess
 from html import unescape
 
 import pytest
 import yaml
-from pages import Page, check_alone
+from pages import CHROMIUM, Page, check_alone
 
 from pyro_vae.cli import main
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 LOOK = """<script>addEventListener("load", () => {
   const seen = {

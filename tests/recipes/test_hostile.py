@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pages import Page, check_alone
+from pages import CHROMIUM, Page, check_alone
 
 import pyro_vae
 from pyro_vae.cli import main
@@ -677,11 +677,12 @@ def test_links_to_files_are_replaced(place):
 
 
 # ---------------------------------------------------------------------------- pages
+RAN = "document.documentElement.setAttribute('data-ran','HOSTILE')"
 MARKUP = {  # texts that are to be seen as they are
-    "script": "<script>alert('HOSTILE')</script>",
-    "attribute": '" onmouseover="alert(\'HOSTILE\')" x="',
-    "image": "'><img src=x onerror=alert('HOSTILE')>",
-    "end of a style": "</style></pre></td></title><svg onload=alert('HOSTILE')>",
+    "script": f"<script>{RAN}</script>",
+    "attribute": f'" onmouseover="{RAN}" x="',
+    "image": f"'><img src=x onerror={RAN}>",
+    "end of a style": f"</style></pre></td></title><svg onload={RAN}>",
     "comment": "--><!-- HOSTILE",
     "entity": "&lt;b&gt;HOSTILE&#60;script&#62;",
     "template": "$style ${body} $HOSTILE %s {0}",
@@ -760,6 +761,38 @@ def test_a_comparison(name, place):
     page = Strict((place.root / "comparison.html").read_text(encoding="utf-8"))
     check_alone(page)
     assert "HOSTILE" in page.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+def test_a_browser_runs_nothing_of_them(place, few_figures, tmp_path):
+    """All of them at once, in every text of a report and of a comparison, with the pointer over every element."""
+    text = "".join(MARKUP.values())
+    named = "".join(c for c in text if c not in "/\0")[:200]
+    runs = [place.run().rename(place.root / f"{named}{i}") for i in range(2)]
+    for i, run in enumerate(runs):
+        changed(run / "config.yaml", {"recipe": f"{text}{i}", "version": text, "seed": i})
+    assert main(["compare", *map(str, runs), "--out", str(place.root), "--limit", "3", *QUIET]) == 0
+    _spoiled(runs[0], text[:250])
+    assert main(["report", str(runs[0])]) == 0
+    (tmp_path / "open.html").write_text(f"<!DOCTYPE html><html><body><p>{text}</p></body></html>")
+    assert _ran(tmp_path / "open.html", tmp_path)[0]
+    for page in (runs[0] / "report.html", place.root / "comparison.html"):
+        ran, dom = _ran(page, tmp_path)
+        assert not ran and "HOSTILE" in Strict(dom).text
+
+
+def _ran(file, folder):
+    """Whether a page's texts have run in a browser, and what it has made of the page."""
+    look = """<script>addEventListener("load", () => document.querySelectorAll("*").forEach(e => ["mouseover",
+        "click", "focus", "toggle"].forEach(n => e.dispatchEvent(new Event(n)))))</script>"""
+    looked = folder / "looked.html"
+    looked.write_text(file.read_text(encoding="utf-8").replace("</body>", look + "</body>"), encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--virtual-time-budget=2000", "--dump-dom", looked.as_uri()]
+    started = list(_watched["seen"])
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    _watched["seen"][:] = started  # the browser is the test's
+    return 'data-ran="HOSTILE"' in dom.split("<head>")[0], dom.replace(look, "")
 
 
 RECIPES = {  # what a recipe that a run names may hold; the page says that it is not here
