@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from pyro_vae.evaluation import ais
-from pyro_vae.evaluation.temperatures import temperatures
+from pyro_vae.evaluation.annealing.chains import temperatures
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.models import VAE
 

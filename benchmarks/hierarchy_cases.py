@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vae.guides import BIVAGuide, LadderGuide
-from pyro_vae.inference import ELBO
 from pyro_vae.models import BIVA, HierarchicalVAE
+from pyro_vae.objectives import ELBO
 
 
 def drawn(q: Any) -> Tensor:

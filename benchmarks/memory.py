@@ -29,9 +29,9 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, log_likelihood, sandwich
 from pyro_vae.guides import GaussianGuide, VQGuide
-from pyro_vae.inference import fit
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, VQVAE
+from pyro_vae.training import fit
 
 MIB = 2**20
 CHAINS = {"num_chains": 4, "num_temperatures": 4, "num_leapfrog": 1, "compile": "graph"}

@@ -18,9 +18,9 @@ import torch
 from peers import vector_quantize
 from torch import Tensor, nn
 
-from pyro_vae.memory import PeakMemory
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.recording import Recording
+from pyro_vae.runtime import PeakMemory
 
 BATCH, SIDE, DIM, CODES = 32, 32, 64, 512
 DECAY, COMMITMENT = 0.99, 0.25

@@ -29,12 +29,10 @@ from torch import Tensor, nn
 
 from pyro_vae import fit
 from pyro_vae.data import Data, Split
-from pyro_vae.inference.compiled import CompiledStep
-from pyro_vae.inference.optimizer import make_optimizer
-from pyro_vae.inference.step import Step
-from pyro_vae.inference.trainer import Trainer
-from pyro_vae.inference.update import Update
-from pyro_vae.program import as_programs, prime
+from pyro_vae.programs.program import as_programs, prime
+from pyro_vae.training.compiled import CompiledStep, Step, Update
+from pyro_vae.training.loop import Trainer
+from pyro_vae.training.optimizer import make_optimizer
 
 RATE = 1e-3
 SECONDS_A_STEP = {"BIVA, published size"}  # on a CPU

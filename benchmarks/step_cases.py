@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import ELBO, IWAE, Objective
 from pyro_vae.models import VAE
+from pyro_vae.objectives import ELBO, IWAE, Objective
 
 SHAPE, PIXELS = (1, 28, 28), 784
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.candidates import draw_best
-from pyro_vae.evaluation.scenes import score_scenes
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.ranker import load_ranker
+from pyro_vae.runs import Run
+from pyro_vae.text_to_image.ranker import load_ranker
+from pyro_vae.text_to_image.ranking import draw_best
+from pyro_vae.text_to_image.scene_accuracy import score_scenes
 
 
 def main() -> None:

@@ -1,18 +1,23 @@
-"""Writing files so that a kill at any moment leaves the old or the new one, whole."""
+"""Files that a kill leaves whole, the old one or the new, and directories that one training at a time may use."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import CorruptFileError, InputError
 
+DEEPEST, LARGEST = 40, 100_000  # nesting and entries of a configuration
+LARGEST_NUMBER = 2**64  # of whole ones; a seed is below it
 TEMPORARY = ".pyro_vae-"  # how the names of temporary files begin
 
 
@@ -82,3 +87,118 @@ def check_no_links(root: Path, names: Iterable[str]) -> None:
                     f"{at} is a link to {os.readlink(at)}: nothing is written through links inside {root}; put what it "
                     "points to in its place, or work on a copy of the directory"
                 )
+
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
+_held: dict[tuple[int, int], int] = {}  # directory, by device and inode -> the thread that trains in it
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep other trainings out of a directory for the length of a block; it is made if it is not there.
+
+    The lock is the operating system's, on the directory itself: it ends with the process, however that ends, and no
+    file is left. A block inside another one of the same thread changes nothing.
+
+    Raises:
+        InputError: if another training, of this or another process, has the directory.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot write {directory}, the directory to train in: {error.strerror}") from error
+    found = os.fstat(handle)
+    key, me = (found.st_dev, found.st_ino), threading.get_ident()
+    try:
+        if _held.get(key) == me:
+            yield
+            return
+        if key in _held or not _acquired(handle):
+            raise InputError(
+                f"another training is at work in {directory}: wait until it has ended, or stop it and resume"
+            )
+        _held[key] = me
+        try:
+            yield
+        finally:
+            del _held[key]
+    finally:
+        os.close(handle)
+
+
+def _acquired(handle: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file that holds a YAML mapping.
+
+    Raises:
+        InputError: if it cannot be read.
+        CorruptFileError: if it is not one.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{path} is not a text file: {error}") from error
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """A YAML mapping; nothing in it is executed.
+
+    Raises:
+        CorruptFileError: names the source if it is not one, or one that :func:`check_shape`
+            refuses, so that whatever is made of it ends.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date with a 13th month
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise CorruptFileError(f"{source} is not valid YAML: {told}") from error
+    if not isinstance(value, dict):
+        raise CorruptFileError(f"{source} should hold a YAML mapping with keys data, model, guide, …")
+    check_shape(value, source)
+    return value
+
+
+def check_shape(config: Any, source: str) -> None:
+    """Check that what was read from a file, whether trusted or not, is neither deep nor huge, and holds plain values.
+
+    Aliases count as often as they are met, so that what is printed, copied or compared of it is not huge either.
+
+    Raises:
+        CorruptFileError: if it is not.
+    """
+    count = 0
+    waiting: list[tuple[Any, int]] = [(config, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST or count > LARGEST:
+            raise CorruptFileError(f"{source} is nested deeper than {DEEPEST} levels, or has over {LARGEST:,} entries")
+        if isinstance(value, Mapping):
+            odd = [key for key in value if not isinstance(key, str)]
+            if odd:
+                raise CorruptFileError(f"{source}: key {odd[0]!r} is no text")
+            waiting.extend((each, depth + 1) for each in value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend((each, depth + 1) for each in value)
+        elif not isinstance(value, str | int | float | bool | None):
+            raise CorruptFileError(f"{source}: {str(value)[:80]!r} is neither text, number, list nor mapping")
+        elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise CorruptFileError(f"{source} holds a whole number of {value.bit_length()} bits; 64 are the most")

@@ -10,10 +10,10 @@ import yaml
 from torch import nn
 
 from pyro_vae.cli import main
-from pyro_vae.context import label_context
 from pyro_vae.data import Split
 from pyro_vae.distributions import UniformCodes
 from pyro_vae.priors import Prior, UniformPrior
+from pyro_vae.programs.context import label_context
 
 SIDE, DIM, NOISE = 8, 3, 0.3  # of an image; of a code's vector; of the likelihood
 

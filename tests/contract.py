@@ -11,16 +11,16 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from pyro_vae import fit
-from pyro_vae.arguments import needed_to_generate, required_arguments
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, log_likelihood, sandwich
-from pyro_vae.inference import ELBO, IWAE
-from pyro_vae.inference.step import Step
-from pyro_vae.inference.weights import load_weights, named_weights, save_weights
-from pyro_vae.program import Program, as_programs, prime
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.context import needed_to_generate, required_arguments
+from pyro_vae.programs.program import Program, as_programs, prime
+from pyro_vae.programs.traces import is_latent, log_weights, trace_pair
 from pyro_vae.recording import Recording
-from pyro_vae.traces import is_latent, log_weights, trace_pair
+from pyro_vae.training.checkpoint import load_weights, named_weights, save_weights
+from pyro_vae.training.compiled import Step
 
 
 class PairContract:

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 import pyro_vae
 from pyro_vae.cli import main
-from pyro_vae.recipes import Run, read_recipe
+from pyro_vae.recipes import read_recipe
+from pyro_vae.runs import Run
 
 FIT = {"epochs": 6, "batch_size": 20, "compile": "off", "device": "cpu", "checkpoint_every": 0.0}
 NOT_COMPARED = ("seconds", "id", "measured", "made", "date")  # of JSON: when, and how long

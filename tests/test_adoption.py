@@ -15,7 +15,7 @@ from torch import nn
 from pyro_vae import fit, load
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.program import as_programs, prime
+from pyro_vae.programs.program import as_programs, prime
 
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(2))
 

@@ -13,8 +13,8 @@ from torch.distributions import biject_to, constraints
 from pyro_vae import fit
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, log_likelihood
-from pyro_vae.inference import ELBO, IWAE
-from pyro_vae.sites import may_leave
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.sites import may_leave
 
 K = 4000
 

@@ -8,18 +8,25 @@ import pytest
 import torch
 
 from pyro_vae import fit
-from pyro_vae.arguments import needed_to_generate, required_arguments
-from pyro_vae.context import Context, attribute_context, label_context, num_attributes, num_classes
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
-from pyro_vae.evaluation.figures import aggregated_posterior, manifold
+from pyro_vae.evaluation.encoding import encode
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
-from pyro_vae.evaluation.latents import encode
 from pyro_vae.guides import CompletionGuide, ConditionalGuide, GaussianGuide
 from pyro_vae.models import CompletionVAE, ConditionalVAE
 from pyro_vae.networks import Attributes, OneHot
-from pyro_vae.program import Program
+from pyro_vae.plots import aggregated_posterior, manifold
+from pyro_vae.programs.context import (
+    Context,
+    attribute_context,
+    label_context,
+    needed_to_generate,
+    num_attributes,
+    num_classes,
+    required_arguments,
+)
+from pyro_vae.programs.program import Program
 
 X = (torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
 

@@ -14,8 +14,8 @@ from pyro_vae.distributions import UniformCodes
 from pyro_vae.guides import DVAEGuide, VQ2Guide, VQGuide
 from pyro_vae.models import DVAE, VQVAE, VQVAE2
 from pyro_vae.networks import VectorQuantizer
-from pyro_vae.penalty import penalty
 from pyro_vae.priors import TransformerPrior
+from pyro_vae.programs.handlers import penalty
 
 TINY = {"code_dim": 4, "width": 16, "groups": 3, "blocks": 1}
 SMALL = {"channels": 16, "block_channels": 8, "code_dim": 4}

@@ -23,12 +23,13 @@ from pyro_vae.cli import main
 from pyro_vae.data import Data, Split, load_data
 from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import ELBO, IWAE, fit
-from pyro_vae.inference import trainer as trainer_module
-from pyro_vae.inference.weights import save_weights
 from pyro_vae.likelihoods import Categorical, DiscretizedLogisticMixture
 from pyro_vae.models import VAE
-from pyro_vae.recipes import Run
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.runs import Run
+from pyro_vae.training import fit
+from pyro_vae.training import loop as trainer_module
+from pyro_vae.training.checkpoint import save_weights
 
 TINY = "--data.limit 20 --data.binarization threshold --fit.epochs 3 --fit.batch_size 10 --fit.device cpu"
 TINY += " --fit.checkpoint_every 0 --fit.patience null --model.hidden_dims [4] --guide.hidden_dims [4]"
@@ -152,7 +153,7 @@ def test_truncated_image_file(tmp_path):
         ({"device": "gpux"}, "cannot train with device 'gpux'"),
         ({"precision": "32"}, "unknown precision '32'"),
         ({"resume": True}, "resume needs out"),
-        ({"objective": pyro.infer.Trace_ELBO()}, "objective must be one of pyro_vae.inference's"),
+        ({"objective": pyro.infer.Trace_ELBO()}, "objective must be one of pyro_vae.training's"),
         ({"data": 3}, "data must be a Data, a Split"),
     ],
 )
@@ -473,7 +474,7 @@ def test_full_disk_while_saving(function, tmp_path, monkeypatch):
 
 def test_full_disk_while_logging(tmp_path, monkeypatch):
     """The log's line comes through half; the run resumes as if nothing had been."""
-    from pyro_vae.inference import checkpoint
+    from pyro_vae.training import checkpoint
 
     train(*pair(), out=tmp_path / "whole")
 

@@ -10,8 +10,8 @@ from laws import ERRORS, check_mean, each, options, repeated, seeds
 from pyro_vae import IWAE
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, latent_statistics, log_likelihood
-from pyro_vae.inference import ELBO
-from pyro_vae.program import as_programs
+from pyro_vae.objectives import ELBO
+from pyro_vae.programs.program import as_programs
 
 DRAWS = 10_000  # of plain Pyro, a datum
 

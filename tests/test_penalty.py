@@ -11,9 +11,8 @@ from pyro.infer import Trace_ELBO
 from pyro_vae import fit
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
-from pyro_vae.inference import ELBO, IWAE
-from pyro_vae.inference.kl_weight import KLWeighted
-from pyro_vae.penalty import penalty
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.handlers import KLWeighted, penalty
 
 X = torch.tensor([[-1.0], [0.5], [2.0]])
 

@@ -10,10 +10,10 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
 from pyro_vae import fit
-from pyro_vae.arguments import accepted_arguments
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.inference import ELBO
-from pyro_vae.program import Program, as_programs, prime
+from pyro_vae.objectives import ELBO
+from pyro_vae.programs.context import accepted_arguments
+from pyro_vae.programs.program import Program, as_programs, prime
 
 positive = dist.constraints.positive
 global_net = nn.Linear(2, 2)

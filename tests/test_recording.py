@@ -18,14 +18,13 @@ from pyro_vae import fit
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import ELBO, IWAE
-from pyro_vae.inference.compiled import FULL_FROM, GRAPH_FROM, CompiledStep
-from pyro_vae.inference.step import Step
 from pyro_vae.models import VAE
-from pyro_vae.program import as_programs, prime
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.recording import NotRecordable, Recording, choose_mode
+from pyro_vae.training.compiled import FULL_FROM, GRAPH_FROM, CompiledStep, Step
 
-LOGGER = "pyro_vae.inference.compiled"
+LOGGER = "pyro_vae.training.compiled"
 
 
 def pair(seed=0, **options):

@@ -11,8 +11,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from pyro_vae import fit
-from pyro_vae.inference import ELBO
 from pyro_vae.models import VAE
+from pyro_vae.objectives import ELBO
 from pyro_vae.recording import NotRecordable, Recording
 
 FLOWS = {
@@ -58,7 +58,7 @@ def test_a_flow_is_trained_on_graphs_as_it_is_eagerly(name, caplog):
         torch.manual_seed(0)
         model = VAE((6,), latent_dim=2, hidden_dims=[8])
         guide = Guide(FLOWS[name]())
-        with caplog.at_level(logging.INFO, "pyro_vae.inference.compiled"):
+        with caplog.at_level(logging.INFO, "pyro_vae.training.compiled"):
             result = fit(
                 model,
                 guide,
@@ -74,7 +74,7 @@ def test_a_flow_is_trained_on_graphs_as_it_is_eagerly(name, caplog):
         losses.append(torch.tensor([r["train/loss"] for r in result.records]))
         states.append(guide.state_dict())
         assert not left_in(guide)
-    told = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.inference.compiled"]
+    told = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.training.compiled"]
     assert len(told) == 2 and all("recorded for" in line for line in told)  # one for each shape of batch
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
     for key, value in states[0].items():

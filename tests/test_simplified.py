@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.recording.simplified import simplify
+from pyro_vae.recording.graph import simplify
 
 
 def recorded(function, *inputs):

@@ -15,12 +15,12 @@ from pyro_vae import fit
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, latent_statistics, log_likelihood, refine
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import ELBO, IWAE
 from pyro_vae.models import VAE
 from pyro_vae.networks import apply_batched
-from pyro_vae.pair import examine
-from pyro_vae.program import as_programs
-from pyro_vae.trial import try_together
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.pair import examine
+from pyro_vae.programs.program import as_programs
+from pyro_vae.programs.trial import try_together
 
 WEIGHT = 2 * torch.randn(2, 6, generator=torch.Generator().manual_seed(4))
 

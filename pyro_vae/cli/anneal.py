@@ -10,18 +10,24 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from pyro_vae.arguments import needed_to_generate
 from pyro_vae.cli.parsing import columns, parse, run_parser
-from pyro_vae.errors import InputError
-from pyro_vae.evaluation.annealed import AnnealedLikelihood, Sandwich
-from pyro_vae.evaluation.annealed_path import Start
-from pyro_vae.evaluation.gap import LikelihoodGap
-from pyro_vae.evaluation.session import positive
-from pyro_vae.evaluation.temperatures import Schedule
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.measure import SplitName, bits_in_words, part_of
-from pyro_vae.recipes.measurement_files import told_then_written, with_id, write_measurement
-from pyro_vae.recipes.plain import plain, warned
+from pyro_vae.errors import InputError, positive
+from pyro_vae.evaluation.amortization import LikelihoodGap
+from pyro_vae.evaluation.annealing.chains import Schedule
+from pyro_vae.evaluation.annealing.path import Start
+from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, Sandwich
+from pyro_vae.programs.context import needed_to_generate
+from pyro_vae.runs import Run
+from pyro_vae.runs.measurements import (
+    SplitName,
+    bits_in_words,
+    part_of,
+    plain,
+    told_then_written,
+    warned,
+    with_id,
+    write_measurement,
+)
 from pyro_vae.runtime import as_device, check_seed
 
 Found = TypeVar("Found", AnnealedLikelihood, Sandwich, LikelihoodGap)
@@ -66,9 +72,9 @@ def sandwich(arguments: Sequence[str]) -> None:
 def gap(arguments: Sequence[str]) -> None:
     """Tell what a run's ELBO and importance-weighted bounds lack of log p(x), and why."""
     from pyro_vae.evaluation import likelihood_gap
-    from pyro_vae.evaluation.figures import likelihood_gap as draw
-    from pyro_vae.evaluation.figures import save_figure
-    from pyro_vae.evaluation.gap import PARTICLES
+    from pyro_vae.evaluation.amortization import PARTICLES
+    from pyro_vae.plots import likelihood as draw
+    from pyro_vae.plots.registry import save_figure
 
     parser = _on_data(_annealing(run_parser("gap", gap.__doc__)))
     parser.add_argument("--particles", type=list[int], default=list(PARTICLES), help="numbers of importance samples")

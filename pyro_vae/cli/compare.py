@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, SplitName
-from pyro_vae.recipes.pages import write_comparison
+from pyro_vae.reports import write_comparison
+from pyro_vae.runs.measurements import MEMORY_MIB, PARTICLES, SplitName
 
 
 def compare(arguments: Sequence[str]) -> None:

@@ -7,10 +7,16 @@ import logging
 from collections.abc import Sequence
 
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, SplitName, evaluation_table, measure
-from pyro_vae.recipes.measurement_files import told_then_written
-from pyro_vae.recipes.plain import plain
+from pyro_vae.runs import Run
+from pyro_vae.runs.measurements import (
+    MEMORY_MIB,
+    PARTICLES,
+    SplitName,
+    evaluation_table,
+    measure,
+    plain,
+    told_then_written,
+)
 
 
 def evaluate(arguments: Sequence[str]) -> None:

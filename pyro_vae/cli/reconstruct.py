@@ -1,4 +1,4 @@
-"""``pyro-vae reconstruct``."""
+"""``pyro-vae reconstruct``: of a run's data, or of files that a user brings."""
 
 from __future__ import annotations
 
@@ -10,20 +10,86 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.arguments import accepted_arguments, declared_context, required_arguments
-from pyro_vae.cli.context import describe_y, example_y, parse_y
-from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.data.names import shown
+from pyro_vae.cli.parsing import describe_y, example_y, parse, parse_y, run_parser
+from pyro_vae.data.binarize import Binarization, binarize, quadrant_mask
+from pyro_vae.data.images import IMAGES, SOUNDS, Kind, read_image, shown, square
+from pyro_vae.data.sound import Sound
+from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.batches import derived_seed
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.learned_priors import PRIORS
-from pyro_vae.recipes.measure import SplitName
+from pyro_vae.programs.context import accepted_arguments, declared_context, required_arguments
+from pyro_vae.runs import Run
+from pyro_vae.runs.learned_priors import PRIORS
+from pyro_vae.runs.measurements import SplitName
+from pyro_vae.training.batches import derived_seed
+
+
+def read_files(
+    paths: Sequence[Path],
+    shape: tuple[int, ...],
+    *,
+    sound: Sound | None = None,
+    image_size: int | None = None,
+    binarization: Binarization = "none",
+    binarization_seed: int = 0,
+    observed_quadrants: int | None = None,
+) -> Split:
+    """Read WAV files as sound was read, or image files as a folder of images was.
+
+    Args:
+        paths: the files.
+        shape: of one x.
+        sound: how x is played, if the data are sound: recordings are mixed, resampled, cut or padded, and encoded.
+        image_size: images are cut to their central square and resized, as the dataset's were; without it they must have
+            the size of the data.
+        binarization, binarization_seed, observed_quadrants: as for :func:`pyro_vae.data.load_data`; under ``dynamic``
+            the files are binarized once, as test data are.
+
+    Returns:
+        the files in their order.
+
+    Raises:
+        CorruptFileError: naming the file, if it is damaged.
+        InputError: naming the file, if there is none, it is of another kind or size, or not to be used for another
+            reason; and for data that are neither images nor sound.
+    """
+    images = sound is None and len(shape) == 3 and shape[0] in (1, 3)
+    if sound is None and not images:
+        raise InputError(f"files cannot be given: the data, of shape {shape}, are neither images nor sound")
+    for path in paths:
+        _check_kind(path, IMAGES if images else SOUNDS)
+    if sound is not None:
+        return Split({"x": torch.stack([sound.encode(sound.read(path, shape[-1])) for path in paths]).unsqueeze(1)})
+    x = torch.stack([_image(path, shape, image_size) for path in paths])  # (n, C, H, W)
+    if binarization != "none":
+        how = "threshold" if binarization == "threshold" else "static"
+        x = binarize(x, how, seed=binarization_seed, part="test", name="files")
+    mask = None if observed_quadrants is None else quadrant_mask(shape, observed_quadrants, "files")
+    return Split({"x": x}, mask=mask, name="files")
+
+
+def _check_kind(path: Path, kind: Kind) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix.lower() not in kind.suffixes:
+        raise InputError(f"{path}: the data are {kind.noun}; give files of these kinds: {', '.join(kind.suffixes)}")
+
+
+def _image(path: Path, shape: tuple[int, ...], image_size: int | None) -> Tensor:
+    image = read_image(path, grey=shape[0] == 1)  # (C, H, W)
+    if image_size is not None:
+        image = square(image.unsqueeze(0), image_size)[0]
+    if tuple(image.shape) != shape:
+        raise InputError(
+            f"{path}: is {image.shape[1]} x {image.shape[2]} pixels (height x width), but the data are "
+            f"{shape[1]} x {shape[2]}; resize it first"
+        )
+    return image
+
 
 NUM = 16
 MOST_SHOWN = 16  # data in the figure
 CHUNK = 100  # data at once
-SOUNDS = "reconstructions"
+FOLDER = "reconstructions"  # of WAV files
 
 
 def reconstruct(arguments: Sequence[str]) -> None:
@@ -47,7 +113,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     )
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
-    pictures, sounds = run.file("figures"), run.file(SOUNDS)
+    pictures, sounds = run.file("figures"), run.file(FOLDER)
     model, guide = run.stage_one()  # a learned prior has no part in it
     if options.files:
         if options.split is not None or options.num is not None:
@@ -69,7 +135,6 @@ def reconstruct(arguments: Sequence[str]) -> None:
 
 
 def _of_files(run: Run, files: Sequence[Path]) -> tuple[list[str], dict[str, Tensor]]:
-    from pyro_vae.data.own_files import read_files
 
     data = run.config.data
     if Path(data.name).suffix.lower() in (".npz", ".npy"):
@@ -96,7 +161,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 def _of_data(run: Run, part: str, num: int) -> tuple[list[str], Sequence[str], dict[str, Tensor]]:
     """Names for files, names of the data (the same, if they have none), and the data."""
-    from pyro_vae.evaluation.figures.pick import evenly
+    from pyro_vae.plots.images import evenly
 
     if num < 1:
         raise InputError(f"--num must be a positive integer, got {num}")
@@ -134,9 +199,9 @@ def _context(
 
 
 def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int) -> Tensor:
-    from pyro_vae.checks import check_data
     from pyro_vae.evaluation.generate import reconstruct as through_latents
-    from pyro_vae.program import as_programs
+    from pyro_vae.programs.checks import check_data
+    from pyro_vae.programs.program import as_programs
 
     check_data(*as_programs(model, guide), split)
     means = [
@@ -157,9 +222,9 @@ def _write_sounds(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean:
 
 
 def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
-    from pyro_vae.evaluation.figures import save_figure
-    from pyro_vae.evaluation.figures.reconstructions import pairs
-    from pyro_vae.evaluation.figures.spectrograms import pairs_of_spectrograms
+    from pyro_vae.plots.reconstructions import pairs
+    from pyro_vae.plots.registry import save_figure
+    from pyro_vae.plots.spectrograms import pairs_of_spectrograms
 
     title = "Reconstructions, mean of p(x | z) with z ~ q(z | x)"
     if len(x) > MOST_SHOWN:

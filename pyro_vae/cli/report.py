@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.recipes.measure import MEMORY_MIB, PARTICLES, SplitName
-from pyro_vae.recipes.pages import write_report
+from pyro_vae.reports import write_report
+from pyro_vae.runs.measurements import MEMORY_MIB, PARTICLES, SplitName
 
 
 def report(arguments: Sequence[str]) -> None:

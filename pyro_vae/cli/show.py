@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from pyro_vae.cli.parsing import columns, make_parser, parse, run_parser
 from pyro_vae.data import dataset_names
-from pyro_vae.recipes import Run, recipe_names, recipe_text
+from pyro_vae.recipes import recipe_names, recipe_text
+from pyro_vae.runs import Run
 
 
 def figures(arguments: Sequence[str]) -> None:
     """Draw every figure that applies to a run, and print where they are."""
-    from pyro_vae.evaluation.figures import draw_all
+    from pyro_vae.plots.registry import draw_all
 
     parser = run_parser("figures", figures.__doc__)
     parser.add_argument("--seed", type=int, default=0)

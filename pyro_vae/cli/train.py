@@ -12,14 +12,10 @@ from typing import Any
 
 from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over, run_parser
 from pyro_vae.errors import InputError
-from pyro_vae.recipes import Run, read_recipe
-from pyro_vae.recipes.experiment import (
-    add_experiment_arguments,
-    experiment_parser,
-    load_configured_data,
-    parse_config,
-)
+from pyro_vae.recipes import read_recipe
 from pyro_vae.recording import Compile
+from pyro_vae.runs import Run
+from pyro_vae.runs.config import add_experiment_arguments, experiment_parser, load_configured_data, parse_config
 
 
 def train(arguments: Sequence[str]) -> None:

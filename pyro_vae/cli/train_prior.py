@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over
 from pyro_vae.errors import InputError
-from pyro_vae.recipes import Run, read_recipe
-from pyro_vae.recipes.learned_priors import add_prior_arguments, parse_prior_config
-from pyro_vae.recipes.second_stage import train_priors
+from pyro_vae.recipes import read_recipe
+from pyro_vae.runs import Run
+from pyro_vae.runs.learned_priors import add_prior_arguments, parse_prior_config
+from pyro_vae.runs.prior_stage import train_priors
 
 
 def train_prior(arguments: Sequence[str]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pyro_vae.cli.parsing import add_trust, make_parser, parse_over
 from pyro_vae.errors import InputError
-from pyro_vae.recipes import Run, read_recipe
-from pyro_vae.recipes.ranker import add_ranker_arguments, parse_ranker_config
-from pyro_vae.recipes.ranker import train_ranker as learn
+from pyro_vae.recipes import read_recipe
+from pyro_vae.runs import Run
+from pyro_vae.text_to_image.ranker import add_ranker_arguments, parse_ranker_config
+from pyro_vae.text_to_image.ranker import train_ranker as learn
 
 
 def train_ranker(arguments: Sequence[str]) -> None:

@@ -1,17 +1,177 @@
-"""Data of one's own in a .npz or .npy file."""
+"""Arrays in ``.npy`` and ``.npz`` files as data: read without trust, with axes said or told from the shape."""
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
+from typing import IO, Literal
 
 import numpy as np
+from numpy.lib import format as npy
 from torch import Tensor
 
-from pyro_vae.data.array_files import read_arrays
-from pyro_vae.data.axes import Layout, with_channels
-from pyro_vae.data.numbers import as_tensor
-from pyro_vae.data.parts import PARTS, Parts, random_order
-from pyro_vae.errors import InputError
+from pyro_vae.data.split import PARTS, Parts, as_tensor, random_order
+from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.runtime import check_room
+
+logger = logging.getLogger(__name__)
+
+Layout = Literal["NHW", "NCHW", "NHWC", "NCL"]
+LAYOUTS: dict[str, str] = {  # what becomes of x, (N, ...)
+    "NHW": "grey images, (N, height, width)",
+    "NCHW": "images with channels first, (N, channels, height, width)",
+    "NHWC": "images with channels last, (N, height, width, channels)",
+    "NCL": "signals, (N, channels, length)",
+}
+COLOURS = (1, 3)  # numbers of channels that images usually have
+
+
+def with_channels(arrays: Mapping[str, Tensor], labels: Mapping[str, str], layout: Layout | None) -> dict[str, Tensor]:
+    """Bring data to the axes that the package has: vectors (N, D), signals (N, C, L), images (N, C, H, W).
+
+    Without a layout, three axes are grey images; four are images with channels last if the last axis is 1 or 3 and the
+    second is not, else with channels first. Where another reading is as good, one line of the log says which was taken.
+
+    Args:
+        arrays: the data, by name: of one dataset, so read alike.
+        labels: what errors and the log call them, the file and the array.
+        layout: what the axes are.
+
+    Raises:
+        InputError: naming the array, for an unknown layout, one of another number of axes, and arrays of one axis or
+            more than four.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise unknown("layout", str(layout), LAYOUTS)
+    for name, x in arrays.items():
+        if not 2 <= x.dim() <= 4:
+            raise InputError(
+                f"{labels[name]} has shape {tuple(x.shape)}; expected (N, D), (N, H, W), (N, C, H, W) or "
+                "(N, H, W, 1 or 3)"
+            )
+        if layout is not None and x.dim() != len(layout):
+            raise InputError(
+                f"{labels[name]} has shape {tuple(x.shape)}, but layout {layout} is {LAYOUTS[layout]}; say another one"
+            )
+    if not arrays:
+        return {}
+    first = next(iter(arrays))
+    shape = tuple(arrays[first].shape)
+    if layout is None:
+        layout = _likely(shape)
+        if layout is not None and _another_is_as_good(shape):
+            others = ", ".join(other for other in LAYOUTS if len(other) == len(shape) and other != layout)
+            logger.info("%s: shape %s read as %s; else say layout=%s", labels[first], shape, LAYOUTS[layout], others)
+    return {name: _moved(x, layout) for name, x in arrays.items()}
+
+
+def _likely(shape: tuple[int, ...]) -> Layout | None:
+    if len(shape) == 3:
+        return "NHW"
+    if len(shape) == 4:
+        return "NHWC" if shape[3] in COLOURS and shape[1] not in COLOURS else "NCHW"
+    return None
+
+
+def _another_is_as_good(shape: tuple[int, ...]) -> bool:
+    """Of three axes one could be channels; of four the second and the last could be so alike."""
+    few = [size in COLOURS for size in shape[1:]]
+    return any(few) if len(shape) == 3 else few[0] == few[2]
+
+
+def _moved(x: Tensor, layout: Layout | None) -> Tensor:
+    if layout == "NHW":
+        return x.unsqueeze(1)
+    return x.movedim(-1, 1).contiguous() if layout == "NHWC" else x
+
+
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+ENCRYPTED = 1  # a flag of a member of a ZIP archive
+CHUNK = 1 << 24  # bytes read at once
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; ``x`` that of a ``.npy`` file (what it is, its first bytes say).
+
+    Nothing is unpickled, and nothing is allocated before the header agrees with the size of the file.
+
+    Raises:
+        CorruptFileError: naming the file and the member, if it is truncated or damaged, or promises what is not there.
+        InputError: naming the file and the member, for members that are encrypted, text or Python objects, and for
+            arrays larger than the machine's memory.
+    """
+    with _damage(path), path.open("rb") as file:
+        start = file.read(len(npy.MAGIC_PREFIX))
+        file.seek(0)
+        if start == npy.MAGIC_PREFIX:
+            return {"x": _read(file, os.fstat(file.fileno()).st_size, f"{path}: 'x'")}
+        if not start.startswith(b"PK"):
+            raise ValueError("it begins as neither does" if start else "it is empty")
+        with zipfile.ZipFile(file) as archive:
+            return _members(archive, path)
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    members = archive.infolist()
+    check_room(path, sum(member.file_size for member in members))
+    arrays: dict[str, np.ndarray] = {}
+    for member in members:
+        name = member.filename.removesuffix(".npy")
+        if member.flag_bits & ENCRYPTED:
+            raise InputError(f"{path}: '{name}' is encrypted; save the arrays without a password")
+        if name in arrays:
+            raise CorruptFileError(f"{path}: holds '{name}' twice; save it again")
+        with _damage(f"{path}: '{name}'", path.suffix), archive.open(member) as stream:
+            arrays[name] = _read(stream, member.file_size, f"{path}: '{name}'")
+    return arrays
+
+
+def _read(stream: IO[bytes], size: int, label: str) -> np.ndarray:
+    """One array of a stream that holds so many bytes."""
+    start = stream.read(npy.MAGIC_LEN)
+    if not start.startswith(npy.MAGIC_PREFIX):
+        raise InputError(f"{label} is no array (it begins with {start!r}); leave it out, or save it with numpy.save")
+    header = HEADERS.get(tuple(start[len(npy.MAGIC_PREFIX) :]))
+    if header is None:
+        raise ValueError(f"version {start[-2:].hex('.')} of the format is not known")
+    shape, fortran, dtype = header(stream)
+    if dtype.hasobject:
+        raise InputError(f"{label} holds Python objects, which are not loaded; save numeric arrays")
+    promised, there = prod(shape) * dtype.itemsize, size - stream.tell()  # of Python's integers: they do not overflow
+    if min(shape, default=0) < 0 or promised != there:
+        told = f"{' x '.join(map(str, shape))} of {dtype}, {promised:,} bytes"
+        raise ValueError(f"its header says {told}, but {there:,} follow")
+    check_room(label, promised)
+    content = bytearray(promised)
+    for place in range(0, promised, CHUNK):
+        piece = stream.read(min(CHUNK, promised - place))
+        content[place : place + len(piece)] = piece
+        if len(piece) < min(CHUNK, promised - place):
+            raise ValueError("it ends too early")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+@contextmanager
+def _damage(label: object, suffix: str | None = None) -> Iterator[None]:
+    """Whatever the readers of archives, compression and headers raise, is damage to the file."""
+    try:
+        with warnings.catch_warnings():  # of headers that Python 2 wrote
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{label}: does not fit into memory; give fewer data") from error
+    except Exception as error:
+        suffix = Path(str(label)).suffix.lower() if suffix is None else suffix
+        raise CorruptFileError(f"{label}: truncated or damaged, or no {suffix} file ({error})") from error
+
 
 X_NAMES = ("x", *(f"x_{part}" for part in PARTS))
 
@@ -26,7 +186,7 @@ def load_arrays(path: Path, layout: Layout | None = None) -> Parts:
 
     Args:
         path: the file.
-        layout: what the axes of x are; by the rules of :func:`pyro_vae.data.axes.with_channels`, if None.
+        layout: what the axes of x are; by the rules of :func:`pyro_vae.data.arrays.with_channels`, if None.
 
     Returns:
         Tensors per split.
@@ -34,7 +194,7 @@ def load_arrays(path: Path, layout: Layout | None = None) -> Parts:
     Raises:
         CorruptFileError: naming the file and the array, if it is truncated or damaged.
         InputError: naming file and array, for other names, shapes and types, for NaN or infinite x, and what
-            :func:`pyro_vae.data.array_files.read_arrays` refuses.
+            :func:`pyro_vae.data.arrays.read_arrays` refuses.
     """
     tensors = {key: _tensor(key, array, path) for key, array in read_arrays(path).items()}
     xs = {key: f"{path}: '{key}'" for key in tensors if key in X_NAMES}

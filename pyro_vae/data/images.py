@@ -1,10 +1,12 @@
-"""Images as tensors: decoding a file, cutting to a square, resizing."""
+"""Images from files: decoding, resizing, and how the files of a folder are a dataset."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pyro_vae.data.split import PARTS, random_order
 from pyro_vae.errors import CorruptFileError, InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -142,3 +145,138 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if isinstance(clear, int):
         grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
     return grey
+
+
+VARIABLE = "PYRO_VAE_DATA"
+SYSTEM = Path("/usr/share/datasets")  # Debian's dataset-* packages
+
+
+def cache_folder() -> Path:
+    """Return the folder that downloads go to: ~/.cache/pyro_vae."""
+    return Path.home() / ".cache" / "pyro_vae"
+
+
+def data_folders(root: Path | None) -> list[Path]:
+    """Return the folders to search, in order: root, $PYRO_VAE_DATA, ~/.cache/pyro_vae."""
+    folders = [] if root is None else [root]
+    if os.environ.get(VARIABLE):
+        folders.append(Path(os.environ[VARIABLE]).expanduser())
+    return [*folders, cache_folder()]
+
+
+Labelled = list[tuple[Path, str | None]]  # files with the class's name, in sorted order
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of files: what people call them, and their suffixes."""
+
+    noun: str
+    suffixes: tuple[str, ...]
+
+
+IMAGES, SOUNDS = Kind("images", SUFFIXES), Kind("WAV files", (".wav", ".wave"))
+
+
+def kind_of(path: Path) -> Kind:
+    """What a folder holds: the kind of the first file found, going down from the folder itself; else images."""
+    for folder in _downwards(path):
+        for file in folder.iterdir():
+            for kind in (IMAGES, SOUNDS):
+                if _is_one(file, kind):
+                    return kind
+    return IMAGES
+
+
+def find_splits(path: Path, kind: Kind) -> dict[str, Labelled]:
+    """The files of each split; without split folders they are split at random (seed 0), 80% / 10% / 10%.
+
+    Hidden files and folders are passed over, and files of neither kind.
+
+    Raises:
+        InputError: naming the folder, for other layouts, folders without files of the kind, and with both kinds.
+    """
+    folders = _visible_folders(path)
+    if any(folder.name in PARTS for folder in folders):
+        splits = _given_splits(path, folders, kind)
+    else:
+        everything = _list_files(path, kind)
+        order = random_order(len(everything))
+        splits = {part: [everything[i] for i in index.tolist()] for part, index in order.items()}
+    _check_classes(path, splits)
+    return splits
+
+
+def class_names(splits: dict[str, Labelled]) -> list[str]:
+    """The names of the classes in sorted order, so that a label is a place in it; none without class folders."""
+    return sorted({label for _, label in splits["train"] if label is not None})
+
+
+def _given_splits(path: Path, folders: list[Path], kind: Kind) -> dict[str, Labelled]:
+    for entry in [*folders, *_files_in(path, kind)]:
+        if entry.name not in PARTS:
+            raise InputError(f"{entry}: beside split folders there may only be {', '.join(PARTS)}; rename or move it")
+    if not (path / "train").is_dir():
+        raise InputError(f"{path}: has split folders but no 'train'")
+    return {part: _list_files(path / part, kind) for part in PARTS if (path / part).is_dir()}
+
+
+def _list_files(path: Path, kind: Kind) -> Labelled:
+    flat, folders = _files_in(path, kind), _visible_folders(path)
+    if flat and folders:
+        raise InputError(f"{path}: holds both {kind.noun} and sub-folders ('{folders[0].name}'); use one or the other")
+    found: Labelled = [(file, None) for file in flat]
+    for folder in folders:
+        files = _files_in(folder, kind)
+        if not files:
+            looked = ", ".join(kind.suffixes)
+            raise InputError(f"{folder}: no {kind.noun} in this class folder ({looked}); remove it or fill it")
+        found += [(file, folder.name) for file in files]
+    if not found:
+        looked = ", ".join(IMAGES.suffixes + SOUNDS.suffixes)
+        raise InputError(f"{path}: no {IMAGES.noun} in this folder, and no {SOUNDS.noun}; looked for {looked}")
+    return found
+
+
+def _files_in(path: Path, kind: Kind) -> list[Path]:
+    other = SOUNDS if kind is IMAGES else IMAGES
+    entries = list(path.iterdir())
+    stranger = next((file for file in entries if _is_one(file, other)), None)
+    if stranger is not None:
+        raise InputError(f"{stranger}: the dataset is of {kind.noun}; {other.noun} cannot be among them")
+    return sorted(file for file in entries if _is_one(file, kind))
+
+
+def _is_one(file: Path, kind: Kind) -> bool:
+    return file.suffix.lower() in kind.suffixes and not file.name.startswith(".") and file.is_file()
+
+
+def _visible_folders(path: Path) -> list[Path]:
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _downwards(path: Path, levels: int = 2) -> Iterator[Path]:
+    yield path
+    if levels:
+        for folder in _visible_folders(path):
+            yield from _downwards(folder, levels - 1)
+
+
+def _check_classes(path: Path, splits: dict[str, Labelled]) -> None:
+    classes = class_names(splits)
+    for part, members in splits.items():
+        for file, label in members:
+            if (label is None) == bool(classes) or (label is not None and label not in classes):
+                raise InputError(f"{file.parent}: {part} must have the class folders of train ({', '.join(classes)})")
+
+
+def shown(name: object) -> str:
+    """A name as text: what in it is not UTF-8 (a lone surrogate to Python) is written out, ``\\udcff``."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def file_names(root: Path, splits: dict[str, Labelled]) -> dict[str, tuple[str, ...]]:
+    """The names of a dataset's files by split: their paths from its folder."""
+    return {
+        part: tuple(shown(file.relative_to(root).as_posix()) for file, _ in members) for part, members in splits.items()
+    }

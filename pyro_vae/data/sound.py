@@ -2,17 +2,124 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data import mu_law
-from pyro_vae.data.resample import reach, resample
 from pyro_vae.data.wav import read_wav
 from pyro_vae.errors import InputError, unknown
+
+MU = 255
+
+
+def compress(wave: Tensor) -> Tensor:
+    """F(w) = sgn(w) ln(1 + mu |w|) / ln(1 + mu), mu = 255: ``[-1, 1]`` to ``[-1, 1]``, any shape.
+
+    Source: the continuous law that the segments of ITU-T Recommendation G.711 approximate.
+    """
+    return wave.sign() * torch.log1p(MU * wave.abs()) / math.log1p(MU)
+
+
+def expand(compressed: Tensor) -> Tensor:
+    """The inverse of :func:`compress`: w = sgn(F) ((1 + mu)^|F| - 1) / mu, any shape."""
+    return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(MU)) / MU
+
+
+def mu_law_encode(wave: Tensor) -> Tensor:
+    """A waveform as levels k = round(255 (F(w) + 1) / 2), uint8; what is beyond full scale is clipped.
+
+    The error is a constant share of the loudness, about 38 dB below it, where 8 linear bits leave quiet sounds few
+    levels. No level is silence itself: w = 0 becomes 128, which :func:`decode` makes 8.6e-5 (-81 dB).
+
+    Args:
+        wave: floating point in ``[-1, 1]``, any shape.
+    """
+    return ((compress(wave.clamp(-1, 1)) + 1) * (MU / 2)).round().to(torch.uint8)
+
+
+def mu_law_decode(x: Tensor) -> Tensor:
+    """The waveform of levels on the scale of grey levels, k / 255 in ``[0, 1]``, also of means between levels.
+
+    Args:
+        x: floating point, any shape; what is outside ``[0, 1]`` is clipped.
+
+    Returns:
+        in ``[-1, 1]``, the shape of x.
+    """
+    return expand(2 * x.clamp(0, 1) - 1).clamp(-1, 1)  # a rounding above 1 is no louder
+
+
+ZERO_CROSSINGS = 64  # of the sinc, on each side
+CUTOFF = 0.96  # of the lower Nyquist frequency: from 0.92 of it the filter falls, at 1 it is down
+BETA = 7.857  # Kaiser window: the stop band is 80 dB down
+CHUNK_ELEMENTS = 1 << 22
+MOST_FILTER, MOST_SAMPLES = 1 << 26, 1 << 31  # numbers in a filter, and in a recording
+
+
+def resample(wave: Tensor, old: int, new: int) -> Tensor:
+    """Band-limited interpolation: y[i] = sum_k w[k] h(i old/new - k), h a sinc under a Kaiser window.
+
+    Frequencies up to 0.92 of the lower one of the two Nyquist frequencies pass, those above it are taken away (80 dB).
+    Outside the recording there is silence. Any two rates; memory is bounded.
+
+    Args:
+        wave: ``(..., n)`` floating point.
+        old, new: samples a second, before and after.
+
+    Returns:
+        ``(..., ceil(n new / old))``; wave itself if the rates are equal.
+
+    Raises:
+        InputError: for rates so different, or with so small a common divisor, that the filter or the result would fill
+            the memory.
+
+    Source: Smith, "Digital Audio Resampling" (CCRMA); window: Kaiser 1974.
+    """
+    if old == new:
+        return wave
+    size = new // math.gcd(old, new) * 2 * reach(old, new)
+    if size > MOST_FILTER or wave.numel() * new > MOST_SAMPLES * old:
+        raise InputError(
+            f"recordings of {old:,} samples a second cannot be resampled to {new:,} in reasonable memory; choose a "
+            "sample_rate nearer to theirs, or resample the files first"
+        )
+    table = _filters(old, new).to(wave)  # (phases, taps)
+    phases, taps = table.shape
+    divisor = math.gcd(old, new)
+    up, down = new // divisor, old // divisor
+    padded = torch.nn.functional.pad(wave, (taps // 2 - 1, taps // 2 + 1))
+    count = -(-wave.shape[-1] * up // down)
+    result = wave.new_empty(*wave.shape[:-1], count)
+    step = max(1, CHUNK_ELEMENTS // (taps * max(1, wave[..., 0].numel())))
+    for i in torch.arange(count, device=wave.device).split(step):
+        first = (i * down).div(up, rounding_mode="floor")  # (chunk,)
+        windows = padded[..., first[:, None] + torch.arange(taps, device=wave.device)]  # (..., chunk, taps)
+        result[..., i] = (windows * table[i % phases]).sum(-1)
+    return result
+
+
+def reach(old: int, new: int) -> int:
+    """How many samples of the old rate on each side a sample of the new one is made of."""
+    return math.ceil(ZERO_CROSSINGS / (CUTOFF * min(1.0, new / old)))
+
+
+@lru_cache(maxsize=8)
+def _filters(old: int, new: int) -> Tensor:
+    """h at the distances from an output sample to the inputs around it, one row per phase: ``(up, 2 reach)``."""
+    divisor = math.gcd(old, new)
+    up, down = new // divisor, old // divisor
+    cutoff, width = CUTOFF * min(1.0, new / old), reach(old, new)
+    fraction = (torch.arange(up) * down % up).double() / up  # where the output is between two inputs
+    distance = fraction[:, None] - torch.arange(1 - width, width + 1)  # (up, 2 width)
+    window = torch.special.i0(BETA * (1 - (distance / width) ** 2).clamp(min=0).sqrt())
+    weights = torch.sinc(cutoff * distance) * window
+    return weights / weights.sum(1, keepdim=True)  # a constant stays what it is
+
 
 Encoding = Literal["linear", "mu_law"]
 ENCODINGS = ("linear", "mu_law")
@@ -47,13 +154,13 @@ class Sound:
         if self.encoding not in ENCODINGS:
             raise unknown("encoding", str(self.encoding), ENCODINGS)
 
-    def encode(self, wave: Tensor) -> Tensor:
+    def mu_law_encode(self, wave: Tensor) -> Tensor:
         """A waveform as a split stores it: float32 (linear) or uint8 levels (mu_law), of the same shape."""
-        return mu_law.encode(wave) if self.encoding == "mu_law" else wave.to(torch.float32)
+        return mu_law_encode(wave) if self.encoding == "mu_law" else wave.to(torch.float32)
 
-    def decode(self, x: Tensor) -> Tensor:
+    def mu_law_decode(self, x: Tensor) -> Tensor:
         """The waveform of x as it is in a batch, or of a mean of it; of the same shape."""
-        return mu_law.decode(x) if self.encoding == "mu_law" else x
+        return mu_law_decode(x) if self.encoding == "mu_law" else x
 
     def describe(self, length: int) -> str:
         """One line on recordings of so many samples."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -10,10 +11,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.binarize import as_probability, check_probability, drawn_with, evaluation_noise, noise_for
-from pyro_vae.data.mask import full_mask
-from pyro_vae.data.numbers import as_tensor
+from pyro_vae.data.binarize import (
+    EVALUATION_DRAW,
+    as_probability,
+    check_probability,
+    drawn_with,
+    evaluation_noise,
+    full_mask,
+    noise_for,
+)
 from pyro_vae.errors import InputError
+
+Parts = dict[str, dict[str, Tensor]]  # "train" (always), "validation", "test" -> key -> (N, ...)
+Captions = dict[str, tuple[str, ...]]  # by split, one a datum
+PARTS = ("train", "validation", "test")
+SPLIT_SEED = 0
+
+
+def random_order(n: int) -> dict[str, Tensor]:
+    """Split n data at random (seed 0): floor(n/10) for validation, as many for test, the rest for training.
+
+    Returns:
+        int64 indices by split; a split that would be empty is left out.
+    """
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    tenth = n // 10
+    pieces = order.split([n - 2 * tenth, tenth, tenth])
+    return {part: piece for part, piece in zip(PARTS, pieces, strict=True) if len(piece)}
+
+
+def hold_out_last(tensors: dict[str, Tensor], n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Cut the last n data off: (all but the last n, the last n)."""
+    return {k: v[:-n] for k, v in tensors.items()}, {k: v[-n:] for k, v in tensors.items()}
+
+
+MOST = np.iinfo(np.int64).max
+
+
+def as_tensor(array: np.ndarray, label: str, *, integers: bool = True) -> Tensor:
+    """A tensor of an array: bool and uint8 as they are, floating point as float32, other integers as int64.
+
+    Args:
+        array: any shape; it shares its memory with the tensor where its type stays and it can be written to.
+        label: what errors call it.
+        integers: uint8 too becomes int64: numbers that are labels, not grey levels.
+
+    Raises:
+        InputError: for arrays of text, Python objects, complex numbers or dates, and integers beyond int64.
+    """
+    kind = array.dtype.kind
+    if kind == "f":
+        with np.errstate(over="ignore"):  # to infinity, which whoever needs finite numbers finds
+            array = array.astype(np.float32, copy=False)
+    elif kind in "iu" and (integers or array.dtype != np.uint8):
+        if array.size and array.dtype == np.uint64 and array.max() > MOST:
+            raise InputError(f"{label} holds integers beyond int64, up to {array.max()}")
+        array = array.astype(np.int64, copy=False)
+    elif kind not in "bu":
+        raise InputError(f"{label} must be numbers, got {array.dtype}")
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
@@ -352,3 +410,28 @@ def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
             "codes are int64 with integers=True"
         )
     check_finite(x, name)
+
+
+def split_digest(split: Split) -> str:
+    """SHA-256 of a split's tensors and mask: names, types, shapes and bytes; equal only where all data are, in order.
+
+    Under dynamic binarization also of how evaluation draws: equal digests mean equal data in evaluation.
+
+    Args:
+        split: where it is does not matter, nor its name.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    tensors = dict(sorted(split.tensors.items()))
+    if split.mask is not None:
+        tensors[""] = split.mask  # no tensor has this name
+    found = hashlib.sha256(split.binarization.encode())
+    if split.binarization == "dynamic":
+        found.update(EVALUATION_DRAW.encode())
+    if split.variants:  # of which evaluation takes the first
+        found.update(f"variants {split.variants}".encode())
+    for name, tensor in tensors.items():
+        found.update(f"/{name} {tensor.dtype} {tuple(tensor.shape)}/".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()

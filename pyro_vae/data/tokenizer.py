@@ -3,22 +3,83 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import unicodedata
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.byte_pairs import BytePairs
+from pyro_vae.data.dataset import Data
+from pyro_vae.data.split import PARTS, Split
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
+
+POOL = 64  # tokenizations drawn of a word; captions take from them
+
+
+class BytePairs:
+    """Byte-pair encoding with dropout, of a seed (the library's own has none).
+
+    Args:
+        model: the entry ``model`` of a tokenizer of the library ``tokenizers``, as JSON: vocabulary and merges.
+
+    Source: Provilkov et al. 2020, arXiv:1910.13267, algorithm 1.
+    """
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        self.numbers: dict[str, int] = model["vocab"]
+        self.ranks = {(a, b): rank for rank, (a, b) in enumerate(model["merges"])}
+
+    def merge(self, word: str, dropout: float, generator: Random) -> list[int]:
+        """The tokens of one word.
+
+        At every step each pair of neighbours that could be merged is left out with probability ``dropout``; of the
+        others the one that was learned first is merged, the leftmost if there are several.
+        """
+        tokens = list(word)
+        while len(tokens) > 1:
+            best, at = math.inf, -1
+            for place, pair in enumerate(pairwise(tokens)):
+                rank = self.ranks.get(pair, math.inf)
+                if rank < best and (dropout == 0 or generator.random() >= dropout):
+                    best, at = rank, place
+            if at < 0:
+                break
+            tokens[at : at + 2] = [tokens[at] + tokens[at + 1]]
+        return [self.numbers[token] for token in tokens]
+
+    def dropped_out(
+        self, captions: Sequence[Sequence[str]], num_variants: int, dropout: float, generator: Random
+    ) -> Iterator[tuple[tuple[int, int], list[int]]]:
+        """Tokens of captions, given as words: ``((caption, variant), tokens)`` of each variant of each caption.
+
+        A word's tokenizations are drawn when they are needed, but no more than 64: later ones are drawn from these.
+        """
+        drawn: dict[str, list[list[int]]] = defaultdict(list)
+        for caption, words in enumerate(captions):
+            for variant in range(num_variants):
+                row: list[int] = []
+                for word in words:
+                    pool = drawn[word]
+                    if len(pool) < POOL:
+                        pool.append(self.merge(word, dropout, generator))
+                        row += pool[-1]
+                    else:
+                        row += pool[int(generator.random() * POOL)]
+                yield (caption, variant), row
+
 
 PAD, PAD_TOKEN = 0, "<pad>"
 FEWEST = 257  # tokens: all bytes, and the padding
@@ -236,3 +297,41 @@ def _library() -> Any:
             "captions need the library tokenizers, which is not installed: pip install 'pyro-vae[text]'"
         ) from error
     return tokenizers
+
+
+KEY = "text"
+
+
+def with_text(data: Data, tokenizer: Tokenizer, *, dropout: float = 0.0, num_variants: int = 8, seed: int = 0) -> Data:
+    """Give every datum its caption as ``text``, int64 ``(T,)``, padded with 0.
+
+    With BPE dropout, training captions are tokenized several times beforehand, and a batch has one of a caption's
+    tokenizations, drawn anew whenever the datum is seen. So training costs no more, stays on the device, and
+    is a function of the seed; validation and test captions have their usual tokens.
+
+    Args:
+        data: with captions.
+        tokenizer: of the training captions.
+        dropout: of merges, 0.1 in the literature; 0 for none.
+        num_variants: tokenizations of a training caption, the usual one among them, if there is dropout.
+        seed: of their draws.
+
+    Raises:
+        InputError: for data without captions, a caption that does not fit, and what
+            :meth:`Tokenizer.encode_variants` refuses.
+
+    Source: Provilkov et al. 2020, arXiv:1910.13267; Ramesh et al. 2021, arXiv:2102.12092 (10%).
+    """
+    if data.captions is None:
+        raise InputError(
+            f"{data.name}: the data have no captions; see docs/data.md for how a folder of images has them"
+        )
+    splits: dict[str, Split] = {}
+    for part in PARTS:
+        split: Split | None = getattr(data, part)
+        if split is not None:
+            captions = data.captions[part]
+            several = bool(dropout) and part == "train"
+            text = tokenizer.encode_variants(captions, num_variants if several else 1, dropout=dropout, seed=seed)
+            splits[part] = split.with_variants({KEY: text.to(split.device)})
+    return replace(data, **splits)

@@ -19,6 +19,7 @@ from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 
 logger = logging.getLogger(__name__)
+
 FULL_SCALE = 1 << 15  # of 16 bits
 PCM, EXTENSIBLE = 1, 0xFFFE  # formats; an extensible one says in the first two bytes of a GUID what it is
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # the rest of it, for all formats that have a number

@@ -1,4 +1,4 @@
-"""A distribution over grids of codes, one code after another."""
+"""A distribution over grids or texts, one code or word after another, with temperature and guidance."""
 
 from __future__ import annotations
 
@@ -12,8 +12,63 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import cross_entropy
 
-from pyro_vae.distributions.guided import Guided
 from pyro_vae.errors import InputError
+
+
+class Guided:
+    """A network's logits with the condition, pushed away from those without it: (1 + s) cond - s uncond.
+
+    Both are computed in one batch of twice the size. Its conditions are ``(batch, 2, ...)``: with and without.
+
+    Args:
+        network: the one that is guided.
+        scale: s.
+
+    Source: Ho & Salimans 2022, arXiv:2207.12598.
+    """
+
+    def __init__(self, network: CodeNetwork, scale: float) -> None:
+        self.network, self.scale = network, scale
+
+    def logits(self, codes: Tensor, condition: Condition) -> Tensor:
+        """Logits ``(batch, K, *shape)``."""
+        return self._guide(self.network.logits(codes.repeat_interleave(2, 0), _flat(condition)))
+
+    def steps(self, batch: int, condition: Condition) -> GuidedSteps:
+        """The memory of both."""
+        return GuidedSteps(self, batch, condition)
+
+    def _guide(self, logits: Tensor) -> Tensor:
+        given, free = logits.unflatten(0, (-1, 2)).unbind(1)
+        return given.lerp(free, -self.scale)  # given + s (given - free)
+
+
+class GuidedSteps:
+    """Logits of one position after another.
+
+    Args:
+        guided: the network.
+        batch: how many grids.
+        condition: ``(batch, 2, ...)``.
+    """
+
+    def __init__(self, guided: Guided, batch: int, condition: Condition) -> None:
+        self.guided, self.batch = guided, batch
+        self.steps = guided.network.steps(2 * batch, _flat(condition))
+        self.codes: Tensor | None = None
+
+    def __call__(self, position: int, codes: Tensor) -> Tensor:
+        """Logits ``(batch, K)`` at a position."""
+        if self.codes is None:
+            self.codes = codes.repeat_interleave(2, 0)  # (2 * batch, N)
+        if position > 0:
+            self.codes[:, position - 1] = codes[:, position - 1].repeat_interleave(2)
+        return self.guided._guide(self.steps(position, self.codes))
+
+
+def _flat(condition: Condition) -> dict[str, Tensor]:
+    return {name: value.flatten(0, 1) for name, value in condition.items()}
+
 
 Condition = Mapping[str, Tensor]
 
@@ -206,3 +261,35 @@ def draw(logits: Tensor) -> Tensor:
     """
     noise = torch.rand_like(logits).log_()  # -e; rand is several times as fast as exponential_ on a CPU
     return logits.softmax(-1).div_(noise).argmin(-1)
+
+
+class PaddedText(constraints.Constraint):
+    """Words 1 … num_words - 1, then pads, 0, to the end.
+
+    Args:
+        num_words: with the pad.
+    """
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, num_words: int) -> None:
+        self.num_words = num_words
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"PaddedText(words 1 … {self.num_words - 1}, and 0 behind the end)"
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each text ``(..., T)`` is one, ``(...,)``."""
+        known = ((value >= 0) & (value < self.num_words)).all(-1)
+        return known & ~((value[..., :-1] == 0) & (value[..., 1:] != 0)).any(-1)
+
+
+class Texts(Autoregressive):
+    """An autoregressive distribution over texts ``(T,)``; its network gives pads behind a pad with probability 1."""
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """Words, then pads."""
+        return PaddedText(self.num_codes)

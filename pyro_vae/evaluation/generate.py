@@ -11,16 +11,15 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.arguments import X
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
-from pyro_vae.evaluation.nodes import data_first, in_data_plate, mean_of
-from pyro_vae.evaluation.running import as_batch, as_split, check_pair, generated, quiet
-from pyro_vae.evaluation.scaled import Scaled
-from pyro_vae.evaluation.tempered import Tempered
-from pyro_vae.program import Batch, Program, as_programs
-from pyro_vae.traces import is_latent
+from pyro_vae.programs.context import X
+from pyro_vae.programs.handlers import Scaled, Tempered
+from pyro_vae.programs.nodes import data_first, in_data_plate, mean_of
+from pyro_vae.programs.program import Batch, Program, as_programs
+from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, quiet
+from pyro_vae.programs.traces import is_latent
 
 
 def sample(
@@ -43,14 +42,14 @@ def sample(
         model: a Pyro program that samples its data site when its data argument is None.
         num_samples: how many data to generate.
         seed: of the draws (which also depend on ``batch_size``); the global random state is left as it was.
-        site: the data site; found, if None (:mod:`pyro_vae.data_sites`).
+        site: the data site; found, if None (:mod:`pyro_vae.programs.data_sites`).
         batch: context that the model is given, ``(num_samples, ...)`` each. ``x``, rows of data, stands in for the data
             of a model that cannot be run without; other models are not given it.
         batch_size: data generated at once.
         scales: factors for the standard deviations of latent sites' priors, by name; the noise stays the same
-            (:class:`~pyro_vae.evaluation.scaled.Scaled`).
+            (:class:`~pyro_vae.programs.handlers.Scaled`).
         temperature, top_k, top_p, guidance: of sites that can be tempered or guided, such as codes with a learned prior
-            (:class:`~pyro_vae.evaluation.tempered.Tempered`); 1, None, None, 0: as the model has it.
+            (:class:`~pyro_vae.programs.handlers.Tempered`); 1, None, None, 0: as the model has it.
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
@@ -174,7 +173,7 @@ def decode(
 
     Args:
         model: generative program.
-        values: latent sites' values, ``(batch, *event)``, as from :func:`pyro_vae.evaluation.latents.encode`.
+        values: latent sites' values, ``(batch, *event)``, as from :func:`pyro_vae.evaluation.encoding.encode`.
         seed: of the draws of the other latents.
         site: the data site; found, if None.
         batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for :func:`sample`.

@@ -10,12 +10,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
+from pyro_vae.guides.base import draw_top_down
 from pyro_vae.guides.ladder import residual
-from pyro_vae.guides.top_down import draw_top_down
 from pyro_vae.models.biva import BIVA
-from pyro_vae.networks.activations import activation as make_activation
 from pyro_vae.networks.features import FeatureGaussian, FeatureMap, Stage
-from pyro_vae.networks.leading import check_event_shape
+from pyro_vae.networks.layers import activation as make_activation
+from pyro_vae.networks.layers import check_event_shape
 
 
 class BIVAGuide(PyroModule):

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_vae.guides.sites import data_and_latent_shapes
+from pyro_vae.guides.base import data_and_latent_shapes
 from pyro_vae.networks import make_encoder
 
 

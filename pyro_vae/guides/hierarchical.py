@@ -10,10 +10,10 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.guides.sites import data_and_latent_shapes, vectors_bottom_up
+from pyro_vae.guides.base import data_and_latent_shapes, vectors_bottom_up
 from pyro_vae.models.hierarchical import check_layers
-from pyro_vae.networks.gaussian import GaussianMLP
-from pyro_vae.networks.leading import check_event_shape
+from pyro_vae.networks.layers import check_event_shape
+from pyro_vae.networks.mlp import GaussianMLP
 
 
 class HierarchicalGuide(PyroModule):

@@ -12,15 +12,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import unknown
-from pyro_vae.guides.sites import data_and_latent_shapes, vectors_bottom_up
-from pyro_vae.guides.top_down import draw_top_down
+from pyro_vae.guides.base import data_and_latent_shapes, draw_top_down, vectors_bottom_up
 from pyro_vae.models.hierarchical import check_layers
-from pyro_vae.networks.activations import activation as make_activation
-from pyro_vae.networks.batch_norm import FeatureNorm
 from pyro_vae.networks.conv import ConvEncoder
-from pyro_vae.networks.gaussian import GaussianHead
-from pyro_vae.networks.leading import check_event_shape
-from pyro_vae.networks.mlp import hidden_layers
+from pyro_vae.networks.layers import FeatureNorm, check_event_shape
+from pyro_vae.networks.layers import activation as make_activation
+from pyro_vae.networks.mlp import GaussianHead, hidden_layers
 
 Merge = Literal["precision", "residual"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae.models.vq import VQVAE
 from pyro_vae.networks import Quantized
 from pyro_vae.networks.grids import CONV, GridEncoder
-from pyro_vae.penalty import penalty
+from pyro_vae.programs.handlers import penalty
 
 
 class VQGuide(PyroModule):

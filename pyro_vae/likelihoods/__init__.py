@@ -4,8 +4,7 @@ from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.bernoulli import Bernoulli
 from pyro_vae.likelihoods.categorical import Categorical, Categorical256
 from pyro_vae.likelihoods.discretized_logistic_mixture import DiscretizedLogisticMixture
-from pyro_vae.likelihoods.gaussian import Gaussian
-from pyro_vae.likelihoods.laplace import Laplace
+from pyro_vae.likelihoods.location_scale import Gaussian, Laplace
 from pyro_vae.likelihoods.logit_laplace import LogitLaplace
 
 __all__ = [

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from pyro_vae.distributions import DiscretizedCategorical, Levels
 from pyro_vae.errors import InputError
-from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.tilt import tilted_logits
+from pyro_vae.likelihoods.base import Likelihood, tilted_logits
 
 
 class Categorical(Likelihood):

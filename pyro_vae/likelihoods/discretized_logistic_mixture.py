@@ -11,8 +11,7 @@ from torch.nn.functional import softplus
 
 from pyro_vae import distributions
 from pyro_vae.errors import InputError
-from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.tilt import invert_monotone, tilted_logits
+from pyro_vae.likelihoods.base import Likelihood, invert_monotone, tilted_logits
 
 
 class DiscretizedLogisticMixture(Likelihood):

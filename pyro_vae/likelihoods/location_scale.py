@@ -1,4 +1,4 @@
-"""What Gaussian and Laplace share: a location per element; a scale fixed, learned, or per element."""
+"""Real data with Gaussian or Laplace noise: a location per element; a scale fixed, learned, or per element."""
 
 from __future__ import annotations
 
@@ -70,3 +70,23 @@ class LocationScale(Likelihood):
         if self.scale == "per_pixel":
             return torch.cat([mean, torch.full_like(mean, self.initial_raw)])
         return mean.clone()
+
+
+class Gaussian(LocationScale):
+    """log p(x) = -(x - mu)^2 / (2 s^2) - log s - log(2 pi)/2 nats per element: a density, which may exceed 1.
+
+    ``Gaussian(scale, min_scale)``: the scale s is the standard deviation, in the data's units; fixed, one
+    learned scalar, or per pixel. See :class:`LocationScale` for the arguments and the lower bound.
+    """
+
+    family = dist.Normal
+
+
+class Laplace(LocationScale):
+    """log p(x) = -|x - mu| / s - log(2 s) nats per element: a density, which may exceed 1.
+
+    ``Laplace(scale, min_scale)``: the scale s is the mean absolute deviation, in the data's units; fixed, one
+    learned scalar, or per pixel. See :class:`LocationScale` for the arguments and the lower bound.
+    """
+
+    family = dist.Laplace

@@ -13,8 +13,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.models.hierarchical import check_layers
-from pyro_vae.networks.activations import activation as make_activation
 from pyro_vae.networks.features import FeatureGaussian, FeatureMap, FeatureOutput, Shape, Stage
+from pyro_vae.networks.layers import activation as make_activation
 
 
 class BIVA(GenerativeModel):

@@ -7,8 +7,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.context import Context
 from pyro_vae.priors import Prior, TransformerPrior
+from pyro_vae.programs.context import Context
 
 
 class CodeModel(PyroModule):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.context import Context
 from pyro_vae.distributions import completed, diagonal_normal
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.networks import make_decoder, make_encoder
+from pyro_vae.programs.context import Context
 
 
 def visible(y: Tensor, mask: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import normalize
 
-from pyro_vae.context import Context
 from pyro_vae.networks import ConvEncoder
 from pyro_vae.networks.text_encoder import TextEncoder
+from pyro_vae.programs.context import Context
 
 TEMPERATURE, LARGEST_SCALE = 0.07, 100.0
 

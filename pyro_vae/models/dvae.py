@@ -8,15 +8,14 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.context import Context
 from pyro_vae.distributions import RelaxedUniformCodes
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Likelihood, LogitLaplace
-from pyro_vae.models.base import GenerativeModel
-from pyro_vae.models.given import given_to, sample_text
+from pyro_vae.models.base import GenerativeModel, given_to, sample_text
 from pyro_vae.networks.grids import grid_shape
 from pyro_vae.networks.pyramid import PyramidDecoder
 from pyro_vae.priors import UniformPrior
+from pyro_vae.programs.context import Context
 
 
 class DVAE(GenerativeModel):

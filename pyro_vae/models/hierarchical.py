@@ -14,8 +14,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.networks.conv import ConvDecoder
-from pyro_vae.networks.gaussian import GaussianMLP
-from pyro_vae.networks.mlp import MLPDecoder, hidden_layers
+from pyro_vae.networks.mlp import GaussianMLP, MLPDecoder, hidden_layers
 
 
 class HierarchicalVAE(GenerativeModel):

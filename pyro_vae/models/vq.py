@@ -8,13 +8,12 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.context import Context
 from pyro_vae.likelihoods import DiscretizedLogisticMixture, Likelihood
-from pyro_vae.models.base import GenerativeModel
-from pyro_vae.models.given import given_to, sample_text
+from pyro_vae.models.base import GenerativeModel, given_to, sample_text
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.grids import GridDecoder, grid_shape
 from pyro_vae.priors import UniformPrior
+from pyro_vae.programs.context import Context
 
 
 class VQVAE(GenerativeModel):

@@ -1,12 +1,18 @@
-"""What a model is conditioned on, as features: class labels, attribute vectors."""
+"""Encoders and decoders by name, and what a model is conditioned on as features."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.context import Context, attribute_context, label_context
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
+from pyro_vae.networks.mlp import MLPDecoder, MLPEncoder
+from pyro_vae.programs.context import Context, attribute_context, label_context
 
 
 class Condition(nn.Module):
@@ -71,3 +77,104 @@ class Attributes(Condition):
     def forward(self, y: Tensor) -> Tensor:
         """y itself."""
         return y
+
+
+NetworkKind = Literal["mlp", "conv"]
+
+_ENCODERS = {"mlp": MLPEncoder, "conv": ConvEncoder}
+_DECODERS = {"mlp": MLPDecoder, "conv": ConvDecoder}
+
+
+def make_encoder(
+    kind: NetworkKind | nn.Module,
+    data_shape: Sequence[int],
+    hidden_dims: Sequence[int],
+    out_dim: int,
+    activation: str = "tanh",
+) -> nn.Module:
+    """An encoder ``(..., *data_shape)`` to ``(..., out_dim)``.
+
+    Args:
+        kind: ``"mlp"``, ``"conv"``, or a module of one's own, which is returned as it is.
+        data_shape: shape of one datum.
+        hidden_dims: sizes of the hidden layers, or channels of the stages, in the order of application.
+        out_dim: number of features.
+        activation: name of the activation.
+
+    Raises:
+        InputError: if the kind or activation is unknown, or the shape doesn't suit the kind.
+    """
+    if isinstance(kind, nn.Module):
+        return kind
+    if kind not in _ENCODERS:
+        raise unknown("encoder", kind, _ENCODERS)
+    return _ENCODERS[kind](data_shape, hidden_dims, out_dim, activation)
+
+
+def make_decoder(
+    kind: NetworkKind | nn.Module,
+    in_dim: int,
+    hidden_dims: Sequence[int],
+    out_shape: Sequence[int],
+    activation: str = "tanh",
+) -> nn.Module:
+    """A decoder ``(..., in_dim)`` to ``(..., *out_shape)``, with ``set_output_bias``.
+
+    Args:
+        kind: ``"mlp"``, ``"conv"``, or a module of one's own, which is returned as it is.
+        in_dim: size of a latent vector.
+        hidden_dims: sizes of the hidden layers, or channels of the stages, in the order of application
+            (so the mirror of an encoder has its ``hidden_dims`` reversed).
+        out_shape: shape of one output.
+        activation: name of the activation.
+
+    Raises:
+        InputError: if the kind or activation is unknown, or the shape doesn't suit the kind.
+    """
+    if isinstance(kind, nn.Module):
+        return kind
+    if kind not in _DECODERS:
+        raise unknown("decoder", kind, _DECODERS)
+    return _DECODERS[kind](in_dim, hidden_dims, out_shape, activation)
+
+
+class ConditionalEncoder(nn.Module):
+    """``(..., *data_shape)`` and ``(..., dim)`` to ``(..., out_dim)``.
+
+    ``mlp``: the condition is appended to the flattened data; ``conv``: each of its numbers is a constant plane beside
+    the image's channels.
+
+    Args:
+        kind: ``"mlp"`` or ``"conv"``.
+        data_shape: shape of one datum.
+        dim: features of the condition.
+        hidden_dims: widths of the layers from data to features (conv: channels).
+        out_dim: number of features.
+        activation: name of the activation.
+
+    Raises:
+        InputError: if the kind or activation is unknown, or the shape doesn't suit the kind.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        data_shape: Sequence[int],
+        dim: int,
+        hidden_dims: Sequence[int],
+        out_dim: int,
+        activation: str = "tanh",
+    ) -> None:
+        super().__init__()
+        channels, *rest = data_shape
+        self.rank, self.planes = len(data_shape), kind != "mlp"
+        joined = (channels + dim, *rest) if self.planes else (math.prod(data_shape) + dim,)
+        self.encoder = make_encoder(kind, joined, hidden_dims, out_dim, activation)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The features ``(..., out_dim)``."""
+        if self.planes:
+            h = condition.reshape(*condition.shape, *(1,) * (self.rank - 1))  # (..., dim, 1, 1)
+            h = h.expand(*condition.shape, *x.shape[x.dim() - self.rank + 1 :])  # (..., dim, H, W)
+            return self.encoder(torch.cat([x, h], -self.rank))
+        return self.encoder(torch.cat([x.flatten(-self.rank), condition], -1))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.networks.activations import activation as make_activation
-from pyro_vae.networks.leading import apply_batched, check_event_shape
+from pyro_vae.networks.layers import activation as make_activation
+from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.mlp import glorot_, set_bias_
 
 

@@ -11,9 +11,8 @@ from torch.nn.functional import interpolate
 from torch.nn.utils.parametrizations import weight_norm
 
 from pyro_vae.errors import InputError
-from pyro_vae.networks.gaussian import as_gaussian
-from pyro_vae.networks.leading import apply_batched
-from pyro_vae.networks.mlp import glorot_, set_bias_
+from pyro_vae.networks.layers import apply_batched
+from pyro_vae.networks.mlp import as_gaussian, glorot_, set_bias_
 
 Shape = tuple[int, ...]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.networks.leading import apply_batched, check_event_shape
+from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.mlp import set_bias_
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d}

@@ -1,4 +1,4 @@
-"""Fully connected networks: plain, as an encoder of data of any shape, as a decoder to any shape."""
+"""Fully connected networks: plain, encoding, decoding, with a Gaussian's parameters as output."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from pyro_vae.errors import InputError
-from pyro_vae.networks.activations import activation as make_activation
-from pyro_vae.networks.batch_norm import FeatureNorm
-from pyro_vae.networks.leading import apply_batched, check_event_shape
+from pyro_vae.networks.layers import FeatureNorm, apply_batched, check_event_shape
+from pyro_vae.networks.layers import activation as make_activation
 
 
 def glorot_(module: nn.Module) -> None:
@@ -161,3 +162,62 @@ class MLPDecoder(nn.Module):
             InputError: if the bias has another shape.
         """
         set_bias_(self.mlp.out.bias, bias, self.out_shape)
+
+
+MIN_VARIANCE = 1e-5
+
+
+def as_gaussian(parameters: Tensor) -> dist.Normal:
+    """N(mu, softplus(s) + 1e-5), elementwise, of parameters (mu, s) side by side ``(..., 2 * dim)``."""
+    loc, raw = parameters.chunk(2, -1)  # each (..., dim)
+    return dist.Normal(loc, (softplus(raw) + MIN_VARIANCE).sqrt())
+
+
+class GaussianHead(nn.Module):
+    r"""N(mu(h), diag sigma^2(h)) with linear mu and sigma^2 = softplus(linear) + 1e-5.
+
+    Args:
+        in_dim: size of h.
+        out_dim: dimensions of the Gaussian.
+        batch_norm: normalize both linear maps.
+
+    Source: Sønderby et al. 2016, arXiv:1602.02282.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, 2 * out_dim, bias=not batch_norm).apply(glorot_)
+        self.norm = FeatureNorm(2 * out_dim) if batch_norm else nn.Identity()
+
+    def forward(self, h: Tensor) -> dist.Normal:
+        """The elementwise Gaussian ``(..., out_dim)`` at h ``(..., in_dim)``."""
+        return as_gaussian(self.norm(self.linear(h)))
+
+
+class GaussianMLP(nn.Module):
+    """A conditional p(z | h) = N(mu(h), diag sigma^2(h)) by hidden layers and a :class:`GaussianHead`.
+
+    Args:
+        in_dim: size of h.
+        hidden_dims: sizes of the hidden layers; empty for a linear Gaussian conditional.
+        out_dim: dimensions of z.
+        activation: name of the activation.
+        batch_norm: normalize every layer, the head included.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dims: Sequence[int],
+        out_dim: int,
+        activation: str = "tanh",
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [in_dim, *hidden_dims]
+        self.hidden = hidden_layers(sizes, activation, batch_norm)
+        self.head = GaussianHead(sizes[-1], out_dim, batch_norm)
+
+    def forward(self, h: Tensor) -> dist.Normal:
+        """The elementwise Gaussian ``(..., out_dim)`` at h ``(..., in_dim)``."""
+        return self.head(self.hidden(h))

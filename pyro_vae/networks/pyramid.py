@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pyro_vae.errors import InputError
 from pyro_vae.networks.grids import CONV, grid_shape
-from pyro_vae.networks.leading import apply_batched, check_event_shape
+from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.mlp import set_bias_
 
 POOL = {1: functional.max_pool1d, 2: functional.max_pool2d}

@@ -7,15 +7,110 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pyro_vae.errors import InputError
-from pyro_vae.networks.k_means import k_means
-from pyro_vae.networks.nearest import nearest_codes
-from pyro_vae.networks.processes import drawn_rows, summed
-from pyro_vae.networks.quantizer_options import check_options, memory_for_scores
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.networks.k_means import k_means, nearest_codes
 from pyro_vae.networks.straight_through import look_up, quantize
+
+UPDATES, DISTANCES = ("ema", "gradient"), ("euclidean", "cosine")
+
+
+def check_options(
+    num_codes: int,
+    dim: int,
+    grid_dim: int,
+    update: str,
+    decay: float,
+    commitment: float,
+    distance: str,
+    restart_below: float,
+) -> None:
+    """Check what :class:`~pyro_vae.networks.VectorQuantizer` is given.
+
+    Raises:
+        InputError: names what is out of range or unknown.
+    """
+    if update not in UPDATES:
+        raise unknown("update", update, UPDATES)
+    if distance not in DISTANCES:
+        raise unknown("distance", distance, DISTANCES)
+    if num_codes < 1 or dim < 1 or grid_dim < 0:
+        raise InputError(
+            f"num_codes and dim must be positive and grid_dim not negative, got {num_codes}, {dim} and {grid_dim}"
+        )
+    if not 0 < decay < 1:
+        raise InputError(f"decay must lie between 0 and 1, got {decay}")
+    if not 0 <= commitment < math.inf:
+        raise InputError(f"commitment must be a number from 0 on, got {commitment}")
+    if not 0 <= restart_below < 1:
+        raise InputError(f"restart_below is a fraction of the mean count and must lie in [0, 1), got {restart_below}")
+    if restart_below and update != "ema":
+        raise InputError("restart_below needs update 'ema': a codebook that the optimizer moves is not restarted")
+
+
+def memory_for_scores(num_codes: int, dim: int, memory_mib: float) -> int:
+    """Bytes of the budget that are left for the scores of vectors searched at a time.
+
+    The rest is for scratch tensors of the codebook's size: the centered codebook, the batch's sums and counts.
+
+    Raises:
+        InputError: if not even the scores of one vector fit.
+    """
+    fixed, row = 4 * num_codes * 2 * (dim + 1), 4 * num_codes
+    if not fixed + row <= memory_mib * 2**20:
+        raise InputError(
+            f"{num_codes} codes of {dim} numbers need {(fixed + row) / 2**20:.4g} MiB to search for one vector and to "
+            f"gather statistics, memory_mib allows {memory_mib:g}: use fewer codes or raise it"
+        )
+    return int(memory_mib * 2**20) - fixed
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of processes; (0, 1) where there is one only."""
+    if not dist.is_available() or not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, without a gradient; all of them must come here, in the same order."""
+    if world()[1] == 1:
+        return value
+    from torch.distributed import _functional_collectives as collectives  # in-place ones cannot be recorded
+
+    group = dist.group.WORLD
+    assert group is not None
+    return collectives.wait_tensor(collectives.all_reduce(value, "sum", group))
+
+
+def drawn_rows(rows: Tensor, number: int) -> Tensor:
+    """Random rows of the joint batch of all processes, the same on all of them.
+
+    The batch is cut into as many pieces as rows are asked for and one is drawn from each, so that they are different
+    ones if there are enough; where the first piece begins is random.
+
+    Args:
+        rows: this process's, ``(rows, dim)``, as many on each.
+        number: how many to draw.
+
+    Returns:
+        ``(number, dim)``.
+    """
+    rank, processes = world()
+    total, pieces = len(rows) * processes, torch.arange(number, device=rows.device)
+    within = torch.randint(max(1, total // number), pieces.shape, device=rows.device)
+    begin = torch.randint(total, (), device=rows.device)
+    chosen = (pieces * total // number + within + begin) % total  # (number,)
+    if processes == 1:
+        return rows[chosen]
+    chosen = summed(chosen if rank == 0 else torch.zeros_like(chosen))  # the first process's draw
+    ours = chosen - rank * len(rows)
+    inside = (ours >= 0) & (ours < len(rows))
+    return summed(torch.where(inside[:, None], rows[ours.clamp(0, len(rows) - 1)], 0.0))
+
 
 SMOOTHING = 1e-5  # of the counts that sums are divided by
 TINY = 1e-12  # a sum shorter than this gives no direction

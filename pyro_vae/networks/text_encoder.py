@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from pyro_vae.errors import InputError
-from pyro_vae.networks.leading import apply_batched, check_event_shape
+from pyro_vae.networks.layers import apply_batched, check_event_shape
 
 PAD = 0
 

@@ -1,7 +1,6 @@
 """Priors over codes, each a module that gives a distribution."""
 
-from pyro_vae.priors.autoregressive import AutoregressivePrior
-from pyro_vae.priors.base import CodeGrid, Prior
+from pyro_vae.priors.base import AutoregressivePrior, CodeGrid, Prior
 from pyro_vae.priors.pixelcnn import GatedPixelCNN
 from pyro_vae.priors.transformer import TransformerPrior
 from pyro_vae.priors.uniform import UniformPrior

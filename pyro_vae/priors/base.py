@@ -1,7 +1,8 @@
-"""What all priors over codes share: which grid, and what they are given."""
+"""What all priors over codes share: which grid, what they are given, condition to distribution."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,9 +12,44 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.context import Context, label_context
-from pyro_vae.distributions import PaddedText
+from pyro_vae.distributions import Autoregressive, PaddedText
+from pyro_vae.distributions.autoregressive import Condition, Steps
 from pyro_vae.errors import InputError
+from pyro_vae.programs.context import Context, label_context
+
+
+def check_layers(who: str, dropout: float, **sizes: int) -> None:
+    """Check what all the networks have: sizes, by argument, and dropout.
+
+    Raises:
+        InputError: names the prior and the argument.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"{who}: {name} must be a positive integer, got {value}")
+    if not 0 <= dropout < 1:
+        raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")
+
+
+def transposed(weight: Tensor) -> Tensor:
+    """A layer's weight ``(out, ...)`` as a matrix ``(..., out)`` for rows from the left, a copy without a gradient."""
+    return weight.detach().flatten(1).T.contiguous()
+
+
+class HeadSteps:
+    """B relu(A relu(x) + a) + b of vectors x.
+
+    Args:
+        head: relu, a convolution of side 1, relu, and another one.
+    """
+
+    def __init__(self, head: nn.Sequential) -> None:
+        self.maps = [(transposed(head[i].weight), head[i].bias.detach()) for i in (1, 3)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, K)`` of x ``(batch, channels)``."""
+        (first, first_bias), (second, second_bias) = self.maps
+        return torch.addmm(second_bias, torch.addmm(first_bias, x.relu(), first).relu_(), second)
 
 
 class CodeGrid(NamedTuple):
@@ -148,3 +184,65 @@ class _Among(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         """Whether each value is on the list."""
         return torch.isin(value, torch.tensor(self.values, device=value.device))
+
+
+class AutoregressivePrior(Prior):
+    """p(codes | context) = prod_i p(code_i | the codes before it, context), in the order of rows.
+
+    A prior of one's own has three methods, all of which know one batch dimension only: ``condition`` (once a
+    distribution), ``logits`` (all positions in one pass) and ``steps`` (a memory that gives the same logits position by
+    position).
+
+    Args: see :class:`~pyro_vae.priors.base.Prior`.
+    """
+
+    def forward(self, **context: Tensor | None) -> Autoregressive:
+        """p(codes | context), with the batch shape to which the leading dimensions of the context broadcast.
+
+        Raises:
+            InputError: if the label, the text or a coarser grid is missing, or has another shape.
+        """
+        given = self.given(context)
+        events = {name: value.dim() - self.context_dim(name) for name, value in given.items()}
+        leading = torch.broadcast_shapes(*(value.shape[: events[name]] for name, value in given.items()))
+        batch = math.prod(leading)
+        flat = {name: value.expand((*leading, *value.shape[events[name] :])) for name, value in given.items()}
+        flat = {name: value.reshape(batch, *value.shape[len(leading) :]) for name, value in flat.items()}
+        condition = {name: value.reshape((*leading, *value.shape[1:])) for name, value in self.condition(flat).items()}
+        return Autoregressive(self, self.num_codes, self.shape, condition, leading, self.device)
+
+    @abstractmethod
+    def condition(self, context: Condition) -> Condition:
+        """What ``logits`` and ``steps`` are given, each ``(batch, ...)``, of the context, each ``(batch, ...)``."""
+
+    @abstractmethod
+    def logits(self, codes: Tensor, condition: Condition) -> Tensor:
+        """Logits ``(batch, K, *shape)`` at all positions; those at i depend on the codes before i only.
+
+        Args:
+            codes: int64 ``(batch, *shape)``.
+            condition: what ``condition`` gave.
+        """
+
+    @abstractmethod
+    def steps(self, batch: int, condition: Condition) -> Steps:
+        """A memory for a batch of samples: ``steps(i, codes)`` gives the logits ``(batch, K)`` of position i.
+
+        It is made and called where gradients are off.
+        """
+
+    def without(self, condition: Condition) -> Condition:
+        """The condition without what samples can be guided by; for priors that have been trained without it at times.
+
+        Raises:
+            InputError: if the prior has not, as most.
+        """
+        raise InputError(
+            f"samples of this {type(self).__name__} cannot be guided: it never was without its condition in training "
+            "(TransformerPrior with condition_dropout is, at times)"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and samples are made."""
+        return self.seen.device

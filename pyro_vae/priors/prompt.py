@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pyro_vae.networks.attention_masks import given_mask
+from pyro_vae.networks.transformer import given_mask
 from pyro_vae.priors.base import CodeGrid
 
 SCALE = 0.02  # standard deviation of embeddings at the start

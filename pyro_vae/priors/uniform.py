@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pyro_vae.context import Context
 from pyro_vae.distributions import UniformCodes
 from pyro_vae.priors.base import Prior
+from pyro_vae.programs.context import Context
 
 
 class UniformPrior(Prior):

@@ -1,34 +1,135 @@
-"""A function of a module's tensors and a batch, recorded once as a graph of tensor operations."""
+"""A function of a module's tensors and a batch, recorded once as a graph of tensor operations, and checked."""
 
 from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from pyro_vae.recording.caches import forget
-from pyro_vae.recording.reasons import first_line, reason, relative_error
-from pyro_vae.recording.simplified import simplify
+from pyro_vae.errors import unknown
+from pyro_vae.programs.handlers import LastSite
 from pyro_vae.recording.state import Snapshot
 from pyro_vae.recording.tensors import (
-    LastSite,
     as_accumulated,
     copied,
     expanded_along,
+    forget,
     laid_out,
     same_random_state,
     with_tensors,
 )
 
-Outputs = tuple[Tensor, ...]
 logger = logging.getLogger(__name__)
 
+Mode = Literal["off", "graph", "full"]  # how a function is run: as it is, as a recorded graph, as a compiled one
+Compile = Literal["auto", "off", "graph", "full"]
+
+
+def choose_mode(compile: str, calls: int, *, graph_from: int, full_from: int) -> Mode:
+    """What ``auto`` means for so many calls.
+
+    Recording costs some tenths of a second, the compiler 10 to 30 seconds more. The choice depends on nothing that is
+    measured, so that a resumed run makes the same one.
+
+    Raises:
+        InputError: for an unknown mode.
+    """
+    if compile not in get_args(Compile):
+        raise unknown("compile", compile, get_args(Compile))
+    if compile != "auto":
+        return cast(Mode, compile)
+    return "full" if calls >= full_from else "graph" if calls >= graph_from else "off"
+
+
+_LIBRARIES = (*(str(Path(m.__file__).parent) for m in (torch, pyro, np)), str(Path(__file__).parent))
+
+
+def relative_error(ours: Tensor | None, theirs: Tensor | None, floor: float = 0.0) -> float:
+    """|ours - theirs| / max(|theirs|, floor) in the Euclidean norm; NaN equals NaN."""
+    if ours is None or theirs is None:
+        return 0.0 if ours is theirs else float("inf")
+    if ours.shape != theirs.shape or not torch.equal(ours.isnan(), theirs.isnan()):
+        return float("inf")
+    a, b = ours.double().nan_to_num(), theirs.double().nan_to_num()
+    difference = (a - b).norm().item()
+    return difference / max(b.norm().item(), floor, 1e-30) if difference else 0.0
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def reason(error: Exception, site: str | None) -> str:
+    """One line: what stood in the way, in which line of whose file, at or after which site."""
+    if isinstance(error, (DataDependentOutputException, GuardOnDataDependentSymNode)):
+        what = "it looks at a tensor's value"
+    elif isinstance(error, DynamicOutputShapeException):
+        what = "a shape depends on a tensor's values"
+    else:
+        what = f"{type(error).__name__}: {first_line(error)}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+    where = f" in `{frames[-1].line}` ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return what + where + (f", at or after site '{site}'" if site else "")
+
+
+_aten = torch.ops.aten
+VIEWS = {  # which have their first argument's memory
+    *(_aten.alias, _aten.detach, _aten.view, _aten.expand, _aten.permute, _aten.t, _aten.transpose),
+    *(_aten.unsqueeze, _aten.squeeze, _aten.slice, _aten.select),
+}
+
+
+def simplify(module: fx.GraphModule) -> None:
+    """Take out views that are what they are views of, and operations whose results nobody uses.
+
+    A program's handlers, plates and gradients leave many of them: a third of a small network's graph. What draws random
+    numbers or writes into a tensor stays, used or not.
+
+    Args:
+        module: as ``make_fx`` leaves it, with an example of every node's value in its ``meta``.
+    """
+    for node in module.graph.nodes:
+        source = _same_memory(node)
+        if source is not None:  # results stay views, so that none is an input itself
+            node.replace_all_uses_with(source, delete_user_cb=lambda user: user.op != "output")
+    module.graph.eliminate_dead_code()  # which keeps what draws or writes
+    module.recompile()
+
+
+def _same_memory(node: fx.Node) -> fx.Node | None:
+    """The first of those that a node is a view of, or a view of a view of, which has its very geometry."""
+    geometry, found = _geometry(node), None
+    while _is_view(node):
+        node = node.args[0]  # type: ignore[assignment]
+        if _geometry(node) == geometry:
+            found = node
+    return found
+
+
+def _is_view(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "overloadpacket", None) in VIEWS
+
+
+def _geometry(node: fx.Node) -> tuple | None:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return None
+    return value.shape, value.stride(), value.storage_offset(), value.dtype, value.device
+
+
+Outputs = tuple[Tensor, ...]
 KINKS = 2e-2  # relative error of a compiled gradient: where a unit's input rounds to the other side of a ReLU's kink,
 # one datum's part of the gradient differs wholly; a miscompiled gradient is off by far more
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from pyro_vae.recording.caches import seen_by
+from pyro_vae.programs.program import names_used
+from pyro_vae.recording.tensors import seen_by
 
 LONG = 10_000  # entries of a list or dict, beyond which only its length is looked at
 LARGE = 2**24  # numbers in a plain tensor, beyond which only its version is looked at
@@ -164,8 +165,6 @@ class Snapshot:
                 self._visit(path, item)
 
     def _visit_function(self, path: str, function: Any) -> None:
-        from pyro_vae.program import names_used
-
         if _root(function.__module__) in _LIBRARIES | {"pyro_vae"}:
             return
         for name, item in names_used(function).items():

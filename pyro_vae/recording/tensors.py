@@ -1,24 +1,32 @@
-"""What a recording does with tensors and random states around the function that it records."""
+"""What a recording does with tensors, caches and random states around the function that it records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
 
 
-class LastSite(Messenger):
-    """Remembers the name of the sample site that came last."""
+def seen_by(transform: Transform) -> set[str]:
+    """Names of the attributes that hold what a transform has seen, not what it is.
 
-    name: str | None = None
+    The last input and output, the Jacobian there (Pyro's flows), and the inverse, which is made when it is asked for.
+    """
+    names = {name for name in vars(transform) if name.startswith("_cache") and name != "_cache_size"}
+    return names if isinstance(transform, _InverseTransform) else names | {"_inv"}
 
-    def _pyro_sample(self, msg: Message) -> None:
-        self.name = msg["name"]
+
+def forget(transform: Transform) -> None:
+    """Make a transform as one that has not seen anything."""
+    for name in seen_by(transform):
+        nothing: Any = (None, None) if name == "_cached_x_y" else None
+        transform.__dict__[name] = nothing
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pyro_vae.cli import main
 from pyro_vae.evaluation import ais, sandwich
-from pyro_vae.recipes import Run
+from pyro_vae.runs import Run
 
 FAST = ["--num_temperatures", "5", "--num_chains", "3", "--num_leapfrog", "2"]
 

@@ -10,10 +10,10 @@ import yaml
 from made_files import BYTES, picture
 
 from pyro_vae.cli import main
-from pyro_vae.cli.context import example_y, parse_y
-from pyro_vae.context import attribute_context, label_context
+from pyro_vae.cli.parsing import example_y, parse_y
 from pyro_vae.errors import InputError
-from pyro_vae.recipes import Run
+from pyro_vae.programs.context import attribute_context, label_context
+from pyro_vae.runs import Run
 
 PETS = ("cat", "cow", "dog")
 

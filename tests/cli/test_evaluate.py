@@ -9,9 +9,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from pyro_vae.cli import main
-from pyro_vae.data.digest import split_digest
+from pyro_vae.data.split import split_digest
 from pyro_vae.evaluation import elbo, log_likelihood
-from pyro_vae.recipes import Run
+from pyro_vae.runs import Run
 
 ARRAYS = {"log_likelihood", "elbo", "effective_sample_size", "pareto_k"}
 

@@ -10,8 +10,8 @@ import yaml
 from pyro_vae.cli import main
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, log_likelihood, sandwich
-from pyro_vae.evaluation.latents import encode
-from pyro_vae.recipes import Run
+from pyro_vae.evaluation.encoding import encode
+from pyro_vae.runs import Run
 from pyro_vae.runtime import as_device, check_seed
 
 ON_DATA = ["evaluate", "ais", "gap", "report"]

@@ -9,8 +9,8 @@ import yaml
 
 from pyro_vae.cli import main
 from pyro_vae.cli.parsing import _options_last, make_parser
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.pages.commands import train_command
+from pyro_vae.reports.stored import train_command
+from pyro_vae.runs import Run
 
 
 def configured(tmp_path, monkeypatch, *arguments):
@@ -24,13 +24,13 @@ def last(section):
     return section["class_path"].split(".")[-1]
 
 
-@pytest.mark.parametrize("form", [["--objective", "IWAE"], ["--objective=pyro_vae.inference.IWAE"]])
+@pytest.mark.parametrize("form", [["--objective", "IWAE"], ["--objective=pyro_vae.objectives.IWAE"]])
 def test_a_class_that_is_changed_has_its_own_defaults(form, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         objective = configured(tmp_path, monkeypatch, "vae", *form)["objective"]
     assert last(objective) == "IWAE" and objective["init_args"]["num_particles"] == 5
     lines = [m for m in caplog.messages if m.startswith("objective: ")]
-    assert len(lines) == 1 and "in place of the recipe's pyro_vae.inference.ELBO, with its own defaults" in lines[0]
+    assert len(lines) == 1 and "in place of the recipe's pyro_vae.objectives.ELBO, with its own defaults" in lines[0]
 
 
 def test_the_command_that_repeats_a_run_says_all_of_another_class(tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_the_pair_trained_first_may_have_another_objective(tmp_path, monkeypatch
     file = tmp_path / "mine.yaml"
     model = {"class_path": "pyro_vae.models.VAE", "init_args": {"latent_dim": 2, "hidden_dims": [4]}}
     guide = {"class_path": "pyro_vae.guides.GaussianGuide", "init_args": {"hidden_dims": [4]}}
-    pair = {"model": model, "guide": guide, "objective": {"class_path": "pyro_vae.inference.ELBO"}}
+    pair = {"model": model, "guide": guide, "objective": {"class_path": "pyro_vae.objectives.ELBO"}}
     file.write_text(yaml.safe_dump({"data": {"name": "mnist5k", "binarization": "static"}, **pair, "first": pair}))
     config = configured(tmp_path, monkeypatch, str(file), "--first.objective", "IWAE")
     assert config["first"]["objective"]["init_args"]["num_particles"] == 5

@@ -12,7 +12,8 @@ import yaml
 from pages import Page, check_alone
 
 from pyro_vae.cli import main
-from pyro_vae.recipes import Run, read_recipe
+from pyro_vae.recipes import read_recipe
+from pyro_vae.runs import Run
 
 SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 30}
 
@@ -45,7 +46,7 @@ def reported(runs):
 
 @pytest.fixture
 def few_figures(monkeypatch):
-    monkeypatch.setattr("pyro_vae.recipes.pages.report.SHOWN", ("reconstructions", "levels", "code_maps"))
+    monkeypatch.setattr("pyro_vae.reports.report.SHOWN", ("reconstructions", "levels", "code_maps"))
 
 
 def refused(capsys, *arguments):

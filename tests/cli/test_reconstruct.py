@@ -9,8 +9,8 @@ from PIL import Image
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
 from pyro_vae.evaluation.generate import reconstruct
-from pyro_vae.inference.batches import derived_seed
-from pyro_vae.recipes import Run
+from pyro_vae.runs import Run
+from pyro_vae.training.batches import derived_seed
 
 FIT = {"epochs": 1, "batch_size": 10, "device": "cpu"}
 SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 20}

@@ -13,7 +13,7 @@ from PIL import Image
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
 from pyro_vae.data.wav import read_wav, write_wav
-from pyro_vae.recipes import Run
+from pyro_vae.runs import Run
 
 RATE, LENGTH = 8000, 512
 MODULE = '''

@@ -9,5 +9,5 @@ def empty_home(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("PYRO_VAE_DATA", raising=False)
-    monkeypatch.setattr("pyro_vae.data.idx.SYSTEM", home / "system")
+    monkeypatch.setattr("pyro_vae.data.sources.idx.SYSTEM", home / "system")
     return home

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data import Split
-from pyro_vae.data.digest import split_digest
+from pyro_vae.data.split import split_digest
 
 X = torch.arange(24, dtype=torch.uint8).reshape(4, 6)
 Y = torch.arange(4)

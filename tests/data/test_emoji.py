@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pyro_vae.data import emoji, load_data
+from pyro_vae.data import load_data
 from pyro_vae.data.images import square
 from pyro_vae.data.scenes import GRID
+from pyro_vae.data.sources import emoji
 from pyro_vae.errors import CorruptFileError, InputError
 
 there = pytest.mark.skipif(

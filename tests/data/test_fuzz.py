@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_files import BYTES, GREY, idx, idx_gz, npy, npz, picture, wav
 
+from pyro_vae.cli.reconstruct import read_files
 from pyro_vae.data import load_data
-from pyro_vae.data.idx import read_idx
-from pyro_vae.data.own_files import read_files
 from pyro_vae.data.sound import Sound
+from pyro_vae.data.sources.idx import read_idx
 from pyro_vae.errors import CorruptFileError, InputError
 
 NUMBERS = np.arange(40, dtype=np.uint8).reshape(10, 4)

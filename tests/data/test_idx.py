@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.data import load_data
-from pyro_vae.data.idx import FILES, read_idx
+from pyro_vae.data.sources.idx import FILES, read_idx
 from pyro_vae.errors import CorruptFileError, InputError
 
 

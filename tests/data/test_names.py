@@ -8,7 +8,7 @@ from made_files import BYTES, picture, wav
 
 from pyro_vae.data import Data, Split, load_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.figures.pick import picked
+from pyro_vae.plots.images import picked
 
 
 def images(folder, count=20, start=0):

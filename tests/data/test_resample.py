@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_vae.data.resample import reach, resample
+from pyro_vae.data.sound import reach, resample
 from pyro_vae.errors import InputError
 
 
@@ -41,7 +41,7 @@ def test_shapes_types_and_memory(monkeypatch):
     assert whole.shape == (2, 3, 334) and whole.dtype == torch.float32
     assert resample(wave, 5, 5) is wave
     torch.testing.assert_close(whole[1, 2], resample(wave[1, 2], 3, 2))
-    monkeypatch.setattr("pyro_vae.data.resample.CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr("pyro_vae.data.sound.CHUNK_ELEMENTS", 5000)
     torch.testing.assert_close(resample(wave, 3, 2), whole)
     constant = resample(torch.ones(4000, dtype=torch.float64), 441, 160)
     torch.testing.assert_close(constant[200:-200], torch.ones_like(constant[200:-200]), rtol=0, atol=1e-12)

@@ -5,8 +5,8 @@ import torch
 from made_scenes import NAMES, made_scenes
 
 from pyro_vae.data import Scenes
-from pyro_vae.data.combinations import combinations, draw_scenes
 from pyro_vae.data.scenes import ABOVE, GRID, LEFT_OF
+from pyro_vae.data.sources.emoji import combinations, draw_scenes
 from pyro_vae.errors import InputError
 
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from pyro_vae.data import load_data, speech
+from pyro_vae.data import load_data
+from pyro_vae.data.sources import speech
 from pyro_vae.errors import CorruptFileError, InputError
 
 FAKE = """#!{python} -SE

@@ -10,7 +10,7 @@ import torch
 
 from pyro_vae.data import Data, Split, Tokenizer, with_text
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.inference.batches import EpochBatches
+from pyro_vae.training.batches import EpochBatches
 
 CAPTIONS = [
     f"{a} {r} {b}"

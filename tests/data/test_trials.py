@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from made_files import BYTES, GREY, idx, idx_gz, npy, npy_header, npz, picture, png_of_size, wav
 
+from pyro_vae.cli.reconstruct import read_files
 from pyro_vae.data import load_data
-from pyro_vae.data.idx import read_idx
-from pyro_vae.data.own_files import read_files
+from pyro_vae.data.sources.idx import read_idx
 from pyro_vae.data.wav import read_header, read_wav
 from pyro_vae.errors import CorruptFileError, InputError
 
@@ -149,7 +149,7 @@ def test_arrays(name, tmp_path):
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = written(tmp_path, "bomb.npz", npz(x=npy(np.zeros((1000, 10_000), np.uint8))))
-    monkeypatch.setattr("pyro_vae.data.room.memory_bytes", lambda: 9_000_000)
+    monkeypatch.setattr("pyro_vae.runtime.memory_bytes", lambda: 9_000_000)
     refused(lambda: load_data(str(path)), path, InputError, "would take 0.0 GiB, but this machine has")
     written(tmp_path, "a.npy", npy(np.zeros((1000, 10_000), np.uint8)))
     refused(lambda: load_data(str(tmp_path / "a.npy")), tmp_path / "a.npy", InputError, "would take")

@@ -12,10 +12,9 @@ from unbiased import check_unbiased
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais
-from pyro_vae.evaluation.annealed_path import AnnealedPath
-from pyro_vae.evaluation.hmc import transition
-from pyro_vae.evaluation.session import evaluating
-from pyro_vae.evaluation.temperatures import temperatures
+from pyro_vae.evaluation.annealing.chains import temperatures, transition
+from pyro_vae.evaluation.annealing.path import AnnealedPath
+from pyro_vae.programs.session import evaluating
 
 
 # ------------------------------------------------------------------------------ the weights' mean is p(x)

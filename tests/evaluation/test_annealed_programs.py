@@ -10,8 +10,8 @@ from pyro import poutine
 from unbiased import check_unbiased
 
 from pyro_vae.evaluation import ais, sandwich
-from pyro_vae.evaluation.annealed_path import AnnealedPath
-from pyro_vae.evaluation.session import evaluating
+from pyro_vae.evaluation.annealing.path import AnnealedPath
+from pyro_vae.programs.session import evaluating
 
 
 def on(model, guide, data, num_chains=4, nesting=1, vectorize=True, start="guide"):

@@ -4,9 +4,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 
-from pyro_vae.evaluation.annealed_path import AnnealedPath
-from pyro_vae.evaluation.annealing import StepSizes, tune
-from pyro_vae.evaluation.session import evaluating
+from pyro_vae.evaluation.annealing.chains import StepSizes, tune
+from pyro_vae.evaluation.annealing.path import AnnealedPath
+from pyro_vae.programs.session import evaluating
 
 SPREAD = torch.tensor([0.01, 1.0, 30.0])
 

@@ -16,7 +16,7 @@ from linear_gaussian import PPCA
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import to_arviz
-from pyro_vae.evaluation.particles import Particles, Resampled
+from pyro_vae.evaluation.arviz import Particles, Resampled
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def parts(ppca, x, z, mean, scale):
 @pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("resample", [False, True])
 def test_the_groups_hold_what_they_say(arviz, monkeypatch, vectorize, resample):
-    monkeypatch.setattr("pyro_vae.evaluation.arviz_export.CHUNK", 40_000)  # several batches, several chunks
+    monkeypatch.setattr("pyro_vae.evaluation.arviz.CHUNK", 40_000)  # several batches, several chunks
     ppca = PPCA()
     x = ppca.sample(7)
     options = {"num_draws": 300, "resample": resample, "num_particles": 500, "vectorize": vectorize}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.attributes import attribute_correlation, attribute_vectors
+from pyro_vae.evaluation.latent_space import attribute_correlation, attribute_vectors
 
 
 def test_vectors_of_classes_are_differences_of_means():

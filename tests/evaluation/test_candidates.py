@@ -8,14 +8,14 @@ from pyro import poutine
 
 from pyro_vae.data import Tokenizer
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.candidates import draw_best
-from pyro_vae.evaluation.figures.contact_sheet import contact_sheet
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.evaluation.tempered import Tempered
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VQVAE
 from pyro_vae.priors import TransformerPrior
-from pyro_vae.program import Program
+from pyro_vae.programs.handlers import Tempered
+from pyro_vae.programs.program import Program
+from pyro_vae.text_to_image.contact_sheet import contact_sheet
+from pyro_vae.text_to_image.ranking import draw_best
 
 TEXTS = ["dark", "light"]
 

@@ -12,10 +12,10 @@ from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, log_likelihood, sandwich
 from pyro_vae.evaluation.chunks import UNIT, Chunks
-from pyro_vae.evaluation.session import evaluating
 from pyro_vae.guides import GaussianGuide, LadderGuide
-from pyro_vae.memory import PeakMemory, bytes_per_row, peak_bytes
 from pyro_vae.models import VAE, HierarchicalVAE
+from pyro_vae.programs.session import evaluating
+from pyro_vae.runtime import PeakMemory, bytes_per_row, peak_bytes
 
 MIB = 2**20
 

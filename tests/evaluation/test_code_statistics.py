@@ -13,8 +13,8 @@ from pyro import poutine
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import code_statistics, elbo, latent_statistics, log_likelihood
 from pyro_vae.evaluation.codes import CodeSite, code_sites, sites_of_codes
+from pyro_vae.evaluation.encoding import encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
-from pyro_vae.evaluation.latents import encode, free_sites, mean_path, posterior_samples
 
 
 # ------------------------------------------------------------------ which sites are codes

@@ -12,13 +12,14 @@ from pyro_vae import load_data
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, log_likelihood
+from pyro_vae.evaluation.encoding import encode
 from pyro_vae.evaluation.generate import reconstruct
-from pyro_vae.evaluation.latents import encode
 from pyro_vae.guides import ConditionalGuide, GaussianGuide
-from pyro_vae.inference import ELBO, fit
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, ConditionalVAE
 from pyro_vae.networks import Attributes
+from pyro_vae.objectives import ELBO
+from pyro_vae.training import fit
 
 TYPES = [torch.float64, torch.float16, torch.bfloat16]
 LEVELS = torch.rand(40, 6, generator=torch.Generator().manual_seed(3)).bfloat16().float()  # what every type holds

@@ -11,13 +11,13 @@ import torch
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import LatentStatistics, SiteStatistics, figures, latent_statistics
-from pyro_vae.evaluation.attributes import attribute_correlation, attribute_vectors
-from pyro_vae.evaluation.figures.aggregated_posterior import density
-from pyro_vae.evaluation.figures.panels import from_the_top, panels
+from pyro_vae.evaluation import LatentStatistics, SiteStatistics, latent_statistics
+from pyro_vae.evaluation.encoding import posterior_samples, principal_components
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.evaluation.interpolation import interpolate
-from pyro_vae.evaluation.latents import posterior_samples, principal_components
+from pyro_vae.evaluation.latent_space import attribute_correlation, attribute_vectors, interpolate
+from pyro_vae.plots import registry as figures
+from pyro_vae.plots.aggregated_posterior import density
+from pyro_vae.plots.axes import from_the_top, panels
 
 SHAPE = (1, 4, 4)
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.evaluation.dimensions import DataSite
-from pyro_vae.evaluation.results import PerDimension
+from pyro_vae.evaluation.results import DataSite, PerDimension
 
 
 @pytest.mark.parametrize(

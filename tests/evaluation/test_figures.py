@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pyro_vae.data import Data, Split
-from pyro_vae.evaluation import figures
-from pyro_vae.evaluation.figures.images import mosaic
-from pyro_vae.evaluation.figures.pick import pick
+from pyro_vae.plots import registry as figures
+from pyro_vae.plots.images import mosaic, pick
 
 
 def pair(shape, latent=2, prior=None):
@@ -383,7 +382,7 @@ def test_one_figure_s_failure_does_not_take_the_others(tmp_path, caplog, monkeyp
     every = [path.stem for path in figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path / "all")]
     monkeypatch.setattr(figures, "reconstructions", fails)
     monkeypatch.setattr(figures, "manifold", lambda *args, **kwargs: NotToBeDrawn())
-    caplog.set_level(logging.DEBUG, logger="pyro_vae.evaluation.figures")
+    caplog.set_level(logging.DEBUG, logger="pyro_vae.plots.registry")
     written = figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path / "some")
     assert [path.stem for path in written] == [name for name in every if name not in ("reconstructions", "manifold")]
     told = [record for record in caplog.records if record.levelno == logging.WARNING]

@@ -11,14 +11,13 @@ from code_pairs import OneLevel, Signals, Table, TwoLevels, WithPriors, WithPrio
 from PIL import Image
 
 from pyro_vae.data import Data, Split
-from pyro_vae.evaluation import code_statistics, figures
-from pyro_vae.evaluation.figures.images import mosaic
-from pyro_vae.evaluation.figures.palette import code_colours
-from pyro_vae.evaluation.figures.pick import pick
-from pyro_vae.evaluation.figures.uniform_and_learned import learned_priors, uniform_in_place
+from pyro_vae.evaluation import code_statistics
 from pyro_vae.evaluation.generate import sample
+from pyro_vae.plots import registry as figures
+from pyro_vae.plots.images import code_colours, mosaic, pick
+from pyro_vae.plots.prior_samples import learned_priors, uniform_in_place
 from pyro_vae.priors import UniformPrior
-from pyro_vae.program import Program
+from pyro_vae.programs.program import Program
 
 
 def canvas(axes):

@@ -7,13 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.context import attribute_context, label_context
 from pyro_vae.data import Data, Split
-from pyro_vae.evaluation import figures
-from pyro_vae.evaluation.figures.completions import MISSING
 from pyro_vae.guides import CompletionGuide, ConditionalGuide, EmptyGuide
 from pyro_vae.models import VAE, CompletionBaseline, CompletionVAE, ConditionalVAE
 from pyro_vae.networks import Attributes, OneHot
+from pyro_vae.plots import registry as figures
+from pyro_vae.plots.completions import MISSING
+from pyro_vae.programs.context import attribute_context, label_context
 
 SHAPE = (1, 6, 4)
 

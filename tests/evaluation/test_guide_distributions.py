@@ -13,8 +13,8 @@ from torch.distributions import biject_to
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, log_likelihood
-from pyro_vae.evaluation.annealed_path import AnnealedPath
-from pyro_vae.evaluation.session import evaluating
+from pyro_vae.evaluation.annealing.path import AnnealedPath
+from pyro_vae.programs.session import evaluating
 
 N, Z = 5, 2
 TRIL = torch.tensor([[0.9, 0.0], [0.4, 0.7]])
@@ -163,7 +163,7 @@ def programs(q, prior):
 
 def told(caplog):
     """What the log says of recordings."""
-    return [r.getMessage() for r in caplog.records if r.name == "pyro_vae.evaluation.recorder"]
+    return [r.getMessage() for r in caplog.records if r.name == "pyro_vae.evaluation.chunks"]
 
 
 # ------------------------------------------------------------------------------ the density is the distribution's own

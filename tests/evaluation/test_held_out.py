@@ -10,17 +10,9 @@ import torch
 
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import (
-    ais,
-    code_statistics,
-    elbo,
-    latent_statistics,
-    likelihood_gap,
-    log_likelihood,
-    refine,
-)
-from pyro_vae.evaluation.figures import draw_all
-from pyro_vae.evaluation.latents import encode, free_sites, mean_path, posterior_samples
+from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, likelihood_gap, log_likelihood, refine
+from pyro_vae.evaluation.encoding import encode, free_sites, mean_path, posterior_samples
+from pyro_vae.plots.registry import draw_all
 
 P = 0.01  # of a one; the latent has no part in it
 SIZES = {"train": (9, 0.0), "validation": (5, 1.0), "test": (3, 0.0)}  # and what x is

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.interpolation import decode_path, interpolate
+from pyro_vae.evaluation.latent_space import decode_path, interpolate
 
 
 def test_linear_is_a_weighted_mean_with_both_ends():

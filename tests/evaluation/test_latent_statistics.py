@@ -12,7 +12,7 @@ from linear_gaussian import PPCA
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, latent_statistics
-from pyro_vae.evaluation.unit_kl import unit_kl
+from pyro_vae.evaluation.latent_units import unit_kl
 
 
 def normal_kl(m, s, m0=0.0, s0=1.0):

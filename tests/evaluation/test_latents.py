@@ -5,7 +5,7 @@ import torch
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.latents import encode, mean_path, posterior_samples, principal_components
+from pyro_vae.evaluation.encoding import encode, mean_path, posterior_samples, principal_components
 
 
 def points(n, dim, seed=0):

@@ -8,7 +8,7 @@ from code_pairs import OneLevel, TwoLevels, bottom_up, images, three_layers
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import reconstruct
-from pyro_vae.evaluation.levels import Level, average_values, levels_of, reconstruct_by_level
+from pyro_vae.evaluation.hierarchy import Level, average_values, levels_of, reconstruct_by_level
 
 
 def test_levels_are_what_the_model_draws_with_its_functions():

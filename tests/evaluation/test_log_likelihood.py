@@ -19,7 +19,7 @@ from torch import nn
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.memory import PeakMemory, bytes_per_row
+from pyro_vae.runtime import PeakMemory, bytes_per_row
 
 
 def chunked(monkeypatch, bytes_of_chunk):
@@ -300,7 +300,7 @@ def test_programs_that_cannot_be_recorded_are_evaluated_eagerly(caplog):
 
     result = log_likelihood(ppca.model, guide, ppca.sample(5), num_particles=1, compile="graph")
     torch.testing.assert_close(result.per_datum, ppca.log_prob(ppca.sample(5)), rtol=1e-4, atol=1e-4)
-    lines = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.evaluation.recorder"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.evaluation.chunks"]
     assert len(lines) == 1 and "looks at a tensor's value in `assert x.sum() != 17.0`" in lines[0]
     with pytest.raises(InputError, match=r"compile.*'ful'.*full"):
         log_likelihood(ppca.model, guide, ppca.sample(5), compile="ful")

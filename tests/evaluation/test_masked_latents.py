@@ -11,8 +11,8 @@ from unbiased import check_unbiased
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, generate, log_likelihood, sandwich
-from pyro_vae.evaluation.annealed_path import AnnealedPath
-from pyro_vae.evaluation.session import evaluating
+from pyro_vae.evaluation.annealing.path import AnnealedPath
+from pyro_vae.programs.session import evaluating
 
 M = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]]).bool()
 HOW = ["elements", "events", "poutine.mask"]

@@ -6,8 +6,8 @@ from made_scenes import made_scenes
 
 from pyro_vae.data import Tokenizer
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ContrastiveScorer, best_of, scene_scorer, score_candidates
 from pyro_vae.models import ContrastiveModel
+from pyro_vae.text_to_image import ContrastiveScorer, best_of, scene_scorer, score_candidates
 
 
 def test_best_of():

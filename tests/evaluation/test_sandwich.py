@@ -10,12 +10,11 @@ from linear_gaussian import PPCA
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import generate, sandwich
-from pyro_vae.evaluation.ais import Annealing
-from pyro_vae.evaluation.annealed import Sandwich, Settings
-from pyro_vae.evaluation.annealed_path import AnnealedPath, Densities
-from pyro_vae.evaluation.annealing import backwards, tune
-from pyro_vae.evaluation.session import evaluating
-from pyro_vae.evaluation.temperatures import temperatures
+from pyro_vae.evaluation.annealing.ais import Annealing
+from pyro_vae.evaluation.annealing.chains import backwards, temperatures, tune
+from pyro_vae.evaluation.annealing.path import AnnealedPath, Densities
+from pyro_vae.evaluation.annealing.results import Sandwich, Settings
+from pyro_vae.programs.session import evaluating
 
 
 def errors(values):

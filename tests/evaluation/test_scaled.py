@@ -7,7 +7,7 @@ import torch
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.evaluation.scaled import scaled
+from pyro_vae.programs.handlers import scaled
 
 LOC = torch.tensor([3.0, -1.0])
 

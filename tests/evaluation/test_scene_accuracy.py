@@ -14,10 +14,9 @@ from pyro import distributions as dist
 
 from pyro_vae import recipes
 from pyro_vae.data import Data, Split, Tokenizer
-from pyro_vae.data.combinations import draw_scenes
+from pyro_vae.data.sources.emoji import draw_scenes
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import scene_scorer
-from pyro_vae.recipes import ranker
+from pyro_vae.text_to_image import ranker, scene_scorer
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "scene_accuracy.py"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from made_scenes import made_scenes
 
-from pyro_vae.data.combinations import draw_scenes
 from pyro_vae.data.scenes import ABOVE, GRID, LEFT_OF
+from pyro_vae.data.sources.emoji import draw_scenes
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import recognize, score_scenes
+from pyro_vae.text_to_image import recognize, score_scenes
 
 
 def some(side=16, count=400):

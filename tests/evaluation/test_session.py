@@ -8,8 +8,8 @@ import torch
 
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import fit
 from pyro_vae.models import VAE
+from pyro_vae.training import fit
 
 
 def model(x=None, num_samples=1):

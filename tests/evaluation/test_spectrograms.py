@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pyro_vae.data import Data, Sound, Split
-from pyro_vae.evaluation import figures
-from pyro_vae.evaluation.figures.curves import draw_curve
-from pyro_vae.evaluation.figures.spectrograms import sound_grid, spectrogram
 from pyro_vae.evaluation.generate import reconstruct
+from pyro_vae.plots import registry as figures
+from pyro_vae.plots.images import draw_curve
+from pyro_vae.plots.spectrograms import sound_grid, spectrogram
 
 RATE, LENGTH = 8000, 2048
 

@@ -11,7 +11,7 @@ from pyro.distributions.torch_distribution import ExpandedDistribution
 
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.evaluation.tempered import tempered
+from pyro_vae.programs.handlers import tempered
 
 LOGITS = fixed(3, 5, seed=4)  # 3 positions, 5 codes
 

@@ -10,11 +10,11 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.guides import GaussianGuide, LadderGuide
 from pyro_vae.guides.ladder import by_precision, residual
-from pyro_vae.inference import IWAE
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, HierarchicalVAE
-from pyro_vae.networks.gaussian import MIN_VARIANCE
-from pyro_vae.program import Program, as_programs
+from pyro_vae.networks.mlp import MIN_VARIANCE
+from pyro_vae.objectives import IWAE
+from pyro_vae.programs.program import Program, as_programs
 
 DATA, LATENT, NOISE = 6, 3, 0.6
 

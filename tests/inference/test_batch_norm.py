@@ -12,15 +12,15 @@ from pyro_vae.distributions import UniformCodes
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
 from pyro_vae.guides import LadderGuide
-from pyro_vae.inference import ELBO
-from pyro_vae.inference.batch_norm import averaging, norm_layers, recompute_statistics
-from pyro_vae.inference.trainer import Trainer
-from pyro_vae.inference.weights import named_weights
 from pyro_vae.models import HierarchicalVAE
 from pyro_vae.networks import VectorQuantizer
-from pyro_vae.networks.batch_norm import FeatureNorm
-from pyro_vae.penalty import penalty
-from pyro_vae.program import as_programs
+from pyro_vae.networks.layers import FeatureNorm
+from pyro_vae.objectives import ELBO
+from pyro_vae.programs.handlers import penalty
+from pyro_vae.programs.program import as_programs
+from pyro_vae.training.averages import averaging, norm_layers, recompute_statistics
+from pyro_vae.training.checkpoint import named_weights
+from pyro_vae.training.loop import Trainer
 
 
 class Normed(nn.Module):

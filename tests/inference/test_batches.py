@@ -5,7 +5,7 @@ import torch
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.batches import EpochBatches, derived_seed
+from pyro_vae.training.batches import EpochBatches, derived_seed
 
 
 def split(n=23, binarization="none"):

@@ -11,14 +11,14 @@ from pyro_vae import fit
 from pyro_vae.data import Split
 from pyro_vae.distributions import UniformCodes
 from pyro_vae.guides import BIVAGuide
-from pyro_vae.inference import batches as batches_module
-from pyro_vae.inference import data_init
-from pyro_vae.inference.data_init import MIN_SCALE, awaits_data, initialize_from_data, number_of_data
-from pyro_vae.inference.weights import copy_common
 from pyro_vae.models import BIVA
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.features import FeatureMap
-from pyro_vae.program import as_programs
+from pyro_vae.programs.program import as_programs
+from pyro_vae.training import batches as batches_module
+from pyro_vae.training import data_init
+from pyro_vae.training.checkpoint import copy_common
+from pyro_vae.training.data_init import MIN_SCALE, awaits_data, initialize_from_data, number_of_data
 
 
 def pair(strides):

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from pyro_vae.errors import InputError
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import ELBO, IWAE, KLWeighted
 from pyro_vae.models import VAE
-from pyro_vae.parameters import module_parameters
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.handlers import KLWeighted
+from pyro_vae.programs.parameters import module_parameters
 
 
 def loss_of(objective, model, guide, *args, seed=0, **kwargs):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.ema import WeightEMA
+from pyro_vae.training.averages import WeightEMA
 
 
 def test_follows_its_recursion():

@@ -14,10 +14,11 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, elbo, log_likelihood
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import ELBO, IWAE, Linear, Stages, fit
-from pyro_vae.inference import trainer as trainer_module
-from pyro_vae.inference.trainer import Trainer
 from pyro_vae.models import VAE
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.training import Linear, Stages, fit
+from pyro_vae.training import loop as trainer_module
+from pyro_vae.training.loop import Trainer
 
 
 def pair(seed=3):

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference import ELBO, IWAE, KLWeighted
-from pyro_vae.program import as_programs
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.handlers import KLWeighted
+from pyro_vae.programs.program import as_programs
 
 # One-dimensional: z ~ N(0, 1), x | z ~ N(a z + b, exp(t)^2); guide: z | x ~ N(c x + d, exp(e)^2).
 POINT = {"a": 1.3, "b": 0.2, "t": -0.4, "c": 0.3, "d": -0.25, "e": -0.2}

@@ -5,8 +5,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.inference.rank_noise import RankNoise
-from pyro_vae.traces import in_particle_plate
+from pyro_vae.programs.handlers import RankNoise
+from pyro_vae.programs.traces import in_particle_plate
 
 WORLD, SIZE = 3, 4
 

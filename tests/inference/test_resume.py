@@ -15,10 +15,11 @@ import torch
 import pyro_vae
 from pyro_vae.data import Data, Split
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.inference import ELBO, IWAE, Linear, fit
-from pyro_vae.inference import trainer as trainer_module
-from pyro_vae.inference.trainer import Trainer
 from pyro_vae.models import VAE
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.training import Linear, fit
+from pyro_vae.training import loop as trainer_module
+from pyro_vae.training.loop import Trainer
 
 EPOCHS = 5
 

@@ -11,8 +11,8 @@ from torch import nn
 from pyro_vae import fit
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.inference import Cosine, Linear
-from pyro_vae.inference.trainer import Trainer
+from pyro_vae.training import Cosine, Linear
+from pyro_vae.training.loop import Trainer
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
 

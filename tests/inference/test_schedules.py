@@ -5,8 +5,8 @@ import math
 import pytest
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference import Constant, Cosine, Linear, Stages
-from pyro_vae.inference.schedules import as_schedule
+from pyro_vae.training import Constant, Cosine, Linear, Stages
+from pyro_vae.training.schedules import as_schedule
 
 
 def test_constant_and_numbers():

@@ -8,11 +8,11 @@ from torch import nn
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
 from pyro_vae.guides import BIVAGuide
-from pyro_vae.inference import ELBO
 from pyro_vae.models import BIVA, VAE
 from pyro_vae.models.biva import stage_shapes
-from pyro_vae.program import Program
-from pyro_vae.traces import trace_pair
+from pyro_vae.objectives import ELBO
+from pyro_vae.programs.program import Program
+from pyro_vae.programs.traces import trace_pair
 
 SIZES = {"latent_dims": (4, 3, 2), "widths": (6, 5, 4), "num_blocks": 1}
 

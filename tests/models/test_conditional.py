@@ -12,11 +12,11 @@ from pyro_vae.distributions import Completed, completed, counted_fraction, diago
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.evaluation.generate import decode, sample
 from pyro_vae.guides import CompletionGuide, ConditionalGuide, EmptyGuide
-from pyro_vae.inference import ELBO, IWAE
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import CompletionBaseline, CompletionVAE, ConditionalVAE
 from pyro_vae.networks import Attributes, OneHot
-from pyro_vae.program import as_programs
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.programs.program import as_programs
 
 NOISE = 0.6
 
@@ -195,9 +195,9 @@ def test_bits_per_dim_of_unmasked_data_count_all():
 
 
 def test_a_condition_of_ones_own_is_trained_once():
-    from pyro_vae.context import label_context
-    from pyro_vae.inference.weights import named_weights
     from pyro_vae.networks import Condition
+    from pyro_vae.programs.context import label_context
+    from pyro_vae.training.checkpoint import named_weights
 
     class Embedding(Condition):
         def __init__(self):

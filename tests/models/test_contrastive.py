@@ -8,13 +8,14 @@ from made_scenes import made_scenes
 from torch.nn.functional import cross_entropy
 
 from pyro_vae.data import Data, Split, Tokenizer, with_text
-from pyro_vae.data.combinations import draw_scenes
+from pyro_vae.data.sources.emoji import draw_scenes
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ContrastiveScorer
 from pyro_vae.guides import EmptyGuide
-from pyro_vae.inference import ELBO, fit
 from pyro_vae.models import ContrastiveModel
-from pyro_vae.program import as_programs
+from pyro_vae.objectives import ELBO
+from pyro_vae.programs.program import as_programs
+from pyro_vae.text_to_image import ContrastiveScorer
+from pyro_vae.training import fit
 
 
 def model(**options):

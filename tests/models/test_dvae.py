@@ -12,15 +12,15 @@ from pyro_vae import likelihoods
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
-from pyro_vae.evaluation.code_statistics import code_statistics
+from pyro_vae.evaluation.codes import code_statistics
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.guides import DVAEGuide
-from pyro_vae.inference import ELBO
 from pyro_vae.models import DVAE
 from pyro_vae.networks.pyramid import PyramidDecoder, PyramidEncoder
+from pyro_vae.objectives import ELBO
 from pyro_vae.priors import GatedPixelCNN
-from pyro_vae.program import Program
-from pyro_vae.recipes.codes import extract_codes
+from pyro_vae.programs.program import Program
+from pyro_vae.runs.codes import extract_codes
 
 
 @pytest.fixture(autouse=True)

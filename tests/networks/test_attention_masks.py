@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_vae.errors import InputError
-from pyro_vae.networks.attention_masks import (
+from pyro_vae.networks.transformer import (
     after_given,
     causal_mask,
     column_mask,

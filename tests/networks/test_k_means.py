@@ -2,8 +2,7 @@
 
 import torch
 
-from pyro_vae.networks.k_means import ROWS_PER_CODE, k_means
-from pyro_vae.networks.nearest import nearest_codes
+from pyro_vae.networks.k_means import ROWS_PER_CODE, k_means, nearest_codes
 
 MEMORY = 2**20
 

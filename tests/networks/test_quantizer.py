@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae.errors import InputError
 from pyro_vae.networks import VectorQuantizer
-from pyro_vae.networks.nearest import nearest_codes, rows_at_a_time
+from pyro_vae.networks.k_means import nearest_codes, rows_at_a_time
 from pyro_vae.networks.straight_through import quantize, turn_back
 from pyro_vae.recording import Recording
 

@@ -9,8 +9,8 @@ from prior_cases import codes, context, prior
 from pyro.infer import Predictive
 
 from pyro_vae.errors import InputError
-from pyro_vae.networks.coarser import CoarserCodes
 from pyro_vae.priors import GatedPixelCNN, WaveNet
+from pyro_vae.priors.conditioning import CoarserCodes
 from pyro_vae.recording import Recording
 
 BOTH = pytest.mark.parametrize("name", ["pixelcnn-all", "wavenet-all", "transformer-all"])

@@ -13,11 +13,12 @@ from pyro_vae.distributions import PaddedText
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.guides import EmptyGuide
-from pyro_vae.inference import ELBO, fit
 from pyro_vae.models import TextCodeModel
+from pyro_vae.objectives import ELBO
 from pyro_vae.priors import GatedPixelCNN, TransformerPrior
-from pyro_vae.program import as_programs
+from pyro_vae.programs.program import as_programs
 from pyro_vae.recording import Recording
+from pyro_vae.training import fit
 
 
 def strong(name="transformer-text", factor=5):

@@ -18,11 +18,12 @@ import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, NonFiniteLossError
-from pyro_vae.inference import ELBO, IWAE, Constant, Linear, fit
-from pyro_vae.inference.fingerprint import described, state_digest
-from pyro_vae.inference.lock import locked
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.sections import HARMLESS, flattened, told_apart
+from pyro_vae.files import locked
+from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.runs import Run
+from pyro_vae.runs.config import HARMLESS, flattened, told_apart
+from pyro_vae.training import Constant, Linear, fit
+from pyro_vae.training.checkpoint import described, state_digest
 
 OPTIONS = ["--data.limit", "60", "--fit.batch_size", "20", "--fit.compile", "off", "--fit.device", "cpu"]
 SMALL = [*OPTIONS, "--model.hidden_dims", "[8]", "--guide.hidden_dims", "[8]", "--model.latent_dim", "2"]
@@ -177,7 +178,7 @@ CHANGED = {  # key of config.yaml -> another value; None: not in this configurat
     "model.hidden_dims": [9],
     "model.likelihood": "pyro_vae.likelihoods.ContinuousBernoulli",
     "guide.hidden_dims": [9],
-    "objective.class_path": "pyro_vae.inference.IWAE",
+    "objective.class_path": "pyro_vae.objectives.IWAE",
     "objective.num_particles": 2,
     "objective.free_bits": 0.5,
     "fit.batch_size": 30,
@@ -336,7 +337,7 @@ def test_the_digest_of_a_state_sees(change):
 
 # ------------------------------------------------------------------------- one at a time
 def test_two_trainings_in_one_directory(run, capsys):
-    code = "import sys, time; from pathlib import Path; from pyro_vae.inference.lock import locked\n"
+    code = "import sys, time; from pathlib import Path; from pyro_vae.files import locked\n"
     code += "with locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, run], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"

@@ -15,17 +15,17 @@ from pyro_vae.cli import main
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.guides import DVAEGuide, EmptyGuide
-from pyro_vae.inference import Cosine, Linear, fit
 from pyro_vae.models import DVAE, CodeModel
 from pyro_vae.priors import UniformPrior, WaveNet
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.catalogue import read_recipe
-from pyro_vae.recipes.codes import extract_codes
-from pyro_vae.recipes.experiment import NOT_CONFIGURED, experiment_parser, instantiate, parse_config
-from pyro_vae.recipes.second_stage import as_code_data
+from pyro_vae.recipes import read_recipe
+from pyro_vae.runs import Run
+from pyro_vae.runs.codes import extract_codes
+from pyro_vae.runs.config import NOT_CONFIGURED, experiment_parser, instantiate, parse_config
+from pyro_vae.runs.prior_stage import as_code_data
+from pyro_vae.training import Cosine, Linear, fit
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu"}
-COSINE = {"class_path": "pyro_vae.inference.Cosine", "init_args": {"start": 1.0, "stop": 0.0625, "epochs": 2}}
+COSINE = {"class_path": "pyro_vae.training.Cosine", "init_args": {"start": 1.0, "stop": 0.0625, "epochs": 2}}
 SMALL = {
     "data": {"name": "mnist5k", "limit": 40},
     "model": {
@@ -178,7 +178,7 @@ def options_of(config):
 
 
 def test_schedules_of_buffers_in_yaml():
-    linear = {"class_path": "pyro_vae.inference.Linear", "init_args": {"start": 0.0, "stop": 1.0, "epochs": 3}}
+    linear = {"class_path": "pyro_vae.training.Linear", "init_args": {"start": 0.0, "stop": 1.0, "epochs": 3}}
     config = SMALL | {"fit": {"schedules": {"guide.temperature": COSINE, "model.a.b": linear, "guide.c": 0.5}}}
     schedules = options_of(config)["schedules"]
     assert [type(s) for s in schedules.values()] == [Cosine, Linear, float]

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 import pyro_vae
 from pyro_vae.cli import main
-from pyro_vae.inference.trainer import Trainer
-from pyro_vae.recipes import first as first_module
 from pyro_vae.recipes import read_recipe
+from pyro_vae.runs import run as first_module
+from pyro_vae.training.loop import Trainer
 
 TINY = {
     "data": {"name": "mnist5k", "binarization": "dynamic", "observed_quadrants": 2, "limit": 20},
@@ -52,7 +52,7 @@ def run(*arguments):
 def test_one_command_trains_both(recipe, tmp_path, monkeypatch, capsys):
     started = []
     monkeypatch.setattr(
-        "pyro_vae.recipes.run.start_from",
+        "pyro_vae.runs.run.start_from",
         lambda main, *pair: (
             first_module.start_from(main, *pair),
             started.append({k: v.clone() for k, v in main.model.state_dict().items()}),
@@ -114,7 +114,7 @@ def test_a_kill_between_the_stages(recipe, tmp_path, monkeypatch):
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_vae.recipes.run.start_from", killed)
+        patch.setattr("pyro_vae.runs.run.start_from", killed)
         with pytest.raises(RuntimeError, match="killed"):
             run("train", recipe, "--out", tmp_path / "run")
     log = (tmp_path / "run" / "first" / "metrics.jsonl").read_bytes()
@@ -158,7 +158,7 @@ def test_what_is_refused_leaves_no_run_behind(change, message, tmp_path, capsys)
 
 
 def test_recipes_without_a_first_pair_have_no_such_section():
-    from pyro_vae.recipes.experiment import experiment_parser, parse_config
+    from pyro_vae.runs.config import experiment_parser, parse_config
 
     config = read_recipe("vae")
     assert "first" not in parse_config(experiment_parser(config), config, "vae")

@@ -11,7 +11,7 @@ import torch
 from pyro_vae.cli import main
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.recipes import Run
+from pyro_vae.runs import Run
 
 FUNCTIONS = """
 import pyro, pyro.distributions as dist, torch
@@ -120,7 +120,7 @@ def test_they_train_are_saved_resumed_and_evaluated(case, written, tmp_path, cap
 
 
 def test_an_interrupted_run_of_functions_goes_on_to_the_same_end(written, tmp_path, monkeypatch):
-    from pyro_vae.inference.trainer import Trainer
+    from pyro_vae.training.loop import Trainer
 
     file = written(CONFIGS["functions"])
     assert main(["train", file, "--trust", "--out", str(tmp_path / "whole")]) == 0

@@ -11,8 +11,8 @@ import yaml
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.measurement_files import read_together
+from pyro_vae.runs import Run
+from pyro_vae.runs.measurements import read_together
 
 SMALL = "--data.limit 40 --fit.batch_size 20 --fit.compile off --fit.device cpu --fit.epochs 2 --fit.checkpoint_every 0"
 SIZES = "--model.hidden_dims [6] --guide.hidden_dims [6] --model.latent_dim 2"

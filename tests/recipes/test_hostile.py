@@ -28,14 +28,14 @@ import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.figures import without_matplotlibrc
-from pyro_vae.inference.fingerprint import state_digest
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.experiment import NOT_CONFIGURED
-from pyro_vae.recipes.known import foreign_names, known_classes
-from pyro_vae.recipes.learned_priors import FACTS
-from pyro_vae.recipes.pages.commands import prior_commands, train_command
-from pyro_vae.recipes.ranker import load_ranker
+from pyro_vae.plots import without_matplotlibrc
+from pyro_vae.reports.stored import prior_commands, train_command
+from pyro_vae.runs import Run
+from pyro_vae.runs.config import NOT_CONFIGURED
+from pyro_vae.runs.known import foreign_names, known_classes
+from pyro_vae.runs.learned_priors import FACTS
+from pyro_vae.text_to_image.ranker import load_ranker
+from pyro_vae.training.checkpoint import state_digest
 
 DATA = {"name": "mnist5k", "binarization": "threshold", "limit": 20}
 FIT = {"epochs": 1, "batch_size": 10, "device": "cpu", "compile": "off", "checkpoint_every": 0.0}
@@ -247,19 +247,19 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     ({"model/evil.Mine": {}}, ["config.yaml", "evil"]),
     ({"guide/init_args/model": "VAE"}, ["config.yaml", "model"]),
     # what a module of the package has imported, and functions of it
-    ({"model": "pyro_vae.data.speech.subprocess.Popen"}, ["speech.subprocess.Popen", "under model"]),
+    ({"model": "pyro_vae.data.sources.speech.subprocess.Popen"}, ["speech.subprocess.Popen", "under model"]),
     ({"model/class_path": "pyro_vae.files.os.system"}, ["files.os.system", "model.class_path"]),
     ({"model/class_path": "pyro_vae.models.gaussian.nn.Linear"}, ["nn.Linear", "model.class_path"]),
     ({"model/class_path": "pyro_vae.models.VAE.__init__.__globals__"}, ["__globals__", "model.class_path"]),
     ({"guide/class_path": "pyro_vae.cli.main"}, ["pyro_vae.cli.main", "guide.class_path"]),
-    ({"guide/class_path": "pyro_vae.recipes.Run"}, ["pyro_vae.recipes.Run", "guide.class_path"]),
+    ({"guide/class_path": "pyro_vae.runs.Run"}, ["pyro_vae.runs.Run", "guide.class_path"]),
     (
-        {"model": {"class_path": "pyro_vae.recipes.functions.Function", "init_args": {"path": "evil.run"}}},
+        {"model": {"class_path": "pyro_vae.runs.config.Function", "init_args": {"path": "evil.run"}}},
         ["functions.Function", "model.class_path"],
     ),
-    ({"objective/class_path": "pyro_vae.inference.fit"}, ["inference.fit", "objective.class_path"]),
+    ({"objective/class_path": "pyro_vae.training.fit"}, ["inference.fit", "objective.class_path"]),
     (
-        {"model/init_args/likelihood": {"class_path": "pyro_vae.inference.weights.save_weights"}},
+        {"model/init_args/likelihood": {"class_path": "pyro_vae.training.checkpoint.save_weights"}},
         ["save_weights", "model.init_args.likelihood"],
     ),
     ({"fit/learning_rate": {"class_path": "pyro_vae.files.write_json"}}, ["write_json", "fit.learning_rate"]),
@@ -435,7 +435,7 @@ RANKERS = {
 @pytest.mark.parametrize("name", RANKERS)
 def test_a_ranker(name, place):
     from pyro_vae.data import Tokenizer
-    from pyro_vae.recipes.texts import saved
+    from pyro_vae.runs.codes import saved
 
     pytest.importorskip("tokenizers")
     entries, words = RANKERS[name]
@@ -553,7 +553,7 @@ def test_a_file(name, place, capsys, monkeypatch):
     command, *options = command.split()
     paths = [run, place.trained / "vae", "--out", place.root] if command == "compare" else [run]
     options = options or (QUIET if command in ("evaluate", "report", "compare") else ())
-    monkeypatch.setattr("pyro_vae.recipes.pages.report.SHOWN", ("training_curves",))
+    monkeypatch.setattr("pyro_vae.reports.report.SHOWN", ("training_curves",))
     if words is None:  # it may be used, or refused
         assert main([str(each) for each in (command, *paths, *options)]) in (0, 2)
         assert "Traceback" not in capsys.readouterr().err
@@ -715,7 +715,7 @@ class Strict(Page):
 
 @pytest.fixture
 def few_figures(monkeypatch):
-    monkeypatch.setattr("pyro_vae.recipes.pages.report.SHOWN", ("training_curves",))
+    monkeypatch.setattr("pyro_vae.reports.report.SHOWN", ("training_curves",))
 
 
 def _spoiled(run, text):
@@ -911,7 +911,7 @@ def test_no_known_class_has_an_argument_through_which_code_could_be_named():
 def test_what_is_told_of_data_and_training_is_simple():
     assert _open_arguments(load_data, {"root"}) == []
     assert _kinds(_hints(load_data)["root"]) == {str, Path, type(None)}
-    from pyro_vae.inference import fit
+    from pyro_vae.training import fit
 
     assert _open_arguments(fit, NOT_CONFIGURED) == []
 

@@ -13,18 +13,20 @@ import torch
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_json
-from pyro_vae.program import as_programs
-from pyro_vae.recipes import measurement_files
-from pyro_vae.recipes.measure import measure
-from pyro_vae.recipes.measurement_files import (
+from pyro_vae.programs.program import as_programs
+from pyro_vae.runs import measurements as measurement_files
+from pyro_vae.runs.measurements import (
+    measure,
+    no_numbers,
     not_together,
+    plain,
     read_per_datum,
     read_together,
     told_then_written,
+    warned,
     with_id,
     write_measurement,
 )
-from pyro_vae.recipes.plain import no_numbers, plain, warned
 
 AGAIN = "pyro-vae evaluate here"
 

@@ -6,9 +6,9 @@ import torch
 from pyro_vae.models import ContrastiveModel
 from pyro_vae.priors import Prior, UniformPrior
 from pyro_vae.recipes import read_recipe, recipe_names
-from pyro_vae.recipes.experiment import build, experiment_parser, parse_config
-from pyro_vae.recipes.learned_priors import build_prior, parse_prior_config
-from pyro_vae.recipes.ranker import parse_ranker_config
+from pyro_vae.runs.config import build, experiment_parser, parse_config
+from pyro_vae.runs.learned_priors import build_prior, parse_prior_config
+from pyro_vae.text_to_image.ranker import parse_ranker_config
 
 SHAPES = {
     "dvae-published": (3, 256, 256),

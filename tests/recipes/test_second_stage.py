@@ -17,11 +17,11 @@ import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.inference.trainer import Trainer
 from pyro_vae.priors import GatedPixelCNN, UniformPrior
-from pyro_vae.recipes import Run
-from pyro_vae.recipes import codes as codes_module
-from pyro_vae.recipes.second_stage import as_code_data
+from pyro_vae.runs import Run
+from pyro_vae.runs import codes as codes_module
+from pyro_vae.runs.prior_stage import as_code_data
+from pyro_vae.training.loop import Trainer
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu", "checkpoint_every": 0.0}
 SMALL = {"channels": 4, "block_channels": 3, "blocks": 1, "code_dim": 3}

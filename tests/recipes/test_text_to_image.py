@@ -15,11 +15,11 @@ import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import Tokenizer
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.evaluation.candidates import draw_best
-from pyro_vae.inference.trainer import Trainer
 from pyro_vae.priors import TransformerPrior, UniformPrior
-from pyro_vae.recipes import Run
-from pyro_vae.recipes.ranker import load_ranker
+from pyro_vae.runs import Run
+from pyro_vae.text_to_image.ranker import load_ranker
+from pyro_vae.text_to_image.ranking import draw_best
+from pyro_vae.training.loop import Trainer
 
 FIT = {"epochs": 1, "batch_size": 20, "device": "cpu", "compile": "off", "checkpoint_every": 0.0}
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2, "condition_dropout": 0.2}

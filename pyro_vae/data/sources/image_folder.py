@@ -1,0 +1,192 @@
+"""A folder of images, with or without captions, as a dataset."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.images import (
+    IMAGES,
+    Labelled,
+    class_names,
+    file_names,
+    find_splits,
+    is_grey,
+    read_image,
+    shown,
+    square,
+)
+from pyro_vae.data.split import Captions, Parts
+from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.runtime import check_room
+
+logger = logging.getLogger(__name__)
+
+LONGEST = 1 << 16  # bytes of a caption beside an image
+NAMES = ("captions.txt", "captions.tsv", "captions.json")
+
+
+def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
+    """The captions of a folder's images, from the files ``captions.txt``, ``.tsv`` or ``.json`` in it.
+
+    Such a file lies beside the images, or in a folder above them, up to the dataset's own; it names the images by their
+    path from there. A line of ``.txt`` and ``.tsv`` is the image's name, a tab, and its caption; ``.json`` holds one
+    object, ``{"name": "caption"}``. UTF-8.
+
+    Where there is no such file, a caption may lie beside each image, in a text file of the same name (``a.png``,
+    ``a.txt``). They are taken if every image has one; else, or if one is empty or not to be read, one line of the log
+    says that they are passed over: text files beside images may also be something else.
+
+    Args:
+        root: the dataset's folder.
+        splits: its images.
+
+    Returns:
+        one caption an image by split, in the order of the images; None if there are none.
+
+    Raises:
+        CorruptFileError: naming the file, if it is no JSON or not UTF-8.
+        InputError: naming the file, the line or the image: for a line without a tab, an empty caption, an image that is
+            not there, that has no caption or two, and two captions files in a folder.
+    """
+    images = {file for members in splits.values() for file, _ in members}
+    folders = sorted({parent for file in images for parent in file.parents if parent.is_relative_to(root)})
+    files = [file for folder in folders for file in _in_folder(folder)]
+    if not files:
+        return _beside(root, splits)
+    told: dict[Path, str] = {}
+    for file in files:
+        for name, caption in _read(file):
+            image = file.parent / name
+            if image not in images:
+                raise InputError(f"{file}: there is no image '{name}' in {file.parent}; correct or remove its line")
+            if image in told:
+                raise InputError(f"{file}: '{name}' has a caption already; give every image one")
+            if not caption.strip():
+                raise InputError(f"{file}: the caption of '{name}' is empty")
+            told[image] = caption.strip()
+    silent = sorted(images - told.keys())
+    if silent:
+        raise InputError(f"{silent[0]} has no caption in {files[0]}, and {len(silent) - 1} other images; add them")
+    return {part: tuple(told[file] for file, _ in members) for part, members in splits.items()}
+
+
+def _beside(root: Path, splits: dict[str, Labelled]) -> Captions | None:
+    """Captions in text files beside the images, if every image has one."""
+    images = [file for members in splits.values() for file, _ in members]
+    files = [file for image in images if (file := image.with_suffix(".txt")).is_file()]
+    if not files:
+        return None
+    problem = None if len(files) == len(images) else f"{len(images) - len(files):,} images have none"
+    told: dict[Path, str] = {}
+    for file in files if problem is None else ():
+        try:
+            with file.open("rb") as stream:
+                content = stream.read(LONGEST + 1)
+            told[file] = " ".join(content.decode("utf-8-sig").split())
+        except (OSError, UnicodeDecodeError):
+            problem = f"{file.name} is not readable as UTF-8"
+            break
+        if not told[file] or len(content) > LONGEST:
+            problem = f"{file.name} is {'too long' if told[file] else 'empty'}"
+            break
+    if problem is not None:
+        logger.info("%s: text files beside images are passed over as captions, for %s", shown(root), shown(problem))
+        return None
+    return {part: tuple(told[file.with_suffix(".txt")] for file, _ in members) for part, members in splits.items()}
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = [folder / name for name in NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise InputError(f"{folder} has both {found[0].name} and {found[1].name}; keep one of them")
+    return found
+
+
+def _read(file: Path) -> list[tuple[str, str]]:
+    """The names and captions of a file."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        entries = json.loads(text, object_pairs_hook=list) if file.suffix == ".json" else None
+    except (OSError, ValueError, RecursionError) as error:  # of the file, its encoding, or JSON
+        raise CorruptFileError(f"{file}: not readable ({error}); it must be UTF-8{_json(file)}") from error
+    if entries is None:
+        return [_line(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    texts = isinstance(entries, list) and all(isinstance(e, tuple) and isinstance(e[1], str) for e in entries)
+    if not texts:
+        raise InputError(f'{file}: must hold one object of names and captions, {{"a.png": "a cat"}}')
+    broken = next((name for name, caption in entries if shown(name + caption) != name + caption), None)
+    if broken is not None:
+        raise InputError(f"{file}: '{shown(broken)}' or its caption has halves of characters (\\ud800 to \\udfff)")
+    return entries
+
+
+def _line(file: Path, number: int, line: str) -> tuple[str, str]:
+    name, tab, caption = line.partition("\t")
+    if not tab:
+        raise InputError(f"{file}, line {number}: '{line[:60]}' has no tab between the image's name and its caption")
+    return name.strip(), caption
+
+
+def _json(file: Path) -> str:
+    return " and JSON" if file.suffix == ".json" else ""
+
+
+def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded:
+    """Load a folder of images, of one sub-folder per class, or of train/validation/test folders of either.
+
+    Without split folders the images are split at random (seed 0) into 80% / 10% / 10%. If all images are grey
+    they get one channel, else three. Hidden files and folders are passed over.
+
+    Args:
+        path: the folder.
+        image_size: central square, resized to this many pixels a side; needed if the images differ in size.
+        limit: at most that many images of each split are read.
+
+    Returns:
+        ``x`` uint8 (N, C, H, W), and with class folders ``y`` int64 (N,), the class's place in sorted order; captions,
+        if the folder has files of them (:mod:`pyro_vae.data.sources.image_folder`); the files' names, and the classes'.
+
+    Raises:
+        CorruptFileError: naming the file, if an image is truncated or damaged.
+        InputError: naming the file or folder, for other layouts, for images of different sizes without image_size, and
+            for images without a caption where others have one.
+    """
+    splits = find_splits(path, IMAGES)
+    classes = class_names(splits)
+    captions = find_captions(path, splits)
+    splits = {part: members[:limit] for part, members in splits.items()}
+    grey = all([is_grey(file) for members in splits.values() for file, _ in members])
+    parts: Parts = {}
+    first: tuple[Path, torch.Size] | None = None
+    for part, members in splits.items():
+        x: Tensor | None = None
+        for place, (file, _) in enumerate(members):
+            image = read_image(file, grey=grey)  # (C, H, W)
+            if image_size is not None:
+                image = square(image.unsqueeze(0), image_size)[0]
+            first = first or (file, image.shape)
+            if image.shape != first[1]:
+                raise InputError(_sizes_differ(file, image.shape, *first))
+            if x is None:
+                check_room(path, sum(map(len, splits.values())) * image.numel(), "give image_size, or a limit")
+                x = image.new_empty(len(members), *image.shape)  # (N, C, H, W)
+            x[place] = image
+        parts[part] = {"x": x}
+        if classes:
+            parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
+    named = {"names": file_names(path, splits), "classes": tuple(map(shown, classes)) or None}
+    return Loaded(parts, captions=captions, **named)
+
+
+def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:
+    return (
+        f"{file}: is {shape[1]} x {shape[2]} pixels (height x width), "
+        f"but {first} is {expected[1]} x {expected[2]}; "
+        "give image_size to cut and resize all images to one size"
+    )

@@ -1,0 +1,106 @@
+"""Datasets that torchvision reads and downloads: CIFAR-10, SVHN, Omniglot, CelebA."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.images import cache_folder, data_folders, square
+from pyro_vae.data.split import Parts, hold_out_last
+from pyro_vae.errors import InputError
+
+
+def load_cifar10(root: Path | None, image_size: int | None, limit: int | None) -> Parts:
+    """Load CIFAR-10: x uint8 (N, 3, 32, 32), y int64 (N,); the last 5,000 of train validate."""
+    train, test = (_open("CIFAR10", root, train=flag) for flag in (True, False))
+    return _with_validation(*(_arrays(np.moveaxis(part.data, -1, 1), part.targets) for part in (train, test)))
+
+
+def load_svhn(root: Path | None, image_size: int | None, limit: int | None) -> Parts:
+    """Load SVHN: x uint8 (N, 3, 32, 32), y int64 (N,); the last 7,325 of train validate."""
+    if importlib.util.find_spec("scipy") is None:
+        raise InputError("svhn comes as MATLAB files, which torchvision reads with scipy: pip install scipy")
+    train, test = (_open("SVHN", root, split=part) for part in ("train", "test"))
+    return _with_validation(*(_arrays(part.data, part.labels) for part in (train, test)))
+
+
+def load_omniglot(root: Path | None, image_size: int | None, limit: int | None) -> Parts:
+    """Load Omniglot: x uint8 (N, 1, size, size) white ink on black, y int64 (N,), the character.
+
+    The background set is for training, its last 1,928 images for validation, the evaluation set for test: the
+    characters of validation and test are not in the training data.
+    """
+    background, evaluation = (_open("Omniglot", root, background=flag) for flag in (True, False))
+    held_out = len(background) // 10
+    places = {
+        "train": (background, range(len(background) - held_out)),
+        "validation": (background, range(len(background) - held_out, len(background))),
+        "test": (evaluation, range(len(evaluation))),
+    }
+    parts: Parts = {}
+    for part, (dataset, index) in places.items():
+        x, y = _decode(dataset, index[:limit], image_size or 28)
+        parts[part] = {"x": 255 - x, "y": y}
+    return parts
+
+
+def load_celeba(root: Path | None, image_size: int | None, limit: int | None) -> Parts:
+    """Load CelebA: x uint8 (N, 3, size, size), the central square resized; attributes bool (N, 40)."""
+    parts: Parts = {}
+    for part, split in {"train": "train", "validation": "valid", "test": "test"}.items():
+        dataset = _open("CelebA", root, split=split, target_type="attr")
+        x, attributes = _decode(dataset, range(len(dataset))[:limit], image_size or 64)
+        parts[part] = {"x": x, "attributes": attributes.bool()}
+    return parts
+
+
+def _open(class_name: str, root: Path | None, **options: Any) -> Any:
+    import torchvision.datasets
+
+    kind: Callable[..., Any] = getattr(torchvision.datasets, class_name)
+    places = data_folders(root)
+    try:
+        for place in places:
+            try:
+                return kind(place, download=False, **options)
+            except (RuntimeError, FileNotFoundError):  # not there, or not complete
+                continue
+        return kind(cache_folder(), download=True, **options)
+    except Exception as error:  # of the network, the file system, or Google Drive's client
+        looked = ", ".join(str(place) for place in places)
+        raise InputError(
+            f"torchvision's {class_name}: no complete local copy, and the download failed ({error}). "
+            f"Looked in: {looked}. Connect to the network, or give root=FOLDER with the files as torchvision "
+            "lays them out."
+        ) from error
+
+
+def _arrays(x: np.ndarray, y: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+    return {"x": torch.from_numpy(np.ascontiguousarray(x)), "y": torch.as_tensor(np.asarray(y)).long()}
+
+
+def _with_validation(whole: dict[str, Tensor], test: dict[str, Tensor]) -> Parts:
+    train, validation = hold_out_last(whole, len(whole["x"]) // 10)
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _decode(dataset: Any, index: Sequence[int], size: int) -> tuple[Tensor, Tensor]:
+    images: Tensor | None = None
+    targets = []
+    for place, i in enumerate(index):
+        image, target = dataset[i]
+        pixels = torch.from_numpy(np.array(image))
+        pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)  # (C, H, W)
+        if images is None:
+            images = pixels.new_empty(len(index), len(pixels), size, size)
+        images[place] = square(pixels.unsqueeze(0), size)[0]
+        targets.append(torch.as_tensor(target))
+    if images is None:
+        raise InputError(f"torchvision's {type(dataset).__name__} holds no images")
+    return images, torch.stack(targets)

@@ -1,0 +1,1 @@
+"""Bounds of log p(x) from both sides by annealed chains: AIS and bidirectional Monte Carlo."""

@@ -1,0 +1,211 @@
+"""What annealing returns: estimates of log p(x) per datum, and how far they may be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.annealing.path import Start
+from pyro_vae.evaluation.results import DataSite, PerDimension, mean_and_error, not_finite
+
+LOW_ACCEPTANCE = 0.3
+WIDE = 3.0  # nats: a gap that is not one of noise
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How chains were run.
+
+    Attributes:
+        num_chains, num_temperatures, num_leapfrog: C, T, L.
+        schedule: "sigmoid", "linear", or "given".
+        start: "guide" or "prior".
+    """
+
+    num_chains: int
+    num_temperatures: int
+    num_leapfrog: int
+    schedule: str
+    start: Start
+
+    @property
+    def gradients(self) -> int:
+        """Gradients of the densities per datum that the estimate is made of, without those that step sizes took."""
+        return self.num_chains * ((self.num_temperatures - 1) * self.num_leapfrog + 1)
+
+    def to_dict(self) -> dict[str, object]:
+        """The settings as plain values."""
+        return {**vars(self), "gradients_per_datum": self.gradients}
+
+
+@dataclass
+class AnnealedLikelihood(PerDimension):
+    """Estimates of log p(x) by annealed importance sampling, lower bounds in expectation.
+
+    Attributes:
+        log_weights: log w of each chain and datum, nats, ``(C, num_data)``, float64 on the CPU.
+        acceptance: mean probability that a transition was accepted, ``(num_data,)``; nan if there was none (T = 1).
+        settings: how the chains were run.
+        sites: what the estimates are of, data sites by name.
+        split: the name of the data.
+    """
+
+    log_weights: Tensor
+    acceptance: Tensor
+    settings: Settings
+    sites: Mapping[str, DataSite]
+    split: str = "data"
+    per_datum: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.per_datum = log_mean_exp(self.log_weights)
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """(sum w)^2 / sum w^2 over a datum's chains, between 1 and C, ``(num_data,)``."""
+        return effective_sample_size(self.log_weights)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against these numbers, in sentences; empty if nothing does."""
+        return [*not_finite(self.per_datum, "log-likelihood"), *doubts(self.log_weights, self.acceptance, "chains")]
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {
+            "log_likelihood": self.per_datum,
+            "effective_sample_size": self.effective_sample_size,
+            "acceptance": self.acceptance,
+        }
+
+    def to_dict(self) -> dict[str, object]:
+        """The summary as plain values (nats unless the name says otherwise)."""
+        return {
+            "log_likelihood": self.mean,
+            "standard_error": self.standard_error,
+            "bits_per_dim": self.bits_per_dim,
+            "bits_of": self.bits_of,
+            "density": self.density,
+            "effective_sample_size": self.effective_sample_size.mean().item(),
+            "acceptance": number_or_none(self.acceptance.mean()),
+            "num_data": len(self.per_datum),
+            "split": self.split,
+            **self.settings.to_dict(),
+            "warnings": self.warnings,
+        }
+
+
+@dataclass
+class Sandwich:
+    """Bounds on log p(x) from both sides, on data that the model has drawn itself.
+
+    Attributes:
+        lower_weights: log w of chains from f_0 to p(x, z), nats, ``(C, num_data)``, float64 on the CPU.
+        upper_weights: log w of chains back from the z that the data were made of, ``(C, num_data)``.
+        acceptance: mean probability that a transition was accepted, of the two, ``(2, num_data)``.
+        settings: how the chains were run.
+        lower: log mean w; its expectation is at most log p(x); ``(num_data,)``.
+        upper: -log mean 1/w; its expectation is at least log p(x); ``(num_data,)``.
+    """
+
+    lower_weights: Tensor
+    upper_weights: Tensor
+    acceptance: Tensor
+    settings: Settings
+    lower: Tensor = field(init=False)
+    upper: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lower = log_mean_exp(self.lower_weights)
+        self.upper = -log_mean_exp(-self.upper_weights)
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        """Mean of upper - lower and its standard error, by the differences of the same data, nats."""
+        return mean_and_error(self.gaps)
+
+    @property
+    def gaps(self) -> Tensor:
+        """Upper - lower of each datum, ``(num_data,)``, nats; of a single one it may be negative by chance."""
+        return self.upper - self.lower
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against these numbers, in sentences; empty if nothing does."""
+        gap, error = self.gap
+        told = not_finite(self.lower, "lower bound") + not_finite(self.upper, "upper bound")
+        told += doubts(self.lower_weights, self.acceptance[0], "chains forwards")
+        told += doubts(-self.upper_weights, self.acceptance[1], "chains backwards")
+        if gap < -4 * error:
+            told.append(
+                f"the upper bound is below the lower one by {-gap:.3g} nats, with a standard error of {error:.2g}"
+            )
+        wide = int((self.gaps > WIDE).sum())
+        if 0 < wide <= len(self.gaps) / 10:
+            told.append(
+                f"{wide} of {len(self.gaps)} data have a gap of more than {WIDE:g} nats (up to {self.gaps.max():.3g}): "
+                "chains do not find the latents that these data were made of; the median is the gap of the others"
+            )
+        return told
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {"lower": self.lower, "upper": self.upper, "acceptance": self.acceptance.mean(0)}
+
+    def to_dict(self) -> dict[str, object]:
+        """The summary as plain values, nats."""
+        lower, upper = mean_and_error(self.lower), mean_and_error(self.upper)
+        return {
+            "lower": lower[0],
+            "lower_standard_error": lower[1],
+            "upper": upper[0],
+            "upper_standard_error": upper[1],
+            "gap": self.gap[0],
+            "gap_standard_error": self.gap[1],
+            "gap_median": self.gaps.median().item(),
+            "gap_largest": self.gaps.max().item(),
+            "acceptance": number_or_none(self.acceptance.mean()),
+            "num_data": len(self.lower),
+            "split": "drawn from the model",
+            **self.settings.to_dict(),
+            "warnings": self.warnings,
+        }
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """log of the mean over the first dimension."""
+    return log_w.logsumexp(0) - math.log(len(log_w))
+
+
+def effective_sample_size(log_w: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 over the first dimension."""
+    return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
+
+
+def number_or_none(value: Tensor) -> float | None:
+    """A number, None if it is not one: JSON has no nan."""
+    return None if bool(value.isnan()) else value.item()
+
+
+def doubts(log_w: Tensor, acceptance: Tensor, who: str) -> list[str]:
+    """Sentences on chains that hardly moved, and on data whose estimate is one chain's."""
+    told, n = [], len(acceptance)
+    still = int((acceptance < LOW_ACCEPTANCE).sum())
+    if still:
+        told.append(
+            f"{who} of {still} of {n} data moved in less than {LOW_ACCEPTANCE:.0%} of their transitions: more leapfrog "
+            "steps or temperatures are needed"
+        )
+    single = int((effective_sample_size(log_w) < 1.5).sum()) if len(log_w) > 1 else 0
+    if single > n / 10:
+        told.append(
+            f"one of the {who} has nearly all the weight in {single} of {n} data: the bound is loose there; more "
+            "temperatures are needed"
+        )
+    if not bool(torch.isfinite(log_w).all()):
+        told.append(f"some {who} ended in weights that are not finite")
+    return told

@@ -1,0 +1,209 @@
+"""Where data lie in latent space, and the directions in which they spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.data import Data, Split
+from pyro_vae.errors import InputError
+from pyro_vae.programs.checks import check_context, check_present, data_type
+from pyro_vae.programs.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
+from pyro_vae.programs.program import as_programs, prime
+from pyro_vae.programs.session import as_split, check_pair, quiet
+from pyro_vae.programs.sites import is_discrete
+from pyro_vae.programs.traces import Site, is_latent
+
+NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
+Dataset = Data | Split | Mapping[str, Tensor] | Tensor
+
+
+def encode(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    sites: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """The guide's mean E_q[z | x] of every latent site, for every datum.
+
+    A site that depends on other latents has its mean given their draws. A distribution without a mean (of integers,
+    codes) gives its draw. Left out: sites that all data share, and those only the guide has
+    (``infer={"is_auxiliary": True}``).
+
+    Args:
+        model: generative program (shares its parameters with a guide that is a plain function).
+        guide: its guide.
+        data: a split, a dict of tensors, or the tensor x; of a whole dataset the test part, else validation.
+        batch_size: data encoded at once.
+        seed: of the draws; the global random state is left as it was.
+        sites: those to keep; all if None.
+
+    Returns:
+        ``(num_data, *event)`` by site name, on the CPU.
+
+    Raises:
+        InputError: if batch_size is not positive, or the guide samples nothing per datum.
+    """
+    return _collect(model, guide, data, mean_of, nullcontext(), batch_size, seed, sites)
+
+
+def posterior_samples(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    sites: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """One joint draw z ~ q(z | x) of all latent sites for every datum; arguments and result as for :func:`encode`."""
+    return _collect(model, guide, data, _value_of, nullcontext(), batch_size, seed, sites)
+
+
+def mean_path(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    sites: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    r"""The guide without its noise: every site at its mean given those before it, so that their values fit together.
+
+    .. math:: \hat z_i = E_q[z_i \mid \hat z_1, \dots, \hat z_{i-1}, x] \quad \text{in the guide's order}
+
+    A distribution without a mean, and a discrete one, gives its draw. Arguments and result as for :func:`encode`.
+    """
+    return _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed, sites)
+
+
+def free_sites(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, counted: bool = False
+) -> list[str]:
+    """The latent sites that can be moved: real-valued (no one-hot vectors), and no functions of other latents.
+
+    A site of the model that is a point mass (the vectors of codes) has no values beside those that the codes give it: a
+    point between two of them, or a density over them, means nothing.
+
+    Args:
+        model, guide, data: as for :func:`encode`; two data are looked at.
+        counted: also sites of a single integer per datum, whose values can be counted.
+
+    Returns:
+        names, in the guide's order.
+    """
+    split = as_split(data, model)
+    programs = as_programs(model, guide)
+    with quiet(programs, split.batch(slice(0, 2)), seed=0) as batch:
+        for program, who in zip(programs, ("model", "guide"), strict=True):
+            check_present(program, batch, who)
+        model_trace, guide_trace = prime(*programs, batch)
+    found = []
+    for name, node in guide_trace.nodes.items():
+        if is_latent(node) and in_data_plate(node) and name in model_trace.nodes:
+            value = data_first(node["value"], node)
+            fn = model_trace.nodes[name]["fn"]
+            real = value.is_floating_point() and not is_discrete(fn)
+            if (real or (counted and value.dim() == 1)) and not is_point_mass(fn):
+                found.append(name)
+    return found
+
+
+def _collect(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Dataset,
+    read: Callable[[Site], Tensor],
+    handler: AbstractContextManager,
+    batch_size: int,
+    seed: int,
+    sites: Sequence[str] | None,
+) -> dict[str, Tensor]:
+    """What ``read`` gives of every latent site of the guide, run under a handler, over all data."""
+    split = as_split(data, model)
+    programs = as_programs(model, guide)
+    parts: dict[str, list[Tensor]] = {}
+    with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
+        check_pair(*programs, split, same_sites=False)
+        split = split.to(split.device, data_type(*programs, split))
+        for batch in split.batches(batch_size):
+            check_present(programs[1], batch, "guide")
+            check_context(programs[1], batch)
+            batch = {name: value.to(first["x"].device) for name, value in batch.items()}
+            with handler:
+                trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
+            for name, node in trace.nodes.items():
+                wanted = sites is None or name in sites
+                if wanted and is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
+                    parts.setdefault(name, []).append(read(node).cpu())
+    if not parts:
+        raise InputError("the guide samples no latent site in a plate at dim -1: there is nothing to encode into")
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def _value_of(node: Site) -> Tensor:
+    return data_first(node["value"], node)
+
+
+class _AtMean(Messenger):
+    """Gives latent sites their distributions' means."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"]:
+            return
+        mean = mean_or_none(msg["fn"])
+        if mean is not None and not is_discrete(msg["fn"]):  # a mean of integers is none of them
+            msg["value"], msg["done"] = mean, True
+
+
+class PrincipalComponents(NamedTuple):
+    """Principal components of a cloud of points.
+
+    Attributes:
+        scores: coordinates of the centred points, ``(num_data, k)``.
+        directions: orthonormal columns, ``(dim, k)``.
+        explained: part of the total variance in each component, ``(k,)``, in [0, 1].
+    """
+
+    scores: Tensor
+    directions: Tensor
+    explained: Tensor
+
+
+def principal_components(z: Tensor, k: int = 2) -> PrincipalComponents:
+    """The k orthogonal directions of greatest variance: ``z - mean = U S V^T``, scores ``U S``, directions ``V``.
+
+    Each direction's sign is such that its largest entry by magnitude is positive.
+
+    Args:
+        z: points, ``(num_data, dim)``.
+        k: number of components.
+
+    Raises:
+        InputError: if z is no matrix of at least two points, or k is more than there are data or dimensions.
+
+    Source: Pearson 1901, doi:10.1080/14786440109462720.
+    """
+    if z.dim() != 2 or len(z) < 2:
+        raise InputError(f"z must have shape (num_data, dim) with at least 2 data, got {tuple(z.shape)}")
+    if not 1 <= k <= min(z.shape):
+        raise InputError(f"k must be in 1 ... {min(z.shape)} (the least side of z, {tuple(z.shape)}), got {k}")
+    dtype = z.dtype if z.is_floating_point() else torch.float32
+    centred = z.double() - z.double().mean(0)
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:k].T  # (dim, k)
+    largest = directions.abs().argmax(0, keepdim=True)  # (1, k)
+    directions = directions * directions.gather(0, largest).sign()
+    scores = centred @ directions  # (num_data, k)
+    explained = scores.square().sum(0) / centred.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return PrincipalComponents(scores.to(dtype), directions.to(dtype), explained.to(dtype))

@@ -1,0 +1,88 @@
+"""The test ELBO, its reconstruction term and its KL terms, per datum and per site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Data, Split
+from pyro_vae.errors import positive
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
+from pyro_vae.evaluation.results import EvidenceBound
+from pyro_vae.programs.session import anything_to_draw, evaluating
+from pyro_vae.programs.sites import Site
+from pyro_vae.programs.traces import analytic_sites, log_prob, outside_prior, site_kl
+from pyro_vae.runtime import keep_freed_memory
+
+
+def elbo(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    *,
+    num_particles: int = 10,
+    analytic_kl: bool = True,
+    memory_budget: int = MEMORY_BUDGET,
+    max_plate_nesting: int = 1,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> EvidenceBound:
+    r"""E_q[log p(x | z)] - KL(q(z | x) || p(z)) of every datum, with its parts by site.
+
+    Args:
+        model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
+        data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
+        num_particles: draws per datum for the expectation; one, if the guide has nothing to draw.
+        analytic_kl: closed-form KL where one is registered and is the same expectation.
+        memory_budget: bytes that the tensors computed at once may take; no number depends on it
+            (:mod:`pyro_vae.evaluation.chunks`).
+        max_plate_nesting: batch dimensions of the programs' own plates.
+        seed: of the draws; the global random state is left as it was.
+        device: where to evaluate; the programs' device if None.
+
+    Returns:
+        per-datum values in nats; KL terms are raw: without weights, without free bits.
+
+    Raises:
+        InputError: for non-positive particles or budget, a budget that one particle of one datum exceeds, data out of
+            the likelihood's support, sites that do not match.
+    """
+    positive("num_particles", num_particles)
+    positive("memory_budget", memory_budget)
+    likelihood: dict[str, Tensor] = {}
+    kl: dict[str, Tensor] = {}
+    how = {"max_plate_nesting": max_plate_nesting}
+    with evaluating(model, guide, data, seed, device, **how) as (programs, split):
+        programs.refuse_point_masses()
+        if not anything_to_draw(programs, split):
+            num_particles = 1
+        keep_freed_memory()
+        missed = torch.zeros(len(split), dtype=torch.bool, device=split.device)  # a draw is outside the prior's support
+
+        def look(piece: Piece) -> None:
+            pair = piece.traces
+
+            def add(terms: dict[str, Tensor], name: str, value: Tensor, site: Site) -> None:
+                if name not in terms:
+                    terms[name] = torch.zeros(len(split), dtype=torch.float64, device=split.device)
+                terms[name][piece.rows] += piece.share * pair.per_datum(value, site).double().mean(0)
+
+            for name, site in pair.observed().items():
+                add(likelihood, name, log_prob(site, scaled=False), site)
+            closed = analytic_sites(pair) if analytic_kl else set()
+            for name, (q, p) in pair.latent().items():
+                add(kl, name, site_kl(q, p, analytic=name in closed)[0], q)
+            for name, site in pair.guide_factors().items():  # of log q
+                add(kl, name, log_prob(site, scaled=False), site)
+            outside = outside_prior(pair)
+            if outside is not None:
+                missed[piece.rows] |= outside.any(0)
+
+        Chunks(programs, split, num_particles, memory_budget).run(look)
+    parts = [{name: value.cpu() for name, value in terms.items()} for terms in (likelihood, kl)]
+    per_datum = torch.as_tensor(sum(parts[0].values()) - sum(parts[1].values()))
+    per_datum = per_datum.masked_fill(missed.cpu(), -torch.inf)
+    return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts)

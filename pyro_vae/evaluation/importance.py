@@ -1,0 +1,209 @@
+"""Test log-likelihood of any Pyro model by importance sampling from its guide."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyro_vae.data import Data, Split
+from pyro_vae.errors import InputError, positive
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED, Recorder
+from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_tensors
+from pyro_vae.evaluation.results import LogLikelihood, largest, measured_sites, pareto_k_of_tail
+from pyro_vae.programs.nodes import is_deterministic
+from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.session import evaluating
+from pyro_vae.programs.traces import TracePair, in_particle_plate, log_weights, repeat
+from pyro_vae.recording import Compile, Mode, Outputs, choose_mode, is_recorded
+from pyro_vae.runtime import bytes_per_row, keep_freed_memory
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["ImportanceSampler", "repeat"]
+
+Batch = Mapping[str, Tensor]
+
+
+class ImportanceSampler:
+    """log p(x, z) - log q(z | x) for z ~ q(z | x), many particles at a time.
+
+    A guide whose sites do not depend on one another's samples is run once per datum and then drawn from again; a
+    hierarchical one is run once per chunk. Chunks are recorded as graphs, one for each shape, if the mode says so: with
+    the same random numbers as eagerly.
+
+    Args:
+        pair: programs in evaluation mode, and how they are run.
+        mode: off, graph or full.
+    """
+
+    def __init__(self, pair: Pair, mode: Mode = "off") -> None:
+        self.pair = pair
+        self.recorder = Recorder(("log_likelihood", "chunks"), nn.ModuleList([pair.model, pair.guide]), mode)
+        self._templates: dict[tuple, Trace | None] = {}  # the guide's trace by shape, if it can be drawn from again
+
+    def draws(self, batch: Batch) -> bool:
+        """Whether there is anything to draw."""
+        return not is_deterministic(self.pair.traces(batch))
+
+    def log_weights(self, batch: Batch, num_particles: int, chunk: int) -> Iterator[Tensor]:
+        """log w in chunks ``(k, N)`` of at most ``chunk`` particles, ``num_particles`` in all."""
+        if self.pair.repeated:
+            for start in range(0, num_particles, chunk):
+                k = min(chunk, num_particles - start)
+                yield self.recorder(f"repeated {k}", lambda k=k, **b: self._weights(b, k), batch)[0]
+            return
+        shape = (chunk, *(v.shape for v in batch.values()))
+        log_w, *parameters = self.recorder(f"first {chunk}", lambda **b: self._first(b, chunk, shape), batch)
+        yield log_w[:num_particles]
+        done = chunk
+        given = {f"guide parameter {i}": t for i, t in enumerate(parameters)} | dict(batch)
+        while done < num_particles:
+            if self._templates[shape] is not None:
+                (log_w,) = self.recorder(f"again {chunk}", lambda **g: self._again(g, chunk, shape), given)
+            else:
+                (log_w,) = self.recorder(f"first {chunk}", lambda **b: self._first(b, chunk, shape), batch)
+            yield log_w[: num_particles - done]
+            done += chunk
+
+    def _weights(self, batch: Batch, particles: int) -> Outputs:
+        return (log_weights(self.pair.traces(batch, particles), scaled=False),)
+
+    def _first(self, batch: Batch, chunk: int, shape: tuple) -> Outputs:
+        """log w of fresh particles and, if the guide can be drawn from again, its distributions' tensors."""
+        pair = self.pair.traces(batch, chunk)
+        again = independent_of_particles(pair)
+        sites = [q for q, _ in pair.latent().values()] if again else []
+        log_w, parameters = log_weights(pair, scaled=False), [t for site in sites for t in site_tensors(site)]
+        if not is_recorded(log_w):  # of this batch: distributions may hold plain numbers that were taken from it
+            self._templates[shape] = pair.counted_guide() if again else None
+        return log_w, *parameters
+
+    def _again(self, given: Batch, chunk: int, shape: tuple) -> Outputs:
+        """log w of particles drawn from the guide's distributions, given as tensors; only the model is run."""
+        batch = {k: v for k, v in given.items() if not k.startswith("guide parameter ")}
+        parameters = iter([v for k, v in given.items() if k.startswith("guide parameter ")])
+        template = self._templates[shape]
+        assert template is not None
+        guide = rebuilt_trace(template, parameters, lambda _, fn: fn.sample())
+        particle_dim = -(self.pair.nesting + 1)
+        model = in_particle_plate(self.pair.model, chunk, particle_dim)
+        trace = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=guide)).get_trace(**batch))
+        size = next(f.size for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1)
+        known = {"data_plates": self.pair.data_plates, "left_out": self.pair.left_out}
+        pair = TracePair(trace, guide, chunk, particle_dim, size, size, **known)
+        return (log_weights(pair, scaled=False),)
+
+
+CPU_CHUNK = 24 * 2**20  # bytes of a chunk on a CPU: larger ones only fall out of its caches
+GRAPH_FROM, FULL_FROM = 1000, 10_000  # chunks: a recording saves about half a millisecond each, the compiler more
+
+
+def log_likelihood(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    *,
+    num_particles: int = 5000,
+    memory_budget: int = MEMORY_BUDGET,
+    vectorize: bool = True,
+    max_plate_nesting: int = 1,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    compile: Compile = "auto",
+    progress: bool = False,
+) -> LogLikelihood:
+    r"""Importance-weighted bound on log p(x) of every datum; it rises to log p(x) with K.
+
+    .. math:: \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k | x)}, \qquad z_k \sim q(z | x)
+
+    Works from the two programs' traces, so for plain Pyro functions as well as for modules. The sum is a running
+    logsumexp over chunks of particles. A guide whose sites do not depend on one another's samples is run once per
+    datum and then drawn from again; a hierarchical one is run once per chunk.
+
+    Args:
+        model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
+        data: a Split, a dict of tensors, a tensor ``x`` ``(num_data, *shape)``, or Data (its test part).
+        num_particles: K. Where the guide has nothing to draw (no latents, or point masses at every latent site, as of
+            codes) all particles are the same: one is taken, and the log says so.
+        memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
+        vectorize: particles in a plate left of the data plate. Programs for which that gives other numbers (tried on
+            two data) run with each datum repeated instead, and the log says why; False: all do.
+        max_plate_nesting: batch dimensions of the programs' own plates.
+        seed: of the draws; the global random state is left as it was.
+        device: where to evaluate; the programs' device if None.
+        compile: how chunks are run. "off": eagerly; "graph": recorded once as a graph of tensor operations, the same
+            random numbers; "full": recorded and compiled; "auto": by the number of chunks. Programs that cannot be
+            recorded run eagerly, and the log says why.
+        progress: show a bar.
+
+    Returns:
+        per-datum estimates (nats) with mean, standard error, bits per dimension, effective sample sizes, Pareto k-hat.
+
+    Raises:
+        InputError: for non-positive particles or budget, data out of the likelihood's support, sites that do
+            not match, latents shared by all data, and pairs whose weights are no bound: point masses at continuous
+            latents, auxiliary sites of the guide without a reverse model, densities against probabilities.
+
+    Source: Burda et al. 2016, arXiv:1509.00519, section 5 (K = 5000).
+    """
+    positive("num_particles", num_particles)
+    positive("memory_budget", memory_budget)
+    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
+    with evaluating(model, guide, data, seed, device, **how) as (pair, split):
+        pair.refuse_point_masses()
+        keep_freed_memory()
+        first = split.batch(slice(0, 1))
+        sampler = ImportanceSampler(pair)
+        sites = measured_sites(pair, split, memory_budget)
+        if not sampler.draws(first):
+            if num_particles > 1:
+                logger.info("one particle is taken: the guide draws nothing, all %d would be the same", num_particles)
+            num_particles = 1
+        limit = USED * memory_budget
+        cost = bytes_per_row(lambda rows: next(sampler.log_weights(first, rows, rows)), most=limit)
+        if cost > MOST * memory_budget:
+            raise InputError(
+                f"memory_budget {memory_budget} bytes is too small: one particle of one datum takes {cost:.0f} bytes"
+            )
+        rows = max(1, int((min(limit, CPU_CHUNK) if split.device.type == "cpu" else limit) / cost))
+        chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
+        data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)), most=limit)  # with guide
+        batch_size = pair.batch_size(min(rows // chunk, int(limit / data_cost), len(split)))
+        chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
+        sampler.recorder.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
+        # made before the chunks: small tensors that stay among large ones that go would split the heap
+        results = torch.empty(3, len(split), dtype=torch.float64, device=split.device)
+        done = 0
+        with tqdm(total=len(split), unit="datum", disable=not progress) as bar:
+            for batch in split.batches(batch_size):
+                running = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
+                n = len(running[0])
+                for result, values in zip(results, running, strict=True):
+                    result[done : done + n] = values
+                done += n
+                bar.update(n)
+        return LogLikelihood(*results.cpu(), num_particles, sites, split.name, pair.doubts)
+
+
+def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor, Tensor]:
+    """log mean w, effective sample size and k-hat, ``(N,)`` float64, of log w in chunks ``(k, N)``."""
+    log_sum = log_square_sum = tail = None
+    drawn = 0
+    for log_w in chunks:
+        log_w = log_w.double()
+        parts = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+        log_sum = parts[0] if log_sum is None else torch.logaddexp(log_sum, parts[0])
+        log_square_sum = parts[1] if log_square_sum is None else torch.logaddexp(log_square_sum, parts[1])
+        tail = largest(log_w, num_particles, tail)
+        drawn += len(log_w)
+    assert log_sum is not None and log_square_sum is not None and tail is not None and drawn == num_particles
+    return log_sum - math.log(drawn), (2 * log_sum - log_square_sum).exp(), pareto_k_of_tail(tail)

@@ -1,0 +1,224 @@
+"""The base of the package's objectives: Pyro ELBOs that stay on the device and report per site."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import abstractmethod
+from collections import UserDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pyro.infer
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+from pyro_vae.programs.pair import Pair, tried
+from pyro_vae.programs.parameters import module_parameters
+from pyro_vae.programs.traces import TracePair, log_prob, trace_pair
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Terms:
+    """A loss and what it is made of.
+
+    Attributes:
+        loss: scalar with gradient, nats per datum.
+        log_likelihood: mean log p(x | z) of each data site, nats per datum, detached.
+        kl: mean KL of each latent site, nats per datum, detached; raw: neither weighted nor clamped.
+        kl_clamped: max(free bits, KL) of each latent site that has free bits, nats per datum, detached.
+        penalty: mean of each of the guide's penalties, nats per datum, detached.
+        report: what sites report of themselves, by metric name.
+    """
+
+    loss: Tensor
+    log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    kl: dict[str, Tensor] = field(default_factory=dict)
+    kl_clamped: dict[str, Tensor] = field(default_factory=dict)
+    penalty: dict[str, Tensor] = field(default_factory=dict)
+    report: dict[str, Tensor] = field(default_factory=dict)
+
+    def named(self) -> dict[str, Tensor]:
+        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``, ``kl_clamped/<site>``, …"""
+        return (
+            {"loss": self.loss.detach()}
+            | {f"log_likelihood/{k}": v for k, v in self.log_likelihood.items()}
+            | {f"kl/{k}": v for k, v in self.kl.items()}
+            | {f"kl_clamped/{k}": v for k, v in self.kl_clamped.items()}
+            | {f"penalty/{k}": v for k, v in self.penalty.items()}
+            | self.report
+        )
+
+
+class _Masked(Messenger):
+    """Gives sites masks by name."""
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.masks:
+            msg["mask"] = self.masks[msg["name"]]
+
+
+class Objective(pyro.infer.ELBO):
+    """An objective for a model/guide pair, in nats, summed over event dimensions and averaged over data.
+
+    ``objective(model, guide)`` is an ``nn.Module`` whose call with a batch is the differentiable loss. It
+    also serves as the loss of plain ``pyro.infer.SVI``. Nothing in it leaves the device or looks at a value,
+    so that a step can be recorded as a graph.
+
+    Args:
+        num_particles: draws of the latents per datum, in one vectorized plate.
+        max_plate_nesting: batch dimensions taken by the programs' own plates (1: the data plate at -1).
+
+    Raises:
+        InputError: if num_particles is not a positive integer.
+    """
+
+    def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
+        if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
+            raise InputError(f"num_particles must be a positive integer, got {num_particles!r}")
+        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self.plate_nesting = max_plate_nesting
+        self.penalized = True
+        self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
+        self._layouts: UserDict[tuple[int, int], tuple[Any, ...]] = UserDict()  # a cache, of programs used directly
+        self._pair: Pair | None = None
+        self._validating = False
+
+    @property
+    def fallback(self) -> str:
+        """Why a score-function estimator had to be used, if it had: which sites of the guide."""
+        sites = ", ".join(self._fallback)
+        return f"guide site {sites} has no reparameterized samples (score-function estimator)" if sites else ""
+
+    @abstractmethod
+    def pair_terms(self, pair: TracePair) -> Terms:
+        """The loss and its parts from one pair of traces."""
+
+    def for_validation(self) -> Self:
+        """The same objective as it is measured on held-out data: without what is for training only."""
+        other = copy.copy(self)
+        other.penalized, other._validating = False, True
+        return other
+
+    def on(self, pair: Pair) -> Self:
+        """The same objective for a pair that has been examined: how it is run, and how many data there are in all."""
+        other = copy.copy(self)
+        other._pair, other._fallback = pair, UserDict()
+        return other
+
+    def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
+        """Run both programs on a batch and return the loss and its parts.
+
+        Called directly it follows Pyro's rules, by which PyroModules enter their parameters in Pyro's global store;
+        :meth:`differentiable_loss` and ``fit`` keep them out of it.
+        """
+        pair = self._traces(model, guide, args, kwargs)
+        draws = [n for n, (q, _) in pair.latent().items() if not q["fn"].has_rsample]
+        if draws and torch.is_grad_enabled():
+            return self._score_function_terms(draws, pair, model, guide, args, kwargs)
+        return self.with_penalties(self.pair_terms(pair), pair)
+
+    def with_penalties(self, terms: Terms, pair: TracePair) -> Terms:
+        """Add the guide's penalties to the loss, and what its sites report to the terms."""
+        for name, site in pair.penalties().items() if self.penalized else ():
+            value = pair.per_datum(log_prob(site, scaled=False), site).mean()
+            terms.loss, terms.penalty[name] = terms.loss + value, value.detach()
+        terms.report = pair.reports()
+        return terms
+
+    def _traces(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        rewrite: Callable[[Trace], Trace] | None = None,
+    ) -> TracePair:
+        layout = self._layout(model, guide, args, kwargs)
+        return trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting, rewrite, **layout)
+
+    def _layout(
+        self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """How the pair is run: as it was examined, or, of programs used directly, as the first call finds them."""
+        if self._pair is not None:  # in training a factor counts, as it does with plain SVI
+            return self._pair.layout if self._validating else {**self._pair.layout, "left_out": frozenset()}
+        if self.num_particles == 1:
+            return {}
+        key = id(model), id(guide)
+        if key not in self._layouts:
+            found = tried(model, guide, args, kwargs, self.plate_nesting)
+            self._layouts[key] = (found, model, guide)  # held, so that no other object has their ids
+        return self._layouts[key][0]
+
+    def _score_function_terms(
+        self,
+        sites: list[str],
+        pair: TracePair,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Terms:
+        """Pyro's own score-function estimator, for guides with sites that cannot be reparameterized."""
+        key = ", ".join(sites)
+        if pair.shared & pair.latent().keys() and pair.num_data not in (None, pair.size):
+            raise InputError(
+                f"guide site {key} has no reparameterized samples, and {', '.join(sorted(pair.shared))} is shared by "
+                "all data, of which a batch is a part: Pyro's score-function estimator has no weight for it; train "
+                "with one batch (batch_size = number of data)"
+            )
+        if key not in self._fallback:
+            self._fallback[key] = pyro.infer.Trace_ELBO(
+                num_particles=self.num_particles,
+                vectorize_particles=self.num_particles > 1 and pair.copies == 1,
+                max_plate_nesting=self.plate_nesting,
+            )
+            logger.warning(
+                "%s: guide site %s has no reparameterized samples; %s",
+                type(self).__name__,
+                ", ".join(f"'{n}' ({type(pair.guide.nodes[n]['fn']).__name__})" for n in sites),
+                self._fallback_reason(),
+            )
+        masks = {n: q["mask"] for n, (q, _) in pair.latent().items() if q["mask"] is not pair.guide.nodes[n]["mask"]}
+        if masks:  # what the model masks
+            guide = _Masked(masks)(guide)
+        loss = self._fallback[key].differentiable_loss(model, guide, *args, **kwargs)
+        return Terms(loss / pair.full_size)
+
+    def _fallback_reason(self) -> str:
+        return "training with Pyro's score-function estimator Trace_ELBO"
+
+    # ----------------------------------------------------------------- Pyro's interface
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The loss of a batch with gradient, nats per datum; PyroModules use their own parameters."""
+        with module_parameters(model, guide):
+            return self.terms(model, guide, *args, **kwargs).loss
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch as a number, for ``pyro.infer.SVI.evaluate_loss``."""
+        with torch.no_grad():
+            return self.terms(model, guide, *args, **kwargs).loss.item()
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch as a number, its gradient being accumulated, for ``pyro.infer.SVI.step``."""
+        loss = self.terms(model, guide, *args, **kwargs).loss
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        pair = self._traces(model, guide, args, kwargs)
+        return pair.model, pair.guide

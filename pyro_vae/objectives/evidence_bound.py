@@ -1,0 +1,112 @@
+"""The evidence lower bound, with closed-form KL terms and free bits per site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from pyro.distributions.util import scale_and_mask
+
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.objectives.base import Objective, Terms
+from pyro_vae.programs.traces import TracePair, analytic_sites, log_prob, site_kl, subsample_scale, total
+
+
+class ELBO(Objective):
+    r"""Evidence lower bound, averaged over data.
+
+    .. math:: -E_{q(z|x)}[\log p(x|z)] + \sum_i \max(\lambda_i, KL(q(z_i|\cdot) \,\|\, p(z_i|\cdot)))
+
+    with z_i the latent sites and lambda_i the free bits of site i (0 if not given). The maximum is taken over the mean
+    over the batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15); below it a site's KL gives no gradient. The terms
+    hold every site's KL raw, and clamped beside it where there are free bits.
+
+    Args:
+        num_particles: draws per datum for the expectation.
+        analytic_kl: take a site's KL in closed form where one is registered with
+            ``torch.distributions.kl`` and where that is the same expectation (see
+            :func:`pyro_vae.programs.traces.analytic_sites`); otherwise at the drawn value.
+        free_bits: lambda in **nats** (the literature's name notwithstanding), for every latent site or by site
+            name. For training; evaluation reports the raw KL.
+        max_plate_nesting: batch dimensions of the programs' own plates.
+
+    Raises:
+        InputError: for non-positive particles, negative free bits, free bits for a site that is not there.
+
+    Source: Kingma & Welling 2014, arXiv:1312.6114.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        analytic_kl: bool = True,
+        free_bits: float | dict[str, float] = 0.0,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        super().__init__(num_particles, max_plate_nesting)
+        values = free_bits.values() if isinstance(free_bits, Mapping) else [free_bits]
+        if any(v < 0 for v in values):
+            raise InputError(f"free_bits must not be negative (nats per site), got {free_bits}")
+        self.analytic_kl = analytic_kl
+        self.free_bits = free_bits
+
+    def for_validation(self) -> Self:
+        """The ELBO without free bits and penalties."""
+        other = super().for_validation()
+        other.free_bits = 0.0
+        return other
+
+    def _score_function_terms(self, sites: list[str], *others: Any) -> Terms:
+        free = self.free_bits.values() if isinstance(self.free_bits, Mapping) else [self.free_bits]
+        if any(free):
+            raise InputError(
+                f"free_bits cannot be used here: guide site {', '.join(sites)} has no reparameterized samples, and "
+                "Pyro's score-function estimator has no free bits; drop them, or give the guide a relaxed distribution"
+            )
+        return super()._score_function_terms(sites, *others)
+
+    def pair_terms(self, pair: TracePair) -> Terms:
+        """The loss and its parts from one pair of traces."""
+        subsample = subsample_scale(pair)
+        log_likelihood, kl, kl_clamped, loss = {}, {}, {}, []
+        for name, site in pair.observed().items():
+            raw = log_prob(site, scaled=False)
+            weighted = scale_and_mask(raw, site["scale"], None)
+            loss.append(-pair.per_datum(weighted, site).mean() / self._subsample(pair, site, subsample))
+            log_likelihood[name] = pair.per_datum(raw.detach(), site).mean()
+
+        analytic = analytic_sites(pair) if self.analytic_kl else set()
+        for name, (q, p) in pair.latent().items():
+            raw, weighted = site_kl(q, p, analytic=name in analytic)
+            raw_mean = pair.per_datum(raw, q).mean()
+            term = pair.per_datum(weighted, q).mean() / self._subsample(pair, q, subsample)
+            kl[name] = raw_mean.detach()
+            free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
+            if free > 0.0:
+                term = term + self._free_bits_gap(free, raw_mean, pair, q, subsample)
+                kl_clamped[name] = kl[name].clamp(min=free)
+            loss.append(term)
+        for site in pair.guide_factors().values():  # of log q
+            value = scale_and_mask(log_prob(site, scaled=False), site["scale"], None)
+            loss.append(pair.per_datum(value, site).mean() / self._subsample(pair, site, subsample))
+        self._check_free_bits(kl)
+        return Terms(total(loss), log_likelihood, kl, kl_clamped)
+
+    @staticmethod
+    def _subsample(pair: TracePair, site: dict, scale: float) -> float:
+        """A subsampled plate scales its sites by full_size / size; the mean over data takes that back."""
+        return 1.0 if site["name"] in pair.shared else scale
+
+    def _free_bits_gap(
+        self, free: float, kl: torch.Tensor, pair: TracePair, site: dict, subsample: float
+    ) -> torch.Tensor:
+        """What lifts a KL below its free bits up to them: weight * (lambda - KL), which cancels its gradient."""
+        weight = torch.as_tensor(site["scale"], device=kl.device).mean() / self._subsample(pair, site, subsample)
+        return weight * (free - kl).clamp(min=0)
+
+    def _check_free_bits(self, kl: Mapping[str, torch.Tensor]) -> None:
+        if isinstance(self.free_bits, Mapping):
+            for name in self.free_bits:
+                if name not in kl:
+                    raise unknown("latent site in free_bits", name, kl)

@@ -1,0 +1,144 @@
+"""Whether the data's latents, taken together, fill the prior."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, posterior_samples, principal_components
+from pyro_vae.evaluation.generate import sample
+from pyro_vae.plots.axes import from_the_top, panels
+from pyro_vae.plots.images import pick
+from pyro_vae.programs.context import X, needed_to_generate
+
+logger = logging.getLogger(__name__)
+
+POINTS = 100  # on a side of the plane
+MASS = (0.5, 0.95)  # of the prior inside its contours
+
+
+def aggregated_posterior(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, num_draws: int = 5000, seed: int = 0
+) -> Figure | None:
+    r"""A panel per real-valued latent site: density of q(z) = E_x[q(z | x)] in colour, contours of p(z) over it.
+
+    Both are estimated from draws, of the guide for the data and of the model without them, so that a prior that
+    depends on other latents, p(z1 | z2), is seen as its marginal p(z1). More than two dimensions are shown in the
+    principal plane of q(z), one as curves. Functions of other latents (the vectors of codes) have no density.
+
+    Args:
+        model, guide: the programs.
+        split: the data, of which at most ``num_draws`` at even distances are used.
+        num_draws: draws of q(z), from each datum about as many, and of p(z).
+        seed: of the draws.
+
+    Returns:
+        the figure, or None (and a line in the log) if there are too few data or no real-valued latents.
+
+    Raises:
+        InputError: for a model that cannot be run without data.
+
+    Source: Hoffman & Johnson 2016, "ELBO surgery" (the aggregated posterior and its distance from the prior).
+    """
+    batch = pick(split, num_draws, seed)
+    n = len(batch["x"])
+    if n < 3:
+        logger.info("no figure of the aggregated posterior: %d data are too few", n)
+        return None
+    free = free_sites(model, guide, split)
+    if not free:
+        logger.info("no figure of the aggregated posterior: %s", NO_FREE_SITE)
+        return None
+    index = torch.arange(num_draws, device=split.device) % n
+    repeated = {name: value[index] for name, value in batch.items()}
+    posterior = posterior_samples(model, guide, repeated, seed=seed, sites=free)
+    needed = {name for name in repeated if name in (X, *needed_to_generate(model, repeated))}
+    prior = sample(model, num_draws, seed=seed, batch={name: repeated[name] for name in needed})
+    names = from_the_top(free)
+    figure, places = panels(len(names), 4.2, 4.0)
+    for axes, name in zip(places, names, strict=True):
+        _draw(axes, name, *(v[name].reshape(len(v[name]), -1).double() for v in (posterior, prior)))
+    shares = " and ".join(f"{100 * mass:.0f} %" for mass in MASS)
+    handles = [Patch(color="C0", label="aggregated posterior q(z)")]
+    handles.append(Line2D([], [], color="C1", label=f"prior p(z); in a plane, around {shares} of it"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(names) > 1 else 1, fontsize="small")
+    figure.suptitle(f"{split.name}: aggregated posterior of {n} data")
+    return figure
+
+
+def _draw(axes: Axes, name: str, q: Tensor, p: Tensor) -> None:
+    """Draw one site's draws of the posterior and of the prior, ``(n, dim)`` each."""
+    dim = q.shape[1]
+    if dim == 1:
+        _curves(axes, name, q, p)
+        return
+    labels = [f"{name}[0]", f"{name}[1]"]
+    if dim > 2:
+        centre = q.mean(0)
+        q, directions, explained = principal_components(q)
+        p = (p - centre) @ directions
+        labels = [
+            f"component {i + 1} ({100 * part:.1f} % of the variance)" for i, part in enumerate(explained.tolist())
+        ]
+    low, high = _range(q, p)
+    half = 0.5 * (high - low).max()
+    middle = 0.5 * (low + high)
+    x, y = (torch.linspace(m - half, m + half, POINTS, dtype=torch.float64) for m in middle)
+    extent = (x[0].item(), x[-1].item(), y[0].item(), y[-1].item())
+    axes.imshow(density(q, x, y).T.numpy(), origin="lower", extent=extent, cmap="Blues")
+    height = density(p, x, y)
+    axes.contour(x.numpy(), y.numpy(), height.T.numpy(), levels=sorted(_levels(height)), colors="C1", linewidths=1.2)
+    axes.set(title=f"{name} ({dim} dimensions)", xlabel=labels[0], ylabel=labels[1])
+
+
+def density(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    r"""A density in the plane, from draws: a Gaussian kernel of 0.7 times the width of Scott's rule along each axis.
+
+    Args:
+        points: ``(n, 2)``.
+        x, y: the grid's coordinates, ``(columns,)`` and ``(rows,)``.
+
+    Returns:
+        ``(columns, rows)``, integrating to 1 over the plane.
+    """
+    kernels = []
+    for i, axis in enumerate((x, y)):
+        step = (axis[1] - axis[0]).item()
+        width = max(0.7 * points[:, i].std().item() * len(points) ** (-1 / 6), step)  # not below the grid's
+        distance = (axis[:, None] - points[:, i]) / width  # (grid, n)
+        kernels.append((-0.5 * distance.square()).exp() / (width * math.sqrt(2 * math.pi)))
+    return kernels[0] @ kernels[1].T / len(points)
+
+
+def _levels(height: Tensor) -> list[float]:
+    """The heights whose contours enclose the given shares of the mass."""
+    falling = height.flatten().sort(descending=True).values
+    mass = falling.cumsum(0) / falling.sum()
+    return [falling[int((mass < share).sum())].item() for share in MASS]
+
+
+def _range(q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """Where nearly all points are, with some room."""
+    cut = torch.tensor([0.005, 0.995], dtype=torch.float64)
+    ends = torch.stack([points.quantile(cut, 0) for points in (q, p)])  # (2 sets, 2 ends, dim)
+    low, high = ends[:, 0].amin(0), ends[:, 1].amax(0)
+    room = 0.15 * (high - low).clamp(min=1e-6)
+    return low - room, high + room
+
+
+def _curves(axes: Axes, name: str, q: Tensor, p: Tensor) -> None:
+    low, high = (end.item() for end in _range(q, p))
+    for points, style in ((q, {"histtype": "stepfilled", "color": "C0", "alpha": 0.6}), (p, {"color": "C1"})):
+        options = {"histtype": "step", "linewidth": 1.2, **style}
+        axes.hist(points[:, 0].tolist(), bins=50, range=(low, high), density=True, **options)
+    axes.set(title=f"{name} (1 dimension)", xlabel=name, ylabel="density")

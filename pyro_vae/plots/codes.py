@@ -1,0 +1,131 @@
+"""Codes beside the data that they stand for, and how evenly they are used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.codes import CodeSite, CodeStatistics, CodeUsage, sites_of_codes
+from pyro_vae.evaluation.encoding import posterior_samples
+from pyro_vae.plots.axes import panels
+from pyro_vae.plots.images import code_colours, draw_curve, grey_range, is_drawable, is_image, mosaic, pick
+
+logger = logging.getLogger(__name__)
+
+STRIP = 0.28  # height of a sequence of codes, of a datum's width
+
+
+def code_maps(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0
+) -> Figure | None:
+    """Rows: data, and for each code site the guide's codes, a colour for each code; a column for each datum.
+
+    A grid of codes is a picture, a sequence a strip, both as wide as the datum. The colours of different sites have
+    nothing to do with one another, nor have similar colours with similar codes.
+
+    Args:
+        model, guide: the programs.
+        split: the data, of which n at even distances are drawn.
+        n: columns.
+        seed: of the draws of a guide that has any.
+
+    Returns:
+        the figure, or None (and a line in the log) if there are no codes on a grid or in a sequence, or the data are
+        neither images nor signals.
+    """
+    every = sites_of_codes(model, guide, split)
+    sites = {name: site for name, site in every.items() if len(site.shape) <= 2}
+    if not sites or not is_drawable(split.shape):
+        reason = f"data of shape {split.shape} are neither images nor signals"
+        if not sites:
+            reason = f"those of {', '.join(every)} are on no grid" if every else "the model has none"
+        logger.info("no figure of codes: %s", reason)
+        return None
+    batch = pick(split, n, seed)
+    x = batch["x"].cpu()
+    codes = posterior_samples(model, guide, batch, seed=seed, sites=list(sites))
+    return _draw(x, codes, sites, f"{split.name}: the data's codes, a colour for each")
+
+
+def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title: str) -> Figure:
+    n, image = len(x), is_image(tuple(x.shape[1:]))
+    side = 0.95 if image else 1.5  # inches a datum is wide
+    heights = [side * x.shape[-2] / x.shape[-1] if image else 0.8]
+    heights += [side * (site.shape[0] / site.shape[1] if len(site.shape) == 2 else STRIP) for site in sites.values()]
+    size = (max(6.0, side * n + 1.6), sum(heights) + 0.15 * len(heights) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    places = figure.subplots(len(heights), n, squeeze=False, height_ratios=heights)
+    for axes in places.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    for i, axes in enumerate(places[0]):
+        if image:
+            axes.imshow(mosaic(x[i : i + 1], columns=1, limits=grey_range(x)))
+        else:
+            draw_curve(axes, x[i], linewidth=0.8)
+            axes.margins(x=0)
+            axes.sharey(places[0, 0])
+    _label(places[0, 0], "data")
+    for row, (name, site) in zip(places[1:], sites.items(), strict=True):
+        colours = torch.from_numpy(code_colours(site.num_codes))
+        for i, axes in enumerate(row):
+            grid = codes[name][i].reshape((1,) * (2 - len(site.shape)) + site.shape).long()  # (height, width)
+            aspect = "equal" if len(site.shape) == 2 else "auto"
+            axes.imshow(colours[grid].numpy(), interpolation="nearest", aspect=aspect)
+        shape = " x ".join(map(str, site.shape)) or "1"
+        _label(row[0], f"{name}\n{shape}, K = {site.num_codes}")
+    figure.suptitle(title)
+    return figure
+
+
+def _label(axes: Axes, text: str) -> None:
+    axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize="small")
+
+
+def codebook_usage(statistics: CodeStatistics) -> Figure | None:
+    """A panel per code site: how often each code was used, in falling order, on a logarithmic axis.
+
+    A dashed line is where all bars would end if the codes were used evenly; the codes that were never used are shaded.
+
+    Args:
+        statistics: as from :func:`pyro_vae.evaluation.code_statistics`.
+
+    Returns:
+        the figure, or None (and a line in the log) if there is no code site.
+    """
+    if not statistics.sites:
+        logger.info("no figure of the codes' usage: the model has none")
+        return None
+    figure, places = panels(len(statistics.sites), 4.4, 3.4)
+    for axes, (name, site) in zip(places, statistics.sites.items(), strict=True):
+        _draw_usage(axes, name, site)
+    figure.suptitle(f"{statistics.split}: usage of the codes over {statistics.num_data} data")
+    return figure
+
+
+def _draw_usage(axes: Axes, name: str, site: CodeUsage) -> None:
+    counts = site.counts.sort(descending=True).values.double()
+    even = counts.sum().item() / site.num_codes
+    bottom = 0.5 * min(1.0, even)
+    edges = [0.5 + i for i in range(site.num_codes + 1)]
+    axes.stairs(counts.clamp(min=bottom).numpy(), edges, baseline=bottom, fill=True, color="C0")
+    axes.axhline(even, color="C1", linestyle="--", linewidth=1, label="even usage")
+    if site.num_used < site.num_codes:
+        axes.axvspan(site.num_used + 0.5, site.num_codes + 0.5, color="0.9", zorder=0, label="never used")
+    axes.set_yscale("log")
+    axes.set(xlim=(0.5, site.num_codes + 0.5), ylim=(bottom, 2 * counts[0].item()))
+    axes.set(xlabel="code, by count", ylabel="count")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    told = f"{site.num_used} of {site.num_codes} in use ({100 * site.usage:.0f} %), perplexity {site.perplexity:.1f}"
+    axes.set_title(f"{name}\n{told}", fontsize="medium")
+    axes.legend(fontsize="small", loc="upper right")
+    axes.grid(axis="y", alpha=0.3)

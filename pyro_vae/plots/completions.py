@@ -1,0 +1,76 @@
+"""Several completions of each of a few observed parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.generate import draw
+from pyro_vae.plots.images import is_image, labelled_columns, pick
+from pyro_vae.programs.context import declared_context
+from pyro_vae.programs.nodes import data_first
+from pyro_vae.programs.program import Program
+from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.traces import is_latent
+
+logger = logging.getLogger(__name__)
+
+MISSING = (0.62, 0.74, 0.88)  # the colour of what is not observed
+
+
+def completions(
+    model: Callable[..., Any], split: Split, rows: int = 10, draws: int = 6, seed: int = 0
+) -> Figure | None:
+    """Rows: observed part, the model's deterministic prediction (if it has such a site), several completions, truth.
+
+    A completion is the mean of p(x | z, y) for one z ~ p(z | y), with the observed part in its place.
+
+    Args:
+        model: a generative program that takes an observed part ``y`` and a ``mask`` of the data's shape (by its
+            declared context).
+        split: the data, of which ``rows`` at even distances are shown.
+        rows: how many.
+        draws: completions of each (one for a model without latents).
+        seed: of the draws.
+
+    Returns:
+        the figure, or None (and a line in the log) if the model completes nothing or the data are no images.
+    """
+    program = model if isinstance(model, Program) else Program(model)
+    declared = declared_context(program)
+    if not all(name in declared and declared[name].shape == split.shape for name in ("y", "mask")):
+        logger.info("no figure of completions: the model takes no observed part y with a mask")
+        return None
+    if not is_image(split.shape):
+        logger.info("no figure of completions: data of shape %s are no images", split.shape)
+        return None
+    batch = pick(split, rows, seed)
+    context = {name: value for name, value in batch.items() if name in declared}
+    count = len(batch["x"])
+    with quiet([program], context, seed) as moved:
+        trace, site = generated(program, count, moved)
+    nodes = trace.nodes
+    latent = any(is_latent(node) and name != site for name, node in nodes.items())
+    columns = {"observed": _with_colour(context["y"].cpu(), context["mask"].cpu())}
+    if "prediction" in nodes:
+        columns["prediction"] = data_first(nodes["prediction"]["value"], nodes["prediction"]).cpu()
+    for i in range(draws if latent else 1):
+        name = f"completion {i + 1}" if latent else "prediction"
+        columns[name] = draw(program, count, seed=seed + i, batch=context).mean
+    columns["truth"] = batch["x"].cpu()
+    figure = labelled_columns({name: value.reshape(count, -1, *split.shape[-2:]) for name, value in columns.items()})
+    what = ": mean of p(x | z, y), z ~ p(z | y)" if latent else ": mean of p(x | y)"
+    figure.suptitle(f"{split.name}: completions of an observed part y{what}")
+    return figure
+
+
+def _with_colour(y: Tensor, mask: Tensor) -> Tensor:
+    """The observed part, with a colour where elements are missing; ``(n, 3, H, W)``."""
+    y, mask = (v.reshape(len(v), -1, *v.shape[-2:]).expand(-1, 3, -1, -1) for v in (y, mask))
+    return torch.where(mask, y, torch.tensor(MISSING).view(3, 1, 1))

@@ -1,0 +1,74 @@
+"""Where the data lie in latent space, and what each layer of latents tells apart."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, posterior_samples
+from pyro_vae.plots.axes import class_labels, clouds, from_the_top
+from pyro_vae.plots.images import pick
+
+logger = logging.getLogger(__name__)
+
+
+def latent_scatter(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, max_points: int = 2000, seed: int = 0
+) -> Figure | None:
+    """A panel per latent site: posterior means of the data, coloured by the label ``y`` if there is one.
+
+    Two-dimensional latents are drawn as they are, one-dimensional ones as a histogram, others by their first two
+    principal components. Codes, whose numbers are names, and functions of other latents have no panel.
+
+    Args:
+        model, guide: the programs.
+        split: the data, of which ``max_points`` at even distances are drawn.
+        max_points: at most so many.
+        seed: of draws, where a posterior mean needs any.
+
+    Returns:
+        the figure, or None (and a line in the log) if there are too few data, or no such latents.
+    """
+    batch = pick(split, max_points, seed)
+    names = free_sites(model, guide, split, counted=True)
+    if len(batch["x"]) < 3 or not names:
+        reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
+        logger.info("no figure of latents: %s", reason)
+        return None
+    sites = encode(model, guide, batch, seed=seed, sites=names)
+    return clouds(sites, class_labels(batch), f"{split.name}: posterior means of {len(batch['x'])} data")
+
+
+def layer_pca(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, max_points: int = 2000, seed: int = 0
+) -> Figure | None:
+    """A panel per latent site, the top one first: a draw z ~ q(z | x) of each datum in the sites' principal planes.
+
+    A site that the model does not use shows a round cloud of mixed colours. Units are flattened; two-dimensional
+    latents are drawn as they are, one-dimensional ones as a histogram. Codes, whose numbers are names, and functions of
+    other latents have no panel.
+
+    Args:
+        model, guide: the programs.
+        split: the data, of which ``max_points`` at even distances are drawn, coloured by an integer label ``y``.
+        max_points: at most so many.
+        seed: of the draws.
+
+    Returns:
+        the figure, or None (and a line in the log) if there are too few data, or no such latents.
+
+    Source: Sønderby et al. 2016, arXiv:1602.02282 (principal components of the samples of each layer).
+    """
+    batch = pick(split, max_points, seed)
+    names = free_sites(model, guide, split, counted=True)
+    if len(batch["x"]) < 3 or not names:
+        reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
+        logger.info("no figure of the layers: %s", reason)
+        return None
+    sites = posterior_samples(model, guide, batch, seed=seed, sites=names)
+    ordered = {name: sites[name] for name in from_the_top(sites)}
+    return clouds(ordered, class_labels(batch), f"{split.name}: posterior samples of {len(batch['x'])} data")

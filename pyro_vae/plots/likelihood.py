@@ -1,0 +1,119 @@
+"""How far a likelihood's bounds lie apart, and which data are least likely."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from pyro_vae.data import Split
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.amortization import LikelihoodGap
+from pyro_vae.evaluation.generate import reconstruct
+from pyro_vae.evaluation.importance import log_likelihood
+from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
+from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, picked
+from pyro_vae.programs.session import anything_to_draw, evaluating
+
+logger = logging.getLogger(__name__)
+
+
+def likelihood_gap(gap: LikelihoodGap) -> Figure:
+    """Importance-weighted bounds by K, below log p(x) as annealing has it, and the ELBO's gap in its two parts.
+
+    Args:
+        gap: as from :func:`pyro_vae.evaluation.likelihood_gap`.
+
+    Returns:
+        the figure; error bars are one standard error of the paired differences.
+    """
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    ks = list(gap.importance)
+    rows = [gap.missing(bound.per_datum) for bound in gap.importance.values()]
+    axes.errorbar(ks, [-m for m, _ in rows], [e for _, e in rows], fmt="o-", capsize=3, label="K importance samples")
+    elbo, refined = -gap.missing(gap.elbo.amortized)[0], -gap.missing(gap.elbo.refined)[0]
+    axes.axhline(0, color="0.2", lw=1.2)
+    spans = {"approximation": (refined, 0.0, "C1"), "amortization": (elbo, refined, "C3")}
+    for name, (low, high, colour) in spans.items():
+        value, spread = getattr(gap, name)
+        told = f"{name} gap of the ELBO: {value:.2f} ± {spread:.2f}"
+        axes.axhspan(low, high, color=colour, alpha=0.18, lw=0, label=told)
+    settings, (mean, error) = gap.annealed.settings, mean_and_error(gap.annealed.per_datum)
+    axes.set_xscale("log")
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.minorticks_off()
+    axes.set_xlabel("K")
+    axes.set_ylabel("bound - log p(x), nats")
+    lowest = min(elbo, *(-m - e for m, e in rows))
+    axes.set_ylim(1.08 * lowest, -0.08 * lowest)
+    chains = f"{settings.num_chains} chains, {settings.num_temperatures} temperatures"
+    told = f"log p(x) = {mean:.2f} ± {error:.2f} nats by annealing ({chains})"
+    axes.set_title(f"{gap.annealed.split}, {len(gap.annealed.per_datum)} data\n{told}", fontsize="medium")
+    axes.legend(loc="lower right")
+    return figure
+
+
+NUM_MEASURED, NUM_PARTICLES = 100, 200  # where nothing was measured before
+
+
+def worst_data(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    measured: LogLikelihood | None = None,
+    n: int = 8,
+    seed: int = 0,
+) -> Figure | None:
+    """Two rows: the data with the largest k-hat, and below each the mean of p(x | z) for one z ~ q(z | x).
+
+    Above each column: k-hat (:mod:`pyro_vae.evaluation.results`), the effective sample size and the bound on log p(x).
+
+    Args:
+        model, guide: the programs.
+        split: the data.
+        measured: what :func:`~pyro_vae.evaluation.log_likelihood` said of this split; if None, 100 data at even
+            distances are measured with 200 particles each.
+        n: columns.
+        seed: of the draws.
+
+    Returns:
+        the figure, or None (and a line in the log) if the data are neither images nor vectors, or no datum has a k-hat.
+
+    Raises:
+        InputError: if ``measured`` is of another number of data.
+    """
+    if not is_drawable(split.shape):
+        logger.info("no figure of the worst data: data of shape %s are neither images nor vectors", split.shape)
+        return None
+    if measured is None:
+        split = picked(split, NUM_MEASURED, seed)
+        measured = _measured(model, guide, split, seed)
+    elif len(measured.per_datum) != len(split):
+        raise InputError(f"measured has {len(measured.per_datum)} data, but the split has {len(split)}")
+    if measured is None or measured.pareto_k.isnan().all():
+        logger.info("no figure of the worst data: no datum has a Pareto k-hat (few particles, or equal weights)")
+        return None
+    worst = measured.pareto_k.nan_to_num(nan=-torch.inf).argsort(descending=True)
+    worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
+    batch = split.fixed(worst.to(split.device)).batch(slice(None))
+    mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)
+    values = torch.stack([batch["x"].cpu(), mean])  # (2, columns, *shape)
+    size, k = measured.effective_sample_size, measured.pareto_k
+    columns = [f"k {k[i]:.2f}\nESS {size[i]:.0f}\n{measured.per_datum[i]:.1f}" for i in worst.tolist()]
+    title = (
+        f"{split.name}: the worst of {len(split)} data by Pareto k-hat (k), with the effective\n"
+        f"sample size of {measured.num_particles} particles and the bound on log p(x) in nats"
+    )
+    return grid(values, title, rows=["data", "reconstruction"], columns=columns, limits=grey_range(batch["x"]))
+
+
+def _measured(model: Callable[..., Any], guide: Callable[..., Any], split: Split, seed: int) -> LogLikelihood | None:
+    """Bounds from few particles; None where all particles would be the same."""
+    with evaluating(model, guide, split, seed) as programs:
+        if not anything_to_draw(*programs):
+            return None
+    return log_likelihood(model, guide, split, num_particles=NUM_PARTICLES, vectorize=False, seed=seed, compile="off")

@@ -1,0 +1,106 @@
+"""A two-dimensional latent space, decoded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.evaluation.generate import decode
+from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, shaped_like_x, told_range
+from pyro_vae.programs.context import X, needed_to_generate
+from pyro_vae.programs.nodes import in_data_plate, mean_of
+from pyro_vae.programs.program import Batch, Program
+from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.traces import Site, is_latent
+
+logger = logging.getLogger(__name__)
+
+LOW, HIGH = 0.02, 0.98  # quantiles of the prior at the edges
+
+
+def manifold_grid(n: int) -> Tensor:
+    r"""Standard-normal quantiles in two dimensions: ``z = Phi^{-1}(u)``, u evenly spaced in [0.02, 0.98].
+
+    Args:
+        n: points on a side.
+
+    Returns:
+        ``(n * n, 2)``, row by row from the top: z[0] grows to the right, z[1] upwards.
+    """
+    axis = torch.special.ndtri(torch.linspace(LOW, HIGH, n, dtype=torch.float64)).float()  # (n,)
+    up, right = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+    return torch.stack([right, up], -1).reshape(n * n, 2)
+
+
+def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None) -> Figure | None:
+    """Means of p(x | z) for z on a grid through the inverse normal CDF of the prior.
+
+    Args:
+        model: a generative program of images, whose only latent site has a Gaussian prior over two dimensions.
+        n: images on a side.
+        batch: ``x``, as for :func:`~pyro_vae.plots.prior_samples`.
+
+    Returns:
+        the figure, or None (and a line in the log that says why) for another model.
+
+    Source: Kingma & Welling 2014, arXiv:1312.6114, figure 4.
+    """
+    program = model if isinstance(model, Program) else Program(model)
+    if needed_to_generate(program):
+        logger.info("no figure of the latent manifold: the model needs %s", ", ".join(needed_to_generate(program)))
+        return None
+    x = {name: value for name, value in (batch or {}).items() if name == X}
+    with quiet([program], x, seed=0) as moved:
+        trace, site = generated(program, 1, moved)
+    latents = {name: node for name, node in trace.nodes.items() if is_latent(node) and name != site}
+    shape = tuple(shaped_like_x(mean_of(trace.nodes[site]), x).shape[1:])
+    reason = _why_not(latents, shape)
+    if reason:
+        logger.info("no figure of the latent manifold: %s", reason)
+        return None
+    ((name, node),) = latents.items()
+    normal = _innermost(node["fn"])
+    loc, scale = normal.loc.reshape(-1, 2)[0].cpu(), normal.scale.reshape(-1, 2)[0].cpu()
+    mean = decode(program, {name: loc + scale * manifold_grid(n)}, batch=x)
+    return _draw(shaped_like_x(mean, x), name, n, grey_range(x.get(X)))
+
+
+def _why_not(latents: dict[str, Site], shape: tuple[int, ...]) -> str:
+    if not is_image(shape):
+        return f"data of shape {shape} are no images"
+    if len(latents) != 1:
+        return f"it needs one latent site, the model has {len(latents)} ({', '.join(latents)})"
+    ((name, node),) = latents.items()
+    event = tuple(node["fn"].event_shape)
+    if event != (2,) or not in_data_plate(node):
+        return f"it needs a latent of 2 dimensions per datum, '{name}' has event shape {event}"
+    if not isinstance(_innermost(node["fn"]), dist.Normal):
+        return f"it needs a Gaussian prior, that of '{name}' is {type(_innermost(node['fn'])).__name__}"
+    return ""
+
+
+def _innermost(fn: Any) -> Any:
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def _draw(mean: Tensor, name: str, n: int, limits: Limits) -> Figure:
+    height, width = mean.shape[-2:]
+    figure = Figure(figsize=(7, 7 * height / width + 0.4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(mosaic(mean, n, gap=0, limits=limits))
+    parts = [i / 4 for i in range(5)] if n > 1 else [0.0]  # of the way from the first image's centre to the last's
+    texts = [f"{LOW + (HIGH - LOW) * part:.2f}" for part in parts]
+    axes.set_xticks([(part * (n - 1) + 0.5) * width - 0.5 for part in parts], texts)
+    axes.set_yticks([((1 - part) * (n - 1) + 0.5) * height - 0.5 for part in parts], texts)
+    axes.set(xlabel=f"{name}[0] (quantile of the prior)", ylabel=f"{name}[1] (quantile of the prior)")
+    told = told_range(limits)
+    axes.set_title(f"{kind(mean).capitalize()} of p(x | {name}) over the latent plane{told and f'; {told}'}")
+    return figure

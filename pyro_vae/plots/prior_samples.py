@@ -1,0 +1,262 @@
+"""Samples of the model: of its priors, of scaled ones, of uniform ones against learned ones."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from pyro_vae.evaluation.generate import draw
+from pyro_vae.plots.images import (
+    draw_curve,
+    grey_range,
+    grid,
+    is_curve,
+    is_drawable,
+    is_image,
+    kind,
+    mosaic,
+    shaped_like_x,
+    told_range,
+)
+from pyro_vae.priors import Prior, UniformPrior
+from pyro_vae.programs.context import X, needed_to_generate
+from pyro_vae.programs.handlers import scaled
+from pyro_vae.programs.nodes import in_data_plate
+from pyro_vae.programs.program import Batch, Program
+from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.traces import is_latent
+
+logger = logging.getLogger(__name__)
+
+MAX_CURVES = 64
+
+
+def prior_samples(
+    model: Callable[..., Any],
+    n: int = 64,
+    seed: int = 0,
+    batch: Batch | None = None,
+    columns: int | None = None,
+    scales: Mapping[str, float] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float = 0.0,
+) -> Figure | None:
+    """A grid of means of p(x | z), for z drawn from the prior.
+
+    Args:
+        model: the generative program.
+        n: how many; of vectors, at most 64.
+        seed: of the draws.
+        batch: context that the model needs, ``(n, ...)`` each; and ``x``, rows of data, in whose shape the means are
+            shown, and which stand in for the data of a model that cannot be run without.
+        columns: of the grid; as many as rows if not given.
+        scales: factors for the standard deviations of latent sites' priors, by name.
+        temperature, top_k, top_p, guidance: as for :func:`~pyro_vae.evaluation.generate.sample`.
+
+    Returns:
+        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+    """
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    mean = shaped_like_x(draw(model, n, seed=seed, batch=batch, scales=scales, **how).mean, batch)  # (n, *shape)
+    shape = tuple(mean.shape[1:])
+    if is_curve(shape):
+        mean = mean[:MAX_CURVES]  # a panel each: more would take minutes
+    n, limits = len(mean), grey_range((batch or {}).get(X))
+    columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
+    if is_image(shape):
+        figure = Figure(figsize=(7, 7 * shape[-2] / shape[-1] * math.ceil(n / columns) / columns + 0.4))
+        figure.set_layout_engine("constrained")
+        axes = figure.subplots()
+        axes.imshow(mosaic(mean, columns, limits=limits))
+        axes.set_axis_off()
+    elif is_curve(shape):
+        figure = Figure(figsize=(7, 7), layout="constrained")
+        rows = math.ceil(n / columns)
+        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        for axes, values in zip(panels, mean, strict=False):
+            draw_curve(axes, values, 3, linewidth=1)
+            axes.tick_params(labelsize="x-small")
+        for axes in panels[n:]:
+            axes.set_axis_off()
+    else:
+        logger.info("no figure of prior samples: data of shape %s are neither images nor vectors", shape)
+        return None
+    given = ", ".join(name for name in batch or {} if name != "x")
+    inner = f"{kind(mean)} of p(x | z"
+    inner += f", {given}), z ~ p(z | {given})" if given else "), z ~ p(z)"
+    scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
+    tempered = f", temperature {temperature:g}" * (temperature != 1) + f", top {top_k} codes" * (top_k is not None)
+    tempered += f", top_p {top_p}" * (top_p is not None) + f", guidance {guidance:g}" * (guidance > 0)
+    told = told_range(limits) if is_image(shape) else ""
+    figure.suptitle(f"Samples from the prior: {inner}{scaled}{tempered}{told and f'; {told}'}")
+    return figure
+
+
+SCALES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+def scaled_samples(
+    model: Callable[..., Any],
+    scales: Sequence[float] = SCALES,
+    sites: Sequence[str] | None = None,
+    n: int = 10,
+    seed: int = 0,
+    batch: Batch | None = None,
+) -> Figure | None:
+    """Means of p(x | z) for z drawn from the prior with its standard deviations multiplied by each factor.
+
+    Every row has the same noise, so that a column shows one sample become bolder.
+
+    Args:
+        model: the generative program.
+        scales: the factors, a row each.
+        sites: latent sites to scale; all that have a scale, if None.
+        n: columns.
+        seed: of the noise.
+        batch: context that the model needs, ``(n, ...)`` each; and ``x``, as for
+            :func:`~pyro_vae.plots.prior_samples`.
+
+    Returns:
+        the figure, or None (and a line in the log) if no site has a scale, or the data are neither images nor vectors.
+
+    Raises:
+        InputError: for an unknown site, one without a scale, and factors that are not positive.
+
+    Source: Maaløe et al. 2019, arXiv:1902.02102.
+    """
+    program = model if isinstance(model, Program) else Program(model)
+    if sites is None:
+        sites = _sites_with_scale(program, batch or {})
+    if not sites or not scales:
+        logger.info("no figure of scaled samples: no latent site has a prior with a scale")
+        return None
+    factors = [dict.fromkeys(sites, scale) for scale in scales]
+    means = [draw(program, n, seed=seed, batch=batch, scales=each).mean for each in factors]
+    means = [shaped_like_x(mean, batch) for mean in means]
+    shape = tuple(means[0].shape[1:])
+    if not is_drawable(shape):
+        logger.info("no figure of scaled samples: data of shape %s are neither images nor vectors", shape)
+        return None
+    which = "all latent sites" if len(sites) > 4 else ", ".join(sites)
+    title = f"Samples from the prior, its deviations scaled: {which}"
+    limits = grey_range((batch or {}).get(X))
+    return grid(torch.stack(means), title, rows=[f"{scale:g}" for scale in scales], axis="factor", limits=limits)
+
+
+def _sites_with_scale(program: Program, batch: Batch) -> list[str]:
+    one = {name: value if name == X else value[:1] for name, value in batch.items()}
+    with quiet([program], one, seed=0) as one:
+        trace, site = generated(program, 1, one)
+    latents = {name: n for name, n in trace.nodes.items() if is_latent(n) and in_data_plate(n) and name != site}
+    return [name for name, node in latents.items() if scaled(node["fn"], 1.0) is not None]
+
+
+SIDE = 6  # samples on a side
+MAX_CLASSES, PER_CLASS = 20, 6
+
+
+def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch | None = None) -> Figure | None:
+    """Two panels of means of p(x | z): codes from the uniform prior, and from the model's present, learned one.
+
+    If a learned prior is conditional on the class label ``y``, every class that it has seen has a column.
+
+    Args:
+        model: a module with ``priors``, an ``nn.ModuleDict`` of :class:`~pyro_vae.priors.Prior` by site name. Uniform
+            ones take the learned ones' places for a moment; all is put back, whatever happens.
+        seed: of the draws.
+        batch: context that the model needs beside y, ``(n, ...)`` each, for n samples or in turn; without, there are 36
+            samples, or 6 of every class.
+
+    Returns:
+        the figure, or None (and a line in the log) if the model has no learned prior, or the data are neither images
+        nor vectors.
+
+    Raises:
+        InputError: for a model that cannot be run without data.
+    """
+    program = model if isinstance(model, Program) else Program(model)
+    priors = learned_priors(program)
+    if not priors:
+        logger.info("no figure of uniform and learned priors: the model has no learned prior over codes")
+        return None
+    classes = _classes(priors) if "y" in needed_to_generate(program) else []
+    given = len(next(iter(batch.values()))) if batch else SIDE * SIDE
+    count = PER_CLASS * len(classes) or given
+    context = {name: value[torch.arange(count) % given] for name, value in (batch or {}).items()}
+    if classes:
+        context["y"] = torch.tensor(classes).repeat(PER_CLASS)  # a class to a column
+    columns = len(classes) or math.ceil(math.sqrt(count))
+    learned = draw(program, count, seed=seed, batch=context).mean
+    with uniform_in_place(program):
+        uniform = draw(program, count, seed=seed, batch=context).mean
+    shape = tuple(learned.shape[1:])
+    if not is_drawable(shape):
+        logger.info("no figure of uniform and learned priors: data of shape %s are neither images nor vectors", shape)
+        return None
+    title = f"Samples under the uniform and the learned prior of {', '.join(priors)}: mean of p(x | z)"
+    sides = {"uniform": uniform, "learned": learned}
+    if is_image(shape):
+        return _images(sides, columns, classes, title)
+    rows = [f"y = {k}" for k in classes] or [""] * SIDE
+    values = torch.stack([side[: len(rows)] for side in sides.values()], 1)  # (rows, 2, *shape)
+    return grid(values, title, rows=rows, columns=list(sides))
+
+
+def learned_priors(program: Program) -> dict[str, Prior]:
+    """The priors that a model holds and that are not uniform, by site name."""
+    held = getattr(program.program, "priors", None)
+    if not isinstance(held, nn.ModuleDict):
+        return {}
+    return {n: p for n, p in held.items() if isinstance(p, Prior) and not isinstance(p, UniformPrior)}
+
+
+@contextmanager
+def uniform_in_place(program: Program) -> Iterator[None]:
+    """The model with uniform priors for the length of a block."""
+    held, learned = program.program.priors, learned_priors(program)
+    try:
+        for name, prior in learned.items():
+            tensor = next(iter([*prior.parameters(), *prior.buffers()]))
+            held[name] = UniformPrior(prior.num_codes, prior.shape).to(tensor.device)
+        yield
+    finally:
+        for name, prior in learned.items():
+            held[name] = prior
+
+
+def _classes(priors: dict[str, Prior]) -> list[int]:
+    """The labels that every conditional prior has seen."""
+    seen = [prior.seen for prior in priors.values() if prior.num_classes is not None]
+    return torch.stack(seen).all(0).nonzero().flatten().tolist()[:MAX_CLASSES] if seen else []
+
+
+def _images(sides: dict[str, Tensor], columns: int, classes: list[int], title: str) -> Figure:
+    count, height, width = len(sides["learned"]), *sides["learned"].shape[-2:]
+    rows = -(-count // columns)
+    panel = max(3.5, min(6.0, 0.6 * columns))
+    figure = Figure(figsize=(2 * panel + 0.3, panel * rows * height / (columns * width) + 0.9), layout="constrained")
+    for axes, (name, images) in zip(figure.subplots(1, 2), sides.items(), strict=True):
+        axes.imshow(mosaic(images, columns))
+        axes.set_title(f"{name} prior", fontsize="medium")
+        _label_columns(axes, classes, width)
+    figure.suptitle(title)
+    return figure
+
+
+def _label_columns(axes: Axes, classes: list[int], width: int) -> None:
+    axes.set_yticks([])
+    axes.set_xticks([(i + 0.5) * (width + 1) - 1 for i in range(len(classes))], [str(k) for k in classes])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if classes:
+        axes.set_xlabel("y")

@@ -1,0 +1,95 @@
+"""Data beside what the model makes of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.generate import reconstruct
+from pyro_vae.plots.images import draw_curve, grey_range, in_shape, is_curve, is_image, kind, mosaic, pick, told_range
+
+logger = logging.getLogger(__name__)
+
+
+def reconstructions(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0
+) -> Figure | None:
+    """Two rows: data, and below each the mean of p(x | z) for one z ~ q(z | x).
+
+    Args:
+        model, guide: the programs.
+        split: the data, of which n at even distances are drawn.
+        n: columns.
+        seed: of the draws of z.
+
+    Returns:
+        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+    """
+    if not _drawable(split.shape):
+        return None
+    batch = pick(split, n, seed)
+    mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
+    return pairs(batch["x"].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
+
+
+def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
+    """Data, and below each (of curves: in the same panel) what was made of it.
+
+    Args:
+        x, mean: ``(n, *shape)``; the mean may be flat, or have a channel more.
+        title: of the figure.
+
+    Returns:
+        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+    """
+    shape = tuple(x.shape[1:])
+    if not _drawable(shape):
+        return None
+    mean = in_shape(mean, shape)
+    figure = _curves(x, mean) if is_curve(shape) else _images(x, mean)
+    figure.suptitle(title)
+    return figure
+
+
+def _drawable(shape: tuple[int, ...]) -> bool:
+    if is_image(shape) or is_curve(shape):
+        return True
+    logger.info("no figure of reconstructions: data of shape %s are neither images nor vectors", shape)
+    return False
+
+
+def _images(x: Tensor, mean: Tensor) -> Figure:
+    n, height, width = len(x), x.shape[-2], x.shape[-1]
+    side = 0.95  # inches an image is wide
+    figure = Figure(figsize=(max(6.0, side * n + 1.4), 2 * side * height / width + 0.6), layout="constrained")
+    axes = figure.subplots()
+    limits = grey_range(x)
+    axes.imshow(mosaic(torch.cat([x, mean]), columns=n, limits=limits))
+    axes.set_xlabel(told_range(limits))
+    axes.set_xticks([])
+    axes.set_yticks([height / 2, height * 1.5 + 1], ["data", "reconstruction"])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _curves(x: Tensor, mean: Tensor) -> Figure:
+    n = len(x)
+    columns = min(5, n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(max(6.0, 2.2 * columns), 1.7 * rows + 0.9), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, datum, its_mean in zip(panels, x, mean, strict=False):
+        draw_curve(axes, datum, color="0.6", label="data")
+        draw_curve(axes, its_mean, color="C0", linewidth=1, alpha=0.8, label="reconstruction")
+    for axes in panels[n:]:
+        axes.set_axis_off()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    figure.supylabel("value")
+    return figure

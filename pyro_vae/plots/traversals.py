@@ -1,0 +1,108 @@
+"""One unit of the latents at a time, moved over its range."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples
+from pyro_vae.evaluation.latent_space import decode_path
+from pyro_vae.plots.axes import from_the_top
+from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick, picked
+from pyro_vae.programs.context import X
+from pyro_vae.programs.program import as_programs, prime
+from pyro_vae.programs.session import quiet
+
+logger = logging.getLogger(__name__)
+
+QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+ROWS = 10
+NUM_ROWS = 64  # data that say how data look
+NUM_ENCODED = 1000  # data over which the units' ranges are found
+
+
+def traversals(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, rows: int = ROWS, seed: int = 0
+) -> Figure | None:
+    r"""Rows of means of p(x | z), one unit of z moved over the quantiles of its draws z ~ q(z | x) over the data.
+
+    The others of its site, and the sites before it in the model's order, stay where the guide has them for one datum
+    (at the means along its path); the sites after it are drawn from the model, with one noise for all. Rows are the
+    units that tell the data apart the most, by
+
+    .. math:: \mathrm{Var}_x(E_q[z_d \mid x]) \,/\, \mathrm{Var}(z_d)
+
+    which is 0 for a unit that the guide leaves at the prior and 1 for one without noise; as many of each site.
+
+    Args:
+        model, guide: the programs; context that they need (labels) is that of the datum.
+        split: the data.
+        rows: at most so many.
+        seed: of draws.
+
+    Returns:
+        the figure, or None (and a line in the log) if there are no latents with real values of their own (as of codes),
+        or the data are neither images nor vectors.
+    """
+    if not is_drawable(split.shape):
+        logger.info("no figure of traversals: data of shape %s are neither images nor vectors", split.shape)
+        return None
+    sites = from_the_top(free_sites(model, guide, split))[:rows]
+    if not sites:
+        logger.info("no figure of traversals: %s", NO_FREE_SITE)
+        return None
+    some = picked(split, NUM_ENCODED, seed)
+    means, draws = (f(model, guide, some, seed=seed, sites=sites) for f in (encode, posterior_samples))
+    datum, stand_in = pick(split, 1, seed), some.batch(slice(0, NUM_ROWS))[X]
+    held = mean_path(model, guide, datum, seed=seed)
+    order = _order_in_model(model, guide, datum, held)
+    values, names = [], []
+    for site in sites:
+        units = _most_telling(means[site], draws[site], rows // len(sites))
+        before = {name: held[name] for name in order[: order.index(site)]}
+        path = {site: _paths(held[site], draws[site], units)}  # (units, steps, *event)
+        steps = len(QUANTILES)
+        path |= {name: v.unsqueeze(1).expand(len(units), steps, *v.shape[1:]) for name, v in before.items()}
+        context = {n: v.expand(len(units), *v.shape[1:]) for n, v in datum.items()} | {X: stand_in}
+        decoded = decode_path(model, path, seed=seed, batch=context)
+        values.append(in_shape(decoded, split.shape, 2))  # (units, steps, *shape)
+        names += [_name(site, unit, draws[site].shape[1:]) for unit in units]
+    columns = [f"{100 * quantile:g}%" for quantile in QUANTILES]
+    title = f"{split.name}: {kind(decoded)} of p(x | z),\none unit moved over the quantiles of its draws"
+    return grid(torch.cat(values), title, rows=names, columns=columns, limits=grey_range(stand_in))
+
+
+def _order_in_model(
+    model: Callable[..., Any], guide: Callable[..., Any], datum: dict[str, Tensor], held: dict[str, Tensor]
+) -> list[str]:
+    """The latent sites in the order in which the model draws them."""
+    programs = as_programs(model, guide)
+    with quiet(programs, datum, seed=0) as batch:
+        return [name for name in prime(*programs, batch)[0].nodes if name in held]
+
+
+def _most_telling(means: Tensor, draws: Tensor, count: int) -> list[int]:
+    """The units (of the flattened event) with the greatest share of their variance between data."""
+    between, total = (v.double().reshape(len(v), -1).var(0) for v in (means, draws))  # (units,)
+    share = between / total.clamp(min=torch.finfo(torch.float64).tiny)
+    return share.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def _paths(held: Tensor, draws: Tensor, units: Sequence[int]) -> Tensor:
+    """``(units, steps, *event)``: one datum's value, in row i with a unit at the quantiles of its draws."""
+    levels = torch.tensor(QUANTILES, dtype=torch.float64)
+    found = torch.quantile(draws.double().reshape(len(draws), -1)[:, list(units)], levels, dim=0).T  # (units, steps)
+    path = held.flatten().repeat(len(units), len(QUANTILES), 1)  # (units, steps, size)
+    path[torch.arange(len(units)), :, torch.tensor(units)] = found.to(path.dtype)
+    return path.unflatten(-1, held.shape[1:]) if held.dim() > 1 else path.squeeze(-1)
+
+
+def _name(site: str, unit: int, shape: Sequence[int]) -> str:
+    place = [int(i) for i in torch.unravel_index(torch.tensor(unit), tuple(shape))] if len(shape) else []
+    return site + (str(place).replace(" ", "") if place else "")

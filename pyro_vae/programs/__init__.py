@@ -1,0 +1,1 @@
+"""What a Pyro program is to the package: programs, their traces, and handlers around them."""

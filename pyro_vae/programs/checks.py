@@ -1,0 +1,309 @@
+"""Checks of programs and data, made once before work starts and never inside a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import validation_enabled
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.data import Split
+from pyro_vae.data.split import check_finite
+from pyro_vae.errors import InputError
+from pyro_vae.programs.context import declared_context, required_arguments
+from pyro_vae.programs.handlers import LastSite
+from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
+from pyro_vae.programs.program import Batch, Program, prime, real_type
+from pyro_vae.programs.sites import Site, elementwise_support, innermost, inside_support, is_factor, kept
+from pyro_vae.programs.traces import is_latent, is_observed
+from pyro_vae.runtime import peak_bytes
+
+
+def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
+    """Refuse an automatic guide with parameters for each datum, which fit no other batch than the one it saw first.
+
+    Those of latents that all data share, as weights with priors, serve.
+
+    Args:
+        guide: not run yet.
+        batch: a few data.
+
+    Raises:
+        InputError: names the guide's class and the site.
+    """
+    count = len(next(iter(batch.values())))
+    for module in guide.modules():
+        if isinstance(module, AutoGuide) and not isinstance(module.model, AutoGuide):
+            statements = ParamStatements(ParameterStore())
+            with torch.no_grad(), torch.random.fork_rng(), module_parameters(guide), statements:
+                nodes = poutine.trace(module.model).get_trace(**batch).nodes
+            name = next((n for n, site in nodes.items() if is_latent(site) and _grows(site, count)), None)
+            if name is not None:
+                raise InputError(
+                    f"{type(module).__name__} keeps parameters of its own for each datum's '{name}', which fit only "
+                    "the data that it saw first: such a guide cannot be trained in batches, or measured on others. "
+                    "Write a guide that computes q(z | x) from x (guides.GaussianGuide(model), or a network); an "
+                    f"automatic one may serve what all data share: {type(module).__name__}(poutine.block(model, "
+                    f"hide=['{name}', …])), called from within that guide"
+                )
+
+
+def _grows(site: Site, count: int) -> bool:
+    return any(frame.dim == -1 and frame.size == count for frame in site["cond_indep_stack"])
+
+
+CHUNK = 1000  # data looked at together, at most
+CHUNK_BYTES = 4 * 2**20  # that these, or a run of the programs on them, take at most; a datum that takes more is alone
+
+
+def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Trace]:
+    """Check that a split's data lie in the support of the model's data sites, and that the programs take the context.
+
+    Runs both programs on two data to find the sites, then looks at all the data in chunks: at the entry of the data
+    that a site observes as it is, else (where the program computes what it observes) by running the programs.
+
+    Returns:
+        the model's and the guide's trace on the first two data (the only one, if there is one).
+
+    Raises:
+        InputError: names the site and its likelihood, or the argument, shows the offending range, and says what would
+            be right; or says at which site, with which shapes, a program cannot be run.
+    """
+    first = split.batch(slice(0, 2))
+    for program, who in ((model, "model"), (guide, "guide")):
+        check_present(program, first, who)
+        check_context(program, first)
+    refuse_unamortized(guide, first)
+    traces = _primed(model, guide, first)
+    sites = {n: s for n, s in traces[0].nodes.items() if is_observed(s) and not is_factor(s)}
+    entries = {name: observed_entry(site, first) for name, site in sites.items()}
+    computed = {
+        n
+        for n, s in sites.items()
+        if entries[n] is None or _depends_on_parameters(s["fn"].support) or kept(s) is not None
+    }
+    for name, site in sites.items():
+        check_shape(name, site)
+        check_support(name, site, site["value"])
+    seen = 0
+    for batch in split.batches(_data_together(model, guide, first, run=bool(computed))):
+        check_finite(batch["x"], split.name, seen)  # in the programs' type: 1e300 is no float32
+        seen += len(batch["x"])
+        for name, site in sites.items():
+            if name not in computed:
+                check_support(name, site, batch[entries[name]], entries[name])
+        for program in (model, guide):
+            check_context(program, batch)
+        for name, site in _primed(model, guide, batch)[0].nodes.items() if computed else ():
+            if name in computed:
+                check_support(name, site, site["value"])
+    return traces
+
+
+def data_type(
+    model: Program, guide: Program, split: Split, device: torch.device | str | None = None
+) -> torch.dtype | None:
+    """The type in which a split's floating-point tensors go to programs, so that they fit: as ``load_data`` has files.
+
+    That of the programs' parameters. Programs that have none, or make them when they are first run, are given the data
+    as they are, if they can be run on these; else as float32.
+
+    Args:
+        model, guide: the programs, on the device.
+        split: the data, in whatever type they have.
+        device: of the programs; the split's if None.
+
+    Returns:
+        float32 or float64; None: as they are.
+    """
+    real = real_type(model, guide)
+    own = {t.dtype for t in split.tensors.values() if t.is_floating_point()}
+    if real is not None or own <= {torch.float32}:
+        return real
+    for dtype in (None, torch.float32):
+        first = Split({name: tensor[:2] for name, tensor in split.tensors.items()}, integers=split.integers)
+        try:
+            _primed(model, guide, first.to(device or split.device, dtype).batch(slice(0, 2)))
+        except InputError:
+            continue
+        return real_type(model, guide) or dtype
+    return None
+
+
+def _data_together(model: Program, guide: Program, first: Batch, *, run: bool) -> int:
+    """How many data to look at together, in bounded memory; ``run``: the programs are run on them."""
+    size = len(first["x"])
+    each = 2 * sum(value.nbytes for value in first.values()) / size  # and what a constraint makes of them
+    if run:
+        each = max(each, peak_bytes(lambda: _primed(model, guide, first)) / size)
+    return max(1, min(CHUNK, int(CHUNK_BYTES / max(each, 1))))
+
+
+def observed_entry(site: Site, batch: Batch) -> str | None:
+    """The entry of a batch whose numbers a data site observes, all of them as they are; None: it computes them."""
+    value = site["value"]
+    for name, entry in batch.items():
+        same = isinstance(value, Tensor) and entry.numel() == value.numel() and entry.dtype == value.dtype
+        if same and entry.untyped_storage().data_ptr() == value.untyped_storage().data_ptr():
+            return name
+    return None
+
+
+def _primed(model: Program, guide: Program, batch: Batch) -> tuple[Trace, Trace]:
+    """Traces on a batch; what goes wrong is told by site and shapes."""
+    seen = LastSite()
+    try:
+        with seen, validation_enabled(False):
+            return prime(model, guide, batch)
+    except InputError:
+        raise
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        data = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        line = (str(error).strip().splitlines() or [""])[0]
+        told = _told_by_shapes(_message_of(error)) if "Shape mismatch inside plate" in line else ""
+        where = f", at or after site '{seen.name}'" if seen.name else ""
+        raise InputError(
+            told or f"the programs cannot be run on {data}{where}: {type(error).__name__}: {line}"
+        ) from error
+
+
+def _message_of(error: BaseException) -> Site | None:
+    """The site at which a handler of Pyro's raised an error."""
+    found, frames = None, error.__traceback__
+    while frames is not None:
+        message = frames.tb_frame.f_locals.get("msg")
+        found = message if isinstance(message, dict) and "fn" in message else found
+        frames = frames.tb_next
+    return found
+
+
+def _told_by_shapes(site: Site | None) -> str:
+    """What is wrong with a site's shapes, if it is that they do not fit its plates."""
+    if site is None:
+        return ""
+    fn, plates = site["fn"], [f for f in site["cond_indep_stack"] if f.vectorized]
+    shape, inner = tuple(fn.batch_shape), len([f for f in plates if f.dim != -1])
+    wrong = next((f for f in plates if -f.dim <= len(shape) and shape[f.dim] not in (1, f.size)), None)
+    if wrong is None:
+        return ""
+    events = len(shape) + fn.event_dim - 1 - inner
+    return (
+        f"site '{site['name']}': its {type(innermost(fn)).__name__} has batch shape {shape} and event shape "
+        f"{tuple(fn.event_shape)}, and plate '{wrong.name}' has {wrong.size} at dim {wrong.dim}, where the batch shape "
+        f"has {shape[wrong.dim]}. All dimensions of one datum are to be event dimensions: .to_event({events}) for all "
+        "but the data dimension"
+    )
+
+
+def check_present(program: Program, batch: Batch, who: str) -> None:
+    """Check that a batch has all that a program cannot do without.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    missing = [name for name in required_arguments(program, batch) if name not in batch]
+    if missing:
+        raise InputError(
+            f"the {who} needs {', '.join(missing)}, which the data do not have (they have: {', '.join(batch)})"
+        )
+
+
+def check_context(program: Program, batch: Batch) -> None:
+    """Check what of a batch is a program's declared context; a program that declares nothing is not checked.
+
+    Raises:
+        InputError: see :meth:`pyro_vae.programs.context.Context.check`.
+    """
+    for name, context in declared_context(program).items():
+        if name in batch:
+            context.check(name, batch[name])
+
+
+def check_values(name: str, site: Site, batch: Batch) -> None:
+    """Check one batch's values of the data site of an entry's name against its distribution's shape and support.
+
+    Raises:
+        InputError: see :func:`check_data`.
+    """
+    value, event = batch[name], tuple(site["fn"].event_shape)
+    inner_plates = any(f.vectorized and f.dim != -1 for f in site["cond_indep_stack"])  # the program lays x out itself
+    if not inner_plates and tuple(value.shape[1:]) != event:
+        raise InputError(
+            f"data '{name}' have shape {tuple(value.shape[1:])} each, but site '{name}' has event shape {event}"
+        )
+    check_support(name, site, value)
+
+
+def check_shape(name: str, site: Site) -> None:
+    """Check that what a site observes has the shape of its distribution, rather than one that broadcasts.
+
+    Raises:
+        InputError: names the site and both shapes.
+    """
+    fn, value = site["fn"], site["value"]
+    event = tuple(fn.event_shape)
+    given = tuple(value.shape[value.dim() - len(event) :]) if event else ()
+    batch = tuple(value.shape[: value.dim() - len(event)])
+    plates = [f for f in site["cond_indep_stack"] if f.vectorized]
+    sizes = {-f.dim: f.size for f in plates}
+    fits = len(batch) <= max(sizes, default=0) and all(
+        size == 1 or size == sizes.get(len(batch) - i, 1) for i, size in enumerate(batch)
+    )
+    if value.dim() < len(event) or given != event or not fits:
+        events = len(batch) + len(event) - len(plates)
+        raise InputError(
+            f"site '{name}' observes values of shape {tuple(value.shape)}, but its {type(innermost(fn)).__name__} has "
+            f"batch shape {tuple(fn.batch_shape)} and event shape {event}: data '{name}' have shape "
+            f"{tuple(value.shape[1:])} each. Give the distribution that shape (.to_event({events}) for all but the "
+            "data dimension), or reshape what is observed"
+        )
+
+
+def check_support(name: str, site: Site, value: Tensor, entry: str | None = None) -> None:
+    """Check values against the support of a data site's distribution.
+
+    Args:
+        name, site: the site.
+        value: its values, or an entry of the data whose numbers are its values.
+        entry: the entry's name.
+
+    Raises:
+        InputError: see :func:`check_data`.
+    """
+    support = site["fn"].support
+    if entry is not None:  # laid out otherwise, maybe
+        support = elementwise_support(site["fn"]) if isinstance(support, constraints.independent) else support
+    mask = kept(site) if entry is None else None
+    inside = support.check(value) if mask is None else inside_support(site["fn"], value, mask)
+    if not bool(inside.all()):
+        raise InputError(_complaint(name, site["fn"], value, entry or name))
+
+
+def _depends_on_parameters(support: Any) -> bool:
+    """Whether a constraint holds tensors (bounds that differ between data), so that it fits one batch only."""
+    base = support
+    while hasattr(base, "base_constraint"):
+        base = base.base_constraint
+    return any(isinstance(v, Tensor) and v.numel() > 1 for v in vars(base).values())
+
+
+def _complaint(name: str, fn: Any, value: Tensor, entry: str) -> str:
+    fn, low, high = innermost(fn), value.min().item(), value.max().item()
+    base = getattr(fn.support, "base_constraint", fn.support)
+    text = (
+        f"data '{entry}' (values from {low:.4g} to {high:.4g}) lie outside the support {base} of its likelihood "
+        f"{type(fn).__name__}{'' if name == entry else f' at site {name!r}'}"
+    )
+    if base is constraints.boolean:
+        grey = torch.logical_and(value != 0, value != 1).float().mean().item()
+        text += (
+            f": {100 * grey:.0f}% of the values are neither 0 nor 1. Binarize them (binarization='dynamic', 'static' "
+            "or 'threshold'), or choose a likelihood for grey data (Gaussian, Categorical)"
+        )
+    return text

@@ -1,0 +1,176 @@
+"""What a program is given: its data, its context, and how many to generate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_vae.errors import InputError
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is right for one argument of a program.
+
+    A program declares it by an attribute, ``context: dict[str, Context]`` by argument name; a program without one is
+    not checked.
+
+    Args:
+        what: for people, in the plural: "class labels from 0 to 9".
+        shape: shape of one datum's value.
+        dtype: its type; any floating type serves for ``torch.float32``.
+        support: constraint on its values, elementwise.
+        drawn: the program has a site of this name, and draws what is not given.
+    """
+
+    what: str
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    support: Constraint = constraints.real
+    drawn: bool = False
+
+    def check(self, name: str, value: Tensor) -> None:
+        """Check a batch's values, ``(batch, *shape)``.
+
+        Raises:
+            InputError: says which argument, what is wrong with it, and what would be right.
+        """
+        right = f"argument '{name}' takes {self.what}: {self.dtype} of shape {_shown('N', *self.shape)}".replace(
+            "torch.float32", "floating point"
+        )
+        if not isinstance(value, Tensor):
+            raise InputError(f"{right}; got {type(value).__name__}")
+        if value.dtype != self.dtype and not (self.dtype.is_floating_point and value.is_floating_point()):
+            raise InputError(f"{right}; got {value.dtype}")
+        shape = f"shape {_shown('N', *value.shape[1:])}" if value.dim() else "a single number"
+        if value.dim() == 0 or tuple(value.shape[1:]) != self.shape:
+            raise InputError(f"{right}; got {shape}")
+        if not bool(self.support.check(value).all()):
+            raise InputError(f"{right}; got values from {value.min().item():.6g} to {value.max().item():.6g}")
+
+
+def label_context(num_classes: int) -> Context:
+    """Class labels 0 ... num_classes - 1, one a datum."""
+    support = constraints.integer_interval(0, num_classes - 1)
+    return Context(f"class labels from 0 to {num_classes - 1}", (), torch.int64, support)
+
+
+def attribute_context(dim: int) -> Context:
+    """Vectors of ``dim`` attributes, one a datum."""
+    return Context(f"vectors of {dim} attribute{'s' * (dim > 1)}", (dim,))
+
+
+def num_classes(context: Context) -> int | None:
+    """How many classes there are, if the context is a class label."""
+    if context.shape or context.dtype != torch.int64 or not isinstance(context.support, type(label_context(1).support)):
+        return None
+    return int(context.support.upper_bound) + 1
+
+
+def num_attributes(context: Context) -> int | None:
+    """How many attributes there are, if the context is a vector of them."""
+    return context.shape[0] if len(context.shape) == 1 and context.dtype.is_floating_point else None
+
+
+def _shown(*sizes: object) -> str:
+    return f"({', '.join(map(str, sizes))}{',' * (len(sizes) == 1)})"
+
+
+X = "x"  # the batch's entry that is the data
+NEVER_DATA = ("num_samples", "y", "mask")  # arguments of these names are never handed the data
+
+
+def accepted_arguments(program: Callable[..., Any]) -> set[str] | None:
+    """The keyword arguments a program takes, or None if it takes any (``**kwargs``)."""
+    parameters = _parameters(program).values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters if p.kind in _NAMED}
+
+
+def data_argument(program: Callable[..., Any], given: Iterable[str] = ()) -> str | None:
+    """The argument that a program is handed the batch's ``x`` by.
+
+    The one called x; else the first positional one without a default, or with the default None, that is no other
+    entry's, no declared context, and not ``num_samples``, ``y`` or ``mask``. (Beside ``**kwargs``, which
+    take an x, only one without a default.)
+
+    Args:
+        program: a module, a function, or a :class:`~pyro_vae.programs.program.Program` of one.
+        given: the names of the batch's entries, which are handed to the arguments of the same names.
+
+    Returns:
+        its name; None if the program takes no data.
+    """
+    parameters = _parameters(program)
+    if X in parameters:
+        return X
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    others = {*given, *NEVER_DATA, *declared_context(program)}
+    for name, p in parameters.items():
+        fits = p.default is p.empty or (p.default is None and not takes_any)
+        if p.kind is p.POSITIONAL_OR_KEYWORD and name not in others and fits:
+            return name
+    return X if takes_any else None
+
+
+def required_arguments(program: Callable[..., Any], given: Iterable[str] = ()) -> list[str]:
+    """The context that a program cannot do without: its arguments without a default, but for its data's.
+
+    Args:
+        program, given: as for :func:`data_argument`.
+    """
+    return [name for name in required_names(program) if name not in (data_argument(program, given), "num_samples")]
+
+
+def required_names(program: Callable[..., Any]) -> list[str]:
+    """A program's arguments without a default."""
+    return [n for n, p in _parameters(program).items() if p.kind in _NAMED and p.default is p.empty]
+
+
+def needed_to_generate(program: Callable[..., Any], given: Iterable[str] = ()) -> list[str]:
+    """The context that a program cannot be sampled without: what it requires, and what it declares and may be None.
+
+    A model whose present prior is conditional on labels has ``y=None`` in its signature and declares y at the same
+    time: its densities can be had without the caller's thinking of y (the batch has it), its samples cannot.
+
+    Args:
+        program, given: as for :func:`data_argument`.
+    """
+    required = required_arguments(program, given)
+    optional = {name for name, p in _parameters(program).items() if p.default is None}
+    free = optional - {X, *required}
+    declared = [name for name, context in declared_context(program).items() if name in free and not context.drawn]
+    return [*required, *declared]
+
+
+def takes(program: Callable[..., Any], argument: str) -> bool:
+    """Whether a program has an argument of this name."""
+    names = accepted_arguments(program)
+    return names is None or argument in names
+
+
+def declared_context(program: Callable[..., Any]) -> dict[str, Context]:
+    """What a program says of its context, by argument name: its attribute ``context``, if it has one."""
+    declared = getattr(unwrapped(program), "context", None)
+    return dict(declared) if isinstance(declared, Mapping) else {}
+
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _parameters(program: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    target = unwrapped(program)
+    return inspect.signature(target.forward if isinstance(target, nn.Module) else target).parameters
+
+
+def unwrapped(program: Callable[..., Any]) -> Callable[..., Any]:
+    """The module or function that a :class:`~pyro_vae.programs.program.Program` is of; others as they are."""
+    return program.program if getattr(program, "is_program", False) else program  # type: ignore[attr-defined]

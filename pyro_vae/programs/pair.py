@@ -1,0 +1,191 @@
+"""A model and its guide as they are run together: examined once, then traced as often as need be."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.programs.bounds import check_bound
+from pyro_vae.programs.program import Program, as_programs, prime
+from pyro_vae.programs.traces import TracePair, check_sites, data_frame, trace_pair
+from pyro_vae.programs.trial import Trial, try_together
+from pyro_vae.runtime import private_seed
+
+logger = logging.getLogger(__name__)
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and its guide, and how their particles and data are laid out.
+
+    Attributes:
+        model, guide: the programs.
+        nesting: batch dimensions of their own plates.
+        repeated: particles are no plate; each datum is repeated instead.
+        alone: each datum is run in a batch of its own.
+        num_data: how many data share what is outside the data plate; None: those of a batch.
+        data_plates: names of the plates over the data; None: those of the data sites.
+        left_out: factors of the guide that are no part of its density.
+        point_masses: continuous latents at which the guide has a point mass.
+        doubts: sentences for results.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    nesting: int = 1
+    repeated: bool = False
+    alone: bool = False
+    num_data: int | None = None
+    data_plates: frozenset[str] | None = None
+    left_out: frozenset[str] = frozenset()
+    point_masses: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = field(default=())
+
+    def traces(
+        self, batch: Batch, num_particles: int = 1, rewrite: Callable[[Trace], Trace] | None = None
+    ) -> TracePair:
+        """Run both on a batch, with so many particles of each datum."""
+        return trace_pair(self.model, self.guide, (), batch, num_particles, self.nesting, rewrite, **self.layout)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The arguments of :func:`~pyro_vae.programs.traces.trace_pair` that say how a pair is run."""
+        return {
+            "repeated": self.repeated,
+            "num_data": self.num_data,
+            "data_plates": self.data_plates,
+            "left_out": self.left_out,
+        }
+
+    def batch_size(self, wanted: int) -> int:
+        """How many data may be run together, of so many that might."""
+        return 1 if self.alone else max(1, wanted)
+
+    def refuse_point_masses(self) -> None:
+        """Refuse a guide that is a point mass at a continuous latent: its weights are no bound on p(x).
+
+        Raises:
+            InputError: names the site.
+        """
+        if self.point_masses:
+            raise InputError(
+                f"latent site '{self.point_masses[0]}': the guide has a point mass at a continuous latent, so that "
+                "log p(x, z) at that point would be taken for a bound on log p(x), which it is not. Give the guide a "
+                "density (dist.Normal(loc, scale)), or measure with ais(..., start='prior')"
+            )
+
+
+def examine(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    nesting: int = 1,
+    *,
+    vectorize: bool = True,
+    num_data: int | None = None,
+    bounds: bool = True,
+    training: bool = False,
+    traces: tuple[Trace, Trace] | None = None,
+) -> Pair:
+    """Look at a pair once on a few data: whether its weights make a bound, and what may be run together.
+
+    Args:
+        model, guide: programs, run in evaluation mode.
+        batch: two data (or the only one).
+        nesting: batch dimensions of the programs' own plates.
+        vectorize: particles in a plate, if that gives the same numbers; False: each datum is repeated.
+        num_data: how many data there are in all.
+        bounds: whether the guide's density matters (not if it is not looked at).
+        traces: of the model and the guide on those data, from checks that were made before.
+        training: a batch may matter as a whole then (its statistics).
+
+    Raises:
+        InputError: names the site where the weights are no bound; or says why the programs cannot be run.
+    """
+    with private_seed(0, next(iter(batch.values())).device):
+        model_trace, guide_trace = traces or prime(model, guide, batch)
+        check_sites(*(prune_subsample_sites(trace.copy()) for trace in (model_trace, guide_trace)))
+        data_frame(model_trace)
+        with evaluated(model, guide), torch.no_grad():
+            found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
+            trial = try_together(model, guide, batch, nesting)
+    how = {
+        "num_data": num_data,
+        "data_plates": trial.data_plates or None,
+        "left_out": found.left_out if found else frozenset(),
+        "point_masses": tuple(found.point_masses) if found else (),
+        "doubts": tuple(found.doubts) if found else (),
+    }
+    repeated, alone = (False, False) if training and not trial.together else _chosen(trial, vectorize)
+    return Pair(model, guide, nesting, repeated, alone, **how)
+
+
+def tried(
+    model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Batch, nesting: int
+) -> dict[str, Any]:
+    """How programs that are called directly, as by plain SVI, are to be run with particles; see :attr:`Pair.layout`.
+
+    Args:
+        model, guide: modules or functions.
+        args, kwargs: what they are called with, tensors with the data first among them.
+        nesting: batch dimensions of the programs' own plates.
+    """
+    programs = as_programs(model, guide)
+    target = model.forward if isinstance(model, nn.Module) else model
+    try:
+        given = {**inspect.signature(target).bind_partial(*args).arguments, **kwargs}
+    except TypeError:  # told when it is called
+        return {}
+    batch = {name: value[:2] for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
+    if not batch or len(batch) < len([v for v in given.values() if v is not None]):
+        return {}
+    with private_seed(0, next(iter(batch.values())).device), evaluated(*programs):
+        trial = try_together(*programs, batch, nesting)
+    repeated = _chosen(trial, True)[0] if trial.together else False  # in training a batch may matter as a whole
+    return {"repeated": repeated, "data_plates": trial.data_plates or None}
+
+
+@contextmanager
+def evaluated(*programs: Any) -> Iterator[None]:
+    """Programs in evaluation mode."""
+    modes = [(m, m.training) for program in programs for m in program.modules()]
+    for program in programs:
+        program.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _chosen(trial: Trial, vectorize: bool) -> tuple[bool, bool]:
+    """Whether particles are repeated data, and whether data are run alone."""
+    if not trial.together:
+        if not trial.one_in_plate:
+            raise InputError(
+                f"the programs look at the whole batch ({trial.reason}), and not at one datum after another: neither "
+                "many data nor many particles of one give the numbers of one. Compute each datum from its own row, "
+                "with operations on the last dimensions (dim=-1) and networks.apply_batched around networks that take "
+                "one batch dimension"
+            )
+        logger.warning("data are run one by one, for the programs look at the whole batch: %s", trial.reason)
+        return False, True
+    if not trial.plate and vectorize:
+        logger.warning(
+            "particles are run as further data, not in a plate: %s. A plate is faster: operations on the last "
+            "dimensions (dim=-1), and networks.apply_batched around networks that take one batch dimension",
+            trial.reason,
+        )
+    return not (trial.plate and vectorize), False

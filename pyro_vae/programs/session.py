@@ -1,0 +1,363 @@
+"""Running a pair to measure it: evaluation mode, checked data, a private seed, nothing left behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.data import Data, Split, held_out
+from pyro_vae.data.split import as_real
+from pyro_vae.errors import InputError
+from pyro_vae.programs.checks import check_context, check_data, check_present, data_type
+from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
+from pyro_vae.programs.data_sites import data_site, observed_data, same_numbers, site_of_run
+from pyro_vae.programs.nodes import check_whole, is_deterministic, mean_of
+from pyro_vae.programs.pair import Pair, examine
+from pyro_vae.programs.program import Program, as_programs, prime, real_type
+from pyro_vae.programs.traces import check_sites
+from pyro_vae.runtime import as_device, check_seed, private_seed
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def evaluating(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    seed: int,
+    device: str | torch.device | None = None,
+    *,
+    max_plate_nesting: int = 1,
+    vectorize: bool = True,
+    bounds: bool = True,
+) -> Iterator[tuple[Pair, Split]]:
+    """A pair in evaluation mode without gradients, examined, and the data beside it on the device.
+
+    Modes and random states are put back at the end. Of :class:`~pyro_vae.data.Data` the test part is taken, or the
+    validation part. Dynamic binarization is drawn once.
+
+    Args:
+        model, guide: Pyro programs.
+        data: what to evaluate on.
+        seed: of all draws inside the block.
+        device: where to; the programs' own if None.
+        max_plate_nesting: batch dimensions of the programs' own plates.
+        vectorize: particles in a plate, if the programs give the same numbers so; False: each datum is repeated.
+        bounds: whether the guide's density is used, and so is to be the density of what it draws.
+
+    Raises:
+        InputError: for an unknown device or one that is not here, and what is no seed; if the data are not in the
+            support of the model's likelihood, a program subsamples a plate, or the weights of the pair are no bound
+            (:func:`pyro_vae.programs.bounds.check_bound`).
+    """
+    check_seed(seed)
+    target = None if device is None else as_device(device)
+    programs = as_programs(model, guide)
+    split = held_out(data).fixed()
+    known = {name for program in programs for name in program.store.names}
+    parameter = next((p for program in programs for p in program.parameters()), None)
+    target = parameter.device if target is None and parameter is not None else target
+    split = split.to(target or split.device)
+    for program in programs:
+        program.to(split.device)
+    split = split.to(split.device, data_type(*programs, split))
+    modes = [(m, m.training) for program in programs for m in program.modules()]
+    try:
+        for program in programs:
+            program.eval()
+        with torch.no_grad(), private_seed(seed, split.device):
+            traces = check_data(*programs, split)
+            for trace in traces:
+                check_whole(trace, min(2, len(split)))
+            _warn_of_initial_values({name for p in programs for name in p.store.names} - known)
+            modes += [(m, True) for p in programs for m in p.modules() if m not in {module for module, _ in modes}]
+            for program in programs:
+                program.eval()
+            pair = examine(
+                *programs,
+                split.batch(slice(0, 2)),
+                max_plate_nesting,
+                vectorize=vectorize,
+                num_data=len(split),
+                bounds=bounds,
+                traces=traces,
+            )
+            with pyro.validation_enabled(False):
+                yield pair, split
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def anything_to_draw(pair: Pair, split: Split) -> bool:
+    """Whether a guide has random latents; if not, one particle is as good as many. Uses no random numbers."""
+    with private_seed(0, split.device):
+        return not is_deterministic(pair.traces(split.batch(slice(0, 1))))
+
+
+def _warn_of_initial_values(names: set[str]) -> None:
+    """Plain functions' ``pyro.param`` values live in what training returned, not in the functions."""
+    if names:
+        logger.warning(
+            "pyro.param %s: evaluated at initial values; after training, evaluate result.model and result.guide",
+            ", ".join(sorted(names)),
+        )
+
+
+@contextmanager
+def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
+    """Evaluation mode, no gradients, and a random state of its own; all is put back afterwards.
+
+    Args:
+        programs: their modules' training flags are restored one by one.
+        batch: moved to the device of the programs' parameters, and to their type.
+        seed: of the CPU's generator and of the devices' that are used.
+
+    Yields:
+        the batch on the programs' device.
+
+    Raises:
+        InputError: for what is no seed; if the batch holds context that a program says it does not take.
+    """
+    check_seed(seed)
+    modes = [(module, module.training) for program in programs for module in program.modules()]
+    tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
+    if tensors:
+        batch = {name: value.to(tensors[0].device) for name, value in batch.items()}
+        real = real_type(*programs)
+        batch = batch if real is None else {name: as_real(value, real) for name, value in batch.items()}
+    used = [*tensors, *batch.values()]
+    devices = sorted({t.device.index for t in used if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for program in programs:
+            check_context(program, batch)
+        for index in devices:  # not torch.manual_seed, which would seed devices that nobody restores
+            torch.cuda.default_generators[index].manual_seed(seed)
+        try:
+            for module, _ in modes:
+                module.training = False
+            yield dict(batch)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable[..., Any]) -> Split:
+    """Data as a split: of a whole dataset the test part, if it has one; of a batch its entries.
+
+    Args:
+        data: the dataset, a split, the tensor x, or a batch, whose x may have the name of the model's data argument;
+            int64 are integers by nature.
+        model: the program that they are for.
+
+    Raises:
+        InputError: as :class:`~pyro_vae.data.Split`.
+    """
+    if isinstance(data, Tensor):
+        data = {X: data}
+    if isinstance(data, Mapping):
+        name = data_argument(model)
+        data = {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
+        integers = isinstance(data.get(X), Tensor) and data[X].dtype == torch.int64
+        return Split(data, integers=integers)
+    return held_out(data).fixed()
+
+
+def as_batch(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch whose data are called x, where a caller has given them by the name of the model's data argument."""
+    name = data_argument(model)
+    if X not in batch and name in batch and data_argument(model, batch) is None:
+        return {X if key == name else key: value for key, value in batch.items()}
+    return dict(batch)
+
+
+def check_pair(model: Program, guide: Program, split: Split, *, same_sites: bool = True) -> None:
+    """Check data against a pair, as every estimator does: shapes, supports, context.
+
+    What needs the guide alone, or the model without data, goes on with a model that is not to be had with these data.
+
+    Args:
+        model, guide: the programs.
+        split: the data.
+        same_sites: False: a guide that does not have the latent sites of the model is let alone.
+
+    Raises:
+        InputError: see :func:`pyro_vae.programs.checks.check_data`.
+    """
+    check_present(guide, first := split.batch(slice(0, 1)), "guide")
+    if any(name not in first for name in needed_to_generate(model, first)):
+        return
+    tensors = [t for program in (model, guide) for t in (*program.parameters(), *program.buffers())]
+    device = tensors[0].device if tensors else split.device
+    split = split.to(device)
+    split = split.to(device, data_type(model, guide, split))
+    if not same_sites and not _same_sites(model, guide, split.batch(slice(0, 1))):
+        return
+    try:
+        check_data(model, guide, split)
+    except InputError:
+        raise
+    except Exception as error:  # the model's own
+        logger.debug("data are not checked: the model fails when it is given them (%s)", error)
+
+
+def _same_sites(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> bool:
+    """Whether a guide has the latent sites of a model; True, where that cannot be seen."""
+    try:
+        with pyro.validation_enabled(False):
+            traces = [prune_subsample_sites(trace) for trace in prime(model, guide, batch)]
+    except Exception:  # what that is, the check says
+        return True
+    try:
+        check_sites(*traces)
+    except InputError:
+        return False
+    return True
+
+
+class Generated(NamedTuple):
+    """A run of a model without its data.
+
+    Attributes:
+        trace: the run; what is observed in it are data that the context holds.
+        site: the data site.
+    """
+
+    trace: Trace
+    site: str
+
+
+def generated(
+    program: Program,
+    count: int,
+    batch: Mapping[str, Tensor],
+    site: str | None = None,
+    run: Callable[..., Any] | None = None,
+    *,
+    looks: Literal["refused", "told"] = "refused",
+) -> Generated:
+    """Run a model without its data, for a plate of ``count`` data.
+
+    Its data argument is None. A model that cannot be run so is given rows of data in their stead, if there are any,
+    and samples its data site all the same: the rows say how many there are to be, and nothing else.
+
+    Args:
+        program: the model.
+        count: number of data to generate.
+        batch: its other arguments, ``(count, ...)`` each; and ``x``, rows of data, as many as there are.
+        site: the data site; found, if None.
+        run: what to call in its stead: the program under handlers.
+        looks: what becomes of a model that looks at the rows: it is refused, or it is told in the log.
+
+    Raises:
+        InputError: if the model lacks context that it needs; if it can only be run with data, and there are none or it
+            draws other values for other data; if it takes a part of a plate; if the data site is not found.
+    """
+    data = batch.get(X)
+    context = {name: value for name, value in batch.items() if name != X}
+    missing = [name for name in needed_to_generate(program, batch) if name not in context]
+    if missing:
+        raise InputError(f"the model needs {', '.join(missing)} to generate: give it in batch")
+    run = run or program
+    reason: Exception | None = None
+    if takes(program, "num_samples") or any(takes(program, name) for name in context):
+        try:
+            trace = prune_subsample_sites(poutine.trace(run).get_trace(**{**context, X: None, "num_samples": count}))
+        except InputError:
+            raise
+        except Exception as error:  # a program that was not written to be run without data may fail in any way
+            if data_argument(program, batch) not in required_names(program):
+                raise
+            reason = error
+        else:
+            check_whole(trace)
+            return Generated(trace, site_of_run(program, trace, context, data, site))
+    if data is None:
+        raise InputError(
+            f"the model cannot be run without data{_told(reason)}: give it an argument num_samples, the size of its "
+            "data plate when its data argument is None; or give rows of data to stand in for them, batch={'x': ...}, "
+            "which is right if what it draws does not depend on them"
+        ) from reason
+    rows = data[torch.arange(count, device=data.device) % len(data)]
+    run = _WithoutData(context.values())(run)
+    trace = prune_subsample_sites(poutine.trace(run).get_trace(**context, **{X: rows}, num_samples=count))
+    check_whole(trace)
+    drawn = {name: node for name, node in observed_data(trace.nodes).items() if not node["is_observed"]}
+    name = data_site(drawn, rows, site)
+    if dependent := _depends_on(run, data, context, count):
+        said = f"the model looks at its data (site '{dependent}' is another for other data)"
+        if looks == "refused":
+            raise InputError(
+                f"{said}, so that it cannot be run without them: let it draw what it looks at where its data argument "
+                "is None, with an argument num_samples, the size of its data plate"
+            )
+        logger.warning("%s: what is made of the latents is made with a view of the data", said)
+    return Generated(trace, name)
+
+
+class _WithoutData(UnconditionMessenger):
+    """Draws what is observed, but for what of it is context."""
+
+    def __init__(self, context: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.context = list(context)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not any(same_numbers(msg["value"], value) for value in self.context):
+            super()._pyro_sample(msg)
+
+
+def _told(reason: Exception | None) -> str:
+    return f" ({type(reason).__name__}: {reason})" if reason else ""
+
+
+def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Tensor], count: int) -> str | None:
+    """The first site whose value or mean is another for other data, with the same random numbers; None if none is."""
+    devices = [data.device.index] if data.device.type == "cuda" else []
+
+    def drawn(x: Tensor) -> dict[str, list[Tensor]]:
+        with torch.random.fork_rng(devices=devices):
+            torch.random.default_generator.manual_seed(0)
+            for index in devices:
+                torch.cuda.default_generators[index].manual_seed(0)
+            trace = prune_subsample_sites(poutine.trace(run).get_trace(**context, **{X: x}, num_samples=count))
+        nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+        return {name: [node["value"], mean_of(node)] for name, node in nodes.items()}
+
+    rows = data[torch.arange(count, device=data.device) % len(data)]
+    first, compared = drawn(rows), False
+    for other in (data[:1].expand_as(rows).clone(), data[-1:].expand_as(rows).clone(), torch.zeros_like(rows)):
+        if torch.equal(other, rows):
+            continue
+        try:
+            second = drawn(other)
+        except Exception:  # zeros may be no data that the program can take
+            continue
+        compared = True
+        for name in {**first, **second}:
+            pairs = zip(first.get(name, [None]), second.get(name, [None]), strict=False)
+            if not all(_close(a, b) for a, b in pairs):
+                return name
+    if not compared:
+        raise InputError(
+            "whether the model looks at its data cannot be told from one datum: give more rows, batch={'x': ...}"
+        )
+    return None
+
+
+def _close(a: Any, b: Any) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
+        return False
+    return torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True)

@@ -1,0 +1,221 @@
+"""What one site of a trace says: its support, its masks, and what kind of distribution it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Independent, MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.errors import InputError
+
+Site = dict[str, Any]
+REAL = (constraints.real, constraints.real_vector)
+ANGLE = constraints.interval(-math.pi, math.pi)
+_ANGLES = (dist.VonMises, torch.distributions.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+
+
+def innermost(fn: Any) -> Any:
+    """A distribution inside its wrappers (independent, expanded, masked)."""
+    while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def is_factor(site: Site) -> bool:
+    """Whether an observed site is a ``pyro.factor``, which has no value."""
+    return isinstance(innermost(site["fn"]), dist.Unit)
+
+
+def is_delta(fn: Any) -> bool:
+    """Whether a distribution is a Delta, with a density of its own or without."""
+    return isinstance(innermost(fn), dist.Delta)
+
+
+def elementwise_support(fn: Any) -> constraints.Constraint | None:
+    """The constraint on each number of a distribution's values, or None if it does not say."""
+    if of_angles(fn):
+        return ANGLE
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):
+        return None
+    while isinstance(support, (constraints.independent, constraints.MixtureSameFamilyConstraint)):
+        support = support.base_constraint
+    return support
+
+
+def of_angles(fn: Any) -> bool:
+    """Whether a distribution is one of angles, or a mixture of such.
+
+    It calls the real line its support, where its density is periodic; what it draws, and what its density integrates
+    to one over, are angles between -pi and pi.
+    """
+    fn = innermost(fn)
+    if isinstance(fn, torch.distributions.MixtureSameFamily):
+        return of_angles(fn.component_distribution)
+    return isinstance(fn, _ANGLES)
+
+
+def is_discrete(fn: Any) -> bool | None:
+    """Whether a distribution's values are discrete, and have probabilities; None: it does not say, or is a Delta."""
+    support = None if is_delta(fn) else elementwise_support(fn)
+    return None if support is None else bool(support.is_discrete)
+
+
+def may_leave(q: Any, p: Any) -> bool:
+    """Whether a distribution q may draw what is outside the support of p, as far as their kinds tell.
+
+    Args:
+        q, p: distributions; nothing is looked at but constraints and Python numbers.
+    """
+    theirs, ours = elementwise_support(q), elementwise_support(p)
+    if ours is None or ours in REAL or theirs is ours:
+        return False
+    if theirs is None or constraints.is_dependent(ours):
+        return theirs is None or not constraints.is_dependent(theirs)
+    bounds = [_bounds(constraint) for constraint in (theirs, ours)]
+    if bounds[0] is not None and bounds[1] is not None:
+        (low, high), (least, most) = bounds
+        return low < least or high > most or ours.is_discrete != theirs.is_discrete
+    return type(ours) is not type(theirs) or bool(vars(ours)) or hasattr(ours, "lower_bound")
+
+
+def _bounds(constraint: Any) -> tuple[float, float] | None:
+    """The ends of an interval of numbers, if they are Python's; None otherwise."""
+    if constraint in REAL:
+        return -torch.inf, torch.inf
+    if constraint is constraints.boolean:
+        return 0.0, 1.0
+    ends = getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", None)
+    if ends == (None, None) or any(isinstance(end, Tensor) for end in ends):
+        return None
+    return (-torch.inf if ends[0] is None else ends[0]), (torch.inf if ends[1] is None else ends[1])
+
+
+def inside_support(fn: Any, value: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Whether values are in a distribution's support, ``(*batch,)``; elements that a mask leaves out always are.
+
+    Args:
+        fn: the distribution.
+        value: ``(*batch, *event)``.
+        kept: which elements count, ``(*batch, *event)``; all if None.
+    """
+    base, support = elementwise_support(fn), fn.support
+    assert base is not None
+    apart = isinstance(support, constraints.independent) or of_angles(fn)
+    if not apart or (kept is None and not of_angles(fn)):
+        return support.check(value)
+    inside = base.check(value)  # (*batch, *outer event)
+    if kept is not None:
+        inside = inside | ~_leading(kept, inside.dim(), value.dim())
+    events = fn.event_dim - base.event_dim
+    return inside.flatten(inside.dim() - events).all(-1) if events else inside
+
+
+def _leading(mask: Tensor, dims: int, of: int) -> Tensor:
+    return mask if of == dims else mask.reshape((1,) * (of - mask.dim()) + mask.shape).flatten(dims).any(-1)
+
+
+Mask = tuple[Any, int]
+
+
+def masks_of(site: Site) -> list[Mask]:
+    """A site's masks, the outermost first, each with the number of event dimensions that it sees as batch dimensions.
+
+    A mask of ``.to_event(1).mask(m)`` sees none, one of ``.mask(m).to_event(1)`` sees one.
+
+    Raises:
+        InputError: if a mask is inside a transformed distribution or a mixture, or has more dimensions than the site.
+    """
+    masks: list[Mask] = [(site["mask"], 0)]
+    fn, seen = site["fn"], 0
+    while isinstance(fn, (torch.distributions.Independent, MaskedDistribution, ExpandedDistribution)):
+        if isinstance(fn, torch.distributions.Independent):
+            seen += fn.reinterpreted_batch_ndims
+        elif isinstance(fn, MaskedDistribution):
+            masks.append((fn._mask, seen))
+        fn = fn.base_dist
+    if any(isinstance(inner, MaskedDistribution) for inner in _inside(fn)):
+        raise InputError(
+            f"site '{site['name']}': a mask inside of {type(fn).__name__} leaves out only a part of its density: mask "
+            "the whole distribution, .mask(m) after it is made"
+        )
+    rank = len(site["fn"].batch_shape)
+    for mask, more in masks:
+        if isinstance(mask, Tensor) and mask.dim() > rank + more:
+            raise InputError(
+                f"site '{site['name']}': a mask of shape {tuple(mask.shape)} for batch shape "
+                f"{tuple(site['fn'].batch_shape)}: to leave out elements of an event, mask the distribution before it "
+                "is made one, .mask(m).to_event(1)"
+            )
+    return [(mask, more) for mask, more in masks if mask is not None and mask is not True]
+
+
+def kept(site: Site) -> Tensor | None:
+    """Which numbers of a site's value have a density, in the value's shape; None: all of them."""
+    masks = masks_of(site)
+    if not masks:
+        return None
+    fn = site["fn"]
+    shape = fn.batch_shape + fn.event_shape
+    result = torch.ones((), dtype=torch.bool, device=site["value"].device)
+    for mask, more in masks:
+        mask = torch.as_tensor(mask, device=result.device).bool()
+        result = result & mask.reshape(mask.shape + (1,) * (len(fn.event_shape) - more))
+    return result.expand(shape)
+
+
+def same_masks(q: Site, p: Site) -> bool:
+    """Whether two sites leave out the same elements, as far as it can be told without a look at the masks' values."""
+    ours, theirs = masks_of(q), masks_of(p)
+    return len(ours) == len(theirs) and all(
+        i == j and _same_memory(a, b) for (a, i), (b, j) in zip(ours, theirs, strict=True)
+    )
+
+
+def masked_like(q: Site, p: Site) -> Site:
+    """A guide's site with the masks of the model's site that leave out whole batch elements.
+
+    What the model leaves out is not there: labels that are observed (``obs_mask``), steps beyond a sequence's end. The
+    guide may sample it all the same.
+    """
+    own = [mask for mask, more in masks_of(q) if more == 0]
+    for mask, more in masks_of(p):
+        if more == 0 and not any(_same_memory(mask, other) for other in own):
+            q = {**q, "mask": mask if q["mask"] is None or q["mask"] is True else q["mask"] & mask}
+    return q
+
+
+def without_masks(fn: Any) -> Any:
+    """A distribution without the masks in its wrappers."""
+    if isinstance(fn, MaskedDistribution):
+        return without_masks(fn.base_dist)
+    if isinstance(fn, torch.distributions.Independent):
+        return Independent(without_masks(fn.base_dist), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, ExpandedDistribution):
+        return without_masks(fn.base_dist).expand(fn.batch_shape)
+    return fn
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    """Whether two masks are one and the same, or the same view of it."""
+    if a is b or not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return a is b
+    ours, theirs = ((t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride(), t.dtype) for t in (a, b))
+    return ours == theirs
+
+
+def _inside(fn: Any) -> Iterator[Any]:
+    """A distribution and those that it is made of."""
+    yield fn
+    for name in ("base_dist", "_component_distribution", "_mixture_distribution"):
+        inner = getattr(fn, name, None)
+        if inner is not None:
+            yield from _inside(inner)

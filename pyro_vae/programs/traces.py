@@ -1,0 +1,460 @@
+"""What objectives and evaluation read from a pair of traces: sites, plates, log-densities per datum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.errors import InputError
+from pyro_vae.programs.handlers import is_penalty
+from pyro_vae.programs.sites import Site, inside_support, is_delta, is_factor, kept, masked_like, may_leave, same_masks
+
+PARTICLES = "particles"
+
+
+def is_latent(site: Site) -> bool:
+    """Whether a trace's node is a latent site."""
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def is_observed(site: Site) -> bool:
+    """Whether a trace's node is a data site or a factor (``pyro.deterministic`` is neither)."""
+    return site["type"] == "sample" and site["is_observed"] and not site["infer"].get("_deterministic")
+
+
+@dataclass
+class TracePair:
+    """A model's trace replayed against its guide's, and where particles and data lie in their tensors.
+
+    Attributes:
+        model, guide: traces without subsampling sites.
+        num_particles: K, draws of each datum.
+        particle_dim: batch dimension of their plate (negative).
+        size: N, number of data in the batch; full_size: of the whole plate (larger when subsampled).
+        copies: K, if the particles are no plate but further data, each datum's one after another; else 1.
+        num_data: how many data share what is outside the data plate; full_size if None.
+        data_plates: names of plates at dim -1 that are over the data; of the observed sites if None.
+        left_out: factors of the guide that are no part of its density.
+    """
+
+    model: Trace
+    guide: Trace
+    num_particles: int
+    particle_dim: int
+    size: int
+    full_size: float
+    copies: int = 1
+    num_data: int | None = None
+    data_plates: frozenset[str] | None = None
+    left_out: frozenset[str] = frozenset()
+    shared: frozenset[str] = field(init=False)  # sites that all data share
+
+    def __post_init__(self) -> None:
+        plates = self.data_plates or data_plates(self.model)
+        self.shared = shared_sites(self.model, self.guide, plates)
+
+    def observed(self) -> dict[str, Site]:
+        """The data sites (and factors) of the model, in program order."""
+        return {n: s for n, s in self.model.nodes.items() if is_observed(s)}
+
+    def latent(self) -> dict[str, tuple[Site, Site | None]]:
+        """The latent sites of the guide in its order, each with the model's site (None: auxiliary).
+
+        What the model masks, the guide's site is masked as well.
+        """
+        found: dict[str, tuple[Site, Site | None]] = {}
+        for name, site in self.guide.nodes.items():
+            if is_latent(site):
+                p = self.model.nodes.get(name)
+                found[name] = (site if p is None else masked_like(site, p), p)
+        return found
+
+    def counted_guide(self) -> Trace:
+        """The guide's trace with its latent sites as they are counted (:meth:`latent`)."""
+        trace = self.guide.copy()
+        for name, (site, _) in self.latent().items():
+            trace.nodes[name] = site
+        return trace
+
+    def guide_factors(self) -> dict[str, Site]:
+        """The guide's factors (and whatever it observes) that are a part of log q; penalties are not."""
+        factors = {n: s for n, s in self.guide.nodes.items() if is_observed(s) and not is_penalty(s)}
+        return {n: s for n, s in factors.items() if n not in self.left_out}
+
+    def penalties(self) -> dict[str, Site]:
+        """The guide's terms that only training knows (:func:`pyro_vae.programs.handlers.penalty`)."""
+        return {n: s for n, s in self.guide.nodes.items() if is_observed(s) and is_penalty(s)}
+
+    def reports(self) -> dict[str, Tensor]:
+        """Numbers that the guide's sites carry in ``infer["report"]``, by ``name/site``."""
+        sites = {n: s["infer"].get("report") or {} for n, s in self.guide.nodes.items() if is_latent(s)}
+        return {f"{key}/{name}": value.detach() for name, told in sites.items() for key, value in told.items()}
+
+    def per_datum(self, value: Tensor, site: Site) -> Tensor:
+        """Bring a site's batch-shaped value to ``(num_particles, size)``, summing its inner plates.
+
+        A site outside the data plate is shared by all data: each datum carries 1/num_data of it.
+        """
+        frames = site["cond_indep_stack"]
+        rank, rows = -self.particle_dim, self.size * self.copies
+        particles = self.num_particles if self.copies == 1 else 1  # in the plate
+        outer = next((f for f in frames if f.vectorized and f.dim <= -rank and f.name != PARTICLES), None)
+        if outer is not None:
+            raise InputError(
+                f"site '{site['name']}' is in plate '{outer.name}' at dim {outer.dim}, but only {rank - 1} batch "
+                f"dimensions were said to be the programs' own: use max_plate_nesting={-outer.dim}"
+            )
+        if value.dim() > rank or (value.dim() == rank and value.shape[0] not in (1, particles)):
+            raise InputError(
+                f"site '{site['name']}' has batch shape {tuple(value.shape)}, at most {rank} dimensions were expected, "
+                f"with plates at dim -1 (data: {self.size}) and {self.particle_dim} (particles: {particles}): "
+                "declare event dimensions with .to_event"
+            )
+        value = value.reshape((1,) * (rank - value.dim()) + value.shape)
+        shared = site["name"] in self.shared
+        inner = tuple(range(1, rank if shared else rank - 1))  # plates between the particles and the data
+        if inner:
+            sizes = [next((f.size for f in frames if f.dim == i - rank), 1) for i in inner]
+            value = value.expand(value.shape[0], *sizes, *value.shape[1 + len(sizes) :]).sum(
+                inner
+            )  # (K or 1, N or none)
+        if shared:
+            value = value.reshape(-1, 1) / (self.num_data or self.full_size)
+        if value.shape[-1] not in (1, rows):
+            raise InputError(
+                f"site '{site['name']}' has batch shape {tuple(value.shape)}, which does not fit {self.size} data: "
+                "is it in the data plate, with its event dimensions declared by .to_event?"
+            )
+        value = value.expand(particles, rows)
+        return value if self.copies == 1 else value.reshape(self.size, self.copies).T  # (K, N)
+
+
+def trace_pair(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    num_particles: int = 1,
+    max_plate_nesting: int = 1,
+    rewrite: Callable[[Trace], Trace] | None = None,
+    *,
+    repeated: bool = False,
+    num_data: int | None = None,
+    data_plates: frozenset[str] | None = None,
+    left_out: frozenset[str] = frozenset(),
+) -> TracePair:
+    """Trace the guide, and the model replayed against it, with all particles in one outer plate.
+
+    Args:
+        model, guide: Pyro programs with a data plate at dim -1.
+        args, kwargs: what both are called with.
+        num_particles: particles per datum, drawn in one plate at dim ``-(max_plate_nesting + 1)``.
+        max_plate_nesting: how many batch dimensions the programs' own plates use (1: the data plate).
+        rewrite: makes from the guide's trace the one that the model is replayed against.
+        repeated: no plate of particles: each datum is repeated instead, for programs that do not broadcast.
+        num_data, data_plates, left_out: see :class:`TracePair`.
+
+    Raises:
+        InputError: if the model has no data plate, or a latent site is in one program only.
+    """
+    copies = num_particles if repeated else 1
+    args, kwargs = repeated_arguments(args, kwargs, copies)
+    particle_dim = -(max_plate_nesting + 1)
+    model = in_particle_plate(model, num_particles // copies, particle_dim)
+    guide = in_particle_plate(guide, num_particles // copies, particle_dim)
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    if rewrite is not None:
+        guide_trace = rewrite(guide_trace)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    guide_trace, model_trace = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
+    check_sites(model_trace, guide_trace)
+    frame = data_frame(model_trace)
+    size = frame.size // copies
+    full_size = size * (frame.full_size or frame.size) / frame.size
+    return TracePair(
+        model_trace,
+        guide_trace,
+        num_particles,
+        particle_dim,
+        size,
+        full_size,
+        copies,
+        num_data,
+        data_plates,
+        left_out,
+    )
+
+
+def repeat(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+    """Each datum as often as asked, its copies one after another."""
+    return {name: _repeated(value, times) for name, value in batch.items()}
+
+
+def repeated_arguments(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], times: int
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a program with each datum as often as asked."""
+    if times == 1:
+        return args, kwargs
+    return tuple(_repeated(v, times) for v in args), {name: _repeated(v, times) for name, v in kwargs.items()}
+
+
+def _repeated(value: Any, times: int) -> Any:
+    return value.repeat_interleave(times, 0) if isinstance(value, Tensor) and value.dim() else value
+
+
+def in_particle_plate(program: Callable[..., Any], num_particles: int, dim: int) -> Callable[..., Any]:
+    """The program inside an outer plate of particles (one particle: the program itself)."""
+    return program if num_particles == 1 else pyro.plate(PARTICLES, num_particles, dim=dim)(program)
+
+
+def data_plates(trace: Trace) -> frozenset[str]:
+    """Names of the plates at dim -1 that a model's data sites are in."""
+    sites = [s for s in trace.nodes.values() if is_observed(s)]
+    of_data = [s for s in sites if not is_factor(s)] or sites
+    frames = [f for s in of_data or trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1]
+    return frozenset(f.name for f in frames)
+
+
+def shared_sites(model: Trace, guide: Trace, plates: frozenset[str]) -> frozenset[str]:
+    """The sites that all data share: those in no plate over the data.
+
+    Of a latent site the model's plates decide, for a guide may name its own otherwise.
+
+    Args:
+        model, guide: traces.
+        plates: names of the model's plates over the data.
+    """
+    shared = {n for n, s in model.nodes.items() if s["type"] == "sample" and not _frames(s, plates)}
+    of_shared = {f.name for n in shared for s in _both(model, guide, n) for f in s["cond_indep_stack"] if f.dim == -1}
+    for name, site in guide.nodes.items():
+        if site["type"] == "sample" and name not in model.nodes:
+            at_last = [f.name for f in site["cond_indep_stack"] if f.dim == -1]
+            if not at_last or (at_last[0] in of_shared - plates):
+                shared.add(name)
+    return frozenset(shared)
+
+
+def _frames(site: Site, plates: frozenset[str]) -> list[Any]:
+    return [f for f in site["cond_indep_stack"] if f.dim == -1 and f.name in plates]
+
+
+def _both(model: Trace, guide: Trace, name: str) -> list[Site]:
+    return [trace.nodes[name] for trace in (model, guide) if name in trace.nodes]
+
+
+def data_frame(trace: Trace) -> Any:
+    """The plate at dim -1 of the data sites, each of which must be in one.
+
+    Raises:
+        InputError: names a data site or a factor that is in none, or in one of another size.
+    """
+    frames: dict[str, Any] = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or not is_observed(site):
+            continue
+        found = next((f for f in site["cond_indep_stack"] if f.dim == -1), None)
+        if found is None and is_factor(site):
+            raise InputError(
+                f"factor '{name}' of the model is in no plate at dim -1: a term that all data share is part of no "
+                "datum's likelihood. Put it into `with pyro.plate('data', len(x)):`, with a value per datum"
+            )
+        if found is None:
+            inner = [f"'{f.name}' at dim {f.dim}" for f in site["cond_indep_stack"] if f.vectorized]
+            where = f"it is in plate {', '.join(inner)}" if inner else "it is in none"
+            raise InputError(
+                f"data site '{name}' is in no plate at dim -1 ({where}): put per-datum sites in "
+                "`with pyro.plate('data', len(x)):` and declare event dimensions with .to_event"
+            )
+        frames.setdefault(name, found)
+    if not frames:
+        any_frame = next((f for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1), None)
+        if any_frame is None:
+            raise InputError("the model has no data: no site is in a `pyro.plate('data', len(x))`")
+        return any_frame
+    sizes = {f.size: name for name, f in frames.items()}
+    if len(sizes) > 1:
+        told = ", ".join(f"'{name}' in a plate of {size}" for size, name in sizes.items())
+        raise InputError(
+            f"the data sites are in plates at dim -1 of different sizes: {told}; all must be over the data"
+        )
+    return next(iter(frames.values()))
+
+
+def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+    """Both programs must sample the same latent sites; only the guide may have auxiliary ones."""
+
+    ours = [n for n, s in model_trace.nodes.items() if is_latent(s)]
+    theirs = {n: s for n, s in guide_trace.nodes.items() if is_latent(s)}
+    missing = [n for n in ours if n not in theirs]
+    extra = [n for n, s in theirs.items() if n not in ours and not s["infer"].get("is_auxiliary")]
+    if missing:
+        raise InputError(
+            f"the guide lacks the model's latent site{'s' * (len(missing) > 1)} {', '.join(missing)} "
+            f"(it has: {', '.join(theirs) or 'none'}); add a pyro.sample of the same name"
+        )
+    if extra:
+        raise InputError(
+            f"the guide samples {', '.join(extra)}, which the model does not (it has: {', '.join(ours) or 'none'}): "
+            "give each site the model's name for it, or take it out"
+        )
+
+
+def log_prob(site: Site, *, scaled: bool = True, fn: Any = None) -> Tensor:
+    """log-density of a site's value in nats, per batch element; masked, and scaled unless told otherwise."""
+    value = (fn or site["fn"]).log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(value, site["scale"] if scaled else 1.0, site["mask"])
+
+
+def log_prior(p: Site, q: Site, *, scaled: bool = True) -> Tensor:
+    """log-density of a latent's value under the model, as :func:`log_prob`; -inf where it is outside the support.
+
+    Looked at only where the guide's distribution may leave the support of the model's: then a density's formula gives
+    some number outside of it.
+    """
+    value = log_prob(p, scaled=scaled)
+    if not may_leave(q["fn"], p["fn"]):
+        return value
+    inside = inside_support(p["fn"], p["value"], kept(p))
+    return torch.where(inside, value, -torch.inf)
+
+
+def subsample_scale(pair: TracePair) -> float:
+    """What Pyro multiplied the sites of a subsampled data plate with: full_size / size."""
+    return pair.full_size / pair.size
+
+
+def analytic_sites(pair: TracePair) -> set[str]:
+    """The latent sites whose KL may be taken in closed form, the other sites' samples being held.
+
+    E over z_i of log q(z_i | .) - log p(z_i | .) is a KL only if p's conditional depends on nothing that the
+    guide draws after z_i. By the order of the programs: all that the model draws before z_i, the guide has
+    drawn before z_i as well. For the other sites the closed form would be a different, biased objective.
+    """
+    guide_order = list(pair.latent())
+    model_order = [n for n in pair.model.nodes if n in pair.latent()]
+    sites = set()
+    for name in model_order:
+        before = set(model_order[: model_order.index(name)])
+        if before <= set(guide_order[: guide_order.index(name)]):
+            sites.add(name)
+    return sites
+
+
+def site_kl(q: Site, p: Site | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
+    """KL of one latent site in nats, per batch element: raw, and as weighted by the sites' scales.
+
+    Closed form where ``analytic``, registered for the two distributions, and of all that they leave out alike, else
+    log q(z) - log p(z) at the drawn value. An auxiliary site (``p`` None) contributes log q(z).
+    """
+    if p is not None and analytic and not is_delta(q["fn"]) and same_masks(q, p):
+        try:
+            raw = kl_divergence(q["fn"], p["fn"])
+        except NotImplementedError:
+            pass
+        else:
+            raw = scale_and_mask(raw, 1.0, q["mask"])
+            return raw, scale_and_mask(raw, q["scale"], None)
+    log_q = log_prob(q, scaled=False)
+    if p is None:
+        return log_q, scale_and_mask(log_q, q["scale"], None)
+    log_p = log_prior(p, q, scaled=False)
+    weighted = scale_and_mask(log_q, q["scale"], None) - scale_and_mask(log_p, p["scale"], None)
+    return log_q - log_p, weighted
+
+
+def total(terms: list[Tensor]) -> Tensor:
+    """Sum of a list of tensors of equal shape (zero-dimensional zero if there are none)."""
+    return torch.stack(terms).sum(0) if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))
+
+
+def check_per_datum(pair: TracePair, name: str) -> None:
+    """Refuse a site that all data share, where a density of each datum is asked for.
+
+    Raises:
+        InputError: names it.
+    """
+    if name in pair.shared:
+        raise InputError(
+            f"site '{name}' is outside the data plate: all data share it, so that p(x) is no product over data and a "
+            "bound per datum is not defined. elbo gives a bound on the whole data's log p, per datum, if every datum "
+            "is evaluated with it; else put the site into the data plate"
+        )
+
+
+def outside_prior(pair: TracePair) -> Tensor | None:
+    """Which particles ``(num_particles, size)`` have a latent outside the support of the model; None: none can.
+
+    Such a particle weighs nothing, whatever the model's networks make of it (often not a number).
+    """
+    found = None
+    for q, p in pair.latent().values():
+        if p is not None and may_leave(q["fn"], p["fn"]):
+            inside = inside_support(p["fn"], p["value"], kept(p))
+            wrong = pair.per_datum(scale_and_mask((~inside).to(torch.get_default_dtype()), 1.0, p["mask"]), p) > 0
+            found = wrong if found is None else found | wrong
+    return found
+
+
+def log_weights(pair: TracePair, *, scaled: bool = True) -> Tensor:
+    """log w = log p(x, z) - log q(z | x) of every particle and datum, ``(num_particles, size)``, nats.
+
+    Args:
+        pair: traces of one batch.
+        scaled: apply the sites' scales (KL weights; a subsampled plate's factor is taken out); False: log p, log q.
+
+    Raises:
+        InputError: if a latent site is outside the data plate.
+    """
+    return log_weights_by_site(pair, scaled=scaled)[0]
+
+
+def log_weights_by_site(
+    pair: TracePair, *, scaled: bool = True, guide_sites: dict[str, Site] | None = None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """log w, and what it is made of: every density is evaluated once.
+
+    Args:
+        pair, scaled: as for :func:`log_weights`.
+        guide_sites: latent sites to take log q from, in place of the guide trace's.
+
+    Returns:
+        log w; raw log p(x | z) of each data site; raw log q(z) - log p(z) of each latent site; all
+        ``(num_particles, size)``.
+
+    Raises:
+        InputError: if a latent site is outside the data plate.
+    """
+    subsample = pair.full_size / pair.size if scaled else 1.0
+    parts, observed, kl = [], {}, {}
+
+    def add(site: Site, sign: float, prior_of: Site | None = None) -> Tensor:
+        raw = log_prob(site, scaled=False) if prior_of is None else log_prior(site, prior_of, scaled=False)
+        weighted = scale_and_mask(raw, site["scale"], None) if scaled else raw
+        parts.append(sign * pair.per_datum(weighted, site))
+        return pair.per_datum(raw, site)
+
+    for name, site in pair.observed().items():
+        observed[name] = add(site, 1.0)
+    for name, (q, p) in pair.latent().items():
+        check_per_datum(pair, name)
+        if guide_sites:
+            q = guide_sites[name] if p is None else masked_like(guide_sites[name], p)
+        kl[name] = add(q, -1.0)
+        if p is not None:
+            kl[name] = kl[name] - add(p, 1.0, q)
+    for name, site in pair.guide_factors().items():
+        check_per_datum(pair, name)
+        add(site, -1.0)
+    log_w, outside = total(parts) / subsample, outside_prior(pair)
+    return log_w if outside is None else torch.where(outside, -torch.inf, log_w), observed, kl

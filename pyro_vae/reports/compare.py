@@ -1,0 +1,340 @@
+"""``write_comparison``: runs side by side, measured on the very same data, with paired differences."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_vae.data import Split
+from pyro_vae.data.split import split_digest
+from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.evaluation.results import mean_and_error
+from pyro_vae.files import write_atomically, write_json
+from pyro_vae.reports.comparison_page import comparison_page
+from pyro_vae.reports.stored import Subject, machine, now, page_command, stored_evaluations, trusted, versions
+from pyro_vae.runs.config import flattened
+from pyro_vae.runs.measurements import (
+    MEMORY_MIB,
+    PARTICLES,
+    Measured,
+    check_options,
+    measure,
+    part_of,
+    plain,
+    read_together,
+    weights_digest,
+)
+from pyro_vae.runs.run import Run
+
+logger = logging.getLogger(__name__)
+
+NEEDED = ("log_likelihood", "elbo")
+
+
+def measured_alike(
+    subjects: Sequence[Subject],
+    split: str,
+    particles: int | None,
+    limit: int | None,
+    **options: Any,
+) -> tuple[list[Measured], bool]:
+    """Measurements of all runs on the same data: those that lie in their directories, or new ones.
+
+    Stored ones serve if every run has one, of its present weights, on the same data; and no other particles or limit
+    are asked for. New ones are not written into the directories.
+
+    Args:
+        subjects: the runs.
+        split: the part of the data.
+        particles, limit: of new measurements; None: any stored one, or 5000 and all data.
+        options: as for :func:`~pyro_vae.runs.measurements.measure`.
+
+    Returns:
+        the measurements, and whether they are the stored ones.
+
+    Raises:
+        InputError: if the runs' data differ, or every pass over them draws others; if a stored measurement's two files
+            do not belong together, or one is missing.
+        CorruptFileError: if one is damaged.
+    """
+    parts = [part_of(subject.data, split, limit) for subject in subjects]
+    _check_same(subjects, parts, split)
+    why = "--particles or --limit asks for it" if (particles, limit) != (None, None) else None
+    stored = [] if why else [_stored(subject, split) for subject in subjects]
+    for subject, found in zip(subjects, stored, strict=False):
+        if why is None and isinstance(found, str):
+            why = f"{subject.path}: {found}"
+    there = [found for found in stored if isinstance(found, Measured)]
+    if why is None and len({found.result["data_digest"] for found in there}) > 1:
+        why = "the stored measurements are of different data, or of different numbers of them"
+    if why is None:
+        return there, True
+    k = PARTICLES if particles is None else particles
+    logger.info("measuring all runs with K = %d on %d data (%s)", k, len(parts[0]), why)
+    measured = []
+    for subject in subjects:
+        logger.info("%s", subject.path)
+        programs = subject.model, subject.guide, subject.data
+        measured.append(measure(*programs, split, particles=k, limit=limit, **options))
+    return measured, False
+
+
+def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    r"""The mean of the differences datum by datum, and its standard error.
+
+    .. math:: \bar d = \frac1n \sum_i d_i, \quad \mathrm{se} = \mathrm{sd}(d) / \sqrt n, \quad d_i = a_i - b_i
+
+    Args:
+        ours, theirs: a and b, nats, ``(num_data,)`` each, of the same data in the same order.
+
+    Returns:
+        ``mean`` and ``standard_error`` (nats), and ``better``, the part of the data with a_i > b_i.
+    """
+    differences = torch.from_numpy(np.asarray(ours) - np.asarray(theirs))
+    mean, error = mean_and_error(differences)
+    return {"mean": mean, "standard_error": error, "better": (differences > 0).double().mean().item()}
+
+
+def _stored(subject: Subject, split: str) -> Measured | str:
+    """The measurement in a run's directory, or why it cannot serve."""
+    again = f"pyro-vae evaluate {subject.path} --split {split}"
+    found = read_together(subject.path, f"evaluation-{split}", again)
+    if found is None:
+        return f"it has no numbers of each datum of {split}"
+    result, arrays = stored_evaluations(subject.path)[split], found[1]
+    lengths = {len(arrays[name]) if name in arrays else None for name in NEEDED}
+    if "data_digest" not in result or lengths != {result["num_data"]}:
+        raise CorruptFileError(f"{subject.path}: evaluation-{split} is not whole. Measure again: {again}")
+    if result.get("weights_digest") not in (None, weights_digest(subject.model, subject.guide)):
+        return "it was measured with other weights than it has now"
+    return Measured(result, arrays)
+
+
+def _check_same(subjects: Sequence[Subject], parts: Sequence[Split], split: str) -> None:
+    """Every run's data must be the first one's."""
+    if parts[0].binarization == "dynamic":
+        raise InputError(
+            f"the {split} data of {subjects[0].path} are binarized anew at every pass, so that no two measurements see "
+            "the same data: compare on validation or test"
+        )
+    first = split_digest(parts[0])
+    for subject, part in zip(subjects[1:], parts[1:], strict=True):
+        if split_digest(part) != first:
+            said = _difference(subjects[0], subject, parts[0], part)
+            raise InputError(
+                f"{subjects[0].path} and {subject.path} cannot be compared datum by datum: their {split} data differ "
+                f"{said}"
+            )
+
+
+def _difference(a: Subject, b: Subject, part_a: Split, part_b: Split) -> str:
+    """In what the data of two runs differ, for people."""
+    if part_a.shape != part_b.shape:
+        return f"in shape, {part_a.shape} and {part_b.shape}"
+    ours, theirs = (_data_options(subject.config) for subject in (a, b))
+    found = [
+        f"{name} {ours.get(name)} and {theirs.get(name)}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
+    if len(part_a) != len(part_b):
+        found.append(f"number {len(part_a)} and {len(part_b)}")
+    return f"in {', '.join(found)}" if found else "in their contents, though they are configured alike"
+
+
+def _data_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in dict(config.get("data") or {}).items() if name != "root"}
+
+
+PAGE, JSON = "comparison.html", "comparison.json"
+NOT_OPTIONS = ("version", "data_shape", "sound", "classes", "data_digest")  # of config.yaml: facts
+
+
+def write_comparison(
+    runs: Sequence[Run | str | Path],
+    out: str | Path = ".",
+    *,
+    against: str | Path | None = None,
+    split: str = "test",
+    particles: int | None = None,
+    limit: int | None = None,
+    memory_mib: int = MEMORY_MIB,
+    seed: int = 0,
+    device: str = "auto",
+    trust: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write ``comparison.html``, one page that needs no other file, and ``comparison.json``.
+
+    Differences are paired: the same data, datum by datum. They come from ``evaluation-<split>.npz`` where every run has
+    one of the same data and of its present weights; else all runs are measured anew, alike, and their directories are
+    left as they are.
+
+    Args:
+        runs: at least two runs, or their directories.
+        out: the directory to write into.
+        against: the run that the others are compared with; the first if None.
+        split: the part of the data.
+        particles: importance samples per datum; if given, all are measured anew (5000 where they must be).
+        limit: the first so many data only; if given, all are measured anew.
+        memory_mib: memory budget of a measurement's chunk.
+        seed: of a measurement's particles.
+        device: where to measure: "auto" (a GPU if there is one), "cpu", "cuda", …
+        trust: allow class paths outside ``pyro_vae`` in the configurations; their code is run.
+        progress: show a bar.
+
+    Returns:
+        the page.
+
+    Raises:
+        InputError: for fewer than two runs, one named twice, an unknown ``against``, data that differ, a split that
+            they do not have, a measurement whose two files do not belong together, and as the estimators.
+        CorruptFileError: if a file of a directory is damaged.
+    """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
+    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    _check(paths)
+    base = 0 if against is None else _place(paths, Path(against))
+    subjects = [Subject.of(run, trust=trust) for run in runs]
+    options = {"memory_mib": memory_mib, "seed": seed, "device": device, "progress": progress}
+    measured, stored = measured_alike(subjects, split, particles, limit, **options)
+    names = _names(paths)
+    comparison = {
+        "runs": [
+            _row(subject, name, found, measured[base])
+            for subject, name, found in zip(subjects, names, measured, strict=True)
+        ],
+        "against": names[base],
+        "split": split,
+        "num_data": measured[0].result["num_data"],
+        "data": {"name": subjects[0].data.name, "description": subjects[0].described_data()},
+        "data_digest": measured[0].result["data_digest"],
+        "measured": "by pyro-vae evaluate" if stored else "for this page",
+        "differences": _configured_differently(subjects, names),
+        "warnings": _warnings(subjects, names, measured),
+        "made": {"time": now(), "machine": machine(), "versions": versions()},
+        "command": _command(subjects, out, against, None if split == "test" else split, particles, limit),
+    }
+    comparison = plain(comparison)
+    logger.info("%s", "\n".join(_in_words(row) for row in comparison["runs"]))  # before it is written: disks are full
+    write_json(Path(out) / JSON, comparison)
+    text = comparison_page(comparison)
+    write_atomically(Path(out) / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+    return Path(out) / PAGE
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    """A run's numbers in a line."""
+    told = f"{row['name']}: log-likelihood {_number(row['log_likelihood'])}"
+    if "difference" in row:
+        paired = row["difference"]["log_likelihood"]
+        told += f", paired difference {_number(paired['mean'])} +- {_number(paired['standard_error'])}"
+    return f"{told} nats on {row['num_data']} data"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _check(paths: Sequence[Path]) -> None:
+    if len(paths) < 2:
+        raise InputError(f"a comparison needs at least two run directories, got {len(paths)}")
+    resolved = [path.resolve() for path in paths]
+    twice = next((path for i, path in enumerate(paths) if path.resolve() in resolved[:i]), None)
+    if twice is not None:
+        raise InputError(f"{twice} is named twice: a comparison is of different runs")
+
+
+def _place(paths: Sequence[Path], against: Path) -> int:
+    resolved = [path.resolve() for path in paths]
+    if against.resolve() not in resolved:
+        raise unknown("run to compare against", str(against), map(str, paths))
+    return resolved.index(against.resolve())
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The directories' names; their paths, where two have one name."""
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _row(subject: Subject, name: str, measured: Measured, base: Measured) -> dict[str, Any]:
+    """What is said of one run."""
+    keys = (
+        "log_likelihood",
+        "standard_error",
+        "bits_per_dim",
+        "bits_of",
+        "density",
+        "num_particles",
+        "num_data",
+        "elbo",
+    )
+    keys += ("kl", "given")
+    keys += ("elbo_standard_error", "reconstruction", "effective_sample_size", "pareto_k_max", "pareto_k_above", "seed")
+    told = {key: measured.result[key] for key in keys if key in measured.result}
+    if measured is not base:
+        ours, theirs = measured.per_datum, base.per_datum
+        told["difference"] = {key: paired(ours[key], theirs[key]) for key in ("log_likelihood", "elbo")}
+    return {
+        "name": name,
+        "run": str(subject.path),
+        "recipe": subject.run.recipe if subject.run else None,
+        "classes": subject.classes(),
+        "parameters": subject.parameters(),
+        "training": subject.training.to_dict(),
+        **told,
+    }
+
+
+def _configured_differently(subjects: Sequence[Subject], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By option, what each run has, where they are not all the same."""
+    flat = [flattened({k: v for k, v in s.config.items() if k not in NOT_OPTIONS}) for s in subjects]
+    found = {}
+    for option in dict.fromkeys(option for config in flat for option in config):
+        values = [config.get(option) for config in flat]
+        if any(value != values[0] for value in values):
+            found[option] = dict(zip(names, values, strict=True))
+    return found
+
+
+def _warnings(subjects: Sequence[Subject], names: Sequence[str], measured: Sequence[Measured]) -> list[str]:
+    said = []
+    for subject, name, found in zip(subjects, names, measured, strict=True):
+        of_run = [*subject.training.warnings(subject.path), *found.result.get("warnings", [])]
+        said += [f"{name}: {words}" for words in of_run]
+    particles = [found.result["num_particles"] for found in measured]
+    if len(set(particles)) > 1:
+        told = ", ".join(f"{name} {k:,}" for name, k in zip(names, particles, strict=True))
+        said.append(f"The numbers of particles differ ({told}): a bound with more of them is tighter.")
+    given = [", ".join(found.result.get("given", [])) or "nothing" for found in measured]
+    if len(set(given)) > 1:
+        told = "; ".join(f"{name}: {what}" for name, what in zip(names, given, strict=True))
+        said.append(f"What the models are given differs ({told}): these are log-likelihoods of different questions.")
+    densities = [name for name, found in zip(names, measured, strict=True) if found.result.get("density")]
+    others = [name for name, found in zip(names, measured, strict=True) if found.result.get("density") is False]
+    if densities and others:
+        said.append(
+            f"Some bounds are of densities of the data ({', '.join(densities)}), others of probabilities of their "
+            f"levels ({', '.join(others)}): neither nats nor bits per dimension of the two compare."
+        )
+    return said
+
+
+def _command(
+    subjects: Sequence[Subject],
+    out: str | Path,
+    against: str | Path | None,
+    split: str | None,
+    particles: int | None,
+    limit: int | None,
+) -> str:
+    options = {"against": against, "split": split, "particles": particles, "limit": limit}
+    options |= {"out": None if Path(out) == Path() else out}
+    trust = next((flag for subject in subjects if subject.run and (flag := trusted(subject.run))), [])
+    return page_command("compare", [str(subject.path) for subject in subjects], options, trust)

@@ -1,0 +1,157 @@
+"""A comparison's values as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyro_vae.reports import html
+from pyro_vae.runs.measurements import bits_are
+
+MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
+
+
+def comparison_page(comparison: Mapping[str, Any]) -> str:
+    """The page of a comparison.
+
+    Args:
+        comparison: what ``comparison.json`` holds.
+    """
+    runs, against = comparison["runs"], comparison["against"]
+    kl = list(dict.fromkeys(site for run in runs for site in run.get("kl", {})))
+    sections = {
+        f"Differences from {against}": _differences(comparison),
+        "Likelihood": _likelihood(runs),
+        "KL by latent site": html.table(
+            ["run", *kl, "all"],
+            [
+                [run["name"], *(run["kl"].get(site) for site in kl), sum(run["kl"].values())]
+                for run in runs
+                if "kl" in run
+            ],
+        )
+        + html.note("Nats, mean over the data, raw. A dash: the model has no such site."),
+        "Training": _training(runs),
+        "Configuration": _configuration(comparison),
+        "Commands": html.text("To repeat this page:") + html.code(comparison["command"]),
+    }
+    made, data = comparison["made"], comparison["data"]
+    opening = html.facts(
+        {
+            "data": data["description"],
+            "measured": f"{comparison['num_data']:,} data of {comparison['split']}, {comparison['measured']}",
+            "digest of the data": (comparison["data_digest"] or "")[:16],
+            "this page": f"{made['time']}, {made['machine']}",
+        }
+    )
+    by = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    title = ", ".join(run["name"] for run in runs) if len(runs) <= 4 else f"{len(runs)} runs"
+    return html.page(
+        f"Comparison: {title}",
+        f"{len(runs)} runs on the same {comparison['num_data']:,} data of {data['name']}, {comparison['split']}",
+        opening + "".join(html.warning(words) for words in comparison["warnings"]),
+        sections,
+        f"Made {made['time']} with {by}.",
+    )
+
+
+def _differences(comparison: Mapping[str, Any]) -> str:
+    rows = []
+    for run in comparison["runs"]:
+        found = run.get("difference")
+        if found is None:
+            continue
+        row = [run["name"]]
+        for key in ("log_likelihood", "elbo"):
+            value, error = found[key]["mean"], found[key]["standard_error"]
+            row += [_signed(value, error), _in_errors(value, error)]
+        rows.append([*row, f"{100 * found['log_likelihood']['better']:.0f}"])
+    columns = ["run", "log p(x), nats", "in st. errors", "ELBO, nats", "in st. errors", "better on, % of data"]
+    told = (
+        f"Positive: better than {comparison['against']}. Differences are taken datum by datum; ± is their standard "
+        "deviation over the square root of their number, which is less than the two runs' own errors would say, "
+        "since both find the same data hard. Better: by log p(x)."
+    )
+    return html.table(columns, rows) + html.note(told)
+
+
+def _likelihood(runs: Any) -> str:
+    columns = [
+        "run",
+        "log p(x), nats",
+        "ELBO, nats",
+        "bits/dim",
+        "these bits are",
+        "K",
+        "effective sample size",
+        "largest k-hat",
+        "given",
+    ]
+    rows = [
+        [
+            run["name"],
+            html.with_error(run["log_likelihood"], run["standard_error"]),
+            html.with_error(run.get("elbo"), run.get("elbo_standard_error")),
+            html.number(run.get("bits_per_dim"), 4),
+            bits_are(run) or None,
+            run["num_particles"],
+            html.number(run.get("effective_sample_size"), 1),
+            run.get("pareto_k_max"),
+            ", ".join(run.get("given") or []) or None,
+        ]
+        for run in runs
+    ]
+    kept = [i for i in range(len(columns)) if any(row[i] not in (None, html.NOTHING) for row in rows)]
+    told = "± is one standard error over the data, of each run by itself."
+    return html.table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows]) + html.note(told)
+
+
+def _training(runs: Any) -> str:
+    columns = ["run", "recipe", "model", "parameters", "epochs", "best", "minutes", "stopped"]
+    rows = [
+        [
+            run["name"],
+            run["recipe"],
+            run["classes"].get("model", "").rpartition(".")[2],
+            run["parameters"]["all"],
+            run["training"]["epochs"],
+            run["training"]["best_epoch"],
+            html.number(run["training"]["minutes"], 1),
+            run["training"]["stopped"] or "not at its end",
+        ]
+        for run in runs
+    ]
+    return html.table(columns, rows, (0, 1, 2, 7))
+
+
+def _configuration(comparison: Mapping[str, Any]) -> str:
+    names = [run["name"] for run in comparison["runs"]]
+    if not comparison["differences"]:
+        return html.text("All runs are configured alike.")
+    told = "Only options in which the runs differ. A dash: the run has no such option, or none is set."
+    differences = comparison["differences"].items()
+    if len(names) > MOST_COLUMNS:
+        rows = [row for option, each in differences for row in _by_value(option, each)]
+        return html.table(["option", "value", "runs"], rows, range(3)) + html.note(told)
+    rows = [[option, *(_spelled(each[name]) for name in names)] for option, each in differences]
+    return html.table(["option", *names], rows, range(len(names) + 1)) + html.note(told)
+
+
+def _by_value(option: str, each: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each value, with the runs that have it."""
+    runs: dict[str, list[str]] = {}
+    for name, value in each.items():
+        runs.setdefault(_spelled(value), []).append(name)
+    return [[option if i == 0 else "", value, ", ".join(who)] for i, (value, who) in enumerate(runs.items())]
+
+
+def _spelled(value: Any) -> str:
+    return html.NOTHING if value is None else str(value).removeprefix("pyro_vae.")
+
+
+def _signed(value: float, error: float | None) -> str:
+    return ("+" if value > 0 else "") + html.with_error(value, error)
+
+
+def _in_errors(value: float, error: float | None) -> str:
+    return f"{value / error:+.1f}" if error else html.NOTHING

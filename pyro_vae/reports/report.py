@@ -1,0 +1,359 @@
+"""``write_report``: what there is to say of a trained run, in one page and one JSON file."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pyro_vae.data import Data, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation import code_statistics, latent_statistics
+from pyro_vae.evaluation.codes import CodeStatistics, CodeUsage
+from pyro_vae.evaluation.latent_units import LatentStatistics
+from pyro_vae.files import write_atomically, write_json
+from pyro_vae.plots.codes import codebook_usage
+from pyro_vae.plots.images import picked
+from pyro_vae.plots.kl import kl_per_unit
+from pyro_vae.plots.registry import NUM_ENCODED, NUM_STATISTICS, drawers, png, why_not
+from pyro_vae.plots.training_curves import training_curves
+from pyro_vae.reports.report_page import report_page
+from pyro_vae.reports.stored import (
+    Subject,
+    Training,
+    evaluate_command,
+    machine,
+    now,
+    page_command,
+    prior_commands,
+    stored_evaluations,
+    stored_measurements,
+    train_command,
+    trusted,
+    versions,
+)
+from pyro_vae.runs.measurements import (
+    MEMORY_MIB,
+    PARTICLES,
+    check_options,
+    evaluation_table,
+    measure,
+    not_together,
+    part_of,
+    plain,
+    weights_digest,
+)
+from pyro_vae.runs.run import Run
+
+logger = logging.getLogger(__name__)
+
+DPI = 100
+FIGURES = "pyro_vae.plots.registry"  # the logger of the figures: why one does not apply
+
+
+@dataclass
+class Pictures:
+    """Figures that were drawn, and the others.
+
+    Attributes:
+        drawn: PNG by name.
+        reasons: by name, why a figure does not apply, or what it failed of.
+        failed: those that failed of something else than what they say themselves.
+    """
+
+    drawn: dict[str, bytes] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    def draw(self, drawers: Mapping[str, Callable[[], Figure | None]], names: Sequence[str]) -> None:
+        """Draw some of the figures; those that do not apply say why."""
+        for name in names:
+            if name not in drawers:
+                continue
+            failure, image = None, None
+            with _said() as messages:
+                try:
+                    figure = drawers[name]()
+                    image = None if figure is None else png(figure, DPI)
+                except Exception as error:  # one figure's failure is not to take the page with it
+                    failure = error
+            if failure is not None:
+                self.reasons[name] = why_not(failure)
+                if not isinstance(failure, InputError):
+                    self.failed.append(name)
+                    logger.warning("no figure '%s': %s", name, self.reasons[name])
+            elif image is not None:
+                self.drawn[name] = image
+            else:
+                told = messages[-1] if messages else "it does not apply"
+                self.reasons[name] = told.partition(": ")[2] if told.startswith("no figure") else told
+
+
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """What the figures say in the log inside this block, which is then said in the page instead."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(FIGURES)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+PAGE, JSON = "report.html", "report.json"
+SHOWN = (
+    *(
+        "training_curves",
+        "kl_heatmap",
+        "worst_data",
+        "kl_per_unit",
+        "layer_pca",
+        "codebook_usage",
+        "code_maps",
+        "reconstructions",
+    ),
+    *("levels", "completions", "spectrograms", "prior_samples", "uniform_and_learned", "progression", "traversals"),
+    *("interpolations", "manifold"),
+)
+
+
+def write_report(
+    run: Run | str | Path,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
+    data: Data | Split | None = None,
+    *,
+    split: str = "test",
+    particles: int | None = None,
+    limit: int | None = None,
+    memory_mib: int = MEMORY_MIB,
+    seed: int = 0,
+    device: str = "auto",
+    trust: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write ``report.html``, one page that needs no other file, and ``report.json`` into a run directory.
+
+    What is said comes from the run's files and from the programs' traces. The likelihood is that of
+    ``evaluation-<split>.json``; where there is none it is measured first, and written there.
+
+    Args:
+        run: a run, or its directory.
+        model, guide, data: of a run that was trained from Python (``fit(..., out=path)``), and so has no configuration.
+        split: the part of the data that is shown, and measured if it has not been.
+        particles: importance samples per datum of a measurement (5000).
+        limit: measure the first so many data only.
+        memory_mib: memory budget of measurements and statistics.
+        seed: of all draws.
+        device: where to measure: "auto" (a GPU if there is one), "cpu", "cuda", …
+        trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
+        progress: show a bar.
+
+    Returns:
+        the page.
+
+    Raises:
+        InputError: if it is no run directory, for a split that the data do not have, and as the estimators.
+        CorruptFileError: if a file of the directory is damaged.
+    """
+    check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
+    subject = Subject.of(run, model, guide, data, trust=trust)
+    part = part_of(subject.data, split)
+    evaluations = stored_evaluations(subject.path)
+    if split in evaluations:
+        found = evaluations[split]
+        logger.info("likelihood: from evaluation-%s.json (K = %d)", split, found["num_particles"])
+        if (particles, limit) != (None, None):
+            logger.warning("--particles and --limit are not used; to measure anew: pyro-vae evaluate %s", subject.path)
+    else:
+        k = PARTICLES if particles is None else particles
+        logger.info("no evaluation-%s.json yet: measuring with K = %d", split, k)
+        options = {"limit": limit, "memory_mib": memory_mib, "seed": seed, "device": device, "progress": progress}
+        measured = measure(subject.model, subject.guide, subject.data, split, particles=k, **options)
+        logger.info("%s", evaluation_table(subject.path, measured.result))  # before it is written: disks are full
+        measured.write(subject.path)
+        evaluations[split] = measured.result
+    report, pictures = _gather(subject, split, part, evaluations, seed, device, memory_mib)
+    write_json(subject.path / JSON, report)
+    text = report_page(report, pictures.drawn)
+    write_atomically(subject.path / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+    return subject.path / PAGE
+
+
+def _gather(
+    subject: Subject,
+    split: str,
+    part: Split,
+    evaluations: dict[str, dict[str, Any]],
+    seed: int,
+    device: str,
+    memory_mib: int,
+) -> tuple[dict[str, Any], Pictures]:
+    """What the page says, as plain values, and its pictures."""
+    model, guide = subject.model, subject.guide
+    some, encoded = (picked(part, n, seed) for n in (NUM_STATISTICS, NUM_ENCODED))
+    options: dict[str, Any] = {
+        "seed": seed,
+        "device": None if device == "auto" else device,
+        "memory_budget": memory_mib * 2**20,
+    }
+    failed: dict[str, str] = {}
+    with _section("Latents", failed):
+        latents = latent_statistics(model, guide, some, vectorize=False, **options)
+    with _section("Codes", failed):
+        codes = code_statistics(model, guide, encoded, **options)
+    if "Latents" in failed:
+        latents = LatentStatistics({}, 0, 0)
+    if "Codes" in failed:
+        codes = CodeStatistics({}, 0)
+    draw = drawers(model, guide, part, subject.training.records, subject.data.sound, seed)
+    draw |= {"kl_per_unit": lambda: kl_per_unit(latents), "codebook_usage": lambda: codebook_usage(codes)}
+    pictures = Pictures()
+    pictures.draw(draw, SHOWN)
+    others, measurements = subject.other_trainings(), stored_measurements(subject.path)
+    for name, training in others.items():
+        curve = training_curves(training.records)
+        if curve is not None:
+            pictures.drawn[f"training_curves of {name}"] = png(curve, DPI)
+    report = {
+        "run": str(subject.path),
+        "name": subject.name,
+        "recipe": subject.run.recipe if subject.run else None,
+        "made": {"time": now(), "split": split, "seed": seed, "machine": machine(), "versions": versions()},
+        "trained_with": subject.config.get("version"),
+        "classes": subject.classes(),
+        "parameters": subject.parameters(),
+        "data": {
+            "name": subject.data.name,
+            "description": subject.described_data(),
+            "shape": list(part.shape),
+            "sizes": {
+                n: len(p) for n in ("train", "validation", "test") if (p := getattr(subject.data, n)) is not None
+            },
+            "binarization": subject.config.get("data", {}).get("binarization"),
+        },
+        "training": subject.training.to_dict(),
+        "other_trainings": {name: training.to_dict() for name, training in others.items()},
+        "evaluations": evaluations,
+        "measurements": measurements,
+        "sites": _sites(latents, codes.sites, evaluations[split]),
+        "num_statistics": {"latents": latents.num_data, "codes": codes.num_data},
+        "figures": list(pictures.drawn),
+        "left_out": _left_out(subject, pictures, codes.sites) | failed,
+        "warnings": [
+            *(f"{title} failed: {why}" for title, why in failed.items()),
+            *(f"Figure {name} failed: {pictures.reasons[name]}" for name in pictures.failed),
+            *_of_others(others),
+            *subject.training.warnings(subject.path),
+            *_of_measurements(subject, evaluations),
+            *_of_annealing(subject, measurements),
+        ],
+        "commands": _commands(subject, split, evaluations),
+        "configuration": subject.config,
+    }
+    return plain(report), pictures
+
+
+@contextmanager
+def _section(title: str, failed: dict[str, str]) -> Iterator[None]:
+    """A part of the page whose failure is told there, and takes no other part with it."""
+    try:
+        yield
+    except Exception as error:
+        failed[title] = why_not(error)
+        logger.warning("%s: %s", title, failed[title])
+
+
+def _sites(latents: LatentStatistics, codes: dict[str, CodeUsage], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What is said of each latent site: KL of the evaluation (nats), units, codes."""
+    kl = evaluation.get("kl", {})
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys([*latents.sites, *kl]):
+        site, usage = latents.sites.get(name), codes.get(name)
+        told: dict[str, Any] = {"kl": kl.get(name, site.kl if site else None)}
+        if usage is not None:
+            bits = told["kl"] / (usage.num_positions * math.log(2))
+            told |= {"kind": "codes", **usage.to_dict(), "kl_bits_per_code": bits}
+        elif site is None:
+            told["kind"] = "factor of the guide"
+        elif site.is_function:
+            told["kind"] = "function of the others"
+        else:
+            told["kind"] = "latent"
+            if site.active is not None:
+                told |= {"num_active": site.num_active, "num_units": site.active.numel()}
+        found[name] = told
+    return found
+
+
+def _left_out(subject: Subject, pictures: Pictures, codes: dict[str, CodeUsage]) -> dict[str, str]:
+    """Sections that there is nothing for, and why."""
+    main = {"Reconstructions": "reconstructions", "Samples": "prior_samples", "Traversals": "traversals"}
+    found = {title: pictures.reasons[name] for title, name in main.items() if name in pictures.reasons}
+    for extra in ("interpolations", "manifold"):
+        if extra in pictures.drawn:
+            found.pop("Traversals", None)
+    if not codes:
+        found["Codes"] = "the model has no latent site over integers"
+    if subject.data.sound is None:
+        found["Sound"] = "the data are not sound"
+    said = "the data have no captions"
+    if subject.data.captions is not None:
+        said = f"what the model makes of a caption is drawn by pyro-vae sample {subject.path} --text …"
+    return found | {"Text": said}
+
+
+def _of_others(others: Mapping[str, Training]) -> list[str]:
+    """Priors (and first pairs) that take no part, since they are not trained to their end."""
+    unfinished = [name for name, training in others.items() if training.summary is None]
+    return [f"{name}: training has not come to its end, so that it takes no part here." for name in unfinished]
+
+
+def _of_measurements(subject: Subject, evaluations: dict[str, dict[str, Any]]) -> list[str]:
+    """What makes measured numbers less than they look."""
+    digest, said = weights_digest(subject.model, subject.guide), []
+    for split, found in evaluations.items():
+        where = f"Evaluation on {split}"
+        if why := not_together(subject.path, f"evaluation-{split}", found):
+            said.append(f"{where}: {why}. Measure again: pyro-vae evaluate {subject.path} --split {split}")
+        said += [f"{where}: {words}" for words in found.get("warnings", [])]
+        if found.get("weights_digest", digest) != digest:
+            again = f"Measure again: pyro-vae evaluate {subject.path} --split {split}"
+            said.append(
+                f"{where}: it is of other weights than the run has now (trained on since, or a new prior). {again}"
+            )
+        part = getattr(subject.data, split)
+        if part is not None and found["num_data"] != len(part):
+            said.append(f"{where}: {found['num_data']:,} of {len(part):,} data were measured.")
+    return said
+
+
+def _of_annealing(subject: Subject, measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is said of annealing whose two files do not belong together."""
+    why = {name: not_together(subject.path, name, found) for name, found in measurements.items()}
+    return [f"{name}: {words}. Measure again" for name, words in why.items() if words]
+
+
+def _commands(subject: Subject, split: str, evaluations: dict[str, dict[str, Any]]) -> list[str]:
+    run = subject.run
+    if run is None:
+        return []
+    whole = {name: len(part) for name in evaluations if (part := getattr(subject.data, name)) is not None}
+    lines = [train_command(run), *prior_commands(run)]
+    lines += [evaluate_command(run, found, whole.get(name)) for name, found in evaluations.items()]
+    options = {"split": split if split != "test" else None}
+    return [*lines, page_command("report", [str(run.path)], options, trusted(run))]

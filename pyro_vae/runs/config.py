@@ -1,0 +1,436 @@
+"""Configurations: read, checked and written by section, and made into data, programs and arguments of ``fit``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc import locate
+from types import ModuleType
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pyro_vae.data import Data, load_data
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.files import check_shape, write_atomically
+from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.programs.program import as_programs
+from pyro_vae.runs.known import canonical, check_known, check_known_classes, full_name
+from pyro_vae.runtime import private_seed
+from pyro_vae.training import fit
+from pyro_vae.training.batches import derived_seed
+from pyro_vae.training.checkpoint import named_weights
+
+CONFIG = "config.yaml"
+OPTIONS = ("data", "fit", "text")  # sections that are arguments of a function
+HARMLESS = (  # to a result, if they change at a resume
+    *("fit.epochs", "fit.checkpoint_every", "fit.compile", "fit.device", "fit.num_devices"),
+    *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
+)
+
+
+def check_sections(config: Mapping[str, Any], known: Sequence[str], source: str) -> None:
+    """Check that a configuration has no section but known ones.
+
+    Raises:
+        InputError: names the section, with the nearest known one.
+    """
+    for section in config:
+        if section not in known:
+            raise unknown(f"section in {source}", section, known)
+
+
+def parse_sections(
+    parser: ArgumentParser,
+    config: Mapping[str, Any],
+    source: str,
+    *,
+    trust: bool,
+    defaults: bool,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Namespace:
+    """The one reader of configurations: check one against a parser's signatures, and fill in the defaults.
+
+    One that is not trusted may name the package's own classes alone (:mod:`pyro_vae.runs.known`): that is checked
+    before the parser sees it, and again of what the parser has made of it.
+
+    Args:
+        parser: with the sections.
+        config: as it was read.
+        source: what the errors call it.
+        trust: whether it may name code outside the package, which is imported and run.
+        defaults: fill them in, or leave them out.
+        prepare: what is done with a trusted one before it is parsed.
+
+    Raises:
+        InputError: names what does not fit, or what is not trusted.
+        CorruptFileError: if it is nested too deeply, or holds other than texts, numbers, lists and mappings.
+    """
+    check_shape(config, source)
+    for name, section in {**config, **{f"first.{k}": v for k, v in dict(config.get("first", {})).items()}}.items():
+        if name.rpartition(".")[2] in OPTIONS and not isinstance(section, Mapping | str):
+            raise InputError(f"{source}: section '{name}' holds options by their names, got {section!r}"[:500])
+    if trust:
+        config = prepare(dict(config))
+    else:
+        check_known(config, source)
+        config = canonical(config)
+    try:
+        parsed = parser.parse_object(dict(config), defaults=defaults)
+    except (ArgumentError, TypeError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(f"{source}: {error}") from error
+    if not trust:
+        check_known_classes(parsed, source)
+    return parsed
+
+
+def classes_changed(said: Namespace, chosen: Namespace) -> list[str]:
+    """What has become of a recipe's classes, a line for each that another has taken the place of.
+
+    Args:
+        said: what the recipe says, without defaults.
+        chosen: what is to be done.
+    """
+    lines = []
+    for name, recipe in said.items(branches=True):
+        if not isinstance(recipe, Namespace) or "class_path" not in recipe:
+            continue
+        now = chosen.get(name)
+        if not isinstance(now, Namespace) or "class_path" not in now:
+            lines.append(f"{name}: none, in place of the recipe's {recipe.class_path}")
+        elif locate(now.class_path) is not locate(recipe.class_path):
+            options, present = (vars(each.get("init_args", Namespace())) for each in (recipe, now))
+            kept = [f"{key} = {value}" for key, value in options.items() if key in present and present[key] == value]
+            gone = [key for key in options if key not in present]
+            told = [f"of the recipe's options {', '.join(kept)} kept"] if kept else []
+            told += [f"{', '.join(gone)} dropped, which it does not have"] if gone else []
+            where = name.replace(".init_args", "")
+            lines.append(
+                "; ".join([f"{where}: {now.class_path} in place of the recipe's {recipe.class_path}", *told])
+                + ("" if told else ", with its own defaults")
+            )
+    return lines
+
+
+def write_config(file: Path, parser: ArgumentParser, config: Namespace, head: Mapping[str, Any]) -> None:
+    """Write a configuration as YAML, atomically: the package's version, what ``head`` says, and all the sections."""
+    from pyro_vae import __version__
+
+    body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
+    text = yaml.safe_dump({"version": __version__, **head, **body}, sort_keys=False)
+    write_atomically(file, lambda temporary: temporary.write_text(text))
+
+
+def is_first_process(config: Namespace | None) -> bool:
+    """Whether this is the first of data-parallel processes, which alone writes; the others run the same command.
+
+    Args:
+        config: says how many there are; the environment's LOCAL_RANK means something only where there are several.
+            None: it is not known yet.
+    """
+    alone = config is not None and config.fit.num_devices == 1
+    return alone or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with the names of its sections joined by dots, without the ``init_args`` between them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, name)
+        else:
+            flat[name] = value
+    return flat
+
+
+def told_apart(config: Namespace, **facts: Any) -> dict[str, str]:
+    """All of a configuration by its keys, but for what may change while its training is gone on with.
+
+    Args:
+        config: of a run, a prior or a ranker.
+        facts: what else it depends on.
+    """
+    plain = yaml.safe_load(json.dumps(config.as_dict(), default=str))
+    return {f"{CONFIG} {k}": str(full_name(v)) for k, v in (flattened(plain) | facts).items() if k not in HARMLESS}
+
+
+_owners = WeakIdKeyDictionary()  # weight -> the run directory that works with it
+
+
+class Function(nn.Module):
+    """A plain Pyro function by its import path, in a section ``model`` or ``guide`` of a configuration.
+
+    Args:
+        path: of the function, ``my_module.model``. Where model and guide are in one module, that is run once for both;
+            it is run anew for every pair that is built, so that two runs never share what it makes.
+
+    Raises:
+        InputError: if there is no such function.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        _function(path)
+
+    def run(self, modules: dict[str, ModuleType]) -> Callable[..., Any]:
+        """The function itself.
+
+        Args:
+            modules: those that were run for this pair; its own is added.
+        """
+        module, _, name = self.path.rpartition(".")
+        if module not in modules:
+            modules[module] = _run(module)
+        return getattr(modules[module], name)
+
+
+def check_apart(run: Path, model: nn.Module, guide: nn.Module) -> None:
+    """Check that a run's pair, just built, has no weights that another run in this process works with.
+
+    Raises:
+        InputError: if it has; says what to do.
+    """
+    for name, value in named_weights(model, guide).items():
+        other = _owners.setdefault(value, run.resolve())
+        if other != run.resolve():
+            raise InputError(
+                f"'{name}' of {run} belongs to a module that its functions import, and {other} works with the same one "
+                "in this process: use one run at a time, or make the module in the file of the functions"
+            )
+
+
+def with_functions(config: Mapping[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
+    """A configuration in which plain functions, said by their import paths, are :class:`Function` sections.
+
+    Args:
+        config: as it was read; code that it names is imported.
+        sections: those that may say a function.
+    """
+    found = dict(config)
+    for section in sections:
+        said = found.get(section)
+        path = said.get("class_path") if isinstance(said, Mapping) and not said.get("init_args") else said
+        if isinstance(path, str) and "." in path and _is_function(path):
+            found[section] = {"class_path": f"{__name__}.{Function.__name__}", "init_args": {"path": path}}
+    return found
+
+
+def _run(name: str) -> ModuleType:
+    """A module with globals of its own, beside the one that is imported."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    module, imported = importlib.util.module_from_spec(spec), sys.modules[name]
+    sys.modules[name] = module  # while it is run: dataclasses look themselves up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.modules[name] = imported
+    return module
+
+
+def _function(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise InputError(f"'{path}' is no import path: say my_module.{path}")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise InputError(f"'{path}': {error}") from error
+    if not inspect.isfunction(found):
+        raise InputError(f"'{path}' is no function: give the import path of a Pyro function, or of a class")
+    if module.partition(".")[0] == "pyro_vae":
+        raise InputError(f"'{path}' is a function of this package, and none of them is a model or a guide")
+    return found
+
+
+def _is_function(path: str) -> bool:
+    try:
+        return bool(_function(path))
+    except InputError:  # a class, or nothing: the parser says what
+        return False
+
+
+PAIR_SECTIONS = ("model", "guide", "pair", "objective", "fit")
+SECTIONS = ("data", *PAIR_SECTIONS, "first", "seed")
+NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "described", "seed", "progress"}
+PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from, and what of it is not configured
+    "model": (nn.Module, {"data_shape", "data_mean"}),
+    "guide": (nn.Module, {"model"}),
+    "pair": (nn.Module, {"data_shape", "data_mean"}),
+    "objective": (Objective, set()),
+}
+
+
+@dataclass
+class Experiment:
+    """What a configuration describes, built; plain functions and methods are wrapped."""
+
+    model: nn.Module
+    guide: nn.Module
+    objective: Objective
+    fit_options: dict[str, Any]
+
+
+def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) -> None:
+    """Give a parser the sections of a configuration, typed from the signatures that they go to.
+
+    Args:
+        parser: the parser.
+        config: the configuration as it was read; its section ``first``, a pair that is trained before the main one, is
+            known where it is there, and ``pair`` in the place of ``model`` and ``guide``.
+    """
+    parser.add_function_arguments(load_data, "data")
+    for prefix in ("", "first.") if "first" in config else ("",):
+        for part in _parts_of(config["first"] if prefix else config):
+            base, skip = PARTS[part]
+            parser.add_subclass_arguments(base, f"{prefix}{part}", skip=skip, required=part != "objective")
+        parser.add_function_arguments(fit, f"{prefix}fit", skip=NOT_CONFIGURED)
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
+
+
+def _parts_of(config: Any) -> list[str]:
+    """The sections that a pair's configuration may have: one class for model and guide, or one for each."""
+    without = ("model", "guide") if isinstance(config, (Mapping, Namespace)) and "pair" in config else ("pair",)
+    return [part for part in PARTS if part not in without]
+
+
+def experiment_parser(config: Mapping[str, Any]) -> ArgumentParser:
+    """A parser of configurations alone, with the sections of one."""
+    parser = ArgumentParser(exit_on_error=False)
+    add_experiment_arguments(parser, config)
+    return parser
+
+
+def parse_config(
+    parser: ArgumentParser, config: Mapping[str, Any], source: str, *, trust: bool = False, defaults: bool = True
+) -> Namespace:
+    """Check a configuration against the signatures and fill in the defaults, or leave them out.
+
+    Raises:
+        InputError: names what does not fit, with the nearest known section; or code outside the package, if the
+            configuration is not trusted.
+    """
+    if "prior" in config:
+        raise InputError(f"{source} is a prior's recipe: learn it for a run, with pyro-vae train-prior NAME --on DIR")
+    if "ranker" in config:
+        raise InputError(f"{source} is a ranker's recipe: learn it for a run, with pyro-vae train-ranker --on DIR")
+    check_sections(config, SECTIONS, source)
+    _check_pair(config, source)
+    if "first" in config:
+        if not isinstance(config["first"], Mapping):
+            raise InputError(f"{source}: section 'first' holds the sections {', '.join(PAIR_SECTIONS)} of a pair")
+        check_sections(config["first"], PAIR_SECTIONS, f"{source}, first")
+        _check_pair(config["first"], f"{source}, first")
+    return parse_sections(parser, config, source, trust=trust, defaults=defaults, prepare=_with_functions)
+
+
+def _with_functions(config: dict[str, Any]) -> dict[str, Any]:
+    config = with_functions(config, ("model", "guide"))
+    return config | {"first": with_functions(config["first"], ("model", "guide"))} if "first" in config else config
+
+
+def _check_pair(config: Mapping[str, Any], source: str) -> None:
+    beside = [part for part in ("model", "guide") if part in config]
+    if "pair" in config and beside:
+        raise InputError(
+            f"{source}: section 'pair' names one class with the methods model and guide; leave {beside[0]} out, or say "
+            "model and guide apart"
+        )
+
+
+def load_configured_data(config: Namespace) -> Data:
+    """The data that a configuration names."""
+    return load_data(**vars(config.data))
+
+
+def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | None = None) -> Experiment:
+    """Construct model, guide and objective.
+
+    What a class needs and only the data know is handed to it by name, if it has such an argument:
+    ``data_shape``, ``data_mean`` for the model, ``model`` for the guide. Initial weights depend on the
+    configuration's seed alone.
+
+    Args:
+        config: from :func:`parse_config`.
+        data_shape: shape of one datum.
+        data_mean: mean of the training data, shape ``data_shape`` (None when weights will be loaded).
+
+    Raises:
+        InputError: if a class refuses its arguments, or the one of section ``pair`` lacks a method.
+    """
+    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean}
+    built: dict[str, Any] = {}
+    modules: dict[str, ModuleType] = {}  # that plain functions are from
+
+    with private_seed(derived_seed(config.seed, "weights")):
+        for part in _parts_of(config):
+            made = instantiate(part, config, *PARTS[part], facts)
+            built[part] = facts[part] = made.run(modules) if isinstance(made, Function) else made
+    if "pair" in built:
+        built |= _methods(built["pair"])
+    model, guide = built["model"], built["guide"]
+    if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+        model, guide = as_programs(model, guide)
+    options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
+    return Experiment(model, guide, built["objective"] or ELBO(), options)
+
+
+def _methods(pair: Any) -> dict[str, Any]:
+    for name in ("model", "guide"):
+        if not callable(getattr(pair, name, None)):
+            raise InputError(
+                f"pair: {type(pair).__name__} has no method {name}; it needs model(self, x=None, *, num_samples=1) "
+                "and guide(self, x)"
+            )
+    return {"model": pair.model, "guide": pair.guide}
+
+
+def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: Mapping[str, Any]) -> Any:
+    """Construct one section of a configuration: an object of a class, or a function's arguments.
+
+    Args:
+        part: the section.
+        config: the configuration.
+        base: what the class must be derived from, or the function.
+        skip: arguments that are not configured.
+        facts: handed by name to a class that has such arguments.
+
+    Raises:
+        InputError: if the class refuses its arguments.
+    """
+
+    def make(cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
+        accepted = inspect.signature(cls).parameters
+        known = {k: v for k, v in facts.items() if k in accepted and k not in kwargs}
+        return cls(*args, **{**known, **kwargs})
+
+    parser = ArgumentParser(exit_on_error=False)
+    if isinstance(base, type):
+        parser.add_subclass_arguments(base, part, skip=skip)
+    else:
+        parser.add_function_arguments(base, part, skip=skip)
+    chosen = Namespace({part: config.get(part)})
+    try:
+        return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)
+    except (TypeError, ValueError) as error:
+        ours = next((e for e in _causes(error) if isinstance(e, InputError)), None)
+        raise ours or InputError(f"{part}: {error}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,70 @@
+"""A directory that a training belongs to: a run, a learned prior, a ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from pyro_vae.errors import InputError
+from pyro_vae.files import write_json
+from pyro_vae.runs.config import CONFIG, is_first_process
+from pyro_vae.training import FitResult
+from pyro_vae.training.checkpoint import CHECKPOINT, METRICS, WEIGHTS, are_trained
+
+SUMMARY = "summary.json"
+TARGETS = (CONFIG, WEIGHTS, SUMMARY, METRICS, "checkpoints", "first", "priors", "ranker")  # what a training makes
+
+
+def check_free(folder: Path) -> None:
+    """Check that a new training would replace nothing in a directory.
+
+    Raises:
+        InputError: names what is there already.
+    """
+    there = [name for name in TARGETS if (folder / name).exists() or (folder / name).is_symlink()]
+    if there == [WEIGHTS] and not (folder / WEIGHTS).is_symlink() and not are_trained(folder / WEIGHTS):
+        return  # initial weights that a kill left before there was a configuration
+    if {CONFIG, "checkpoints"} <= {*there} or {CONFIG, WEIGHTS} <= {*there}:
+        raise InputError(
+            f"{folder} holds a run already: resume it (pyro-vae resume {folder}) or choose another directory (--out)"
+        )
+    if there:
+        raise InputError(
+            f"{folder} holds {', '.join(there)} already, which training would replace: choose another directory (--out)"
+        )
+
+
+@contextmanager
+def nothing_left_if_refused(folders: Sequence[Path], written: Sequence[Path], config: Namespace) -> Iterator[None]:
+    """Remove what was written for a training that is refused (``InputError``) before its first checkpoint.
+
+    Args:
+        folders: where the checkpoints would be.
+        written: files that this process has written.
+        config: of the training.
+    """
+    try:
+        yield
+    except InputError:
+        if is_first_process(config) and not any((folder / CHECKPOINT).exists() for folder in folders):
+            for file in written:
+                file.unlink(missing_ok=True)
+        raise
+
+
+def write_summary(folder: Path, result: FitResult, config: Namespace, **head: Any) -> None:
+    """Write what training returned, which says that it has come to its end."""
+    summary = {
+        **head,
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "best_epoch": result.best_epoch,
+        "seconds": round(result.seconds, 1),
+        "stopped": result.stopped,
+    }
+    if is_first_process(config):
+        write_json(folder / SUMMARY, summary)

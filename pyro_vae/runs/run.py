@@ -1,0 +1,381 @@
+"""The run directory: what training leaves, and how it is read again."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from torch import nn
+
+from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
+from pyro_vae.data.split import split_digest
+from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers
+from pyro_vae.programs.checks import check_data
+from pyro_vae.programs.program import as_programs
+from pyro_vae.runs.codes import TOKENIZER
+from pyro_vae.runs.config import (
+    HARMLESS,
+    Experiment,
+    build,
+    check_apart,
+    experiment_parser,
+    is_first_process,
+    load_configured_data,
+    parse_config,
+    told_apart,
+    write_config,
+)
+from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
+from pyro_vae.runs.known import foreign_names
+from pyro_vae.runs.learned_priors import PRIORS, prior_folders, put_learned_priors
+from pyro_vae.runtime import check_seed
+from pyro_vae.training import FitResult, fit
+from pyro_vae.training.checkpoint import (
+    CHECKPOINT,
+    check_directory,
+    check_same,
+    copy_common,
+    load_checkpoint,
+    load_weights,
+    named_weights,
+    read_metrics,
+    save_weights,
+)
+from pyro_vae.training.state import ALL_EPOCHS
+
+logger = logging.getLogger(__name__)
+
+
+def first_config(config: Namespace) -> Namespace:
+    """The configuration of the pair to train first: its own sections, with the main one's data and seed."""
+    own = config.first.clone()
+    own.update(Namespace(data=config.data, seed=config.seed))
+    return own
+
+
+def check_both(config: Namespace, main: Experiment, data: Data) -> None:
+    """Check, before the first pair is trained, that the main one can follow.
+
+    Raises:
+        InputError: if the main pair refuses the data, or shares no weight with the first one.
+    """
+    first = build(first_config(config), data.train.shape, data.train.mean())
+    check_data(*as_programs(main.model, main.guide), data.train)
+    ours, theirs = (named_weights(pair.model, pair.guide) for pair in (main, first))
+    if not any(name in ours and ours[name].shape == value.shape for name, value in theirs.items()):
+        raise InputError(
+            "first: no weight of its model and guide has the name and shape of one of the main ones "
+            f"(first has: {', '.join(list(theirs)[:3])}, …; main: {', '.join(list(ours)[:3])}, …)"
+        )
+
+
+def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
+    """Copy the weights of the pair trained first into those of the main one with the same names and shapes."""
+    ours, theirs = named_weights(main.model, main.guide), named_weights(model, guide)
+    names = copy_common(ours, theirs)
+    logger.info("%d weights start where the first pair's ended: %s", len(names), ", ".join(names))
+    others = [name for name in theirs if name in ours and name not in names]
+    if others:
+        logger.warning("not started from the first pair's, which have other shapes: %s", ", ".join(others))
+
+
+HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest")  # of config.yaml, beside the configuration
+FIRST = "first"  # the run of the pair that is trained before the main one
+
+
+class Run:
+    """A run directory.
+
+    ``config.yaml`` (everything needed to rebuild), ``model.safetensors``, ``metrics.jsonl``, ``checkpoints/``,
+    ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
+    priors over its codes were learned (:mod:`pyro_vae.runs.prior_stage`); ``ranker/``, if one was
+    (:mod:`pyro_vae.text_to_image.ranker`). Files are replaced whole, so that a kill leaves the last good state.
+    ``data_shape``, ``sound`` (how x is played, if the data are sound) and ``classes`` (the names of labels, if they
+    have names) are known without the data.
+
+    Args:
+        path: the directory.
+        trust: allow class paths outside ``pyro_vae`` in its configuration, whose code is then imported and run.
+
+    Raises:
+        InputError: if there is no run, or its configuration names foreign classes and is not trusted.
+        CorruptFileError: if the configuration is damaged.
+    """
+
+    def __init__(self, path: str | Path, *, trust: bool = False) -> None:
+        self.path, self.trust, self._changed = Path(path), trust, False
+        file = self.path / CONFIG
+        if not file.is_file():
+            raise InputError(f"{self.path} is not a run directory: it has no {CONFIG}")
+        raw = read_yaml(file)
+        try:
+            self.data_shape = tuple(int(n) for n in raw.pop("data_shape"))
+            self.recipe = str(raw.pop("recipe"))
+            sound = raw.pop("sound", None)
+            self.sound = None if sound is None else Sound(**sound)
+            self.data_digest = {str(k): str(v) for k, v in (raw.pop("data_digest", None) or {}).items()}
+            classes = raw.pop("classes", None)
+            self.classes = None if classes is None else tuple(map(str, classes))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptFileError(
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes' or 'data_digest'"
+            ) from error
+        if not self.data_shape or min(self.data_shape) < 1:
+            raise CorruptFileError(f"{file}: data_shape {list(self.data_shape)} is no shape of a datum")
+        raw.pop("version", None)
+        if trust and foreign_names(raw) and "" not in sys.path:
+            sys.path.insert(0, "")  # classes beside the working directory, as for python -m
+        self.config: Namespace = parse_config(experiment_parser(raw), raw, str(file), trust=trust)
+
+    @classmethod
+    def create(cls, path: str | Path, config: Namespace, recipe: str, data: Data) -> Run:
+        """Start a run directory: the initial weights first, so that one with a configuration can always be loaded.
+
+        Among data-parallel processes only the first one writes.
+
+        Raises:
+            InputError: if the directory holds a run already, or something else that training would replace, or cannot
+                be written.
+        """
+        if not is_first_process(config):
+            run = cls.__new__(cls)
+            run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
+            run.trust, run._changed = True, False
+            run.sound, run.classes, run.data_digest = data.sound, data.classes, {}
+            return run
+        path = Path(path)
+        check_seed(config.seed)
+        check_free(path)
+        config = _at_absolute_paths(config)
+        parts = build(config, data.train.shape, data.train.mean())
+        check_apart(path, parts.model, parts.guide)
+        head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
+        if data.sound is not None:
+            head["sound"] = asdict(data.sound)
+        if data.classes is not None:
+            head["classes"] = list(data.classes)
+        head["data_digest"] = data_digest(data)
+        with locked(path):
+            check_free(path)  # once more, now that nobody else is at work in it
+            save_weights(path / WEIGHTS, parts.model, parts.guide, trained=False)
+            write_config(path / CONFIG, experiment_parser(config.as_dict()), config, head)
+        return cls(path, trust=True)  # the user has just configured it himself
+
+    def data(self) -> Data:
+        """The data that the run was configured with; with ``text``, the captions' tokens, if a prior has learned it.
+
+        If they are not those that the run was begun with, the log says which parts of them.
+        """
+        try:
+            data = load_configured_data(self.config)
+        except InputError as error:
+            raise type(error)(
+                f"the data of {self.path}: {error}. If they are elsewhere now, say so in its {CONFIG} (data.name)"
+            ) from error
+        changed = self.changed_parts(data)
+        if changed:
+            logger.warning(
+                "%s: the data are not those that the run was begun with (%s): %s has changed since, and may be split "
+                "otherwise, so that what is measured may have been trained on",
+                self.path,
+                ", ".join(changed),
+                self.config.data.name,
+            )
+        return with_text(data, self.tokenizer()) if (self.path / PRIORS / TOKENIZER).is_file() else data
+
+    def changed_parts(self, data: Data) -> list[str]:
+        """The parts of the data that are not as they were when the run was begun; none, if that is not known."""
+        now = data_digest(data) if self.data_digest else {}
+        return [part for part in now | self.data_digest if now.get(part) != self.data_digest.get(part)]
+
+    def file(self, name: str) -> Path:
+        """A path in the run directory, ``"figures/samples.png"``, that may be written.
+
+        Raises:
+            InputError: if a link inside the directory leads there.
+        """
+        check_no_links(self.path, [name])
+        return self.path / name
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of its captions.
+
+        Raises:
+            InputError: if no prior over texts was learned for it.
+            CorruptFileError: if the file is damaged.
+        """
+        file = self.path / PRIORS / TOKENIZER
+        if not file.is_file():
+            raise InputError(
+                f"{self.path} knows no texts: learn a prior over texts and codes first, of data with captions "
+                f"(pyro-vae train-prior dalle --on {self.path})"
+            )
+        return Tokenizer.load(file)
+
+    def train(self, data: Data, *, resume: bool = False, progress: bool = True) -> FitResult:
+        """Train, or go on training, and write the summary.
+
+        If the configuration has a section ``first``, that pair is trained before, in the directory ``first``.
+        An experiment that is refused before its first step leaves no run behind.
+
+        Raises:
+            InputError: as :func:`~pyro_vae.training.fit`; if the run is to be trained further and has priors.
+        """
+        written = [] if resume else [self.path / name for name in (CONFIG, WEIGHTS)]
+        alone = locked(self.path) if is_first_process(self.config) else nullcontext()
+        with alone, nothing_left_if_refused([self.path, self.path / FIRST], written, self.config):
+            check_directory(self.path, resume=True)
+            if is_first_process(self.config):
+                remove_leftovers(self.path / name for name in (CONFIG, SUMMARY))
+            parts = build(self.config, self.data_shape, data.train.mean())
+            check_apart(self.path, parts.model, parts.guide)
+            described = told_apart(self.config, data_shape=list(self.data_shape))
+            if resume:
+                self._check_goes_on(described)
+            if "first" in self.config and not (self.path / CHECKPOINT).exists():
+                check_both(self.config, parts, data)
+                before = self._train_first(data, resume, progress)
+                start_from(parts, before.model, before.guide)
+            result = fit(
+                parts.model,
+                parts.guide,
+                data,
+                objective=parts.objective,
+                seed=self.config.seed,
+                out=self.path,
+                resume=resume,
+                described=described,
+                progress=progress,
+                **parts.fit_options,
+            )
+            write_summary(self.path, result, self.config, recipe=self.recipe)
+        return result
+
+    def change(self, **sections: Mapping[str, Any]) -> None:
+        """Change what may change while training is gone on with; it is written when training goes on.
+
+        Args:
+            sections: values by section, ``fit={"epochs": 300}``.
+
+        Raises:
+            InputError: for any other key.
+        """
+        for section, values in sections.items():
+            for key, value in values.items():
+                if f"{section}.{key}" not in HARMLESS:
+                    raise InputError(f"{section}.{key} cannot change while training is gone on with")
+                self.config[section][key] = value
+        self._changed = True
+
+    def _check_goes_on(self, described: dict[str, str]) -> None:
+        """Check that what was begun is what is configured now; then write what has changed, and is harmless."""
+        saved = load_checkpoint(self.path) or {}
+        progress = saved.get("progress", {})
+        ended = progress.get("finished") == ALL_EPOCHS.format(progress.get("epoch"))
+        further = ended and self.config.fit.epochs > progress["epoch"]
+        if saved.get("experiment") is not None:  # older checkpoints have none
+            begun = {name: value for name, value in saved["experiment"].items() if name.startswith(CONFIG)}
+            check_same(begun, described, str(self.path / CHECKPOINT))
+        if further and prior_folders(self.path):
+            raise InputError(
+                f"{self.path / PRIORS}: priors were learned for the codes of the weights as they are; to train these "
+                "further, work on a copy of the run without that directory"
+            )
+        if self._changed and is_first_process(self.config):
+            raw = read_yaml(self.path / CONFIG)
+            head = {name: raw[name] for name in HEAD if name in raw}
+            write_config(self.path / CONFIG, experiment_parser(self.config.as_dict()), self.config, head)
+        if further and is_first_process(self.config):
+            (self.path / SUMMARY).unlink(missing_ok=True)  # which says that training has come to its end
+
+    def _train_first(self, data: Data, resume: bool, progress: bool) -> FitResult:
+        """Train, or go on training, the pair of the section ``first`` as a run of its own."""
+        path = self.file(FIRST)
+        logger.info("first: %s", path)
+        config = first_config(self.config)
+        if resume and (path / CONFIG).is_file():
+            run = Run(path, trust=self.trust)
+            check_same(told_apart(run.config), told_apart(config), f"{path / CONFIG}, of the pair trained before,")
+            return run.train(data, resume=True, progress=progress)
+        return Run.create(path, config, f"{self.recipe}, {FIRST}", data).train(data, progress=progress)
+
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        """Model and guide with the saved weights and the priors learned for them, in evaluation mode.
+
+        Raises:
+            InputError: if a prior was trained on another codebook.
+            CorruptFileError: if weights are missing or damaged.
+        """
+        model, guide = self.stage_one()
+        put_learned_priors(self.path, model, self.trust)
+        return model, guide
+
+    def stage_one(self) -> tuple[nn.Module, nn.Module]:
+        """Model and guide with the saved weights, as they were before priors were learned."""
+        try:
+            parts = build(self.config, self.data_shape)
+        except InputError as error:
+            raise InputError(f"{self.path / CONFIG}: {error}") from error
+        check_apart(self.path, parts.model, parts.guide)
+        load_weights(self.path / WEIGHTS, parts.model, parts.guide)
+        return parts.model.eval(), parts.guide.eval()
+
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics log."""
+        return read_metrics(self.path)
+
+
+def data_digest(data: Data) -> dict[str, str]:
+    """SHA-256 by part of the data (:func:`~pyro_vae.data.split.split_digest`)."""
+    parts = {part: getattr(data, part) for part in ("train", "validation", "test")}
+    return {part: split_digest(split) for part, split in parts.items() if split is not None}
+
+
+def _at_absolute_paths(config: Namespace) -> Namespace:
+    """A configuration in which the paths of data are so that they are found from everywhere."""
+    config = config.clone()
+    name, root = config.data.name, config.data.root
+    if name not in dataset_names() and Path(name).expanduser().exists():
+        config.data.name = str(Path(name).expanduser().resolve())
+    if root is not None:
+        config.data.root = str(Path(root).expanduser().resolve())
+    return config
+
+
+def load(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    guide: nn.Module | None = None,
+    trust: bool = False,
+) -> tuple[nn.Module, nn.Module]:
+    """Model and guide of a run directory, ready to use.
+
+    Args:
+        path: the directory.
+        model, guide: programs of one's own to load the weights into, modules or plain functions, for a run that was
+            trained from Python (``fit(..., out=path)``) and so has no configuration.
+        trust: allow class paths outside ``pyro_vae`` in the configuration; their code is run.
+
+    Returns:
+        the pair, in evaluation mode.
+
+    Raises:
+        InputError: see :class:`Run`; or if only one of model and guide is given.
+        CorruptFileError: if a file is damaged.
+    """
+    if model is None and guide is None:
+        return Run(path, trust=trust).programs()
+    if model is None or guide is None:
+        raise InputError("load needs both model and guide, or neither")
+    if not isinstance(model, nn.Module) or not isinstance(guide, nn.Module):
+        model, guide = as_programs(model, guide)
+    load_weights(Path(path) / WEIGHTS, model, guide)
+    return model.eval(), guide.eval()

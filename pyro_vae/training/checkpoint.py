@@ -1,0 +1,371 @@
+"""Checkpoints and weights in files, and what tells one experiment from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.files import check_no_links, write_atomically
+from pyro_vae.objectives.base import Objective
+from pyro_vae.programs.parameters import await_weights
+from pyro_vae.programs.program import Program
+from pyro_vae.training.schedules import Schedule
+
+logger = logging.getLogger(__name__)
+
+MOST_TOLD = 3  # differences in a message
+
+
+def described(value: Any) -> str:
+    """A setting in words that are the same in another process: a number, an objective or schedule with its arguments.
+
+    Args:
+        value: plain values, mappings and lists of them, schedules, objectives.
+    """
+    if isinstance(value, Objective | Schedule):
+        own = {name: each for name, each in vars(value).items() if not name.startswith("_")}
+        return f"{type(value).__name__}({', '.join(f'{name}={described(each)}' for name, each in own.items())})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {described(value[name])}" for name in sorted(value)) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(described, value)) + "]"
+    return repr(value) if isinstance(value, str | int | float | None) else type(value).__qualname__
+
+
+def check_same(begun: Mapping[str, str], now: Mapping[str, str], source: str) -> None:
+    """Check that an experiment that is gone on with is the one that was begun.
+
+    Args:
+        begun: from the checkpoint.
+        now: what is to be done.
+        source: what the checkpoint is called.
+
+    Raises:
+        InputError: names what differs, and how.
+    """
+    names = [name for name in now | begun if begun.get(name) != now.get(name)]
+    if names:
+        told = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_TOLD]]
+        more = [f"and {len(names) - MOST_TOLD} more"] if len(names) > MOST_TOLD else []
+        raise InputError(
+            f"{source} is of another experiment: {'; '.join(told + more)}. Go on with what it was begun with, or begin "
+            "anew in another directory"
+        )
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "not there"
+    value = str(value)  # a file may say anything
+    return value if len(value) <= 80 else f"{value[:79]}…"
+
+
+def state_digest(state: Any) -> str:
+    """BLAKE2 of nested dicts and lists of tensors and plain values: whether a file still holds what was saved."""
+    found = hashlib.blake2b(digest_size=16)
+    waiting = [state]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(value, Mapping):
+            found.update(f"mapping of {len(value)}".encode())
+            waiting.extend(each for item in value.items() for each in item)
+        elif isinstance(value, list | tuple):
+            found.update(f"list of {len(value)}".encode())
+            waiting.extend(value)
+        else:
+            found.update(repr(value).encode())
+    return found.hexdigest()
+
+
+def named_weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, ``model.…`` and ``guide.…``; a shared tensor appears once."""
+    weights, seen = {}, set()
+    for prefix, program in (("model", model), ("guide", guide)):
+        inner = program.program if isinstance(program, Program) else program
+        owner = inner if isinstance(inner, nn.Module) else program
+        for name, value in owner.state_dict(keep_vars=True).items():
+            if id(value) not in seen:
+                seen.add(id(value))
+                weights[f"{prefix}.{name}"] = value
+    return weights
+
+
+def save_weights(path: str | Path, model: nn.Module, guide: nn.Module, *, trained: bool = True) -> None:
+    """Write the weights of a pair to a safetensors file, atomically, with their digest.
+
+    Args:
+        path: of the file.
+        model, guide: the pair.
+        trained: False for initial weights, which training may replace.
+    """
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in named_weights(model, guide).items()}
+    about = {"digest": _digest(tensors)} | ({} if trained else {"trained": "no"})
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, about))
+
+
+def are_trained(path: Path) -> bool:
+    """Whether a weights file is from training; False for the initial weights of a run, and for none."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("trained") != "no"
+    except FileNotFoundError:
+        return False
+    except (safetensors.SafetensorError, OSError):  # damaged: they may have been
+        return True
+
+
+def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
+    """Read the weights of a pair into it.
+
+    Raises:
+        CorruptFileError: if the file is missing or damaged, or holds a parameter that is NaN or infinite.
+        InputError: if its names or shapes are not the pair's, or it cannot be read.
+    """
+    if not Path(path).is_file():
+        raise CorruptFileError(f"{path} does not exist: it should hold the run's weights")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            saved = {name: file.get_tensor(name) for name in file.keys()}
+    except PermissionError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CorruptFileError(f"{path} is damaged or truncated and cannot be read as weights: {error}") from error
+    if "digest" in about and about["digest"] != _digest(saved):
+        raise CorruptFileError(f"{path} is damaged: its weights are not those that were saved, bits have changed")
+    named = named_weights(model, guide)
+    for name, value in named.items():
+        if isinstance(value, nn.Parameter) and name in saved and not bool(saved[name].isfinite().all()):
+            raise CorruptFileError(f"{path}: weight '{name}' holds NaN or infinite values; no training saves such")
+    if about.get("trained") == "no":
+        logger.warning("%s holds initial weights: its training was stopped before the first checkpoint", path)
+    copy_into(named, _without_awaited(saved, model, guide), str(path))
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return state_digest(dict(sorted(tensors.items())))
+
+
+def _without_awaited(saved: dict[str, Tensor], model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
+    """Saved tensors but for those of parameters that come into being when the programs first run; these are kept."""
+    ours = named_weights(model, guide)
+    awaited = {}
+    for name, value in saved.items():
+        who, *path = name.split(".")
+        if name not in ours and len(path) > 1 and who in ("model", "guide"):
+            awaited[name] = value
+    for program, who in ((model, "model"), (guide, "guide")):
+        own = {n.removeprefix(f"{who}."): v for n, v in awaited.items() if n.startswith(f"{who}.")}
+        for name in await_weights(program, own):
+            del awaited[f"{who}.{name}"]
+    taken = saved.keys() - ours.keys() - awaited.keys()
+    return {name: value for name, value in saved.items() if name not in taken}
+
+
+def copy_common(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """Copy those tensors into ours that have the name and shape of one of them; returns their names.
+
+    A layer's tensors (weight, bias, statistics, parametrization) are copied together or not at all.
+    """
+
+    def layer(name: str) -> str:
+        return name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+    differ = {layer(n) for n, v in ours.items() if n in theirs and theirs[n].shape != v.shape}
+    common = [name for name in ours if name in theirs and layer(name) not in differ]
+    for name in common:
+        ours[name].detach().copy_(theirs[name].detach())
+    return common
+
+
+def copy_into(ours: dict[str, Tensor], saved: dict[str, Tensor], source: str) -> None:
+    """Copy saved tensors into existing ones of the same names and shapes.
+
+    Raises:
+        InputError: names a tensor that is missing, unknown, or of another shape; nothing is copied then.
+    """
+    for name, value in ours.items():
+        if name not in saved:
+            raise InputError(f"{source} has no weight '{name}': it belongs to another model or guide")
+        if saved[name].shape != value.shape:
+            raise InputError(
+                f"{source}: weight '{name}' has shape {tuple(saved[name].shape)}, the program's has "
+                f"{tuple(value.shape)}: it was saved from a model or guide with other sizes"
+            )
+    extra = sorted(saved.keys() - ours.keys())
+    if extra:
+        raise InputError(f"{source} holds weight '{extra[0]}', which this model and guide do not have")
+    for name, value in ours.items():
+        value.detach().copy_(saved[name])
+
+
+CHECKPOINT = Path("checkpoints") / "last.pt"
+PREVIOUS = Path("checkpoints") / "previous.pt"
+METRICS, WEIGHTS = "metrics.jsonl", "model.safetensors"
+FILES = (str(CHECKPOINT), str(PREVIOUS), METRICS, WEIGHTS)  # what training writes
+DAMAGED = "the last one is damaged"  # of a state that was read from the checkpoint before it
+SCHEMA: dict[str, Any] = {  # what a checkpoint holds; a finished one of an older version has its progress alone
+    "progress": dict,
+    **dict.fromkeys(("experiment", "weights", "optimizer", "best_weights", "rng", "precision"), dict | None),
+    "ema": list | tuple | None,
+    "names": list | tuple | None,
+}
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Write the state as the run's last checkpoint, with its digest; the one before is kept as ``previous.pt``."""
+    last, previous = run / CHECKPOINT, run / PREVIOUS
+    if last.exists():
+        try:
+            previous.unlink(missing_ok=True)
+            previous.hardlink_to(last)  # a second name: at no moment is there no last.pt
+        except OSError:  # a file system without hard links
+            write_atomically(previous, lambda path: shutil.copyfile(last, path))
+    whole = {**state, "digest": state_digest(state)}
+    write_atomically(last, lambda path: torch.save(whole, path))
+
+
+def load_checkpoint(run: Path) -> dict[str, Any] | None:
+    """The run's last checkpoint that can be read (None: it has none); nothing in the file is executed.
+
+    If the last one is damaged, the one before it is taken, the log says so, and so does the state's entry ``DAMAGED``.
+
+    Raises:
+        CorruptFileError: if there is none that can be read; says what can be done.
+    """
+    paths = [run / path for path in (CHECKPOINT, PREVIOUS) if (run / path).exists()]
+    for path in paths:
+        try:
+            state = _read(path)
+        except PermissionError as error:
+            raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
+        except Exception as error:  # damaged bytes make the reader fail in many ways
+            logger.warning("checkpoint %s is damaged: %s", path, str(error).split(". ")[0][:120])
+            continue
+        if path != paths[0]:
+            logger.warning("going on from the checkpoint before it, %s", path)
+            state[DAMAGED] = True
+        return state
+    if paths:
+        raise CorruptFileError(
+            f"checkpoint {' and '.join(map(str, paths))} {'are' if len(paths) > 1 else 'is'} damaged or truncated: "
+            "train again into a new directory. The weights in model.safetensors can still be loaded"
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    odd = isinstance(state, dict) and next(
+        (k for k, kind in SCHEMA.items() if not isinstance(state.get(k), kind)), None
+    )
+    if not isinstance(state, dict) or odd or not _texts(state.get("experiment")):
+        raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'no state'})")
+    digest = state.pop("digest", None)  # older ones have none
+    if digest is not None and digest != state_digest(state):
+        raise ValueError("its contents are not those that were saved, bits have changed")
+    return state
+
+
+def _texts(value: Any) -> bool:
+    """Whether a value is missing, or texts by their names."""
+    return value is None or all(isinstance(each, str) for pair in value.items() for each in pair)
+
+
+def check_directory(run: Path, resume: bool) -> None:
+    """Check that training may write in a directory.
+
+    Raises:
+        InputError: if there is a run already that is not to be resumed, or one to be resumed that has lost its
+            checkpoints; if something there is a link.
+    """
+    check_no_links(run, FILES)
+    if resume:
+        trained = [name for name in (WEIGHTS, METRICS, "summary.json") if _says_of_training(run / name)]
+        if trained and not any((run / path).exists() for path in (CHECKPOINT, PREVIOUS)):
+            raise InputError(
+                f"{run} holds a trained run ({', '.join(trained)}) without {CHECKPOINT}, which going on with it needs; "
+                "nothing was changed. Put the directory checkpoints back, or train into a new directory"
+            )
+        return
+    there = [name for name in FILES if _says_of_training(run / name)]
+    if there:
+        raise InputError(
+            f"out: {run} holds {', '.join(there)} already, which training would replace; go on with it (resume=True), "
+            "or choose another directory"
+        )
+
+
+def _says_of_training(file: Path) -> bool:
+    if file.name == WEIGHTS:
+        return file.exists() and are_trained(file)
+    return file.exists() and file.stat().st_size > 0
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics log; a last line cut off by a kill is left out.
+
+    Raises:
+        CorruptFileError: if another line is not a JSON object.
+    """
+    path = run / METRICS
+    if not path.exists():
+        return []
+    text = path.read_text(errors="replace")
+    lines = text.splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                raise ValueError("a record has an integer 'epoch'")
+            odd = next((key for key, value in record.items() if not isinstance(value, int | float)), None)
+            if odd is not None:
+                raise ValueError(f"'{odd}' is no number")
+            records.append(record)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not text.endswith("\n"):
+                break
+            told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            raise CorruptFileError(
+                f"{path}, line {number}, is not a record of training: {told}. Remove the line, then go on"
+            ) from error
+    return records
+
+
+def rewrite_metrics(run: Path, records: list[dict[str, Any]]) -> None:
+    """Replace the log by these records, atomically."""
+    text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records)
+    write_atomically(run / METRICS, lambda path: path.write_text(text))
+
+
+def append_metrics(run: Path, record: dict[str, Any]) -> None:
+    """Add one record to the log.
+
+    Raises:
+        InputError: if it cannot be written (full disk, no permission).
+    """
+    line = json.dumps(record, allow_nan=False) + "\n"
+    try:
+        handle = os.open(run / METRICS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        with open(handle, "a") as file:
+            file.write(line)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {run / METRICS}: {error}. The last checkpoint is unharmed; free some disk space, then resume"
+        ) from error

@@ -1,0 +1,364 @@
+"""Train a model and its guide."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data.split import split_digest
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.files import locked
+from pyro_vae.objectives.base import Objective
+from pyro_vae.objectives.evidence_bound import ELBO
+from pyro_vae.programs.checks import check_data, data_type
+from pyro_vae.programs.pair import Batch, Pair, evaluated, examine
+from pyro_vae.programs.program import as_programs, prime, real_type
+from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
+from pyro_vae.programs.traces import is_latent
+from pyro_vae.recording import Compile, choose_mode
+from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
+from pyro_vae.training.averages import WeightEMA, check_batches
+from pyro_vae.training.batches import EpochBatches, derived_seed
+from pyro_vae.training.checkpoint import check_directory, load_checkpoint
+from pyro_vae.training.checkpoint import described as in_words
+from pyro_vae.training.compiled import FULL_FROM, GRAPH_FROM, Step
+from pyro_vae.training.data_init import awaits_data, initialize_from_data, number_of_data
+from pyro_vae.training.loop import Trainer
+from pyro_vae.training.optimizer import OptimizerName, make_optimizer
+from pyro_vae.training.schedules import Constant, Schedule, ScheduledBuffers, as_schedule, warn_of_long
+
+logger = logging.getLogger(__name__)
+
+
+def check_trainable(pair: Pair, batch: Batch) -> None:
+    """Refuse what training would do wrongly, and say in the log what is no bound.
+
+    Args:
+        pair: examined programs.
+        batch: a few data.
+
+    Raises:
+        InputError: for hints of enumeration and baselines, which are not followed, and for a guide that draws outside
+            the support of the model.
+    """
+    with evaluated(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
+        traces = pair.traces(batch)
+    for site in (*traces.guide.nodes.values(), *traces.model.nodes.values()):
+        if site["type"] == "sample" and is_latent(site):
+            _check_hints(site)
+    for name, (q, p) in traces.latent().items():
+        if p is not None and not is_delta(q["fn"]) and may_leave(q["fn"], p["fn"]):
+            kinds = [type(innermost(site["fn"])).__name__ for site in (q, p)]
+            raise InputError(
+                f"latent site '{name}': the guide's {kinds[0]} draws values outside the support of the model's "
+                f"{kinds[1]}, where the ELBO is -inf: give the guide a distribution on that support"
+                + (", such as LogNormal or Gamma" if is_discrete(p["fn"]) is False else "")
+            )
+    for name in pair.point_masses:
+        logger.warning(
+            "latent site '%s': the guide is a point mass at a continuous latent; what is minimized is -log p(x, z) at "
+            "that point, no bound on log p(x), and evaluation will refuse it",
+            name,
+        )
+    for name in sorted(pair.left_out):
+        logger.warning(
+            "factor '%s' of the guide is no part of the density of what it draws: it is minimized with the loss, as by "
+            "plain SVI, and left out of every bound; say so by pyro_vae.programs.handlers.penalty('%s', value)",
+            name,
+            name,
+        )
+
+
+def _check_hints(site: Site) -> None:
+    if site["infer"].get("enumerate"):
+        raise InputError(
+            f"site '{site['name']}' is marked infer={{'enumerate': …}}, which training does not follow yet: take the "
+            "mark out (it is then trained by a score function), or train with pyro.infer.SVI and TraceEnum_ELBO"
+        )
+    if site["infer"].get("baseline"):
+        raise InputError(
+            f"site '{site['name']}' has infer={{'baseline': …}}, which training does not follow: take it out, or train "
+            "with pyro.infer.SVI and TraceGraph_ELBO"
+        )
+
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+
+
+@dataclass
+class FitResult:
+    """What training returns.
+
+    Attributes:
+        model, guide: the trained programs, ready for evaluation (wrapped, if they were plain functions).
+        records: one dict per epoch, as in ``metrics.jsonl``; nats per datum.
+        epochs, steps: how many were done; best_epoch: the one whose weights were kept (None: the last).
+        seconds: training time, over all resumed parts.
+        stopped: why training ended.
+    """
+
+    model: nn.Module
+    guide: nn.Module
+    records: list[dict[str, Any]]
+    epochs: int
+    steps: int
+    best_epoch: int | None
+    seconds: float
+    stopped: str
+
+
+def fit(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    *,
+    objective: Objective | None = None,
+    epochs: int = 100,
+    batch_size: int = 100,
+    optimizer: OptimizerName = "adam",
+    optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None = None,
+    learning_rate: float | Schedule = 1e-3,
+    kl_weight: float | Schedule = 1.0,
+    schedules: dict[str, float | Schedule] | None = None,
+    clip_norm: float | None = None,
+    ema_decay: float | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    described: Mapping[str, str] | None = None,
+    checkpoint_every: float = 30.0,
+    device: str = "auto",
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true",
+    num_devices: int = 1,
+    compile: Compile = "auto",
+    progress: bool = True,
+) -> FitResult:
+    """Fit a Pyro model and guide to data by stochastic variational inference.
+
+    The programs are trained in place; their parameters belong to their modules, not to Pyro's global store, and
+    the global random state is left as it was. Training data stay on the device.
+
+    Args:
+        model, guide: Pyro programs with per-datum sites in ``pyro.plate("data", len(x), dim=-1)``; modules or plain
+            functions. Each is given the batch's entries that it has arguments for.
+        data: with a validation part (:class:`~pyro_vae.data.Data`), it is measured after each epoch.
+        objective: what is minimized; :class:`~pyro_vae.objectives.ELBO` with one particle if not given.
+        epochs: passes over the training data.
+        batch_size: data in a step (over all devices together).
+        optimizer: adam, adamw, adamax or sgd.
+        optimizer_options: further arguments of it (``eps``, ``betas``, ``weight_decay``, …).
+        learning_rate: a number, or a schedule in epochs.
+        kl_weight: weight of the KL terms during training, a number or a schedule (warm-up).
+        schedules: further values that change during training, numbers or schedules by the name of the buffer that they
+            set: ``{"guide.temperature": Cosine(1.0, 1 / 16, 30)}``. Any 0-dimensional buffer of the model or the guide,
+            set before every step.
+        clip_norm: the gradient's largest norm.
+        ema_decay: keep a moving average of the weights, validate with it and return it.
+        patience: stop when validation has not improved for so many epochs, and return the best epoch's weights.
+            Epochs before the end of the KL schedule do not count.
+        seed: of order, binarization and noise.
+        out: directory for checkpoints, metrics and weights; one that holds a run already is refused. One training at a
+            time has it.
+        resume: go on from the last checkpoint in ``out``, to the very result of an uninterrupted run. The experiment
+            must be the one that was begun: the same data and arguments but for ``epochs`` (which may become more, also
+            when training had ended), ``checkpoint_every``, ``compile``, ``progress``, ``num_devices`` and ``device``.
+        described: what else tells this experiment from others, by name; another description is refused at a resume.
+        checkpoint_every: seconds between checkpoints.
+        device: "auto", "cpu", "cuda", …
+        precision: Lightning Fabric's names.
+        num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
+            to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
+            each process's part, and batch norm takes the statistics of it.)
+        compile: how steps are run. "off": eagerly, Pyro's handlers at every step; "graph": recorded once as a graph of
+            tensor operations; "full": recorded and compiled; "auto": by the number of steps (off below 200, full from
+            20,000 on). What cannot be recorded runs eagerly, and the log says
+            why. The recorded programs' Python is not run again: numbers that you change from outside between steps
+            must be tensors (buffers).
+        progress: show a bar with the time left.
+
+    Raises:
+        InputError: for arguments out of range, data out of a likelihood's support, sites that do not match; for a
+            resume of another experiment, or of a run that has lost its checkpoints.
+        NonFiniteLossError: if the loss becomes NaN or infinite; names the step and the site.
+        CorruptFileError: if the checkpoints to resume from are damaged.
+        KeyboardInterrupt: after Ctrl-C, when the state is saved.
+    """
+    data = as_data(data)
+    objective = objective if objective is not None else ELBO()
+    check_seed(seed)
+    _check(epochs, patience, data, objective, resume, out)
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"clip_norm must be positive, got {clip_norm}")
+    kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
+    of_buffers = {name: as_schedule(value) for name, value in (schedules or {}).items()}
+    warn_of_long({"the KL weight": kl_schedule, **of_buffers}, epochs)
+    settings = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "optimizer_options": optimizer_options or {},
+        "learning_rate": rates,
+        "kl_weight": kl_schedule,
+        "schedules": of_buffers,
+        "clip_norm": clip_norm,
+        "ema_decay": ema_decay,
+        "patience": patience,
+        "precision": precision,
+        "objective": objective,
+    }
+    fabric = _fabric(device, precision, num_devices)
+    if num_devices > 1:
+        fabric.launch()
+    programs = [p.to(fabric.device) for p in as_programs(model, guide)]
+    if real_type(*programs) == torch.float64 and precision != "64-true":
+        raise InputError(
+            f"the programs have float64 parameters, and precision is '{precision}': train them with "
+            "precision='64-true', or make them float32 first (.float())"
+        )
+    real = data_type(*programs, data.train, fabric.device)  # before training begins
+    train = data.train.to(fabric.device, real)
+    batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
+    mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)
+    traces = check_data(*programs, train)
+    keep_freed_memory()
+    run = None if out is None else Path(out)
+    alone = locked(run) if run is not None and fabric.global_rank == 0 else nullcontext()
+    with alone, private_seed(derived_seed(seed, "noise"), fabric.device):
+        prime(*programs, batches.batch(0, 0))
+        first, nesting = train.batch(slice(0, 2)), objective.plate_nesting
+        pair = examine(*programs, first, nesting, num_data=len(train), training=True, traces=traces)
+        check_trainable(pair, first)
+        objective = objective.on(pair)
+        scheduled = ScheduledBuffers(*programs, of_buffers)
+        scheduled.set(0.0)
+        if run is not None and fabric.global_rank == 0:
+            check_directory(run, resume)  # once more, now that nobody else is at work in it
+        saved = load_checkpoint(run) if resume and run is not None else None
+        if saved is None and awaits_data(*programs):
+            initialize_from_data(*programs, EpochBatches(train, number_of_data(train), seed).batch(0, 0))
+        weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
+        kept = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
+        weight = torch.ones((), device=fabric.device, dtype=kept) if weighted else None
+        step = Step(*programs, objective, weight, fabric.global_rank, fabric.world_size)
+        check_batches(step, batches)
+        validation = None
+        if data.validation is not None:
+            held_out = data.validation.to(fabric.device, real)
+            check_data(*programs, held_out)
+            validation = held_out, Step(*programs, objective.for_validation())
+        if precision == "64-true":
+            step.double()  # before the averages are made
+        experiment = {} if run is None else _experiment(data, fabric, described or {}, settings)
+        trainer = Trainer(
+            fabric,
+            step,
+            make_optimizer(optimizer, step, rates(0), optimizer_options or {}, fabric.device, mode),
+            batches,
+            validation=validation,
+            learning_rate=rates,
+            kl_schedule=kl_schedule,
+            kl_weight=weight,
+            scheduled=scheduled,
+            epochs=epochs,
+            clip_norm=clip_norm,
+            ema=None if ema_decay is None else WeightEMA(step, ema_decay),
+            patience=patience,
+            run=run,
+            experiment=experiment,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+            programs=programs,
+            seed=seed,
+            mode=mode,
+        )
+        if saved is not None:
+            trainer.restore(saved, f"checkpoint in {out}", epochs)
+        else:
+            trainer.start()
+        with pyro.validation_enabled(False):  # checked above, once; inside a step it would synchronize
+            trainer.train()
+    at = trainer.at
+    for program in programs:
+        program.eval()
+    return FitResult(
+        *(p.program if isinstance(p.program, nn.Module) else p for p in programs),
+        trainer.records,
+        at.epoch,
+        at.step,
+        at.best_epoch if at.best_epoch >= 0 else None,
+        at.seconds,
+        at.finished,
+    )
+
+
+def _check(
+    epochs: int, patience: int | None, data: Data, objective: Objective, resume: bool, out: str | Path | None
+) -> None:
+    if epochs < 1:
+        raise InputError(f"epochs must be a positive integer, got {epochs}")
+    if patience is not None and patience < 1:
+        raise InputError(f"patience must be a positive integer, got {patience}")
+    if patience is not None and data.validation is None:
+        raise InputError("patience needs validation data: give a Data with a validation split, or drop patience")
+    if not isinstance(objective, Objective):
+        raise InputError(
+            f"objective must be one of pyro_vae.training's (ELBO(), IWAE(), …), got {type(objective).__name__}; "
+            "Pyro's own objectives train with pyro.infer.SVI"
+        )
+    if resume and out is None:
+        raise InputError("resume needs out, the directory of the run to go on with")
+    if out is not None:
+        check_directory(Path(out), resume)
+
+
+def _experiment(data: Data, fabric: Fabric, more: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """What tells this experiment from others, and the machine that it runs on."""
+    from pyro_vae import __version__
+
+    validation = None if data.validation is None else split_digest(data.validation)
+    return {
+        **{name: str(value) for name, value in more.items()},
+        **{name: in_words(value) for name, value in settings.items()},
+        "training data": split_digest(data.train),
+        "validation data": str(validation),
+        "pyro_vae": __version__,
+        "torch": str(torch.__version__),
+        "device": fabric.device.type,
+    }
+
+
+def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
+    if num_devices < 1:
+        raise InputError(f"num_devices must be a positive integer, got {num_devices}")
+    most = max(os.cpu_count() or 1, torch.cuda.device_count())
+    if num_devices > most:
+        raise InputError(f"num_devices is {num_devices}, and this machine has {most}: each takes a process of its own")
+    if precision not in _PRECISIONS:
+        raise unknown("precision", precision, _PRECISIONS)
+    kind, _, index = device.partition(":")
+    if index and not index.isdigit():
+        raise InputError(f"device must be like 'auto', 'cpu', 'cuda' or 'cuda:1', got '{device}'")
+    try:
+        return Fabric(
+            accelerator=kind,
+            devices=[int(index)] if index and kind != "cpu" else num_devices,
+            strategy="ddp" if num_devices > 1 else "auto",
+            precision=precision,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise InputError(
+            f"cannot train with device '{device}', num_devices {num_devices}, precision '{precision}': {error}"
+        ) from error

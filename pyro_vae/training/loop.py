@@ -1,0 +1,287 @@
+"""The training loop, which Ctrl-C stops between two steps."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae.data import Split
+from pyro_vae.errors import NonFiniteLossError
+from pyro_vae.files import remove_leftovers
+from pyro_vae.recording import Mode
+from pyro_vae.runtime import private_seed
+from pyro_vae.training import checkpoint as files
+from pyro_vae.training.averages import SOME, WeightEMA, norm_layers, recompute_statistics
+from pyro_vae.training.batches import EpochBatches, derived_seed
+from pyro_vae.training.compiled import CompiledStep, Step, Update
+from pyro_vae.training.schedules import Schedule, ScheduledBuffers
+from pyro_vae.training.state import ALL_EPOCHS, TrainingState
+
+
+class Interrupts:
+    """Inside this block the first Ctrl-C only sets :attr:`pressed`; a second one interrupts at once.
+
+    Signals reach the main thread only: elsewhere the block does nothing.
+
+    Attributes:
+        pressed: whether Ctrl-C has been pressed.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._old: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._old = signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGINT, self._old)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        signal.signal(signal.SIGINT, self._old if callable(self._old) else signal.default_int_handler)
+
+
+WINDOW = 100  # steps between looks at the loss
+LOOKED_AT = 1000  # validation data, one by one, when their loss is not finite
+
+
+class Trainer(TrainingState):
+    """The loop over a training state.
+
+    Args:
+        fabric: devices, precision, distribution.
+        step: the training step (not yet set up by Fabric).
+        optimizer: over the step's parameters.
+        batches: training batches.
+        validation: held-out data and the step that measures them (same programs, weight 1), or None.
+        learning_rate, kl_schedule: schedules in epochs; kl_weight: the live tensor that the latter sets (or None).
+        scheduled: buffers of the programs that have schedules.
+        epochs: how many.
+        clip_norm: largest gradient norm, or None.
+        ema: moving average of the weights, or None.
+        patience: epochs without a better validation loss before training stops, or None.
+        run: run directory, or None.
+        experiment: what tells it from others.
+        checkpoint_every: seconds between checkpoints.
+        progress: show a bar.
+        programs: model and guide.
+        seed: of the validation's draws.
+        mode: how steps are run: off (eagerly), graph or full.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        step: Step,
+        optimizer: torch.optim.Optimizer,
+        batches: EpochBatches,
+        *,
+        validation: tuple[Split, Step] | None,
+        learning_rate: Schedule,
+        kl_schedule: Schedule,
+        kl_weight: Tensor | None,
+        scheduled: ScheduledBuffers,
+        epochs: int,
+        clip_norm: float | None,
+        ema: WeightEMA | None,
+        patience: int | None,
+        run: Path | None,
+        experiment: dict[str, str],
+        checkpoint_every: float,
+        progress: bool,
+        programs: tuple[Any, Any],
+        seed: int,
+        mode: Mode,
+    ) -> None:
+        super().__init__(fabric, step, optimizer, programs, ema, run, experiment)
+        self.batches, self.seed = batches, seed
+        gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step, prepare=batches.split.finish)
+        self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
+        self.validation = None
+        if validation is not None:
+            self.validation = validation[0].fixed(), CompiledStep(fabric, validation[1], mode, differentiate=False)
+        self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
+        self.scheduled = scheduled
+        self.epochs, self.patience = epochs, patience
+        self.checkpoint_every, self.show = checkpoint_every, progress
+        self._normalized = bool(norm_layers(step))
+        self.interrupts = Interrupts()
+
+    def train(self) -> None:
+        """Run to the end, or to the next interruption.
+
+        Raises:
+            NonFiniteLossError: names the step and the site; the last checkpoint stays as it is.
+            KeyboardInterrupt: after Ctrl-C, when the state has been saved.
+        """
+        if self._writes:
+            remove_leftovers(self.run / name for name in files.FILES)
+        if self.at.finished and not self.to_finish:  # a finished run, resumed
+            return
+        started = time.monotonic() - self.at.seconds
+        total = self.epochs * len(self.batches)
+        bar = tqdm(total=total, initial=self.at.step, unit="step", disable=not self.show or self.fabric.global_rank > 0)
+        with bar, self.interrupts:
+            while self.at.epoch < self.epochs and not self.at.finished:
+                self._epoch(bar, started)
+        if not self.at.finished:
+            self.at.finished = ALL_EPOCHS.format(self.epochs)
+        self.at.seconds = time.monotonic() - started
+        self.finish(self._weights_to_use)
+
+    def _weights_to_use(self) -> None:
+        self._restore_best()
+        if self.best_weights is None:  # else they have the statistics with which they were best
+            self._recompute_statistics(len(self.batches))
+
+    def _epoch(self, bar: tqdm, started: float) -> None:
+        at, count = self.at, len(self.batches)
+        self.step.train()
+        rows: list[Tensor] = []
+        while at.index < count:
+            rows.append(self._one_step(at.epoch + at.index / count))
+            at.index += 1
+            at.step += 1
+            if len(rows) == WINDOW or at.index == count or (self.interrupts.pressed and self._world == 1):
+                self._account(rows)
+                bar.update(len(rows))
+                bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, loss {rows[-1][0]:.2f}", refresh=False)
+                rows = []
+                at.seconds = time.monotonic() - started
+                if at.index < count:
+                    self._maybe_save()
+        self._finish_epoch(started)
+        if not at.finished:  # else the weights to use are put in place first, and saved at the end
+            self._maybe_save()
+
+    def _one_step(self, epoch: float) -> Tensor:
+        """Forward, backward, update; returns the row of terms, still on the device."""
+        if self.kl_weight is not None:
+            self.kl_weight.fill_(self.kl_schedule(epoch))
+        self.scheduled.set(epoch)
+        return self.update(self.batches.rows(self.at.epoch, self.at.index), self.learning_rate(epoch))
+
+    def _account(self, rows: list[Tensor]) -> None:
+        """Fetch a window of terms (the only host synchronization), check them, add them up."""
+        table = self.fabric.all_reduce(torch.stack(rows), reduce_op="mean") if self._world > 1 else torch.stack(rows)
+        table = table.double().cpu()
+        bad = (~table.isfinite()).nonzero()
+        if len(bad):
+            first = int(bad[:, 0].min())
+            names = [self.raw_step.names[i] for i in bad[bad[:, 0] == first, 1].tolist()]
+            site = next((n for n in names if n != "loss"), "loss")
+            where = f"site '{site.split('/')[1]}' ({site.split('/')[0]})" if "/" in site else "the loss"
+            value = table[first, self.raw_step.names.index(site)].item()
+            raise NonFiniteLossError(
+                f"{where} became {value} at step {self.at.step - len(rows) + first + 1} (epoch {self.at.epoch + 1}). "
+                + self._remedy()
+            )
+        for i, row in enumerate(table.tolist()):  # one by one: the rounding must not depend on where a window ends
+            part = self.batches.size(self.at.index - len(rows) + i) / self.batches.batch_size  # 1, the last may be less
+            row = [part * term for term in row]
+            self.at.sums = [a + b for a, b in zip(self.at.sums, row, strict=True)] if self.at.sums else row
+
+    def _finish_epoch(self, started: float) -> None:
+        at = self.at
+        count = sum(self.batches.size(i) for i in range(len(self.batches))) / self.batches.batch_size
+        record: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
+        record |= {f"train/{n}": s / count for n, s in zip(self.raw_step.names, at.sums, strict=True)}
+        record |= {"learning_rate": self.learning_rate(at.epoch), "kl_weight": self.kl_schedule(at.epoch)}
+        record |= self.scheduled.values(at.epoch)
+        at.epoch, at.index, at.sums = at.epoch + 1, 0, []
+        if self.validation is not None:
+            measured = self.validate()
+            record |= {f"validation/{k}": v for k, v in measured.items()}
+            self._judge(measured["loss"], record)
+        at.seconds = time.monotonic() - started
+        record["seconds"] = round(at.seconds, 3)
+        self.records.append(record)
+        if self.run and self.fabric.global_rank == 0:
+            files.append_metrics(self.run, record)
+
+    def _judge(self, loss: float, record: dict[str, Any]) -> None:
+        """Remember the best weights; stop when patience is at its end. Counts once the KL weight is final."""
+        at = self.at
+        if at.epoch < self.kl_schedule.end or self.patience is None:
+            return
+        if loss < at.best:
+            at.best, at.best_epoch, record["best"] = loss, at.epoch, True
+            with self._averaged():
+                self.best_weights = {k: v.detach().clone() for k, v in self._weights().items()}
+        elif at.epoch - at.best_epoch >= self.patience and at.best_epoch >= 0:
+            at.finished = f"no better validation loss for {self.patience} epochs"
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Terms of the validation data, nats per datum, at KL weight 1, with the averaged weights if there are."""
+        assert self.validation is not None
+        split, measure = self.validation
+        measure.step.eval()
+        sums = torch.zeros((), dtype=torch.float64, device=split.device)
+        seed = derived_seed(self.seed, "validation")
+        with private_seed(seed, split.device), self._averaged():
+            self._recompute_statistics(-(-SOME // self.batches.batch_size))
+            for batch in split.batches(self.batches.batch_size):
+                sums = sums + measure(batch).double() * len(batch["x"])
+            means = dict(zip(measure.step.names, (sums / len(split)).tolist(), strict=True))
+            if not all(map(math.isfinite, means.values())):
+                raise NonFiniteLossError(self._not_finite(means))
+        measure.step.train()
+        return means
+
+    def _not_finite(self, means: Mapping[str, float]) -> str:
+        """What is said of a validation loss that is not finite, and which of the first data alone gives it."""
+        assert self.validation is not None
+        split, measure = self.validation
+        data = (split.batch(slice(i, i + 1)) for i in range(min(len(split), LOOKED_AT)))
+        index = next(
+            (i for i, datum in enumerate(data) if not bool(measure.forward(**datum)[1].isfinite().all())), None
+        )
+        where = "" if index is None else f"; validation datum {index} alone gives such a loss"
+        names = ", ".join(f"{name} {value}" for name, value in means.items() if not math.isfinite(value))
+        return f"the validation loss is not finite after epoch {self.at.epoch} ({names}){where}. " + self._remedy()
+
+    def _recompute_statistics(self, count: int) -> None:
+        """Batch norm's statistics for the weights now in place, from the first ``count`` batches of the next epoch."""
+        if self._normalized:
+            count = min(count, len(self.batches))
+            batches = (self.batches.batch(self.at.epoch, index) for index in range(count))
+            precision = self.fabric.strategy.precision
+            seed = derived_seed(self.seed, "statistics")
+            with private_seed(seed, self.fabric.device), precision.forward_context():
+                recompute_statistics(self.model, self.guide, map(precision.convert_input, batches))
+            if self._world > 1:  # all validate with those of the first process
+                for buffer in self.raw_step.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+
+    def _maybe_save(self) -> None:
+        if self._stopping():
+            self.save()
+            if self._world > 1:
+                self.fabric.barrier()  # nobody leaves before the first process has saved
+            raise KeyboardInterrupt(f"stopped at step {self.at.step}" + (", saved" if self.run else ""))
+        if time.monotonic() - self._saved_at >= self.checkpoint_every:
+            self.save()
+
+    def _stopping(self) -> bool:
+        """Whether Ctrl-C was pressed; data-parallel processes stop together, at the same step."""
+        if self._world == 1:
+            return self.interrupts.pressed
+        pressed = torch.tensor([float(self.interrupts.pressed)], device=self.fabric.device)
+        return bool(self.fabric.all_reduce(pressed, reduce_op="sum") > 0)

@@ -1,0 +1,171 @@
+"""Values that change with training time: learning rates, KL weights, buffers. Time is counted in epochs."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.programs.program import Program
+
+logger = logging.getLogger(__name__)
+
+
+class Schedule(ABC):
+    """A value as a function of the epoch (a real number; 0.5 is the middle of the first epoch).
+
+    Attributes:
+        end: the epoch from which on the value is constant.
+    """
+
+    end: float = 0.0
+
+    @abstractmethod
+    def __call__(self, epoch: float) -> float:
+        """The value at a time, in epochs since the start of training."""
+
+
+class Constant(Schedule):
+    """The same value throughout."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, epoch: float) -> float:
+        """The value."""
+        return self.value
+
+
+class _Ramp(Schedule):
+    def __init__(self, start: float, stop: float, epochs: float) -> None:
+        if epochs <= 0:
+            raise InputError(f"a schedule's epochs must be positive, got {epochs}")
+        self.start, self.stop, self.end = start, stop, float(epochs)
+
+    def _at(self, part: float) -> float:
+        return self.start + (self.stop - self.start) * part
+
+    def _part(self, epoch: float) -> float:
+        return min(max(epoch / self.end, 0.0), 1.0)
+
+
+class Linear(_Ramp):
+    """From ``start`` to ``stop`` in a straight line over ``epochs``, then ``stop`` (KL warm-up: 0 to 1)."""
+
+    def __call__(self, epoch: float) -> float:
+        """The value at a time in epochs."""
+        return self._at(self._part(epoch))
+
+
+class Cosine(_Ramp):
+    """From ``start`` to ``stop`` along half a cosine over ``epochs``, then ``stop``."""
+
+    def __call__(self, epoch: float) -> float:
+        """The value at a time in epochs."""
+        return self._at(0.5 - 0.5 * math.cos(math.pi * self._part(epoch)))
+
+
+class Stages(Schedule):
+    """``values[i]`` for ``epochs[i]`` epochs each, then the last value (IWAE's learning rate: 8 stages).
+
+    Source: Burda et al. 2016, arXiv:1509.00519, section 5.
+    """
+
+    def __init__(self, values: Sequence[float], epochs: Sequence[float]) -> None:
+        if len(values) != len(epochs) or not values or min(epochs) <= 0:
+            raise InputError(
+                f"Stages needs as many positive epochs as values, got {len(values)} values and epochs {list(epochs)}"
+            )
+        self.values, self.epochs = list(values), list(epochs)
+        self.borders = list(itertools.accumulate(epochs))
+        self.end = float(sum(epochs[:-1]))
+
+    def __call__(self, epoch: float) -> float:
+        """The value at a time in epochs."""
+        return self.values[min(bisect.bisect_right(self.borders, epoch), len(self.values) - 1)]
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """A schedule as it is; a number as a constant one."""
+    return value if isinstance(value, Schedule) else Constant(float(value))
+
+
+class ScheduledBuffers:
+    """Buffers of a model and its guide, each with the schedule that sets it before every step.
+
+    A buffer is a tensor that recorded and compiled steps read anew, so a value that is scheduled needs no recording
+    again. It is looked up in its module at every step: it may have been moved or made anew.
+
+    Args:
+        model, guide: the programs.
+        schedules: by name of the buffer, ``"model.…"`` or ``"guide.…"`` as in the weights' file, 0-dimensional and of
+            floating point.
+
+    Raises:
+        InputError: for a name that is not of such a buffer.
+    """
+
+    def __init__(self, model: Program, guide: Program, schedules: Mapping[str, Schedule]) -> None:
+        owners = {"model": _owner(model), "guide": _owner(guide)}
+        self._places = {name: _place(owners, name) for name in schedules}
+        self.schedules = dict(schedules)
+
+    @torch.no_grad()
+    def set(self, epoch: float) -> None:
+        """Give every buffer its value at a time in epochs."""
+        for name, value in self.values(epoch).items():
+            module, key = self._places[name]
+            module.get_buffer(key).fill_(value)
+
+    def values(self, epoch: float) -> dict[str, float]:
+        """The schedules' values at a time in epochs, by the buffers' names."""
+        return {name: schedule(epoch) for name, schedule in self.schedules.items()}
+
+
+def warn_of_long(schedules: Mapping[str, Schedule], epochs: int) -> None:
+    """Say in the log which values, by what they are called, will not have come to their ends when training has."""
+    for what, schedule in schedules.items():
+        if schedule.end > epochs:
+            logger.warning(
+                "%s reaches its final value at epoch %g, after training ends (%d epochs): it ends at %g",
+                what,
+                schedule.end,
+                epochs,
+                schedule(epochs),
+            )
+
+
+def _owner(program: Program) -> nn.Module:
+    return program.program if isinstance(program.program, nn.Module) else program
+
+
+def _place(owners: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str]:
+    """The module that holds a buffer, and the buffer's name in it."""
+    found = {f"{who}.{n}": b for who, m in owners.items() for n, b in m.named_buffers(remove_duplicate=False)}
+    usable = [n for n, buffer in found.items() if _is_scalar(buffer)]
+    parameters = {f"{who}.{n}" for who, m in owners.items() for n, _ in m.named_parameters(remove_duplicate=False)}
+    if name in parameters:
+        raise InputError(f"schedules: '{name}' is a parameter, which the optimizer moves; a schedule sets a buffer")
+    if name in found and name not in usable:
+        raise InputError(
+            f"schedules: buffer '{name}' is {found[name].dtype} of shape {tuple(found[name].shape)}; it must be "
+            "0-dimensional and of floating point"
+        )
+    if name not in usable and not usable:
+        raise InputError(f"schedules: unknown buffer '{name}'; model and guide have no buffer that a schedule can set")
+    if name not in usable:
+        raise unknown("buffer in schedules", name, usable)
+    who, _, path = name.partition(".")
+    inside, _, key = path.rpartition(".")
+    return owners[who].get_submodule(inside), key
+
+
+def _is_scalar(buffer: Tensor) -> bool:
+    return buffer.dim() == 0 and buffer.is_floating_point()

@@ -1,0 +1,274 @@
+"""All that a training run consists of, and how it is saved and restored."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
+from pyro_vae.training import checkpoint as files
+from pyro_vae.training.averages import WeightEMA
+from pyro_vae.training.checkpoint import check_same, copy_into, load_weights, named_weights, save_weights
+from pyro_vae.training.compiled import Step
+from pyro_vae.training.optimizer import checked_moments
+
+logger = logging.getLogger(__name__)
+
+ALL_EPOCHS = "all {} epochs"  # why training ended
+MACHINE = ("pyro_vae", "torch", "device")  # of an experiment: may change while it is gone on with
+
+
+@dataclass
+class Progress:
+    """How far training has come; with weights, optimizer and random state, all that resuming needs."""
+
+    epoch: int = 0
+    index: int = 0  # next batch of the epoch
+    step: int = 0
+    sums: list[float] = field(default_factory=list)  # of the epoch's terms so far; a smaller batch counts less
+    best: float = math.inf  # validation loss, nats
+    best_epoch: int = -1
+    seconds: float = 0.0
+    finished: str = ""  # why training ended, if it did
+
+
+class TrainingState:
+    """Programs, optimizer, averages, random state and progress of a run, and its directory.
+
+    Args:
+        fabric: devices, precision, distribution.
+        step: the training step (not yet set up by Fabric).
+        optimizer: over the step's parameters.
+        programs: model and guide.
+        ema: moving average of the weights, or None.
+        run: run directory, or None.
+        experiment: what tells it from others (:mod:`pyro_vae.training.checkpoint`), and the machine.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        step: Step,
+        optimizer: torch.optim.Optimizer,
+        programs: tuple[Any, Any],
+        ema: WeightEMA | None,
+        run: Path | None,
+        experiment: dict[str, str],
+    ) -> None:
+        self.fabric, self.raw_step, self.ema, self.run = fabric, step, ema, run
+        self.experiment = experiment
+        self.model, self.guide = programs
+        self.step, self.optimizer = fabric.setup(step, optimizer)
+        self.at = Progress()
+        self.to_finish = False  # whether training had ended, and its weights are to be saved again
+        self.best_weights: dict[str, Tensor] | None = None
+        self.records: list[dict[str, Any]] = []
+        self._saved_at = time.monotonic()
+
+    def start(self) -> None:
+        """Leave a readable run directory before the first step."""
+        if self.run is not None and self.fabric.global_rank == 0:
+            files.rewrite_metrics(self.run, [])
+        self.save()
+
+    def _remedy(self) -> str:
+        kept = f"The last good checkpoint in {self.run} is unchanged. " if self.run else ""
+        return kept + "Try a smaller learning rate, gradient clipping (clip_norm), or a lower bound on scales"
+
+    def _check_weights(self) -> None:
+        """A step's loss may be finite and its gradient not: such weights must not replace good ones on disk."""
+        for name, value in self.raw_step.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise NonFiniteLossError(
+                    f"the gradient, and with it weight '{name}', became NaN or infinite at or shortly before step "
+                    f"{self.at.step} (epoch {self.at.epoch + 1}), while the loss was finite. " + self._remedy()
+                )
+
+    @property
+    def _world(self) -> int:
+        return self.fabric.world_size
+
+    def _weights(self) -> dict[str, Tensor]:
+        return named_weights(self.model, self.guide)
+
+    def _averaged(self) -> Any:
+        return self.ema.applied() if self.ema is not None else nullcontext()
+
+    @torch.no_grad()
+    def _restore_best(self) -> None:
+        """Leave in the programs the weights that are to be used: best, else averaged, else last."""
+        if self.best_weights is not None:
+            copy_into(self._weights(), self.best_weights, "best weights")
+        elif self.ema is not None:
+            torch._foreach_copy_(self.ema.source, self.ema.average)
+
+    @torch.no_grad()
+    def save(self) -> None:
+        """Write checkpoint and weights to the run directory, if there is one.
+
+        Raises:
+            NonFiniteLossError: if a weight is NaN or infinite; nothing is written then.
+            InputError: if a file cannot be written; the one before it stays.
+        """
+        self._saved_at = time.monotonic()
+        if not self._writes:
+            return
+        self._check_weights()
+        files.save_checkpoint(self.run, self.state())
+        if self.best_weights is not None:
+            kept = {k: v.clone() for k, v in self._weights().items()}
+            copy_into(self._weights(), self.best_weights, "best weights")
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+            copy_into(self._weights(), kept, "current weights")
+            return
+        with self._averaged():
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+
+    @torch.no_grad()
+    def finish(self, put_in_place: Callable[[], None]) -> None:
+        """Leave in the programs the weights to use, and save them and, of how training ended, the checkpoint.
+
+        Args:
+            put_in_place: puts the weights to use into the programs.
+        """
+        last = None
+        if self._writes:
+            last = {**self.state(), "weights": {name: value.clone() for name, value in self._weights().items()}}
+        put_in_place()
+        self._check_weights()
+        if last is not None:
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+            files.save_checkpoint(self.run, last)
+
+    @property
+    def _writes(self) -> bool:
+        return self.run is not None and self.fabric.global_rank == 0
+
+    def state(self) -> dict[str, Any]:
+        """Everything that :meth:`restore` needs, in tensors and plain values."""
+        cuda = torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None
+        return {
+            "experiment": self.experiment,
+            "progress": vars(self.at),
+            "weights": dict(self._weights()),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state() if self.ema is not None else None,
+            "best_weights": self.best_weights,
+            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "precision": self.fabric.strategy.precision.state_dict(),  # of the gradient scaler (16-mixed)
+            "names": self.raw_step.names,
+        }
+
+    def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
+        """Moments and counts from the checkpoint; the optimizer's options stay as they are here."""
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise InputError(f"{source} was saved with another optimizer or other trained weights: {error}") from error
+        for group, mine in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(mine)
+            for parameter in group["params"]:
+                of = checked_moments(self.optimizer, group, parameter)
+                if "step" in of and (group.get("fused") or group.get("capturable")):
+                    of["step"] = of["step"].to(parameter.device)
+
+    def restore(self, state: dict[str, Any], source: str, epochs: int) -> None:
+        """Continue from a saved state; what the log holds beyond it is dropped when all else is in place.
+
+        A run that was trained to its end stays as it is, unless more epochs are wanted than it had.
+
+        Raises:
+            CorruptFileError: if the state is not one that training saved, or a finished run lacks its weights.
+            InputError: if it belongs to another experiment, model, guide, optimizer or averaging.
+        """
+        try:
+            self._restore(state, source, epochs)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise CorruptFileError(f"{source} is not one that pyro_vae's training saved ({error!r})"[:400]) from error
+        if self._writes:
+            if files.DAMAGED in state:  # else the next save would put it in the place of the one that is whole
+                (self.run / files.CHECKPOINT).unlink()
+            records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
+            files.rewrite_metrics(self.run, records)
+            self.records = records
+
+    @torch.no_grad()
+    def _restore(self, state: dict[str, Any], source: str, epochs: int) -> None:
+        begun = state.get("experiment")  # older checkpoints have none
+        if begun is None:
+            logger.warning("%s is of an older version: whether it is the same experiment is not known", source)
+        else:
+            self._check_experiment(begun, source)
+        at = _progress(state["progress"], source)
+        if epochs < at.epoch:
+            raise InputError(f"{source} is of epoch {at.epoch} already, and epochs is {epochs}: it cannot be fewer")
+        if at.finished and not (at.finished == ALL_EPOCHS.format(at.epoch) and epochs > at.epoch):
+            try:
+                self.at = at
+                if self.run is not None:
+                    load_weights(self.run / files.WEIGHTS, self.model, self.guide)
+                return
+            except CorruptFileError as error:
+                if "weights" not in state:
+                    raise
+                logger.warning("%s: they are made again from the checkpoint", error)
+                self.to_finish = True
+        if "weights" not in state:
+            raise InputError(f"{source} is of a finished run of an older version, which cannot be trained further")
+        device = self.fabric.device
+        copy_into(self._weights(), state["weights"], source)
+        self._restore_optimizer(state["optimizer"], source)
+        if (self.ema is None) != (state["ema"] is None):
+            had = "without" if state["ema"] is None else "with"
+            raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
+        if self.ema is not None:
+            self.ema.restore([t.to(device) for t in state["ema"]])
+        best = state["best_weights"]
+        self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
+        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+        self.raw_step.names = state["names"]
+        torch.set_rng_state(state["rng"]["cpu"])
+        if state["rng"]["cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"], device)
+        self.at = at
+        if not self.to_finish:
+            at.finished = ""
+
+    def _check_experiment(self, begun: dict[str, str], source: str) -> None:
+        """The same experiment, or one in which only the machine or this package's version is another."""
+        told, now = dict(begun), dict(self.experiment)
+        for name in MACHINE:
+            was, is_ = told.pop(name, None), now.pop(name, None)
+            if was != is_:
+                logger.warning(
+                    "%s was saved with %s %s, and is gone on with %s: results may differ", source, name, was, is_
+                )
+        check_same(told, now, source)
+
+
+def _progress(saved: dict[str, Any], source: str) -> Progress:
+    """Progress as it was saved.
+
+    Raises:
+        CorruptFileError: names what is not of its type.
+    """
+    at = Progress(**saved)
+    for each in fields(Progress):
+        value, usual = getattr(at, each.name), getattr(Progress(), each.name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and value >= -1 if isinstance(usual, int | float) else isinstance(value, type(usual))):
+            raise CorruptFileError(
+                f"{source}: progress has {each.name} = {value!r}, where {usual!r} or the like is right"
+            )
+    return at
