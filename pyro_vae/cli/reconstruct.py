@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.cli.parsing import describe_y, example_y, parse, parse_y, run_parser
-from pyro_vae.data.binarize import Binarization, binarize, quadrant_mask
+from pyro_vae.data.binarization import Binarization, binarize, quadrant_mask
 from pyro_vae.data.images import IMAGES, SOUNDS, Kind, read_image, shown, square
 from pyro_vae.data.sound import Sound
 from pyro_vae.data.split import Split
@@ -222,9 +222,9 @@ def _write_sounds(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean:
 
 
 def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
-    from pyro_vae.plots.reconstructions import pairs
+    from pyro_vae.plots.reconstruction import pairs
     from pyro_vae.plots.registry import save_figure
-    from pyro_vae.plots.spectrograms import pairs_of_spectrograms
+    from pyro_vae.plots.spectrogram import pairs_of_spectrograms
 
     title = "Reconstructions, mean of p(x | z) with z ~ q(z | x)"
     if len(x) > MOST_SHOWN:

@@ -179,7 +179,7 @@ def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: in
     """Write each mean of p(x | z) as ``000.wav``, ``001.wav``, …, and their spectrograms; older ones are removed."""
     from pyro_vae.data.wav import write_wavs
     from pyro_vae.plots.registry import save_figure
-    from pyro_vae.plots.spectrograms import sound_grid
+    from pyro_vae.plots.spectrogram import sound_grid
 
     waves = sound.decode(mean).squeeze(1)  # (n, L)
     written = write_wavs(folder, {f"{i:03d}": wave for i, wave in enumerate(waves)}, sound.sample_rate)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pyro_vae.data.arrays import Layout, load_arrays
-from pyro_vae.data.binarize import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
+from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
 from pyro_vae.data.dataset import Data, Loaded
 from pyro_vae.data.images import SOUNDS, kind_of, shown, square
 from pyro_vae.data.sound import Encoding

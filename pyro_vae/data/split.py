@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.binarize import (
+from pyro_vae.data.binarization import (
     EVALUATION_DRAW,
     as_probability,
     check_probability,

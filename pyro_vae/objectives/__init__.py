@@ -1,7 +1,5 @@
 """What training maximizes: bounds of log p(x)."""
 
-from pyro_vae.objectives.base import Objective, Terms
-from pyro_vae.objectives.evidence_bound import ELBO
-from pyro_vae.objectives.importance_weighted import IWAE
+import lazy_loader
 
-__all__ = ["ELBO", "IWAE", "Objective", "Terms"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,23 +16,23 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.codes import code_statistics
 from pyro_vae.evaluation.latent_units import latent_statistics
 from pyro_vae.files import write_atomically
-from pyro_vae.plots.aggregated_posterior import aggregated_posterior
 from pyro_vae.plots.attributes import attribute_arithmetic, attribute_correlation
 from pyro_vae.plots.codes import code_maps, codebook_usage
-from pyro_vae.plots.completions import completions
+from pyro_vae.plots.completion import completions
+from pyro_vae.plots.completion_steps import progression
 from pyro_vae.plots.hierarchy import levels
 from pyro_vae.plots.images import pick, picked
-from pyro_vae.plots.interpolations import interpolations
+from pyro_vae.plots.interpolation import interpolations
 from pyro_vae.plots.kl import kl_heatmap, kl_per_unit
 from pyro_vae.plots.latent_clouds import latent_scatter, layer_pca
+from pyro_vae.plots.latent_manifold import manifold
 from pyro_vae.plots.likelihood import worst_data
-from pyro_vae.plots.manifold import manifold
-from pyro_vae.plots.prior_samples import prior_samples, scaled_samples, uniform_and_learned
-from pyro_vae.plots.progression import progression
-from pyro_vae.plots.reconstructions import reconstructions
-from pyro_vae.plots.spectrograms import spectrograms
-from pyro_vae.plots.training_curves import training_curves
-from pyro_vae.plots.traversals import traversals
+from pyro_vae.plots.posterior import aggregated_posterior
+from pyro_vae.plots.prior import prior_samples, scaled_samples, uniform_and_learned
+from pyro_vae.plots.reconstruction import reconstructions
+from pyro_vae.plots.spectrogram import spectrograms
+from pyro_vae.plots.training import training_curves
+from pyro_vae.plots.traversal import traversals
 from pyro_vae.programs.context import X, needed_to_generate
 from pyro_vae.programs.program import as_programs
 

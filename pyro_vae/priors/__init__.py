@@ -1,9 +1,5 @@
 """Priors over codes, each a module that gives a distribution."""
 
-from pyro_vae.priors.base import AutoregressivePrior, CodeGrid, Prior
-from pyro_vae.priors.pixelcnn import GatedPixelCNN
-from pyro_vae.priors.transformer import TransformerPrior
-from pyro_vae.priors.uniform import UniformPrior
-from pyro_vae.priors.wavenet import WaveNet
+import lazy_loader
 
-__all__ = ["AutoregressivePrior", "CodeGrid", "GatedPixelCNN", "Prior", "TransformerPrior", "UniformPrior", "WaveNet"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
 """Pages of HTML about runs."""
 
-from pyro_vae.reports.compare import write_comparison
-from pyro_vae.reports.report import write_report
+import lazy_loader
 
-__all__ = ["write_comparison", "write_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

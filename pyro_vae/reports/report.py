@@ -22,7 +22,7 @@ from pyro_vae.plots.codes import codebook_usage
 from pyro_vae.plots.images import picked
 from pyro_vae.plots.kl import kl_per_unit
 from pyro_vae.plots.registry import NUM_ENCODED, NUM_STATISTICS, drawers, png, why_not
-from pyro_vae.plots.training_curves import training_curves
+from pyro_vae.plots.training import training_curves
 from pyro_vae.reports.report_page import report_page
 from pyro_vae.reports.stored import (
     Subject,

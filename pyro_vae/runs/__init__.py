@@ -1,5 +1,5 @@
 """Run directories: configured experiments, what they leave, and how it is read again."""
 
-from pyro_vae.runs.run import Run, load
+import lazy_loader
 
-__all__ = ["Run", "load"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

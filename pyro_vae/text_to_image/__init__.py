@@ -1,15 +1,5 @@
 """Images of texts: candidates, their judges, and how right they are."""
 
-from pyro_vae.text_to_image.ranking import ContrastiveScorer, Scorer, best_of, scene_scorer, score_candidates
-from pyro_vae.text_to_image.scene_accuracy import SceneScore, recognize, score_scenes
+import lazy_loader
 
-__all__ = [
-    "ContrastiveScorer",
-    "SceneScore",
-    "Scorer",
-    "best_of",
-    "recognize",
-    "scene_scorer",
-    "score_candidates",
-    "score_scenes",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
 """Training: ``fit``, schedules, checkpoints."""
 
-from pyro_vae.training.fitting import FitResult, fit
-from pyro_vae.training.schedules import Constant, Cosine, Linear, Schedule, Stages
+import lazy_loader
 
-__all__ = ["Constant", "Cosine", "FitResult", "Linear", "Schedule", "Stages", "fit"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_vae.data import binarize, load_data
-from pyro_vae.data.binarize import drawn_with, noise_for
+from pyro_vae.data.binarization import drawn_with, noise_for
 from pyro_vae.errors import InputError
 
 
@@ -38,7 +38,7 @@ def test_static_streams():
 
 
 def test_chunks_and_prefixes_draw_the_same(monkeypatch):
-    module = importlib.import_module("pyro_vae.data.binarize")
+    module = importlib.import_module("pyro_vae.data.binarization")
     x = torch.full((100, 30), 127, dtype=torch.uint8)
     whole = binarize(x, "static", seed=5)
     assert torch.equal(binarize(x[:37], "static", seed=5), whole[:37])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_vae.data import Split, load_data
-from pyro_vae.data.binarize import quadrant_mask
+from pyro_vae.data.binarization import quadrant_mask
 from pyro_vae.errors import InputError
 
 

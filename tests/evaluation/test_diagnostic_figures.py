@@ -16,8 +16,8 @@ from pyro_vae.evaluation.encoding import posterior_samples, principal_components
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.latent_space import attribute_correlation, attribute_vectors, interpolate
 from pyro_vae.plots import registry as figures
-from pyro_vae.plots.aggregated_posterior import density
 from pyro_vae.plots.axes import from_the_top, panels
+from pyro_vae.plots.posterior import density
 
 SHAPE = (1, 4, 4)
 

@@ -15,7 +15,7 @@ from pyro_vae.evaluation import code_statistics
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.plots import registry as figures
 from pyro_vae.plots.images import code_colours, mosaic, pick
-from pyro_vae.plots.prior_samples import learned_priors, uniform_in_place
+from pyro_vae.plots.prior import learned_priors, uniform_in_place
 from pyro_vae.priors import UniformPrior
 from pyro_vae.programs.program import Program
 

@@ -12,7 +12,7 @@ from pyro_vae.guides import CompletionGuide, ConditionalGuide, EmptyGuide
 from pyro_vae.models import VAE, CompletionBaseline, CompletionVAE, ConditionalVAE
 from pyro_vae.networks import Attributes, OneHot
 from pyro_vae.plots import registry as figures
-from pyro_vae.plots.completions import MISSING
+from pyro_vae.plots.completion import MISSING
 from pyro_vae.programs.context import attribute_context, label_context
 
 SHAPE = (1, 6, 4)

@@ -13,7 +13,7 @@ from pyro_vae.data import Data, Sound, Split
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.plots import registry as figures
 from pyro_vae.plots.images import draw_curve
-from pyro_vae.plots.spectrograms import sound_grid, spectrogram
+from pyro_vae.plots.spectrogram import sound_grid, spectrogram
 
 RATE, LENGTH = 8000, 2048
 

@@ -124,7 +124,7 @@ def scaled_samples(
         n: columns.
         seed: of the noise.
         batch: context that the model needs, ``(n, ...)`` each; and ``x``, as for
-            :func:`~pyro_vae.plots.prior_samples`.
+            :func:`~pyro_vae.plots.prior`.
 
     Returns:
         the figure, or None (and a line in the log) if no site has a scale, or the data are neither images nor vectors.

@@ -44,7 +44,7 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None)
     Args:
         model: a generative program of images, whose only latent site has a Gaussian prior over two dimensions.
         n: images on a side.
-        batch: ``x``, as for :func:`~pyro_vae.plots.prior_samples`.
+        batch: ``x``, as for :func:`~pyro_vae.plots.prior`.
 
     Returns:
         the figure, or None (and a line in the log that says why) for another model.

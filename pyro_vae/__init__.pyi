@@ -1,0 +1,64 @@
+from . import (
+    data as data,
+)
+from . import (
+    distributions as distributions,
+)
+from . import (
+    evaluation as evaluation,
+)
+from . import (
+    guides as guides,
+)
+from . import (
+    likelihoods as likelihoods,
+)
+from . import (
+    models as models,
+)
+from . import (
+    networks as networks,
+)
+from . import (
+    objectives as objectives,
+)
+from . import (
+    plots as plots,
+)
+from . import (
+    priors as priors,
+)
+from . import (
+    recipes as recipes,
+)
+from . import (
+    reports as reports,
+)
+from . import (
+    runs as runs,
+)
+from . import (
+    text_to_image as text_to_image,
+)
+from . import (
+    training as training,
+)
+from .data.registry import load_data as load_data
+from .evaluation.amortization import likelihood_gap as likelihood_gap
+from .evaluation.amortization import refine as refine
+from .evaluation.annealing.ais import ais as ais
+from .evaluation.annealing.bidirectional import sandwich as sandwich
+from .evaluation.encoding import encode as encode
+from .evaluation.evidence import elbo as elbo
+from .evaluation.generate import decode as decode
+from .evaluation.generate import reconstruct as reconstruct
+from .evaluation.generate import sample as sample
+from .evaluation.importance import log_likelihood as log_likelihood
+from .objectives.evidence_bound import ELBO as ELBO
+from .objectives.importance_weighted import IWAE as IWAE
+from .programs.handlers import penalty as penalty
+from .runs.run import Run as Run
+from .runs.run import load as load
+from .training.fitting import fit as fit
+
+__version__: str

@@ -1,0 +1,11 @@
+from .binarization import binarize as binarize
+from .dataset import Data as Data
+from .dataset import as_data as as_data
+from .dataset import held_out as held_out
+from .registry import dataset_names as dataset_names
+from .registry import load_data as load_data
+from .scenes import Scenes as Scenes
+from .sound import Sound as Sound
+from .split import Split as Split
+from .tokenizer import Tokenizer as Tokenizer
+from .tokenizer import with_text as with_text

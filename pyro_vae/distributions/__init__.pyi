@@ -1,0 +1,15 @@
+from .autoregressive import Autoregressive as Autoregressive
+from .autoregressive import PaddedText as PaddedText
+from .autoregressive import Texts as Texts
+from .completion import Completed as Completed
+from .completion import completed as completed
+from .completion import counted_fraction as counted_fraction
+from .completion import diagonal_normal as diagonal_normal
+from .completion import has_mask as has_mask
+from .grey_levels import DiscretizedCategorical as DiscretizedCategorical
+from .grey_levels import DiscretizedLogisticMixture as DiscretizedLogisticMixture
+from .grey_levels import Levels as Levels
+from .logit_laplace import LogitLaplace as LogitLaplace
+from .relaxed_codes import RelaxedCodes as RelaxedCodes
+from .relaxed_codes import RelaxedUniformCodes as RelaxedUniformCodes
+from .uniform_codes import UniformCodes as UniformCodes

@@ -1,0 +1,10 @@
+from .biva import BIVAGuide as BIVAGuide
+from .completion import CompletionGuide as CompletionGuide
+from .completion import EmptyGuide as EmptyGuide
+from .conditional import ConditionalGuide as ConditionalGuide
+from .dvae import DVAEGuide as DVAEGuide
+from .gaussian import GaussianGuide as GaussianGuide
+from .hierarchical import HierarchicalGuide as HierarchicalGuide
+from .ladder import LadderGuide as LadderGuide
+from .vq import VQGuide as VQGuide
+from .vq2 import VQ2Guide as VQ2Guide

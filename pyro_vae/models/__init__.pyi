@@ -1,0 +1,13 @@
+from .base import GenerativeModel as GenerativeModel
+from .biva import BIVA as BIVA
+from .codes import CodeModel as CodeModel
+from .codes import TextCodeModel as TextCodeModel
+from .completion import CompletionBaseline as CompletionBaseline
+from .completion import CompletionVAE as CompletionVAE
+from .conditional import ConditionalVAE as ConditionalVAE
+from .contrastive import ContrastiveModel as ContrastiveModel
+from .dvae import DVAE as DVAE
+from .gaussian import VAE as VAE
+from .hierarchical import HierarchicalVAE as HierarchicalVAE
+from .vq import VQVAE as VQVAE
+from .vq2 import VQVAE2 as VQVAE2

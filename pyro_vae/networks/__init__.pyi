@@ -1,0 +1,17 @@
+from .conditions import Attributes as Attributes
+from .conditions import Condition as Condition
+from .conditions import ConditionalEncoder as ConditionalEncoder
+from .conditions import NetworkKind as NetworkKind
+from .conditions import OneHot as OneHot
+from .conditions import make_decoder as make_decoder
+from .conditions import make_encoder as make_encoder
+from .conv import ConvDecoder as ConvDecoder
+from .conv import ConvEncoder as ConvEncoder
+from .layers import activation as activation
+from .layers import apply_batched as apply_batched
+from .mlp import MLP as MLP
+from .mlp import MLPDecoder as MLPDecoder
+from .mlp import MLPEncoder as MLPEncoder
+from .quantizer import Quantized as Quantized
+from .quantizer import VectorQuantizer as VectorQuantizer
+from .text_encoder import TextEncoder as TextEncoder

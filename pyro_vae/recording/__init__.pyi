@@ -1,0 +1,10 @@
+from .graph import Compile as Compile
+from .graph import Mode as Mode
+from .graph import NotRecordable as NotRecordable
+from .graph import Outputs as Outputs
+from .graph import Recording as Recording
+from .graph import choose_mode as choose_mode
+from .tensors import expanded_along as expanded_along
+from .tensors import forget as forget
+from .tensors import is_recorded as is_recorded
+from .tensors import seen_by as seen_by
