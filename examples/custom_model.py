@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import pyro_vae
+from pyro_vae import plots as figures
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.plots import registry as figures
 
 encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 20))
 decoder = nn.Sequential(nn.Linear(10, 200), nn.ReLU(), nn.Linear(200, 784))

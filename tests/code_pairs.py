@@ -13,7 +13,6 @@ from pyro_vae.cli import main
 from pyro_vae.data import Split
 from pyro_vae.distributions import UniformCodes
 from pyro_vae.priors import Prior, UniformPrior
-from pyro_vae.programs.context import label_context
 
 SIDE, DIM, NOISE = 8, 3, 0.3  # of an image; of a code's vector; of the likelihood
 
@@ -181,8 +180,7 @@ class WithPriors(nn.Module):
 
     @property
     def context(self):
-        classes = self.priors["codes"].num_classes
-        return {} if classes is None else {"y": label_context(classes)}
+        return self.priors["codes"].context
 
     def forward(self, x=None, *, y=None, num_samples=1):
         with pyro.plate("data", num_samples if x is None else len(x), dim=-1):

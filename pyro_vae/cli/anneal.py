@@ -73,7 +73,7 @@ def gap(arguments: Sequence[str]) -> None:
     """Tell what a run's ELBO and importance-weighted bounds lack of log p(x), and why."""
     from pyro_vae.evaluation import likelihood_gap
     from pyro_vae.evaluation.amortization import PARTICLES
-    from pyro_vae.plots import likelihood as draw
+    from pyro_vae.plots import likelihood_gap as draw
     from pyro_vae.plots.registry import save_figure
 
     parser = _on_data(_annealing(run_parser("gap", gap.__doc__)))

@@ -16,7 +16,7 @@ from pyro_vae.data.images import IMAGES, SOUNDS, Kind, read_image, shown, square
 from pyro_vae.data.sound import Sound
 from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.context import accepted_arguments, declared_context, required_arguments
+from pyro_vae.programs.context import X, accepted_arguments, declared_context, required_arguments
 from pyro_vae.runs import Run
 from pyro_vae.runs.learned_priors import PRIORS
 from pyro_vae.runs.measurements import SplitName
@@ -58,13 +58,13 @@ def read_files(
     for path in paths:
         _check_kind(path, IMAGES if images else SOUNDS)
     if sound is not None:
-        return Split({"x": torch.stack([sound.encode(sound.read(path, shape[-1])) for path in paths]).unsqueeze(1)})
+        return Split({X: torch.stack([sound.encode(sound.read(path, shape[-1])) for path in paths]).unsqueeze(1)})
     x = torch.stack([_image(path, shape, image_size) for path in paths])  # (n, C, H, W)
     if binarization != "none":
         how = "threshold" if binarization == "threshold" else "static"
         x = binarize(x, how, seed=binarization_seed, part="test", name="files")
     mask = None if observed_quadrants is None else quadrant_mask(shape, observed_quadrants, "files")
-    return Split({"x": x}, mask=mask, name="files")
+    return Split({X: x}, mask=mask, name="files")
 
 
 def _check_kind(path: Path, kind: Kind) -> None:
@@ -130,8 +130,8 @@ def reconstruct(arguments: Sequence[str]) -> None:
     write_atomically(file, lambda path: np.savez_compressed(path, **arrays))
     print(file)
     if run.sound is not None:
-        print(_write_sounds(run, sounds, stems, batch["x"].cpu(), mean))
-    _draw(run, pictures, names, batch["x"].cpu(), mean)
+        print(_write_sounds(run, sounds, stems, batch[X].cpu(), mean))
+    _draw(run, pictures, names, batch[X].cpu(), mean)
 
 
 def _of_files(run: Run, files: Sequence[Path]) -> tuple[list[str], dict[str, Tensor]]:
@@ -195,7 +195,7 @@ def _context(
     if not sayable or not any(names is None or "y" in names for names in accepted):
         why = "it is made from the data" if not sayable else "it is not conditional"
         raise InputError(f"--y is not for this model: {why}; leave it out")
-    return {"y": parse_y(y, context, len(batch["x"]), run.classes)}
+    return {"y": parse_y(y, context, len(batch[X]), run.classes)}
 
 
 def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int) -> Tensor:

@@ -194,7 +194,7 @@ def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: in
 
 def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[str, Tensor], int | None]:
     """What the model is conditioned on, for each sample, and how many columns are to show them (None: any number)."""
-    from pyro_vae.plots import images as pick
+    from pyro_vae.plots.images import pick
 
     needed, declared = needed_to_generate(model), declared_context(model)
     takes_y = "y" in needed or "y" in declared
@@ -219,7 +219,7 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
     data = run.data()
     split = data.test or data.validation or data.train
     context = pick(split, num)
-    logging.info("%s: taken from %d of the data %s", ", ".join(needed), len(context["x"]), split.name)
+    logging.info("%s: taken from %d of the data %s", ", ".join(needed), len(context[X]), split.name)
     return {name: value for name, value in context.items() if name in needed}, None
 
 

@@ -22,6 +22,7 @@ from pyro_vae.evaluation.annealing.results import AnnealedLikelihood
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Recorder
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error, not_finite
+from pyro_vae.programs.context import X
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
 from pyro_vae.programs.session import evaluating
@@ -262,7 +263,7 @@ class _Refiner:
         total, drawn = torch.zeros((), dtype=torch.float64), 0
         while drawn < num_particles:
             count = min(TOLD, num_particles - drawn)
-            total = total.to(batch["x"].device) + self._log_weights(batch, offsets, count).double().sum(0)
+            total = total.to(batch[X].device) + self._log_weights(batch, offsets, count).double().sum(0)
             drawn += count
         return total / num_particles
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_present, data_type
+from pyro_vae.programs.context import X
 from pyro_vae.programs.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import as_split, check_pair, quiet
@@ -134,13 +135,13 @@ def _collect(
     split = as_split(data, model)
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
-    with quiet(programs, {"x": split.tensors["x"][:1]}, seed) as first:
+    with quiet(programs, {X: split.tensors[X][:1]}, seed) as first:
         check_pair(*programs, split, same_sites=False)
         split = split.to(split.device, data_type(*programs, split))
         for batch in split.batches(batch_size):
             check_present(programs[1], batch, "guide")
             check_context(programs[1], batch)
-            batch = {name: value.to(first["x"].device) for name, value in batch.items()}
+            batch = {name: value.to(first[X].device) for name, value in batch.items()}
             with handler:
                 trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
             for name, node in trace.nodes.items():

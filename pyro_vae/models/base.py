@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.priors import Prior, TransformerPrior
+from pyro_vae.priors import Prior
 from pyro_vae.programs.context import Context
 
 
@@ -93,7 +93,6 @@ def sample_text(priors: nn.ModuleDict, text: Tensor | None) -> Tensor | None:
     return text if prior is None else pyro.sample("text", prior.text(), obs=text)
 
 
-def _with_text(priors: nn.ModuleDict) -> TransformerPrior | None:
+def _with_text(priors: nn.ModuleDict) -> Prior | None:
     """The first prior that is one over texts, too."""
-    found = (prior for prior in priors.values() if isinstance(prior, TransformerPrior))
-    return next((prior for prior in found if prior.text_length is not None), None)
+    return next((prior for prior in priors.values() if isinstance(prior, Prior) and prior.draws_text), None)

@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.priors import Prior, TransformerPrior
+from pyro_vae.priors import Prior
 from pyro_vae.programs.context import Context
 
 
@@ -45,7 +45,7 @@ class TextCodeModel(PyroModule):
         prior: over the codes, the data ``x`` ``(batch, *grid)``, and over the data ``text`` ``(batch, text_length)``.
     """
 
-    def __init__(self, prior: TransformerPrior) -> None:
+    def __init__(self, prior: Prior) -> None:
         super().__init__()
         self.prior = prior
 

@@ -17,6 +17,7 @@ from pyro_vae.evaluation.codes import CodeSite, CodeStatistics, CodeUsage, sites
 from pyro_vae.evaluation.encoding import posterior_samples
 from pyro_vae.plots.axes import panels
 from pyro_vae.plots.images import code_colours, draw_curve, grey_range, is_drawable, is_image, mosaic, pick
+from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def code_maps(
         logger.info("no figure of codes: %s", reason)
         return None
     batch = pick(split, n, seed)
-    x = batch["x"].cpu()
+    x = batch[X].cpu()
     codes = posterior_samples(model, guide, batch, seed=seed, sites=list(sites))
     return _draw(x, codes, sites, f"{split.name}: the data's codes, a colour for each")
 

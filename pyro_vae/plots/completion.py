@@ -13,10 +13,11 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import is_image, labelled_columns, pick
-from pyro_vae.programs.context import declared_context
+from pyro_vae.programs.context import X, declared_context
 from pyro_vae.programs.nodes import data_first
 from pyro_vae.programs.program import Program
 from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.sites import Site
 from pyro_vae.programs.traces import is_latent
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ MISSING = (0.62, 0.74, 0.88)  # the colour of what is not observed
 def completions(
     model: Callable[..., Any], split: Split, rows: int = 10, draws: int = 6, seed: int = 0
 ) -> Figure | None:
-    """Rows: observed part, the model's deterministic prediction (if it has such a site), several completions, truth.
+    """Rows: observed part, deterministic sites of the data's shape (a prediction), several completions, truth.
 
     A completion is the mean of p(x | z, y) for one z ~ p(z | y), with the observed part in its place.
 
@@ -52,22 +53,26 @@ def completions(
         return None
     batch = pick(split, rows, seed)
     context = {name: value for name, value in batch.items() if name in declared}
-    count = len(batch["x"])
+    count = len(batch[X])
     with quiet([program], context, seed) as moved:
         trace, site = generated(program, count, moved)
     nodes = trace.nodes
     latent = any(is_latent(node) and name != site for name, node in nodes.items())
     columns = {"observed": _with_colour(context["y"].cpu(), context["mask"].cpu())}
-    if "prediction" in nodes:
-        columns["prediction"] = data_first(nodes["prediction"]["value"], nodes["prediction"]).cpu()
+    columns |= {name: data_first(node["value"], node).cpu() for name, node in nodes.items() if _like_data(node, split)}
     for i in range(draws if latent else 1):
         name = f"completion {i + 1}" if latent else "prediction"
         columns[name] = draw(program, count, seed=seed + i, batch=context).mean
-    columns["truth"] = batch["x"].cpu()
+    columns["truth"] = batch[X].cpu()
     figure = labelled_columns({name: value.reshape(count, -1, *split.shape[-2:]) for name, value in columns.items()})
     what = ": mean of p(x | z, y), z ~ p(z | y)" if latent else ": mean of p(x | y)"
     figure.suptitle(f"{split.name}: completions of an observed part y{what}")
     return figure
+
+
+def _like_data(node: Site, split: Split) -> bool:
+    """Whether a site is a function of others (``pyro.deterministic``) of the data's shape, as a prediction is."""
+    return bool(node.get("infer", {}).get("_deterministic")) and tuple(node["fn"].event_shape) == split.shape
 
 
 def _with_colour(y: Tensor, mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Split
 from pyro_vae.evaluation.hierarchy import Level, average_values, levels_of, reconstruct_by_level
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick, picked
+from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,10 @@ def levels(
     counts = _spread(len(every))
     means = reconstruct_by_level(model, guide, batch, every, average, counts=counts, seed=seed)
     means = [in_shape(mean, split.shape) for mean in means]
-    values = torch.stack([batch["x"].cpu(), *means], 1)  # (n, 1 + levels, *shape)
+    values = torch.stack([batch[X].cpu(), *means], 1)  # (n, 1 + levels, *shape)
     columns = ["data", *(_said(every, count) for count in counts)]
     title = f"{split.name}: {kind(means[0])} of p(x | z) from the upper levels;\n{_what_is_left_out(every, left_out)}"
-    return grid(values, title, columns=columns, limits=grey_range(batch["x"]))
+    return grid(values, title, columns=columns, limits=grey_range(batch[X]))
 
 
 def _spread(count: int) -> list[int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.programs.context import X
 
 
 def pick(split: Split, n: int, seed: int = 0) -> dict[str, Tensor]:
@@ -118,7 +119,7 @@ def in_shape(values: Tensor, shape: tuple[int, ...], leading: int = 1) -> Tensor
 
 def shaped_like_x(values: Tensor, batch: Mapping[str, Tensor] | None) -> Tensor:
     """Means ``(n, *event)`` in the shape of the batch's x, where there is one with as many elements."""
-    x = (batch or {}).get("x")
+    x = (batch or {}).get(X)
     same = x is not None and math.prod(x.shape[1:]) == math.prod(values.shape[1:])
     return values.reshape(len(values), *x.shape[1:]) if same else values
 

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_space import Kind, decode_path, interpolate
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, pick
 from pyro_vae.plots.images import kind as kind_of
+from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def interpolations(
         logger.info("no figure of interpolations: data of shape %s are neither images nor vectors", split.shape)
         return None
     batch = pick(split, 2 * pairs, seed)
-    half = len(batch["x"]) // 2
+    half = len(batch[X]) // 2
     latents = mean_path(model, guide, batch, seed=seed)
     for name in sites or ():
         if name not in latents:
@@ -64,7 +65,7 @@ def interpolations(
     path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}
     left = {name: value[:half] for name, value in batch.items()}
     decoded = in_shape(decode_path(model, path, seed=seed, batch=left), split.shape, 2)  # (half, steps, *shape)
-    x = batch["x"].cpu()
+    x = batch[X].cpu()
     values = torch.cat([x[:half, None], decoded, x[half : 2 * half, None]], 1)
     columns = ["datum", *(f"{i / (steps - 1):.3g}" for i in range(steps)), "datum"]
     moved = "" if sites is None else f" of {', '.join(chosen)}"

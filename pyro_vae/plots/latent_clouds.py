@@ -12,6 +12,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, posterior_samples
 from pyro_vae.plots.axes import class_labels, clouds, from_the_top
 from pyro_vae.plots.images import pick
+from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def latent_scatter(
     """
     batch = pick(split, max_points, seed)
     names = free_sites(model, guide, split, counted=True)
-    if len(batch["x"]) < 3 or not names:
+    if len(batch[X]) < 3 or not names:
         reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
         logger.info("no figure of latents: %s", reason)
         return None
@@ -65,7 +66,7 @@ def layer_pca(
     """
     batch = pick(split, max_points, seed)
     names = free_sites(model, guide, split, counted=True)
-    if len(batch["x"]) < 3 or not names:
+    if len(batch[X]) < 3 or not names:
         reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
         logger.info("no figure of the layers: %s", reason)
         return None

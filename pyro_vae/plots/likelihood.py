@@ -16,6 +16,7 @@ from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, picked
+from pyro_vae.programs.context import X
 from pyro_vae.programs.session import anything_to_draw, evaluating
 
 logger = logging.getLogger(__name__)
@@ -101,14 +102,14 @@ def worst_data(
     worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
     batch = split.fixed(worst.to(split.device)).batch(slice(None))
     mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)
-    values = torch.stack([batch["x"].cpu(), mean])  # (2, columns, *shape)
+    values = torch.stack([batch[X].cpu(), mean])  # (2, columns, *shape)
     size, k = measured.effective_sample_size, measured.pareto_k
     columns = [f"k {k[i]:.2f}\nESS {size[i]:.0f}\n{measured.per_datum[i]:.1f}" for i in worst.tolist()]
     title = (
         f"{split.name}: the worst of {len(split)} data by Pareto k-hat (k), with the effective\n"
         f"sample size of {measured.num_particles} particles and the bound on log p(x) in nats"
     )
-    return grid(values, title, rows=["data", "reconstruction"], columns=columns, limits=grey_range(batch["x"]))
+    return grid(values, title, rows=["data", "reconstruction"], columns=columns, limits=grey_range(batch[X]))
 
 
 def _measured(model: Callable[..., Any], guide: Callable[..., Any], split: Split, seed: int) -> LogLikelihood | None:

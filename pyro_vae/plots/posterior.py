@@ -51,7 +51,7 @@ def aggregated_posterior(
     Source: Hoffman & Johnson 2016, "ELBO surgery" (the aggregated posterior and its distance from the prior).
     """
     batch = pick(split, num_draws, seed)
-    n = len(batch["x"])
+    n = len(batch[X])
     if n < 3:
         logger.info("no figure of the aggregated posterior: %d data are too few", n)
         return None

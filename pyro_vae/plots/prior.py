@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
+from pyro_vae.distributions import UniformCodes
+from pyro_vae.evaluation.codes import number_of_codes
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import (
     draw_curve,
@@ -26,9 +28,8 @@ from pyro_vae.plots.images import (
     shaped_like_x,
     told_range,
 )
-from pyro_vae.priors import Prior, UniformPrior
-from pyro_vae.programs.context import X, needed_to_generate
-from pyro_vae.programs.handlers import scaled
+from pyro_vae.programs.context import X, declared_context, needed_to_generate
+from pyro_vae.programs.handlers import scaled, tempered
 from pyro_vae.programs.nodes import in_data_plate
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, quiet
@@ -91,7 +92,7 @@ def prior_samples(
     else:
         logger.info("no figure of prior samples: data of shape %s are neither images nor vectors", shape)
         return None
-    given = ", ".join(name for name in batch or {} if name != "x")
+    given = ", ".join(name for name in batch or {} if name != X)
     inner = f"{kind(mean)} of p(x | z"
     inner += f", {given}), z ~ p(z | {given})" if given else "), z ~ p(z)"
     scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
@@ -163,16 +164,16 @@ def _sites_with_scale(program: Program, batch: Batch) -> list[str]:
 
 SIDE = 6  # samples on a side
 MAX_CLASSES, PER_CLASS = 20, 6
+LARGEST_LABEL = 10_000
 
 
 def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch | None = None) -> Figure | None:
-    """Two panels of means of p(x | z): codes from the uniform prior, and from the model's present, learned one.
+    """Two panels of means of p(x | z): codes that are all equally probable, and codes from the model's learned prior.
 
-    If a learned prior is conditional on the class label ``y``, every class that it has seen has a column.
+    If the model needs a class label ``y``, every class that it takes has a column.
 
     Args:
-        model: a module with ``priors``, an ``nn.ModuleDict`` of :class:`~pyro_vae.priors.Prior` by site name. Uniform
-            ones take the learned ones' places for a moment; all is put back, whatever happens.
+        model: a generative program.
         seed: of the draws.
         batch: context that the model needs beside y, ``(n, ...)`` each, for n samples or in turn; without, there are 36
             samples, or 6 of every class.
@@ -185,25 +186,27 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
         InputError: for a model that cannot be run without data.
     """
     program = model if isinstance(model, Program) else Program(model)
-    priors = learned_priors(program)
-    if not priors:
-        logger.info("no figure of uniform and learned priors: the model has no learned prior over codes")
-        return None
-    classes = _classes(priors) if "y" in needed_to_generate(program) else []
+    classes = _classes(program) if "y" in needed_to_generate(program) else []
     given = len(next(iter(batch.values()))) if batch else SIDE * SIDE
     count = PER_CLASS * len(classes) or given
     context = {name: value[torch.arange(count) % given] for name, value in (batch or {}).items()}
     if classes:
         context["y"] = torch.tensor(classes).repeat(PER_CLASS)  # a class to a column
+    flat = _UniformInPlace()
+    with quiet([program], {name: value[:1] for name, value in context.items()}, seed) as one, flat:
+        generated(program, 1, one)
+    if not flat.sites:
+        logger.info("no figure of uniform and learned priors: the model has no learned prior over codes")
+        return None
     columns = len(classes) or math.ceil(math.sqrt(count))
     learned = draw(program, count, seed=seed, batch=context).mean
-    with uniform_in_place(program):
+    with flat:
         uniform = draw(program, count, seed=seed, batch=context).mean
     shape = tuple(learned.shape[1:])
     if not is_drawable(shape):
         logger.info("no figure of uniform and learned priors: data of shape %s are neither images nor vectors", shape)
         return None
-    title = f"Samples under the uniform and the learned prior of {', '.join(priors)}: mean of p(x | z)"
+    title = f"Samples under the uniform and the learned prior of {', '.join(flat.sites)}: mean of p(x | z)"
     sides = {"uniform": uniform, "learned": learned}
     if is_image(shape):
         return _images(sides, columns, classes, title)
@@ -212,32 +215,34 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     return grid(values, title, rows=rows, columns=list(sides))
 
 
-def learned_priors(program: Program) -> dict[str, Prior]:
-    """The priors that a model holds and that are not uniform, by site name."""
-    held = getattr(program.program, "priors", None)
-    if not isinstance(held, nn.ModuleDict):
-        return {}
-    return {n: p for n, p in held.items() if isinstance(p, Prior) and not isinstance(p, UniformPrior)}
+class _UniformInPlace(Messenger):
+    """A handler that notes which codes have a learned prior, and under which those are all equally probable after it.
+
+    Attributes:
+        sites: their names, and where their values are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: dict[str, torch.device] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.sites and not msg["is_observed"]:
+            fn, codes = msg["fn"], number_of_codes(msg["fn"])
+            assert codes is not None
+            msg["fn"] = UniformCodes(codes, fn.event_shape, fn.batch_shape, device=self.sites[msg["name"]])
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and tempered(msg["fn"], 2.0) is not None and number_of_codes(msg["fn"]) is not None:
+            self.sites[msg["name"]] = msg["value"].device  # only what is learned has a temperature
 
 
-@contextmanager
-def uniform_in_place(program: Program) -> Iterator[None]:
-    """The model with uniform priors for the length of a block."""
-    held, learned = program.program.priors, learned_priors(program)
-    try:
-        for name, prior in learned.items():
-            tensor = next(iter([*prior.parameters(), *prior.buffers()]))
-            held[name] = UniformPrior(prior.num_codes, prior.shape).to(tensor.device)
-        yield
-    finally:
-        for name, prior in learned.items():
-            held[name] = prior
-
-
-def _classes(priors: dict[str, Prior]) -> list[int]:
-    """The labels that every conditional prior has seen."""
-    seen = [prior.seen for prior in priors.values() if prior.num_classes is not None]
-    return torch.stack(seen).all(0).nonzero().flatten().tolist()[:MAX_CLASSES] if seen else []
+def _classes(program: Program) -> list[int]:
+    """The labels that a program takes, at most ``MAX_CLASSES`` of them."""
+    y = declared_context(program).get("y")
+    if y is None or y.shape or y.dtype != torch.int64:
+        return []
+    return y.support.check(torch.arange(LARGEST_LABEL)).nonzero().flatten().tolist()[:MAX_CLASSES]
 
 
 def _images(sides: dict[str, Tensor], columns: int, classes: list[int], title: str) -> Figure:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.plots.images import draw_curve, grey_range, in_shape, is_curve, is_image, kind, mosaic, pick, told_range
+from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def reconstructions(
         return None
     batch = pick(split, n, seed)
     mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
-    return pairs(batch["x"].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
+    return pairs(batch[X].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
 
 
 def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data import Sound, Split
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.plots.images import in_shape, pick
+from pyro_vae.programs.context import X
 
 WINDOW_SECONDS = 0.032
 COLUMNS = 8
@@ -119,4 +120,4 @@ def spectrograms(
     batch = pick(split, n, seed)
     mean = reconstruct(model, guide, batch, seed=seed)  # (n, 1, L)
     title = f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)"
-    return pairs_of_spectrograms(batch["x"].cpu(), mean, sound, title)
+    return pairs_of_spectrograms(batch[X].cpu(), mean, sound, title)

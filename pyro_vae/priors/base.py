@@ -114,6 +114,23 @@ class Prior(nn.Module):
             given["text"] = text_context(self.text_length, self.num_words)
         return given | {name: codes_context(grid) for name, grid in self.coarser.items()}
 
+    @property
+    def draws_text(self) -> bool:
+        """Whether it is a prior over texts, too: it has methods ``text`` and ``training_scales`` of its own."""
+        return False
+
+    def text(self) -> TorchDistribution:
+        """p(text), a distribution over ``(text_length,)`` int64.
+
+        Raises:
+            InputError: if it is no prior over texts.
+        """
+        raise InputError(f"{type(self).__name__} is no prior over texts")
+
+    def training_scales(self) -> tuple[float, float]:
+        """What the log-probabilities of texts and of codes are multiplied by in training."""
+        return 1.0, 1.0
+
     @abstractmethod
     def forward(self, **context: Tensor | None) -> TorchDistribution:
         """p(codes | context).

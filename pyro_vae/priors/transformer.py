@@ -294,6 +294,11 @@ class TransformerPrior(AutoregressivePrior):
             masks = None if plain else after_given(mask, self.prompt.length)
             self.register_buffer(f"{kind}_mask_given", masks, persistent=False)
 
+    @property
+    def draws_text(self) -> bool:
+        """Whether it was built with texts."""
+        return self.text_length is not None
+
     def text(self) -> Texts:
         """p(text), a distribution over ``(T,)`` int64: words, and pads behind the end.
 

@@ -16,7 +16,7 @@ from torch.distributions import constraints
 from pyro_vae.data import Split
 from pyro_vae.data.split import check_finite
 from pyro_vae.errors import InputError
-from pyro_vae.programs.context import declared_context, required_arguments
+from pyro_vae.programs.context import X, declared_context, required_arguments
 from pyro_vae.programs.handlers import LastSite
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
 from pyro_vae.programs.program import Batch, Program, prime, real_type
@@ -93,8 +93,8 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
         check_support(name, site, site["value"])
     seen = 0
     for batch in split.batches(_data_together(model, guide, first, run=bool(computed))):
-        check_finite(batch["x"], split.name, seen)  # in the programs' type: 1e300 is no float32
-        seen += len(batch["x"])
+        check_finite(batch[X], split.name, seen)  # in the programs' type: 1e300 is no float32
+        seen += len(batch[X])
         for name, site in sites.items():
             if name not in computed:
                 check_support(name, site, batch[entries[name]], entries[name])
@@ -138,7 +138,7 @@ def data_type(
 
 def _data_together(model: Program, guide: Program, first: Batch, *, run: bool) -> int:
     """How many data to look at together, in bounded memory; ``run``: the programs are run on them."""
-    size = len(first["x"])
+    size = len(first[X])
     each = 2 * sum(value.nbytes for value in first.values()) / size  # and what a constraint makes of them
     if run:
         each = max(each, peak_bytes(lambda: _primed(model, guide, first)) / size)

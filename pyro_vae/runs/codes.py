@@ -22,6 +22,7 @@ from pyro_vae.data import Data, Split, Tokenizer
 from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.programs.checks import check_data
+from pyro_vae.programs.context import X
 from pyro_vae.programs.nodes import is_point_mass
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runtime import private_seed
@@ -117,7 +118,7 @@ def extract_codes(
         for batch in split.batches(max(1, BATCH // max(1, draws))):
             if "y" in batch and batch["y"].dtype == torch.int64:
                 parts.setdefault("y", []).append(batch["y"].cpu())
-            size = len(batch["x"])
+            size = len(batch[X])
             batch = {name: value.to(device) for name, value in batch.items()}
             if draws:
                 batch = {name: value.repeat_interleave(draws, 0) for name, value in batch.items()}  # (B * draws, ...)

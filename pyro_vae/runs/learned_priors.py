@@ -15,7 +15,7 @@ from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.files import TEMPORARY, read_yaml
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel
-from pyro_vae.priors import Prior, TransformerPrior
+from pyro_vae.priors import Prior
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
 from pyro_vae.runs.config import NOT_CONFIGURED, check_sections, instantiate, parse_sections
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
@@ -83,7 +83,7 @@ def build_prior(
         facts |= {name: text[name] for name in ("text_length", "num_words")}
     with private_seed(derived_seed(config.seed, "weights")):
         prior = instantiate("prior", config, Prior, FACTS, facts)
-    if text is not None and not isinstance(prior, TransformerPrior):
+    if text is not None and not prior.draws_text:
         raise InputError(
             f"{type(prior).__name__} is no prior over texts: leave text.vocabulary_size out, or take "
             "pyro_vae.priors.TransformerPrior"

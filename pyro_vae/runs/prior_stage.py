@@ -18,8 +18,8 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import check_no_links, locked, remove_leftovers
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel, TextCodeModel
-from pyro_vae.priors import Prior, TransformerPrior
-from pyro_vae.programs.context import accepted_arguments
+from pyro_vae.priors import Prior
+from pyro_vae.programs.context import X, accepted_arguments
 from pyro_vae.runs.codes import TOKENIZER, Codes, check_tokenizer, digest, make_tokenizer, run_codes, saved, sizes_of
 from pyro_vae.runs.config import NOT_CONFIGURED, instantiate, is_first_process, told_apart, write_config
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
@@ -165,7 +165,7 @@ def _train(
     code_data = as_code_data(codes, site, list(present.coarser), data, several=config.draws > 0)
     if tokenizer is not None:
         code_data = with_text(code_data, tokenizer, dropout=config.text.dropout, seed=config.seed)
-    program = TextCodeModel(prior) if isinstance(prior, TransformerPrior) and text is not None else CodeModel(prior)
+    program = TextCodeModel(prior) if prior.draws_text else CodeModel(prior)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     if not resumed and is_first_process(config):
         text = None if tokenizer is None else saved(vocabulary, tokenizer)
@@ -202,7 +202,7 @@ def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data, severa
     def split(part: str) -> Split | None:
         if part not in codes:
             return None
-        own: dict[str, Tensor] = {"x": codes[part][site]}
+        own: dict[str, Tensor] = {X: codes[part][site]}
         own |= {name: codes[part][name] for name in (*coarser, "y") if name in codes[part]}
         drawn = {name: own[name] for name in ("x", *coarser)} if several and part == "train" else {}
         first = {name: value[:, 0].long() for name, value in drawn.items()}

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from pyro_vae.data import Split
 from pyro_vae.errors import NonFiniteLossError
 from pyro_vae.files import remove_leftovers
+from pyro_vae.programs.context import X
 from pyro_vae.recording import Mode
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import checkpoint as files
@@ -238,7 +239,7 @@ class Trainer(TrainingState):
         with private_seed(seed, split.device), self._averaged():
             self._recompute_statistics(-(-SOME // self.batches.batch_size))
             for batch in split.batches(self.batches.batch_size):
-                sums = sums + measure(batch).double() * len(batch["x"])
+                sums = sums + measure(batch).double() * len(batch[X])
             means = dict(zip(measure.step.names, (sums / len(split)).tolist(), strict=True))
             if not all(map(math.isfinite, means.values())):
                 raise NonFiniteLossError(self._not_finite(means))

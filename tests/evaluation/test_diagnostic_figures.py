@@ -9,13 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import LatentStatistics, SiteStatistics, latent_statistics
 from pyro_vae.evaluation.encoding import posterior_samples, principal_components
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.latent_space import attribute_correlation, attribute_vectors, interpolate
-from pyro_vae.plots import registry as figures
 from pyro_vae.plots.axes import from_the_top, panels
 from pyro_vae.plots.posterior import density
 

@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Data, Split
-from pyro_vae.plots import registry as figures
 from pyro_vae.plots.images import mosaic, pick
 
 

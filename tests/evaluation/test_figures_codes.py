@@ -10,14 +10,11 @@ import torch
 from code_pairs import OneLevel, Signals, Table, TwoLevels, WithPriors, WithPriorsGuide, bottom_up, images, three_layers
 from PIL import Image
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation import code_statistics
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.plots import registry as figures
 from pyro_vae.plots.images import code_colours, mosaic, pick
-from pyro_vae.plots.prior import learned_priors, uniform_in_place
-from pyro_vae.priors import UniformPrior
-from pyro_vae.programs.program import Program
 
 
 def canvas(axes):
@@ -213,15 +210,6 @@ def test_labels_go_by_columns_and_unseen_ones_are_left_out():
     y = torch.tensor([0, 2, 3]).repeat(6)
     expected = sample(model, 18, batch={"y": y})["x.mean"]
     torch.testing.assert_close(canvas(figure.axes[1]), torch.as_tensor(mosaic(expected, 3)))
-
-
-def test_priors_are_put_back_whatever_happens():
-    model = WithPriors(Table(8, (4, 4)))
-    learned = model.priors["codes"]
-    with pytest.raises(RuntimeError, match="stop"), uniform_in_place(Program(model)):
-        assert isinstance(model.priors["codes"], UniformPrior)
-        raise RuntimeError("stop")
-    assert model.priors["codes"] is learned and list(learned_priors(Program(model))) == ["codes"]
 
 
 def test_priors_that_are_all_uniform_or_not_held(caplog):

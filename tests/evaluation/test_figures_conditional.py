@@ -7,11 +7,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Data, Split
 from pyro_vae.guides import CompletionGuide, ConditionalGuide, EmptyGuide
 from pyro_vae.models import VAE, CompletionBaseline, CompletionVAE, ConditionalVAE
 from pyro_vae.networks import Attributes, OneHot
-from pyro_vae.plots import registry as figures
 from pyro_vae.plots.completion import MISSING
 from pyro_vae.programs.context import attribute_context, label_context
 

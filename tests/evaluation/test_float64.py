@@ -4,13 +4,13 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Split
 from pyro_vae.evaluation import latent_statistics
 from pyro_vae.evaluation.encoding import encode
 from pyro_vae.evaluation.generate import reconstruct, sample
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.models import VAE
-from pyro_vae.plots import registry as figures
 
 
 @pytest.fixture(scope="module")

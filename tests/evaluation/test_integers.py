@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.evaluation.encoding import encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
-from pyro_vae.plots import registry as figures
 from pyro_vae.plots.images import grey_range, mosaic
 
 LEVELS = nn.Linear(2, 16 * 5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_vae.data import Split
-from pyro_vae.plots import images as pick
+from pyro_vae.plots.images import pick
 
 
 @pytest.mark.parametrize("n", [3, 20])

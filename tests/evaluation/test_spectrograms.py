@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Data, Sound, Split
 from pyro_vae.evaluation.generate import reconstruct
-from pyro_vae.plots import registry as figures
 from pyro_vae.plots.images import draw_curve
 from pyro_vae.plots.spectrogram import sound_grid, spectrogram
 

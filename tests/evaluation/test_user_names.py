@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from pyro_vae import fit
+from pyro_vae import plots as figures
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.evaluation.encoding import encode, posterior_samples
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
 from pyro_vae.evaluation.latent_space import decode_path
-from pyro_vae.plots import registry as figures
 from pyro_vae.programs.context import data_argument, required_arguments
 from pyro_vae.programs.program import Program
 

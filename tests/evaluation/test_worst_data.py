@@ -7,10 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vae import plots as figures
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.results import LogLikelihood
-from pyro_vae.plots import registry as figures
 
 SHAPE = (1, 3, 3)
 NARROW = [7, 31, 52]

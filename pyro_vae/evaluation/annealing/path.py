@@ -17,6 +17,7 @@ from pyro_vae.evaluation.annealing.unconstrained import Layout, Unconstrained, c
 from pyro_vae.evaluation.chunks import Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_numbers, site_tensors
 from pyro_vae.evaluation.importance import repeat
+from pyro_vae.programs.context import X
 from pyro_vae.programs.nodes import in_data_plate
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch, Program
@@ -190,7 +191,7 @@ class Densities:
 
     def __init__(self, path: AnnealedPath, batch: Batch) -> None:
         self.path = path
-        self.size = len(batch["x"])
+        self.size = len(batch[X])
         inner = 1 if path.vectorize else path.num_chains  # data in the place of chains
         self.chains = path.num_chains // inner
         self.batch = repeat(batch, inner) if inner > 1 else dict(batch)
