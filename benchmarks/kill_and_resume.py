@@ -32,7 +32,7 @@ EXPERIMENT = (
 
 
 def command(action: str, *arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "pyro_vae.cli", action, *map(str, arguments)]
+    return [sys.executable, "-m", "pyro_vae", action, *map(str, arguments)]
 
 
 def start(arguments: list[str], threads: int) -> subprocess.Popen[bytes]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import pyro_vae
-from pyro_vae import plots as figures
+from pyro_vae import plots
 from pyro_vae.evaluation import log_likelihood
 
 encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 20))
@@ -33,4 +33,4 @@ if __name__ == "__main__":
     data = pyro_vae.load_data("mnist5k", binarization="dynamic")
     result = pyro_vae.fit(model, guide, data, epochs=30, patience=10)
     print(log_likelihood(result.model, result.guide, data, num_particles=1000).to_dict())
-    print(*figures.draw_all(result.model, result.guide, data, result.records, "runs/custom"), sep="\n")
+    print(*plots.draw_all(result.model, result.guide, data, result.records, "runs/custom"), sep="\n")

@@ -1,4 +1,4 @@
-"""``python -m pyro_vae.cli``."""
+"""``python -m pyro_vae``, which is ``pyro-vae``."""
 
 from __future__ import annotations
 

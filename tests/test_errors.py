@@ -237,7 +237,7 @@ def test_unwritable_out(tmp_path, capsys):
 def test_errors_of_a_real_process_and_json_alone(run):
     """Through the interpreter: exit status 2, one line on standard error; with --json only JSON on standard output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pyro_vae.cli"]
+    command = [sys.executable, "-m", "pyro_vae"]
     bad = subprocess.run([*command, "evaluate", run / "nothing"], env=environment, capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stdout == ""
     assert bad.stderr == f"error: {run / 'nothing'} is not a run directory: it has no config.yaml\n"

@@ -154,11 +154,11 @@ class Sound:
         if self.encoding not in ENCODINGS:
             raise unknown("encoding", str(self.encoding), ENCODINGS)
 
-    def mu_law_encode(self, wave: Tensor) -> Tensor:
+    def encode(self, wave: Tensor) -> Tensor:
         """A waveform as a split stores it: float32 (linear) or uint8 levels (mu_law), of the same shape."""
         return mu_law_encode(wave) if self.encoding == "mu_law" else wave.to(torch.float32)
 
-    def mu_law_decode(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor) -> Tensor:
         """The waveform of x as it is in a batch, or of a mean of it; of the same shape."""
         return mu_law_decode(x) if self.encoding == "mu_law" else x
 

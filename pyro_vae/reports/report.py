@@ -54,7 +54,7 @@ from pyro_vae.runs.run import Run
 logger = logging.getLogger(__name__)
 
 DPI = 100
-FIGURES = "pyro_vae.plots.registry"  # the logger of the figures: why one does not apply
+FIGURES = "pyro_vae.plots"  # the logger of the figures: why one does not apply
 
 
 @dataclass

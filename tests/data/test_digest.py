@@ -47,6 +47,6 @@ def test_other_data_have_others():
 def test_the_digest_of_dynamic_data_says_how_evaluation_draws(monkeypatch):
     split = Split({"x": X}, binarization="dynamic")
     before, drawn = split_digest(split), split.fixed().tensors["x"]
-    for module in ("binarize", "digest"):
+    for module in ("binarization", "split"):
         monkeypatch.setattr(import_module(f"pyro_vae.data.{module}"), "EVALUATION_DRAW", "another")
     assert split_digest(split) != before and not torch.equal(split.fixed().tensors["x"], drawn)

@@ -24,7 +24,7 @@ from pyro_vae.runtime import PeakMemory, bytes_per_row
 
 def chunked(monkeypatch, bytes_of_chunk):
     """Force small chunks on the CPU, whatever the budget allows."""
-    monkeypatch.setattr(importlib.import_module("pyro_vae.evaluation.log_likelihood"), "CPU_CHUNK", bytes_of_chunk)
+    monkeypatch.setattr(importlib.import_module("pyro_vae.evaluation.importance"), "CPU_CHUNK", bytes_of_chunk)
 
 
 def errors(result):

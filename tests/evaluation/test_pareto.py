@@ -139,7 +139,7 @@ def test_log_likelihood_finds_it_over_chunks(monkeypatch):
             seen.append(z.detach().reshape(-1, 3).clone())
             pyro.sample("x", dist.Normal(z @ ppca.weight.T + ppca.bias, ppca.noise).to_event(1), obs=x)
 
-    monkeypatch.setattr(importlib.import_module("pyro_vae.evaluation.log_likelihood"), "CPU_CHUNK", 3000)
+    monkeypatch.setattr(importlib.import_module("pyro_vae.evaluation.importance"), "CPU_CHUNK", 3000)
     k = 101
     result = log_likelihood(model, ppca.rough_guide(), x, num_particles=k)
     chunks = math.ceil(k / len(seen[-1]))

@@ -12,7 +12,7 @@ import torch
 from made_scenes import made_scenes
 from pyro import distributions as dist
 
-from pyro_vae import recipes
+from pyro_vae import runs
 from pyro_vae.data import Data, Split, Tokenizer
 from pyro_vae.data.sources.emoji import draw_scenes
 from pyro_vae.errors import InputError
@@ -39,7 +39,7 @@ def measure(monkeypatch, capsys):
 
     def run(*options, ranked=True):
         stub = SimpleNamespace(programs=lambda: (model, None), data=lambda: data, tokenizer=lambda: tokenizer)
-        monkeypatch.setattr(recipes, "Run", lambda _: stub)
+        monkeypatch.setattr(runs, "Run", lambda _: stub)
         monkeypatch.setattr(ranker, "load_ranker", lambda _: scene_scorer(scenes) if ranked else None)
         monkeypatch.setattr(sys, "argv", ["scene_accuracy.py", "runs/none", *options])
         runpy.run_path(str(SCRIPT), run_name="__main__")

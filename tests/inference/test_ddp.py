@@ -23,7 +23,8 @@ SCRIPT = textwrap.dedent(
     import torch
     from pyro_vae.data import Data, Split
     from pyro_vae.guides import GaussianGuide
-    from pyro_vae.inference import ELBO, IWAE, Linear, fit
+    from pyro_vae.objectives import ELBO, IWAE
+    from pyro_vae.training import Linear, fit
     from pyro_vae.models import VAE
 
     CASES = {
@@ -109,7 +110,7 @@ def test_started_by_fabric(runs):
 STOPPED = textwrap.dedent(
     """
     import os, signal
-    from pyro_vae.inference import trainer
+    from pyro_vae.training import loop as trainer
 
     trainer.WINDOW = 2
     one_step = trainer.Trainer._one_step
@@ -143,7 +144,7 @@ def test_command_line_with_two_devices(tmp_path):
     """The second process runs the same command; it must not stumble over the first one's run directory."""
     arguments = "train vae --data.limit 40 --data.binarization threshold --fit.epochs 1 --fit.batch_size 20"
     arguments += " --fit.device cpu --fit.num_devices 2 --model.hidden_dims [8] --guide.hidden_dims [8] --out"
-    done = launch("-m", "pyro_vae.cli", *arguments.split(), tmp_path / "run", launcher="fabric")
+    done = launch("-m", "pyro_vae", *arguments.split(), tmp_path / "run", launcher="fabric")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "summary.json").exists()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1

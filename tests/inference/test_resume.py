@@ -306,7 +306,7 @@ def test_resume_refuses_another_ema_or_model(tmp_path):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "pyro_vae.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "pyro_vae", *map(str, arguments)]
 
 
 @pytest.mark.slow  # the default run kills within the process

@@ -409,7 +409,7 @@ def test_a_validation_loss_that_is_no_number_names_datum_and_epoch(tmp_path):
 # ------------------------------------------------------------------------- the machine
 def test_a_closed_pipe_and_a_full_output(run):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = f"{sys.executable} -m pyro_vae.cli recipes"
+    command = f"{sys.executable} -m pyro_vae recipes"
     piped = subprocess.run(f"{command} | head -c 1", shell=True, env=environment, capture_output=True, text=True)
     assert "Traceback" not in piped.stderr and "Exception ignored" not in piped.stderr
     if os.path.exists("/dev/full"):

@@ -50,11 +50,11 @@ def run(*arguments):
 
 
 def test_one_command_trains_both(recipe, tmp_path, monkeypatch, capsys):
-    started = []
+    started, start_from = [], first_module.start_from
     monkeypatch.setattr(
         "pyro_vae.runs.run.start_from",
         lambda main, *pair: (
-            first_module.start_from(main, *pair),
+            start_from(main, *pair),
             started.append({k: v.clone() for k, v in main.model.state_dict().items()}),
         ),
     )

@@ -255,9 +255,9 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     ({"guide/class_path": "pyro_vae.runs.Run"}, ["pyro_vae.runs.Run", "guide.class_path"]),
     (
         {"model": {"class_path": "pyro_vae.runs.config.Function", "init_args": {"path": "evil.run"}}},
-        ["functions.Function", "model.class_path"],
+        ["config.Function", "model.class_path"],
     ),
-    ({"objective/class_path": "pyro_vae.training.fit"}, ["inference.fit", "objective.class_path"]),
+    ({"objective/class_path": "pyro_vae.training.fit"}, ["training.fit", "objective.class_path"]),
     (
         {"model/init_args/likelihood": {"class_path": "pyro_vae.training.checkpoint.save_weights"}},
         ["save_weights", "model.init_args.likelihood"],

@@ -165,7 +165,7 @@ def test_a_refused_prior_leaves_no_trace_of_itself(vq, recipe, capsys):
 def test_two_devices(stage_one, tmp_path, recipe):
     """The second process runs the same command; it must not stumble over what the first one has begun."""
     shutil.copytree(stage_one / "vq2", tmp_path / "vq2")
-    command = [sys.executable, "-m", "pyro_vae.cli", "train-prior", recipe, "--on", tmp_path / "vq2"]
+    command = [sys.executable, "-m", "pyro_vae", "train-prior", recipe, "--on", tmp_path / "vq2"]
     environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*map(str, command), "--fit.num_devices", "2"], env=environment, capture_output=True, text=True, timeout=240
