@@ -223,7 +223,7 @@ def _write_sounds(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean:
 
 def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
     from pyro_vae.plots.reconstruction import pairs
-    from pyro_vae.plots.registry import save_figure
+    from pyro_vae.plots.registry import NotApplicable, save_figure
     from pyro_vae.plots.spectrogram import pairs_of_spectrograms
 
     title = "Reconstructions, mean of p(x | z) with z ~ q(z | x)"
@@ -231,8 +231,11 @@ def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor)
         logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(x))
         names, x, mean = names[:MOST_SHOWN], x[:MOST_SHOWN], mean[:MOST_SHOWN]
     names = [name.replace("$", r"\$") for name in names]  # no formulas
-    figure = pairs(x, mean, title) if run.sound is None else pairs_of_spectrograms(x, mean, run.sound, title, names)
-    if figure is not None:
-        picture = folder / "reconstruction.png"
-        save_figure(figure, picture)
-        print(picture)
+    try:
+        figure = pairs(x, mean, title) if run.sound is None else pairs_of_spectrograms(x, mean, run.sound, title, names)
+    except NotApplicable as error:
+        logging.info("no picture: %s", error)
+        return
+    picture = folder / "reconstruction.png"
+    save_figure(figure, picture)
+    print(picture)

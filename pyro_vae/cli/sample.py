@@ -100,7 +100,7 @@ def sample(arguments: Sequence[str]) -> None:
     from pyro_vae.evaluation.generate import draw
     from pyro_vae.files import write_atomically
     from pyro_vae.plots import prior_samples
-    from pyro_vae.plots.registry import save_figure
+    from pyro_vae.plots.registry import NotApplicable, save_figure
 
     parser = run_parser("sample", sample.__doc__)
     parser.add_argument("--num", type=int, default=64, help="how many")
@@ -169,10 +169,13 @@ def sample(arguments: Sequence[str]) -> None:
     if run.sound is not None:
         _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return
-    figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
-    if figure is not None:
-        save_figure(figure, picture)
-        print(picture)
+    try:
+        figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
+    except NotApplicable as error:
+        logging.info("no picture: %s", error)
+        return
+    save_figure(figure, picture)
+    print(picture)
 
 
 def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: int | None) -> None:

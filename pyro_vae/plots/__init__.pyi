@@ -19,8 +19,10 @@ from .prior import prior_samples as prior_samples
 from .prior import scaled_samples as scaled_samples
 from .prior import uniform_and_learned as uniform_and_learned
 from .reconstruction import reconstructions as reconstructions
+from .registry import NotApplicable as NotApplicable
+from .registry import Shown as Shown
 from .registry import draw_all as draw_all
-from .registry import drawers as drawers
+from .registry import figure as figure
 from .registry import save_figure as save_figure
 from .spectrogram import spectrograms as spectrograms
 from .training import training_curves as training_curves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +14,14 @@ from pyro_vae.evaluation import latent_space as attributes
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_space import AttributeVectors, attribute_vectors, decode_path
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
-
-logger = logging.getLogger(__name__)
 
 MAX_ROWS = 20
 ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
+@figure()
 def attribute_arithmetic(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -32,7 +31,7 @@ def attribute_arithmetic(
     datum: int = 0,
     max_data: int = 5000,
     seed: int = 0,
-) -> Figure | None:
+) -> Figure:
     """Means of p(x | z + alpha v_a), z the posterior mean of one datum, v_a the vector of an attribute: a row each.
 
     Args:
@@ -45,20 +44,18 @@ def attribute_arithmetic(
         seed: of draws.
 
     Returns:
-        the figure, or None (and a line in the log) for data without such labels or that are neither images nor vectors,
-        or latents that are not real.
+        the figure.
 
     Raises:
+        NotApplicable: for data without such labels or that are neither images nor vectors, or latents that are
+            not real.
         InputError: for an attribute that all data have, or none; and a model that cannot be run without data.
 
     Source: Hou et al. 2016, arXiv:1610.00291.
     """
     if not is_drawable(split.shape):
-        logger.info("no figure of attributes: data of shape %s are neither images nor vectors", split.shape)
-        return None
+        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
     found = vectors_of(model, guide, split, labels, max_data, seed)
-    if found is None:
-        return None
     one = split.batch(slice(datum, datum + 1))
     start = mean_path(model, guide, one, seed=seed)
     names = next(iter(found.values())).names[:MAX_ROWS]
@@ -77,11 +74,14 @@ def attribute_arithmetic(
 
 def vectors_of(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, labels: str, max_data: int, seed: int
-) -> Mapping[str, AttributeVectors] | None:
-    """The attribute vectors of every real-valued site, or None (and a line in the log) if there are none.
+) -> Mapping[str, AttributeVectors]:
+    """The attribute vectors of every real-valued site.
 
     Args:
         model, guide, split, labels, max_data, seed: as for :func:`attribute_arithmetic`.
+
+    Raises:
+        NotApplicable: if there are none.
     """
     batch = pick(split, max_data, seed)
     reason = "" if labels in batch else f"the data have no labels '{labels}'"
@@ -89,8 +89,7 @@ def vectors_of(
         reason = f"'{labels}' holds neither integer classes nor a matrix of 0s and 1s"
     names = [] if reason else free_sites(model, guide, split)
     if not names:
-        logger.info("no figure of attributes: %s", reason or NO_FREE_SITE)
-        return None
+        raise NotApplicable(reason or NO_FREE_SITE)
     latents = mean_path(model, guide, batch, seed=seed, sites=names)
     return {name: attribute_vectors(latents[name], batch[labels].cpu()) for name in names}
 
@@ -104,6 +103,7 @@ def _is_label(y: Tensor) -> bool:
 MAX_NUMBERS = 12  # attributes up to which the numbers are written
 
 
+@figure()
 def attribute_correlation(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -111,7 +111,7 @@ def attribute_correlation(
     labels: str = "y",
     max_data: int = 5000,
     seed: int = 0,
-) -> Figure | None:
+) -> Figure:
     """A heat map of the correlation of attribute vectors over the units of all real-valued latent sites.
 
     Args:
@@ -122,21 +122,18 @@ def attribute_correlation(
         seed: of draws.
 
     Returns:
-        the figure, or None (and a line in the log) for data without such labels, latents that are not real, or
-        fewer than 3 units.
+        the figure.
 
     Raises:
+        NotApplicable: for data without such labels, latents that are not real, or fewer than 3 units.
         InputError: for an attribute that all data have, or none.
 
     Source: Hou et al. 2016, arXiv:1610.00291.
     """
     found = vectors_of(model, guide, split, labels, max_data, seed)
-    if found is None:
-        return None
     vectors = torch.cat([v.flatten(1) if v.dim() > 1 else v[:, None] for _, v in found.values()], 1)
     if vectors.shape[1] < 3:
-        logger.info("no figure of attributes' correlation: %d latent units are fewer than 3", vectors.shape[1])
-        return None
+        raise NotApplicable(f"{vectors.shape[1]} latent units are fewer than 3")
     matrix = attributes.attribute_correlation(vectors)
     names = [str(name) for name in next(iter(found.values())).names]
     side = min(12.0, max(4.0, 0.45 * len(names)))

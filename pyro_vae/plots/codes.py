@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,16 +16,14 @@ from pyro_vae.evaluation.codes import CodeSite, CodeStatistics, CodeUsage, sites
 from pyro_vae.evaluation.encoding import posterior_samples
 from pyro_vae.plots.axes import panels
 from pyro_vae.plots.images import code_colours, draw_curve, grey_range, is_drawable, is_image, mosaic, pick
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
-
-logger = logging.getLogger(__name__)
 
 STRIP = 0.28  # height of a sequence of codes, of a datum's width
 
 
-def code_maps(
-    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0
-) -> Figure | None:
+@figure(section="Codes", caption="Data and their codes, a colour for each code.", order=1)
+def code_maps(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0) -> Figure:
     """Rows: data, and for each code site the guide's codes, a colour for each code; a column for each datum.
 
     A grid of codes is a picture, a sequence a strip, both as wide as the datum. The colours of different sites have
@@ -39,8 +36,11 @@ def code_maps(
         seed: of the draws of a guide that has any.
 
     Returns:
-        the figure, or None (and a line in the log) if there are no codes on a grid or in a sequence, or the data are
-        neither images nor signals.
+        the figure.
+
+    Raises:
+        NotApplicable: if there are no codes on a grid or in a sequence, or the data are neither images nor
+            signals.
     """
     every = sites_of_codes(model, guide, split)
     sites = {name: site for name, site in every.items() if len(site.shape) <= 2}
@@ -48,8 +48,7 @@ def code_maps(
         reason = f"data of shape {split.shape} are neither images nor signals"
         if not sites:
             reason = f"those of {', '.join(every)} are on no grid" if every else "the model has none"
-        logger.info("no figure of codes: %s", reason)
-        return None
+        raise NotApplicable(reason)
     batch = pick(split, n, seed)
     x = batch[X].cpu()
     codes = posterior_samples(model, guide, batch, seed=seed, sites=list(sites))
@@ -92,24 +91,27 @@ def _label(axes: Axes, text: str) -> None:
     axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize="small")
 
 
-def codebook_usage(statistics: CodeStatistics) -> Figure | None:
+@figure(section="Codes", caption="How often each code is used.")
+def codebook_usage(codes: CodeStatistics) -> Figure:
     """A panel per code site: how often each code was used, in falling order, on a logarithmic axis.
 
     A dashed line is where all bars would end if the codes were used evenly; the codes that were never used are shaded.
 
     Args:
-        statistics: as from :func:`pyro_vae.evaluation.code_statistics`.
+        codes: as from :func:`pyro_vae.evaluation.code_statistics`.
 
     Returns:
-        the figure, or None (and a line in the log) if there is no code site.
+        the figure.
+
+    Raises:
+        NotApplicable: if there is no code site.
     """
-    if not statistics.sites:
-        logger.info("no figure of the codes' usage: the model has none")
-        return None
-    figure, places = panels(len(statistics.sites), 4.4, 3.4)
-    for axes, (name, site) in zip(places, statistics.sites.items(), strict=True):
+    if not codes.sites:
+        raise NotApplicable("the model has none")
+    figure, places = panels(len(codes.sites), 4.4, 3.4)
+    for axes, (name, site) in zip(places, codes.sites.items(), strict=True):
         _draw_usage(axes, name, site)
-    figure.suptitle(f"{statistics.split}: usage of the codes over {statistics.num_data} data")
+    figure.suptitle(f"{codes.split}: usage of the codes over {codes.num_data} data")
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import is_image, labelled_columns, pick
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, declared_context
 from pyro_vae.programs.nodes import data_first
 from pyro_vae.programs.program import Program
@@ -20,14 +20,11 @@ from pyro_vae.programs.session import generated, quiet
 from pyro_vae.programs.sites import Site
 from pyro_vae.programs.traces import is_latent
 
-logger = logging.getLogger(__name__)
-
 MISSING = (0.62, 0.74, 0.88)  # the colour of what is not observed
 
 
-def completions(
-    model: Callable[..., Any], split: Split, rows: int = 10, draws: int = 6, seed: int = 0
-) -> Figure | None:
+@figure(section="Reconstructions", caption="The observed part of data, and what the model makes of the rest.", order=2)
+def completions(model: Callable[..., Any], split: Split, rows: int = 10, draws: int = 6, seed: int = 0) -> Figure:
     """Rows: observed part, deterministic sites of the data's shape (a prediction), several completions, truth.
 
     A completion is the mean of p(x | z, y) for one z ~ p(z | y), with the observed part in its place.
@@ -41,16 +38,17 @@ def completions(
         seed: of the draws.
 
     Returns:
-        the figure, or None (and a line in the log) if the model completes nothing or the data are no images.
+        the figure.
+
+    Raises:
+        NotApplicable: if the model completes nothing or the data are no images.
     """
     program = model if isinstance(model, Program) else Program(model)
     declared = declared_context(program)
     if not all(name in declared and declared[name].shape == split.shape for name in ("y", "mask")):
-        logger.info("no figure of completions: the model takes no observed part y with a mask")
-        return None
+        raise NotApplicable("the model takes no observed part y with a mask")
     if not is_image(split.shape):
-        logger.info("no figure of completions: data of shape %s are no images", split.shape)
-        return None
+        raise NotApplicable(f"data of shape {split.shape} are no images")
     batch = pick(split, rows, seed)
     context = {name: value for name, value in batch.items() if name in declared}
     count = len(batch[X])

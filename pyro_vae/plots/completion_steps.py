@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +12,15 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import is_image, labelled_columns
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import declared_context, num_attributes, num_classes
 from pyro_vae.programs.program import Program
-
-logger = logging.getLogger(__name__)
 
 MAX_CLASSES, MAX_ATTRIBUTES = 20, 12
 
 
-def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: int = 9, seed: int = 0) -> Figure | None:
+@figure(section="Samples", caption="One latent under changing context.", order=2)
+def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: int = 9, seed: int = 0) -> Figure:
     """Rows of means of p(x | z, y) with z held and y swept: over the classes, or over an attribute's range in the data.
 
     An attribute goes from its least to its greatest value, y = (1 - a) y_min + a y_max, the others staying at their
@@ -36,15 +35,17 @@ def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: i
         seed: of the draws.
 
     Returns:
-        the figure, or None (and a line in the log) if the model has no such context or the data are no images.
+        the figure.
+
+    Raises:
+        NotApplicable: if the model has no such context or the data are no images.
 
     Source: Yan et al. 2016, "Attribute2Image", arXiv:1512.00570, section 5 (progression).
     """
     program = model if isinstance(model, Program) else Program(model)
     declared = declared_context(program)
     if set(declared) != {"y"} or not is_image(split.shape):
-        logger.info("no figure of a progression: the model takes no label or attributes y, or the data are no images")
-        return None
+        raise NotApplicable("the model takes no label or attributes y, or the data are no images")
     classes, attributes = num_classes(declared["y"]), num_attributes(declared["y"])
     if classes is not None:
         names = {f"y = {k}": torch.full((rows,), k) for k in range(min(classes, MAX_CLASSES))}
@@ -55,8 +56,7 @@ def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: i
         row_names = [f"y[{i}]" for i in range(min(attributes, MAX_ATTRIBUTES))]
         what = "one attribute y from its least to its greatest value, one draw of z"
     else:
-        logger.info("no figure of a progression: y is no class label or vector of attributes")
-        return None
+        raise NotApplicable("y is no class label or vector of attributes")
     columns = {}
     for name, y in names.items():
         mean = draw(program, len(y), seed=seed, batch={"y": y}).mean  # (rows, *shape)

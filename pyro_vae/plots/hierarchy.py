@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +11,15 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Split
 from pyro_vae.evaluation.hierarchy import Level, average_values, levels_of, reconstruct_by_level
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick, picked
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
-
-logger = logging.getLogger(__name__)
 
 MAX_LEVELS = 6  # columns beside the data; of deeper hierarchies some levels are shown
 NUM_AVERAGE = 500  # data of which the average stands for what is left out
 
 
-def levels(
-    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0
-) -> Figure | None:
+@figure(section="Reconstructions", caption="Reconstructions from the upper levels of latents alone.", order=1)
+def levels(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0) -> Figure:
     """Columns: data | from the first level only | from the first two | … | from all; a row for each datum.
 
     What is said of the data is drawn from the guide. Levels of codes that are left out have their vectors at the mean
@@ -35,21 +32,19 @@ def levels(
         seed: of the draws.
 
     Returns:
-        the figure, or None (and a line in the log) if the model has fewer than two levels, or the data are neither
-        images nor vectors.
+        the figure.
 
     Raises:
+        NotApplicable: if the model has fewer than two levels, or the data are neither images nor vectors.
         InputError: for a model that cannot be run without data.
 
     Source: Razavi et al. 2019, arXiv:1906.00446, figure 3.
     """
     if not is_drawable(split.shape):
-        logger.info("no figure of the levels: data of shape %s are neither images nor vectors", split.shape)
-        return None
+        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
     every = levels_of(model, guide, split)
     if len(every) < 2:
-        logger.info("no figure of the levels: the model has %s", "only one" if every else "no latents")
-        return None
+        raise NotApplicable(f"the model has {'only one' if every else 'no latents'}")
     left_out = [level for level in every[1:] if level.can_be_left_out]
     some = picked(split, NUM_AVERAGE, seed)
     average = average_values(model, guide, some, left_out, seed=seed) if left_out else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,11 +14,11 @@ from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_space import Kind, decode_path, interpolate
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, pick
 from pyro_vae.plots.images import kind as kind_of
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
 
-logger = logging.getLogger(__name__)
 
-
+@figure(section="Traversals", caption="From one datum to another through latent space.", order=1)
 def interpolations(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -29,7 +28,7 @@ def interpolations(
     steps: int = 9,
     sites: Sequence[str] | None = None,
     seed: int = 0,
-) -> Figure | None:
+) -> Figure:
     """Rows of means of p(x | z), z on the way between the posterior means of two data, which stand at both ends.
 
     Args:
@@ -43,15 +42,15 @@ def interpolations(
         seed: of draws.
 
     Returns:
-        the figure, or None (and a line in the log) if there are no two data, no real-valued latents, or data that are
-        neither images nor vectors.
+        the figure.
 
     Raises:
+        NotApplicable: if there are no two data, no real-valued latents, or data that are neither images nor
+            vectors.
         InputError: for an unknown site or kind, fewer than 2 steps, and a model that cannot be run without data.
     """
     if not is_drawable(split.shape):
-        logger.info("no figure of interpolations: data of shape %s are neither images nor vectors", split.shape)
-        return None
+        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
     batch = pick(split, 2 * pairs, seed)
     half = len(batch[X]) // 2
     latents = mean_path(model, guide, batch, seed=seed)
@@ -60,8 +59,7 @@ def interpolations(
             raise unknown("latent site", name, latents)
     chosen = list(sites) if sites else free_sites(model, guide, split)
     if half < 1 or not chosen:
-        logger.info("no figure of interpolations: %s", NO_FREE_SITE if half else "one datum only")
-        return None
+        raise NotApplicable(NO_FREE_SITE if half else "one datum only")
     path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}
     left = {name: value[:half] for name, value in batch.items()}
     decoded = in_shape(decode_path(model, path, seed=seed, batch=left), split.shape, 2)  # (half, steps, *shape)

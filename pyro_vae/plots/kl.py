@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +16,13 @@ from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.evaluation.latent_units import ACTIVE, LatentStatistics, SiteStatistics
 from pyro_vae.plots.axes import from_the_top, panels
-
-logger = logging.getLogger(__name__)
+from pyro_vae.plots.registry import NotApplicable, figure
 
 DEAD = 0.01  # nats: below, the colour scale is linear, above logarithmic
 
 
-def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure | None:
+@figure(section="Training", caption="Raw KL of every latent site over training.", order=1)
+def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Raw KL of every latent site (rows, the top one at the top) over epochs (columns), nats per datum.
 
     The colour scale is logarithmic from 0.01 nats on, so that a site of a hundredth of a nat and one of tens are both
@@ -33,13 +32,15 @@ def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure | None:
         records: the lines of ``metrics.jsonl``, with ``epoch`` and ``train/kl/<site>``.
 
     Returns:
-        the figure, or None (and a line in the log) if no KL was recorded.
+        the figure.
+
+    Raises:
+        NotApplicable: if no KL was recorded.
     """
     prefix = "train/kl/"
     rows = [record for record in records if any(key.startswith(prefix) for key in record)]
     if not rows:
-        logger.info("no figure of the KL over training: the records hold no KL of a latent site")
-        return None
+        raise NotApplicable("the records hold no KL of a latent site")
     names = dict.fromkeys(key.removeprefix(prefix) for record in rows for key in record if key.startswith(prefix))
     sites = from_the_top(names)
     first, last = rows[0]["epoch"], rows[-1]["epoch"]
@@ -69,23 +70,26 @@ def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
-def kl_per_unit(statistics: LatentStatistics) -> Figure | None:
+@figure(section="Latents", caption="Raw KL of every unit, in falling order; active units in colour.")
+def kl_per_unit(latents: LatentStatistics) -> Figure:
     """A panel per latent site, the top one first: the raw KL of its units in falling order, active ones in colour.
 
     Functions of other latents (the vectors of codes) have no panel: all their KL is 0.
 
     Args:
-        statistics: as from :func:`pyro_vae.evaluation.latent_statistics`.
+        latents: as from :func:`pyro_vae.evaluation.latent_statistics`.
 
     Returns:
-        the figure, or None (and a line in the log) if there is no latent site, or none with units (codes under a prior
-        that is no product over positions).
+        the figure.
+
+    Raises:
+        NotApplicable: if there is no latent site, or none with units (codes under a prior that is no product
+            over positions).
     """
-    sites = {name: site for name, site in statistics.sites.items() if not site.is_function}
+    sites = {name: site for name, site in latents.sites.items() if not site.is_function}
     if all(site.kl_per_unit.numel() == 1 and site.variance is None for site in sites.values()):
         reason = f"no units in {', '.join(sites)}" if sites else "there is no latent site"
-        logger.info("no figure of the KL per unit: %s", reason)
-        return None
+        raise NotApplicable(reason)
     figure, places = panels(len(sites), 4.2, 3.2)
     highest = max(site.kl_per_unit.max().item() for site in sites.values())
     for axes, name in zip(places, from_the_top(sites), strict=True):
@@ -95,7 +99,7 @@ def kl_per_unit(statistics: LatentStatistics) -> Figure | None:
         handles = [Patch(color="C0", label=f"active: variance of the posterior mean over data > {ACTIVE:g}")]
         handles.append(Patch(color="0.65", label="not active"))
         figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(places) > 1 else 1, fontsize="small")
-    figure.suptitle(f"{statistics.split}: raw KL of the units, mean over {statistics.num_data} data")
+    figure.suptitle(f"{latents.split}: raw KL of the units, mean over {latents.num_data} data")
     return figure
 
 

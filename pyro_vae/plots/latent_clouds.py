@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +11,14 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, posterior_samples
 from pyro_vae.plots.axes import class_labels, clouds, from_the_top
 from pyro_vae.plots.images import pick
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
 
-logger = logging.getLogger(__name__)
 
-
+@figure()
 def latent_scatter(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, max_points: int = 2000, seed: int = 0
-) -> Figure | None:
+) -> Figure:
     """A panel per latent site: posterior means of the data, coloured by the label ``y`` if there is one.
 
     Two-dimensional latents are drawn as they are, one-dimensional ones as a histogram, others by their first two
@@ -32,21 +31,28 @@ def latent_scatter(
         seed: of draws, where a posterior mean needs any.
 
     Returns:
-        the figure, or None (and a line in the log) if there are too few data, or no such latents.
+        the figure.
+
+    Raises:
+        NotApplicable: if there are too few data, or no such latents.
     """
     batch = pick(split, max_points, seed)
     names = free_sites(model, guide, split, counted=True)
     if len(batch[X]) < 3 or not names:
         reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
-        logger.info("no figure of latents: %s", reason)
-        return None
+        raise NotApplicable(reason)
     sites = encode(model, guide, batch, seed=seed, sites=names)
     return clouds(sites, class_labels(batch), f"{split.name}: posterior means of {len(batch['x'])} data")
 
 
+@figure(
+    section="Latents",
+    caption="Draws of each site's posterior in its principal plane, coloured by label where the data have labels.",
+    order=1,
+)
 def layer_pca(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, max_points: int = 2000, seed: int = 0
-) -> Figure | None:
+) -> Figure:
     """A panel per latent site, the top one first: a draw z ~ q(z | x) of each datum in the sites' principal planes.
 
     A site that the model does not use shows a round cloud of mixed colours. Units are flattened; two-dimensional
@@ -60,7 +66,10 @@ def layer_pca(
         seed: of the draws.
 
     Returns:
-        the figure, or None (and a line in the log) if there are too few data, or no such latents.
+        the figure.
+
+    Raises:
+        NotApplicable: if there are too few data, or no such latents.
 
     Source: Sønderby et al. 2016, arXiv:1602.02282 (principal components of the samples of each layer).
     """
@@ -68,8 +77,7 @@ def layer_pca(
     names = free_sites(model, guide, split, counted=True)
     if len(batch[X]) < 3 or not names:
         reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
-        logger.info("no figure of the layers: %s", reason)
-        return None
+        raise NotApplicable(reason)
     sites = posterior_samples(model, guide, batch, seed=seed, sites=names)
     ordered = {name: sites[name] for name in from_the_top(sites)}
     return clouds(ordered, class_labels(batch), f"{split.name}: posterior samples of {len(batch['x'])} data")

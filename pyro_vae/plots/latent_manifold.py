@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,12 @@ from torch import Tensor
 
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, shaped_like_x, told_range
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate
 from pyro_vae.programs.nodes import in_data_plate, mean_of
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, quiet
 from pyro_vae.programs.traces import Site, is_latent
-
-logger = logging.getLogger(__name__)
 
 LOW, HIGH = 0.02, 0.98  # quantiles of the prior at the edges
 
@@ -38,7 +36,10 @@ def manifold_grid(n: int) -> Tensor:
     return torch.stack([right, up], -1).reshape(n * n, 2)
 
 
-def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None) -> Figure | None:
+@figure(
+    section="Traversals", caption="The latent plane, decoded.", order=2, given=lambda run: {"batch": run.context(10)[1]}
+)
+def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None) -> Figure:
     """Means of p(x | z) for z on a grid through the inverse normal CDF of the prior.
 
     Args:
@@ -47,14 +48,16 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None)
         batch: ``x``, as for :func:`~pyro_vae.plots.prior`.
 
     Returns:
-        the figure, or None (and a line in the log that says why) for another model.
+        the figure.
+
+    Raises:
+        NotApplicable: for another model.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114, figure 4.
     """
     program = model if isinstance(model, Program) else Program(model)
     if needed_to_generate(program):
-        logger.info("no figure of the latent manifold: the model needs %s", ", ".join(needed_to_generate(program)))
-        return None
+        raise NotApplicable(f"the model needs {', '.join(needed_to_generate(program))}")
     x = {name: value for name, value in (batch or {}).items() if name == X}
     with quiet([program], x, seed=0) as moved:
         trace, site = generated(program, 1, moved)
@@ -62,8 +65,7 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None)
     shape = tuple(shaped_like_x(mean_of(trace.nodes[site]), x).shape[1:])
     reason = _why_not(latents, shape)
     if reason:
-        logger.info("no figure of the latent manifold: %s", reason)
-        return None
+        raise NotApplicable(reason)
     ((name, node),) = latents.items()
     normal = _innermost(node["fn"])
     loc, scale = normal.loc.reshape(-1, 2)[0].cpu(), normal.scale.reshape(-1, 2)[0].cpu()

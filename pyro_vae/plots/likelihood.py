@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,9 @@ from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, picked
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
 from pyro_vae.programs.session import anything_to_draw, evaluating
-
-logger = logging.getLogger(__name__)
 
 
 def likelihood_gap(gap: LikelihoodGap) -> Figure:
@@ -61,6 +59,7 @@ def likelihood_gap(gap: LikelihoodGap) -> Figure:
 NUM_MEASURED, NUM_PARTICLES = 100, 200  # where nothing was measured before
 
 
+@figure(section="Likelihood", caption="Of 100 data, those whose weights (200 particles) have the largest Pareto k-hat.")
 def worst_data(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -68,7 +67,7 @@ def worst_data(
     measured: LogLikelihood | None = None,
     n: int = 8,
     seed: int = 0,
-) -> Figure | None:
+) -> Figure:
     """Two rows: the data with the largest k-hat, and below each the mean of p(x | z) for one z ~ q(z | x).
 
     Above each column: k-hat (:mod:`pyro_vae.evaluation.results`), the effective sample size and the bound on log p(x).
@@ -82,22 +81,21 @@ def worst_data(
         seed: of the draws.
 
     Returns:
-        the figure, or None (and a line in the log) if the data are neither images nor vectors, or no datum has a k-hat.
+        the figure.
 
     Raises:
+        NotApplicable: if the data are neither images nor vectors, or no datum has a k-hat.
         InputError: if ``measured`` is of another number of data.
     """
     if not is_drawable(split.shape):
-        logger.info("no figure of the worst data: data of shape %s are neither images nor vectors", split.shape)
-        return None
+        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
     if measured is None:
         split = picked(split, NUM_MEASURED, seed)
         measured = _measured(model, guide, split, seed)
     elif len(measured.per_datum) != len(split):
         raise InputError(f"measured has {len(measured.per_datum)} data, but the split has {len(split)}")
     if measured is None or measured.pareto_k.isnan().all():
-        logger.info("no figure of the worst data: no datum has a Pareto k-hat (few particles, or equal weights)")
-        return None
+        raise NotApplicable("no datum has a Pareto k-hat (few particles, or equal weights)")
     worst = measured.pareto_k.nan_to_num(nan=-torch.inf).argsort(descending=True)
     worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
     batch = split.fixed(worst.to(split.device)).batch(slice(None))

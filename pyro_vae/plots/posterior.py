@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,17 +18,17 @@ from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, posterior_sam
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.plots.axes import from_the_top, panels
 from pyro_vae.plots.images import pick
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate
-
-logger = logging.getLogger(__name__)
 
 POINTS = 100  # on a side of the plane
 MASS = (0.5, 0.95)  # of the prior inside its contours
 
 
+@figure()
 def aggregated_posterior(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, num_draws: int = 5000, seed: int = 0
-) -> Figure | None:
+) -> Figure:
     r"""A panel per real-valued latent site: density of q(z) = E_x[q(z | x)] in colour, contours of p(z) over it.
 
     Both are estimated from draws, of the guide for the data and of the model without them, so that a prior that
@@ -43,9 +42,10 @@ def aggregated_posterior(
         seed: of the draws.
 
     Returns:
-        the figure, or None (and a line in the log) if there are too few data or no real-valued latents.
+        the figure.
 
     Raises:
+        NotApplicable: if there are too few data or no real-valued latents.
         InputError: for a model that cannot be run without data.
 
     Source: Hoffman & Johnson 2016, "ELBO surgery" (the aggregated posterior and its distance from the prior).
@@ -53,12 +53,10 @@ def aggregated_posterior(
     batch = pick(split, num_draws, seed)
     n = len(batch[X])
     if n < 3:
-        logger.info("no figure of the aggregated posterior: %d data are too few", n)
-        return None
+        raise NotApplicable(f"{n} data are too few")
     free = free_sites(model, guide, split)
     if not free:
-        logger.info("no figure of the aggregated posterior: %s", NO_FREE_SITE)
-        return None
+        raise NotApplicable(NO_FREE_SITE)
     index = torch.arange(num_draws, device=split.device) % n
     repeated = {name: value[index] for name, value in batch.items()}
     posterior = posterior_samples(model, guide, repeated, seed=seed, sites=free)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from pyro_vae.plots.images import (
     shaped_like_x,
     told_range,
 )
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, declared_context, needed_to_generate
 from pyro_vae.programs.handlers import scaled, tempered
 from pyro_vae.programs.nodes import in_data_plate
@@ -35,11 +35,15 @@ from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, quiet
 from pyro_vae.programs.traces import is_latent
 
-logger = logging.getLogger(__name__)
-
 MAX_CURVES = 64
+NUM_PRIOR_SAMPLES, NUM_SCALED_SAMPLES = 64, 10
 
 
+@figure(
+    section="Samples",
+    caption="Means of p(x | z), z drawn from the prior.",
+    given=lambda run: dict(zip(("n", "batch"), run.context(NUM_PRIOR_SAMPLES), strict=True)),
+)
 def prior_samples(
     model: Callable[..., Any],
     n: int = 64,
@@ -51,7 +55,7 @@ def prior_samples(
     top_k: int | None = None,
     top_p: float | None = None,
     guidance: float = 0.0,
-) -> Figure | None:
+) -> Figure:
     """A grid of means of p(x | z), for z drawn from the prior.
 
     Args:
@@ -65,7 +69,10 @@ def prior_samples(
         temperature, top_k, top_p, guidance: as for :func:`~pyro_vae.evaluation.generate.sample`.
 
     Returns:
-        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+        the figure.
+
+    Raises:
+        NotApplicable: if the data are neither images nor vectors.
     """
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     mean = shaped_like_x(draw(model, n, seed=seed, batch=batch, scales=scales, **how).mean, batch)  # (n, *shape)
@@ -90,8 +97,7 @@ def prior_samples(
         for axes in panels[n:]:
             axes.set_axis_off()
     else:
-        logger.info("no figure of prior samples: data of shape %s are neither images nor vectors", shape)
-        return None
+        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
     given = ", ".join(name for name in batch or {} if name != X)
     inner = f"{kind(mean)} of p(x | z"
     inner += f", {given}), z ~ p(z | {given})" if given else "), z ~ p(z)"
@@ -106,6 +112,7 @@ def prior_samples(
 SCALES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
+@figure(given=lambda run: dict(zip(("n", "batch"), run.context(NUM_SCALED_SAMPLES), strict=True)))
 def scaled_samples(
     model: Callable[..., Any],
     scales: Sequence[float] = SCALES,
@@ -113,7 +120,7 @@ def scaled_samples(
     n: int = 10,
     seed: int = 0,
     batch: Batch | None = None,
-) -> Figure | None:
+) -> Figure:
     """Means of p(x | z) for z drawn from the prior with its standard deviations multiplied by each factor.
 
     Every row has the same noise, so that a column shows one sample become bolder.
@@ -128,9 +135,10 @@ def scaled_samples(
             :func:`~pyro_vae.plots.prior`.
 
     Returns:
-        the figure, or None (and a line in the log) if no site has a scale, or the data are neither images nor vectors.
+        the figure.
 
     Raises:
+        NotApplicable: if no site has a scale, or the data are neither images nor vectors.
         InputError: for an unknown site, one without a scale, and factors that are not positive.
 
     Source: Maaløe et al. 2019, arXiv:1902.02102.
@@ -139,15 +147,13 @@ def scaled_samples(
     if sites is None:
         sites = _sites_with_scale(program, batch or {})
     if not sites or not scales:
-        logger.info("no figure of scaled samples: no latent site has a prior with a scale")
-        return None
+        raise NotApplicable("no latent site has a prior with a scale")
     factors = [dict.fromkeys(sites, scale) for scale in scales]
     means = [draw(program, n, seed=seed, batch=batch, scales=each).mean for each in factors]
     means = [shaped_like_x(mean, batch) for mean in means]
     shape = tuple(means[0].shape[1:])
     if not is_drawable(shape):
-        logger.info("no figure of scaled samples: data of shape %s are neither images nor vectors", shape)
-        return None
+        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
     which = "all latent sites" if len(sites) > 4 else ", ".join(sites)
     title = f"Samples from the prior, its deviations scaled: {which}"
     limits = grey_range((batch or {}).get(X))
@@ -167,7 +173,13 @@ MAX_CLASSES, PER_CLASS = 20, 6
 LARGEST_LABEL = 10_000
 
 
-def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch | None = None) -> Figure | None:
+@figure(
+    section="Samples",
+    caption="Samples under a uniform and under the learned prior over codes.",
+    order=1,
+    given=lambda run: {"batch": run.context(NUM_PRIOR_SAMPLES, without=(X, "y"))[1]},
+)
+def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch | None = None) -> Figure:
     """Two panels of means of p(x | z): codes that are all equally probable, and codes from the model's learned prior.
 
     If the model needs a class label ``y``, every class that it takes has a column.
@@ -179,10 +191,10 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
             samples, or 6 of every class.
 
     Returns:
-        the figure, or None (and a line in the log) if the model has no learned prior, or the data are neither images
-        nor vectors.
+        the figure.
 
     Raises:
+        NotApplicable: if the model has no learned prior, or the data are neither images nor vectors.
         InputError: for a model that cannot be run without data.
     """
     program = model if isinstance(model, Program) else Program(model)
@@ -196,16 +208,14 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     with quiet([program], {name: value[:1] for name, value in context.items()}, seed) as one, flat:
         generated(program, 1, one)
     if not flat.sites:
-        logger.info("no figure of uniform and learned priors: the model has no learned prior over codes")
-        return None
+        raise NotApplicable("the model has no learned prior over codes")
     columns = len(classes) or math.ceil(math.sqrt(count))
     learned = draw(program, count, seed=seed, batch=context).mean
     with flat:
         uniform = draw(program, count, seed=seed, batch=context).mean
     shape = tuple(learned.shape[1:])
     if not is_drawable(shape):
-        logger.info("no figure of uniform and learned priors: data of shape %s are neither images nor vectors", shape)
-        return None
+        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
     title = f"Samples under the uniform and the learned prior of {', '.join(flat.sites)}: mean of p(x | z)"
     sides = {"uniform": uniform, "learned": learned}
     if is_image(shape):

@@ -12,15 +12,27 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import reconstruct
-from pyro_vae.plots.images import draw_curve, grey_range, in_shape, is_curve, is_image, kind, mosaic, pick, told_range
+from pyro_vae.plots.images import (
+    draw_curve,
+    grey_range,
+    in_shape,
+    is_curve,
+    is_drawable,
+    kind,
+    mosaic,
+    pick,
+    told_range,
+)
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
 
+@figure(section="Reconstructions", caption="Data above, and below what the model makes of them through the latents.")
 def reconstructions(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0
-) -> Figure | None:
+) -> Figure:
     """Two rows: data, and below each the mean of p(x | z) for one z ~ q(z | x).
 
     Args:
@@ -30,16 +42,18 @@ def reconstructions(
         seed: of the draws of z.
 
     Returns:
-        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+        the figure.
+
+    Raises:
+        NotApplicable: if the data are neither images nor vectors.
     """
-    if not _drawable(split.shape):
-        return None
+    _check_drawable(split.shape)
     batch = pick(split, n, seed)
     mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
     return pairs(batch[X].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
 
 
-def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
+def pairs(x: Tensor, mean: Tensor, title: str) -> Figure:
     """Data, and below each (of curves: in the same panel) what was made of it.
 
     Args:
@@ -47,22 +61,22 @@ def pairs(x: Tensor, mean: Tensor, title: str) -> Figure | None:
         title: of the figure.
 
     Returns:
-        the figure, or None (and a line in the log) if the data are neither images nor vectors.
+        the figure.
+
+    Raises:
+        NotApplicable: if the data are neither images nor vectors.
     """
     shape = tuple(x.shape[1:])
-    if not _drawable(shape):
-        return None
+    _check_drawable(shape)
     mean = in_shape(mean, shape)
     figure = _curves(x, mean) if is_curve(shape) else _images(x, mean)
     figure.suptitle(title)
     return figure
 
 
-def _drawable(shape: tuple[int, ...]) -> bool:
-    if is_image(shape) or is_curve(shape):
-        return True
-    logger.info("no figure of reconstructions: data of shape %s are neither images nor vectors", shape)
-    return False
+def _check_drawable(shape: tuple[int, ...]) -> None:
+    if not is_drawable(shape):
+        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
 
 
 def _images(x: Tensor, mean: Tensor) -> Figure:

@@ -1,47 +1,160 @@
-"""Figures from any pair of Pyro programs, drawn without pyplot's global state."""
+"""Every figure by name: what it is drawn of, and where a report has it."""
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import iter_modules
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Data, Sound, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.codes import code_statistics
-from pyro_vae.evaluation.latent_units import latent_statistics
+from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
+from pyro_vae.evaluation.latent_units import LatentStatistics, latent_statistics
 from pyro_vae.files import write_atomically
-from pyro_vae.plots.attributes import attribute_arithmetic, attribute_correlation
-from pyro_vae.plots.codes import code_maps, codebook_usage
-from pyro_vae.plots.completion import completions
-from pyro_vae.plots.completion_steps import progression
-from pyro_vae.plots.hierarchy import levels
 from pyro_vae.plots.images import pick, picked
-from pyro_vae.plots.interpolation import interpolations
-from pyro_vae.plots.kl import kl_heatmap, kl_per_unit
-from pyro_vae.plots.latent_clouds import latent_scatter, layer_pca
-from pyro_vae.plots.latent_manifold import manifold
-from pyro_vae.plots.likelihood import worst_data
-from pyro_vae.plots.posterior import aggregated_posterior
-from pyro_vae.plots.prior import prior_samples, scaled_samples, uniform_and_learned
-from pyro_vae.plots.reconstruction import reconstructions
-from pyro_vae.plots.spectrogram import spectrograms
-from pyro_vae.plots.training import training_curves
-from pyro_vae.plots.traversal import traversals
 from pyro_vae.programs.context import X, needed_to_generate
-from pyro_vae.programs.program import as_programs
+from pyro_vae.programs.program import Program, as_programs
 
 logger = logging.getLogger(__name__)
 
 DPI = 120
-NUM_PRIOR_SAMPLES, NUM_SCALED_SAMPLES = 64, 10
 NUM_STATISTICS = 1000  # data of which the KL per unit is the mean
 NUM_ENCODED = 5000  # data whose codes are counted
+SECTIONS = ("Training", "Likelihood", "Latents", "Codes", "Reconstructions", "Sound", "Samples", "Traversals")
+Drawn = TypeVar("Drawn", bound=Callable[..., Figure])
+
+
+class NotApplicable(InputError):
+    """A figure that there is nothing to show in, of these programs or data; the message says why."""
+
+
+@dataclass
+class Shown:
+    """What figures are drawn of: a pair of programs, data, and the course of their training.
+
+    Args:
+        model, guide: the programs.
+        split: the data that are shown.
+        records: the lines of ``metrics.jsonl``.
+        sound: how the data are played, if they are sound.
+        seed: of all draws.
+        options: of :func:`~pyro_vae.evaluation.latent_statistics` and ``code_statistics``: device, memory budget.
+    """
+
+    model: Program
+    guide: Program
+    split: Split
+    records: Sequence[Mapping[str, Any]] = ()
+    sound: Sound | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def latents(self) -> LatentStatistics:
+        """KL and units of the latents, over some of the data."""
+        some = picked(self.split, NUM_STATISTICS, self.seed)
+        return latent_statistics(self.model, self.guide, some, vectorize=False, seed=self.seed, **self.options)
+
+    @cached_property
+    def codes(self) -> CodeStatistics:
+        """Which codes are used, over some of the data."""
+        some = picked(self.split, NUM_ENCODED, self.seed)
+        return code_statistics(self.model, self.guide, some, seed=self.seed, **self.options)
+
+    def context(self, n: int, without: Sequence[str] = ()) -> tuple[int, dict[str, Tensor]]:
+        """The context that the model needs, and rows of data for their shape; how many samples there can be of it."""
+        some = pick(self.split, n, self.seed)
+        needed = needed_to_generate(self.model, some)
+        batch = {name: value for name, value in some.items() if name in (X, *needed)}
+        count = len(some[X]) if len(batch) > 1 else n
+        return count, {name: value for name, value in batch.items() if name not in without}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure as it is registered: see :func:`figure`."""
+
+    name: str
+    function: Callable[..., Figure]
+    section: str | None
+    caption: str
+    order: int
+    given: Callable[[Shown], Mapping[str, Any]] | None
+
+    def draw(self, run: Shown) -> Figure:
+        """Draw it.
+
+        Raises:
+            NotApplicable: if there is nothing to show.
+        """
+        arguments = {n: getattr(run, n) for n in inspect.signature(self.function).parameters if hasattr(run, n)}
+        return self.function(**arguments | dict(self.given(run) if self.given is not None else {}))
+
+
+_entries: dict[str, Entry] = {}
+
+
+def figure(
+    section: str | None = None,
+    caption: str = "",
+    order: int = 0,
+    given: Callable[[Shown], Mapping[str, Any]] | None = None,
+) -> Callable[[Drawn], Drawn]:
+    """Register a function that draws a figure: ``pyro-vae figures`` and ``draw_all`` then draw it, under its name.
+
+    Those of the function's parameters that :class:`Shown` has are taken from it: ``model``, ``guide``, ``split``,
+    ``records``, ``sound``, ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there is
+    nothing to show. A file of this folder is found by itself; one of your own registers when it is imported.
+
+    Args:
+        section: of a report that has it; None: a report leaves it out.
+        caption: in a report.
+        order: its place in the section.
+        given: further arguments of what it is drawn of.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> from pyro_vae.plots import figure
+        >>> @figure(section="Training", caption="Seconds of every epoch.")
+        ... def pace(records):
+        ...     drawn = Figure()
+        ...     drawn.subplots().plot([record["seconds"] for record in records])
+        ...     return drawn
+    """
+
+    def register(function: Drawn) -> Drawn:
+        name = function.__name__
+        _entries[name] = Entry(name, function, section, caption, order, given)
+        return function
+
+    return register
+
+
+def figures() -> dict[str, Entry]:
+    """All registered figures, by name."""
+    for module in iter_modules([str(Path(__file__).parent)]):
+        import_module(f"{__package__}.{module.name}")
+
+    def place(entry: Entry) -> tuple[int, str, int, str]:
+        at = SECTIONS.index(entry.section) if entry.section in SECTIONS else len(SECTIONS)
+        return at + (entry.section is None), entry.section or "", entry.order, entry.name
+
+    return {entry.name: entry for entry in sorted(_entries.values(), key=place)}
+
+
+def in_report() -> list[str]:
+    """The names of the figures that a report has."""
+    return [name for name, entry in figures().items() if entry.section is not None]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -82,18 +195,18 @@ def draw_all(
     split = data.test or data.validation or data.train
     if data.test is None and data.validation is None:
         logger.info("figures show training data: %s has no others", data.name)
-    figures = drawers(model, guide, split, records, data.sound, seed)
+    run = Shown(*as_programs(model, guide), split, records, data.sound, seed)
     written = []
-    for name, draw in figures.items():
-        path, drawn = Path(folder) / f"{name}.png", False
+    for name, entry in figures().items():
+        path, drawn = Path(folder) / f"{name}.png", None
         try:
-            figure = draw()
-            drawn = figure is not None
-            if figure is not None:
-                save_figure(figure, path)
-                written.append(path)
+            drawn = entry.draw(run)
+            save_figure(drawn, path)
+            written.append(path)
+        except NotApplicable as error:
+            logger.info("no figure '%s': %s", name, error)
         except Exception as error:  # one figure's failure is not to take the others with it
-            if drawn and isinstance(error.__cause__, OSError):
+            if drawn is not None and isinstance(error.__cause__, OSError):
                 raise  # the disk's, which would take the others as well
             logger.warning("no figure '%s': %s", name, why_not(error))
     return written
@@ -113,77 +226,3 @@ def why_not(error: Exception) -> str:
     logger.debug("where it failed", exc_info=error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def drawers(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    split: Split,
-    records: Sequence[Mapping[str, Any]],
-    sound: Sound | None = None,
-    seed: int = 0,
-) -> dict[str, Callable[[], Figure | None]]:
-    """Every figure of a pair by name, as a function that draws it, or returns None and says in the log why not.
-
-    Args:
-        model, guide: the programs.
-        split: the data that are shown.
-        records: the lines of ``metrics.jsonl``.
-        sound: how the data are played, if they are sound; they are then shown as spectrograms, too.
-        seed: of all draws.
-    """
-    model, guide = as_programs(model, guide)
-
-    def context(n: int) -> tuple[int, dict[str, Tensor]]:
-        """The context that the model needs, and rows of data for their shape; how many samples there can be of it."""
-        some = pick(split, n, seed)
-        needed = needed_to_generate(model, some)
-        batch = {name: value for name, value in some.items() if name in (X, *needed)}
-        return (len(some[X]) if len(batch) > 1 else n), batch
-
-    def from_the_prior() -> Figure | None:
-        n, batch = context(NUM_PRIOR_SAMPLES)
-        return prior_samples(model, n, seed, batch)
-
-    def from_scaled_priors() -> Figure | None:
-        n, batch = context(NUM_SCALED_SAMPLES)
-        return scaled_samples(model, n=n, seed=seed, batch=batch)
-
-    def of_units() -> Figure | None:
-        some = picked(split, NUM_STATISTICS, seed)
-        return kl_per_unit(latent_statistics(model, guide, some, vectorize=False, seed=seed))
-
-    def of_codes() -> Figure | None:
-        some = picked(split, NUM_ENCODED, seed)
-        return codebook_usage(code_statistics(model, guide, some, seed=seed))
-
-    def under_both_priors() -> Figure | None:
-        batch = {name: v for name, v in context(NUM_PRIOR_SAMPLES)[1].items() if name not in ("y", X)}
-        return uniform_and_learned(model, seed, batch)
-
-    figures: dict[str, Callable[[], Figure | None]] = {
-        "training_curves": lambda: training_curves(records),
-        "kl_heatmap": lambda: kl_heatmap(records),
-        "kl_per_unit": of_units,
-        "reconstructions": lambda: reconstructions(model, guide, split, seed=seed),
-        "worst_data": lambda: worst_data(model, guide, split, seed=seed),
-        "levels": lambda: levels(model, guide, split, seed=seed),
-        "code_maps": lambda: code_maps(model, guide, split, seed=seed),
-        "codebook_usage": of_codes,
-        "prior_samples": from_the_prior,
-        "uniform_and_learned": under_both_priors,
-        "scaled_samples": from_scaled_priors,
-        "interpolations": lambda: interpolations(model, guide, split, seed=seed),
-        "traversals": lambda: traversals(model, guide, split, seed=seed),
-        "latent_scatter": lambda: latent_scatter(model, guide, split, seed=seed),
-        "layer_pca": lambda: layer_pca(model, guide, split, seed=seed),
-        "aggregated_posterior": lambda: aggregated_posterior(model, guide, split, seed=seed),
-        "attribute_arithmetic": lambda: attribute_arithmetic(model, guide, split, seed=seed),
-        "attribute_correlation": lambda: attribute_correlation(model, guide, split, seed=seed),
-        "manifold": lambda: manifold(model, batch=context(NUM_SCALED_SAMPLES)[1]),
-        "progression": lambda: progression(model, split, seed=seed),
-        "completions": lambda: completions(model, split, seed=seed),
-    }
-    if sound is not None:
-        figures["spectrograms"] = lambda: spectrograms(model, guide, split, sound, seed=seed)
-    return figures

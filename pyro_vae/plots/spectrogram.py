@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data import Sound, Split
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.plots.images import in_shape, pick
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
 
 WINDOW_SECONDS = 0.032
@@ -105,8 +106,9 @@ def _in_rows(x: Tensor, columns: int) -> Tensor:
     return torch.cat([x, empty]).unflatten(0, (-1, columns))
 
 
+@figure(section="Sound", caption="The same as spectrograms.")
 def spectrograms(
-    model: Callable[..., Any], guide: Callable[..., Any], split: Split, sound: Sound, n: int = 8, seed: int = 0
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, sound: Sound | None, n: int = 8, seed: int = 0
 ) -> Figure:
     """Two rows: data, and below each the mean of p(x | z) for one z ~ q(z | x), as log-magnitude spectrograms.
 
@@ -116,7 +118,12 @@ def spectrograms(
         sound: how they are played.
         n: columns.
         seed: of the draws of z.
+
+    Raises:
+        NotApplicable: if the data are not sound.
     """
+    if sound is None:
+        raise NotApplicable("the data are not sound")
     batch = pick(split, n, seed)
     mean = reconstruct(model, guide, batch, seed=seed)  # (n, 1, L)
     title = f"{split.name}: reconstructions, mean of p(x | z) with z ~ q(z | x)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-logger = logging.getLogger(__name__)
+from pyro_vae.plots.registry import NotApplicable, figure
 
 Records = Sequence[Mapping[str, Any]]
 PARTS = {"train": "-", "validation": "--"}
 
 
-def training_curves(records: Records) -> Figure | None:
+@figure(section="Training", caption="Loss, and KL by latent site, over training.")
+def training_curves(records: Records) -> Figure:
     """Loss and, per latent site, KL over epochs, in nats per datum; training and validation.
 
     The best epoch (the last record with ``best``) is marked, and the epochs at whose end the KL weight was not
@@ -28,12 +28,14 @@ def training_curves(records: Records) -> Figure | None:
             perhaps ``validation/…``, ``kl_weight``, ``best``.
 
     Returns:
-        the figure, or None (and a line in the log) if there are no records.
+        the figure.
+
+    Raises:
+        NotApplicable: if there are no records.
     """
     records = [record for record in records if "epoch" in record]
     if not records:
-        logger.info("no figure of training curves: there are no records of epochs")
-        return None
+        raise NotApplicable("there are no records of epochs")
     names = list(dict.fromkeys(key for record in records for key in record))
     sites = list(dict.fromkeys(key.split("/kl/", 1)[1] for key in names if "/kl/" in key))
     figure = Figure(figsize=(5.5 * (1 + bool(sites)), 4), layout="constrained")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,11 +14,10 @@ from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_
 from pyro_vae.evaluation.latent_space import decode_path
 from pyro_vae.plots.axes import from_the_top
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick, picked
+from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import quiet
-
-logger = logging.getLogger(__name__)
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 ROWS = 10
@@ -27,9 +25,13 @@ NUM_ROWS = 64  # data that say how data look
 NUM_ENCODED = 1000  # data over which the units' ranges are found
 
 
+@figure(
+    section="Traversals",
+    caption="One unit at a time, moved over the quantiles of its draws over the data; all else as for one datum.",
+)
 def traversals(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, rows: int = ROWS, seed: int = 0
-) -> Figure | None:
+) -> Figure:
     r"""Rows of means of p(x | z), one unit of z moved over the quantiles of its draws z ~ q(z | x) over the data.
 
     The others of its site, and the sites before it in the model's order, stay where the guide has them for one datum
@@ -47,16 +49,17 @@ def traversals(
         seed: of draws.
 
     Returns:
-        the figure, or None (and a line in the log) if there are no latents with real values of their own (as of codes),
-        or the data are neither images nor vectors.
+        the figure.
+
+    Raises:
+        NotApplicable: if there are no latents with real values of their own (as of codes), or the data are
+            neither images nor vectors.
     """
     if not is_drawable(split.shape):
-        logger.info("no figure of traversals: data of shape %s are neither images nor vectors", split.shape)
-        return None
+        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
     sites = from_the_top(free_sites(model, guide, split))[:rows]
     if not sites:
-        logger.info("no figure of traversals: %s", NO_FREE_SITE)
-        return None
+        raise NotApplicable(NO_FREE_SITE)
     some = picked(split, NUM_ENCODED, seed)
     means, draws = (f(model, guide, some, seed=seed, sites=sites) for f in (encode, posterior_samples))
     datum, stand_in = pick(split, 1, seed), some.batch(slice(0, NUM_ROWS))[X]

@@ -5,24 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import code_statistics, latent_statistics
 from pyro_vae.evaluation.codes import CodeStatistics, CodeUsage
 from pyro_vae.evaluation.latent_units import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
-from pyro_vae.plots.codes import codebook_usage
-from pyro_vae.plots.images import picked
-from pyro_vae.plots.kl import kl_per_unit
-from pyro_vae.plots.registry import NUM_ENCODED, NUM_STATISTICS, drawers, png, why_not
+from pyro_vae.plots.registry import NotApplicable, Shown, figures, in_report, png, why_not
 from pyro_vae.plots.training import training_curves
+from pyro_vae.programs.program import as_programs
 from pyro_vae.reports.report_page import report_page
 from pyro_vae.reports.stored import (
     Subject,
@@ -54,7 +49,6 @@ from pyro_vae.runs.run import Run
 logger = logging.getLogger(__name__)
 
 DPI = 100
-FIGURES = "pyro_vae.plots"  # the logger of the figures: why one does not apply
 
 
 @dataclass
@@ -71,64 +65,21 @@ class Pictures:
     reasons: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
-    def draw(self, drawers: Mapping[str, Callable[[], Figure | None]], names: Sequence[str]) -> None:
+    def draw(self, run: Shown, names: Sequence[str]) -> None:
         """Draw some of the figures; those that do not apply say why."""
+        every = figures()
         for name in names:
-            if name not in drawers:
-                continue
-            failure, image = None, None
-            with _said() as messages:
-                try:
-                    figure = drawers[name]()
-                    image = None if figure is None else png(figure, DPI)
-                except Exception as error:  # one figure's failure is not to take the page with it
-                    failure = error
-            if failure is not None:
-                self.reasons[name] = why_not(failure)
-                if not isinstance(failure, InputError):
-                    self.failed.append(name)
-                    logger.warning("no figure '%s': %s", name, self.reasons[name])
-            elif image is not None:
-                self.drawn[name] = image
-            else:
-                told = messages[-1] if messages else "it does not apply"
-                self.reasons[name] = told.partition(": ")[2] if told.startswith("no figure") else told
-
-
-@contextmanager
-def _said() -> Iterator[list[str]]:
-    """What the figures say in the log inside this block, which is then said in the page instead."""
-    messages: list[str] = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(FIGURES)
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+            try:
+                self.drawn[name] = png(every[name].draw(run), DPI)
+            except InputError as error:
+                self.reasons[name] = str(error)
+            except Exception as error:  # one figure's failure is not to take the page with it
+                self.reasons[name] = why_not(error)
+                self.failed.append(name)
+                logger.warning("no figure '%s': %s", name, self.reasons[name])
 
 
 PAGE, JSON = "report.html", "report.json"
-SHOWN = (
-    *(
-        "training_curves",
-        "kl_heatmap",
-        "worst_data",
-        "kl_per_unit",
-        "layer_pca",
-        "codebook_usage",
-        "code_maps",
-        "reconstructions",
-    ),
-    *("levels", "completions", "spectrograms", "prior_samples", "uniform_and_learned", "progression", "traversals"),
-    *("interpolations", "manifold"),
-)
 
 
 def write_report(
@@ -204,31 +155,26 @@ def _gather(
     memory_mib: int,
 ) -> tuple[dict[str, Any], Pictures]:
     """What the page says, as plain values, and its pictures."""
-    model, guide = subject.model, subject.guide
-    some, encoded = (picked(part, n, seed) for n in (NUM_STATISTICS, NUM_ENCODED))
-    options: dict[str, Any] = {
-        "seed": seed,
-        "device": None if device == "auto" else device,
-        "memory_budget": memory_mib * 2**20,
-    }
+    options = {"device": None if device == "auto" else device, "memory_budget": memory_mib * 2**20}
+    run = Shown(
+        *as_programs(subject.model, subject.guide), part, subject.training.records, subject.data.sound, seed, options
+    )
     failed: dict[str, str] = {}
     with _section("Latents", failed):
-        latents = latent_statistics(model, guide, some, vectorize=False, **options)
+        _ = run.latents
     with _section("Codes", failed):
-        codes = code_statistics(model, guide, encoded, **options)
+        _ = run.codes
     if "Latents" in failed:
-        latents = LatentStatistics({}, 0, 0)
+        run.latents = LatentStatistics({}, 0, 0)
     if "Codes" in failed:
-        codes = CodeStatistics({}, 0)
-    draw = drawers(model, guide, part, subject.training.records, subject.data.sound, seed)
-    draw |= {"kl_per_unit": lambda: kl_per_unit(latents), "codebook_usage": lambda: codebook_usage(codes)}
+        run.codes = CodeStatistics({}, 0)
+    latents, codes = run.latents, run.codes
     pictures = Pictures()
-    pictures.draw(draw, SHOWN)
+    pictures.draw(run, in_report())
     others, measurements = subject.other_trainings(), stored_measurements(subject.path)
     for name, training in others.items():
-        curve = training_curves(training.records)
-        if curve is not None:
-            pictures.drawn[f"training_curves of {name}"] = png(curve, DPI)
+        with suppress(NotApplicable):
+            pictures.drawn[f"training_curves of {name}"] = png(training_curves(training.records), DPI)
     report = {
         "run": str(subject.path),
         "name": subject.name,

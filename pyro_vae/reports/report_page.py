@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.plots.registry import SECTIONS, figures
 from pyro_vae.reports import html
 from pyro_vae.runs.measurements import bits_are
 
@@ -93,27 +94,6 @@ def _percent(value: float | None) -> str | None:
     return None if value is None else f"{100 * value:.1f}"
 
 
-CAPTIONS = {
-    "training_curves": "Loss, and KL by latent site, over training.",
-    "kl_heatmap": "Raw KL of every latent site over training.",
-    "worst_data": "Of 100 data, those whose weights (200 particles) have the largest Pareto k-hat.",
-    "kl_per_unit": "Raw KL of every unit, in falling order; active units in colour.",
-    "layer_pca": "Draws of each site's posterior in its principal plane, coloured by label where the data have labels.",
-    "codebook_usage": "How often each code is used.",
-    "code_maps": "Data and their codes, a colour for each code.",
-    "reconstructions": "Data above, and below what the model makes of them through the latents.",
-    "levels": "Reconstructions from the upper levels of latents alone.",
-    "completions": "The observed part of data, and what the model makes of the rest.",
-    "spectrograms": "The same as spectrograms.",
-    "prior_samples": "Means of p(x | z), z drawn from the prior.",
-    "uniform_and_learned": "Samples under a uniform and under the learned prior over codes.",
-    "progression": "One latent under changing context.",
-    "traversals": "One unit at a time, moved over the quantiles of its draws over the data; all else as for one datum.",
-    "interpolations": "From one datum to another through latent space.",
-    "manifold": "The latent plane, decoded.",
-}
-
-
 def report_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The page of a report.
 
@@ -122,8 +102,11 @@ def report_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
         pictures: PNG by name.
     """
 
-    def shown(*names: str) -> str:
-        return "".join(html.picture(n, pictures[n], CAPTIONS.get(n, "")) for n in names if n in pictures)
+    every = {name: entry for name, entry in figures().items() if name in pictures}
+
+    def shown(section: str | None) -> str:
+        own = [name for name, entry in every.items() if entry.section == section]
+        return "".join(html.picture(name, pictures[name], every[name].caption) for name in own)
 
     def others() -> str:
         prefix = "training_curves of "
@@ -132,15 +115,20 @@ def report_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
 
     sections = {
         "What was measured": _what(report),
-        "Likelihood": likelihood_table(report["evaluations"]) + shown("worst_data"),
+        "Likelihood": likelihood_table(report["evaluations"]) + shown("Likelihood"),
         "Other measurements": "".join(measurement_table(name, m) for name, m in report["measurements"].items()),
-        "Latents": _latents(report) + shown("kl_per_unit", "layer_pca"),
-        "Codes": _codes(report) + shown("codebook_usage", "code_maps"),
-        "Reconstructions": shown("reconstructions", "levels", "completions"),
-        "Sound": shown("spectrograms"),
-        "Samples": shown("prior_samples", "uniform_and_learned", "progression"),
-        "Traversals": shown("traversals", "interpolations", "manifold"),
-        "Training": _training(report) + shown("training_curves", "kl_heatmap") + others(),
+        "Latents": _latents(report) + shown("Latents"),
+        "Codes": _codes(report) + shown("Codes"),
+        "Reconstructions": shown("Reconstructions"),
+        "Sound": shown("Sound"),
+        "Samples": shown("Samples"),
+        "Traversals": shown("Traversals"),
+        **{
+            title: shown(title)
+            for title in dict.fromkeys(entry.section for entry in every.values())
+            if title not in (*SECTIONS, None)
+        },
+        "Training": _training(report) + shown("Training") + others(),
         "Configuration": _configuration(report),
         "Commands": html.text("To repeat this page:") + html.code("\n".join(report["commands"])),
         "Left out": "".join(html.text(f"{title}: {why}.") for title, why in report["left_out"].items()),

@@ -46,7 +46,7 @@ def reported(runs):
 
 @pytest.fixture
 def few_figures(monkeypatch):
-    monkeypatch.setattr("pyro_vae.reports.report.SHOWN", ("reconstructions", "levels", "code_maps"))
+    monkeypatch.setattr("pyro_vae.reports.report.in_report", lambda: ["reconstructions", "levels", "code_maps"])
 
 
 def refused(capsys, *arguments):

@@ -72,8 +72,8 @@ def test_levels_are_drawn_as_the_sound_that_they_are():
 
 
 def test_signals_of_one_channel_are_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyro_vae.plots.registry.NUM_PRIOR_SAMPLES", 4)  # a panel takes a while
-    monkeypatch.setattr("pyro_vae.plots.registry.NUM_SCALED_SAMPLES", 2)
+    monkeypatch.setattr("pyro_vae.plots.prior.NUM_PRIOR_SAMPLES", 4)  # a panel takes a while
+    monkeypatch.setattr("pyro_vae.plots.prior.NUM_SCALED_SAMPLES", 2)
     split = Split({"x": sines(3)}, name="toy")
     data = Data(split, sound=Sound(RATE))
     written = {path.stem: path for path in figures.draw_all(model, guide, data, [], tmp_path)}

@@ -1,7 +1,5 @@
 """The figure of the worst data: those with the largest k-hat, in order, with their numbers."""
 
-import logging
-
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,6 +9,7 @@ from pyro_vae import plots as figures
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.results import LogLikelihood
+from pyro_vae.plots import NotApplicable
 
 SHAPE = (1, 3, 3)
 NARROW = [7, 31, 52]
@@ -73,15 +72,16 @@ def test_what_was_measured_is_shown_in_order_without_undefined_values(split):
         figures.worst_data(model, guide, split.subset(59), measured)
 
 
-def test_where_it_does_not_apply_the_log_says_why(split, caplog):
+def test_where_it_does_not_apply_it_says_why(split):
     def certain(x):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Delta(torch.zeros(len(x))))
 
     unknown = LogLikelihood(torch.zeros(60), torch.ones(60), torch.full((60,), torch.nan), 20, 9)
-    with caplog.at_level(logging.INFO):
-        assert figures.worst_data(model, certain, split) is None
-        assert figures.worst_data(model, guide, split, unknown) is None
-        assert figures.worst_data(model, guide, Split({"x": torch.rand(5, 5, 3, 3)})) is None
-    said = [r.getMessage() for r in caplog.records]
-    assert len(said) == 3 and all(line.startswith("no figure of the worst data") for line in said)
+    for arguments, words in (
+        ((model, certain, split), "no datum has a Pareto k-hat"),
+        ((model, guide, split, unknown), "no datum has a Pareto k-hat"),
+        ((model, guide, Split({"x": torch.rand(5, 5, 3, 3)})), "neither images nor vectors"),
+    ):
+        with pytest.raises(NotApplicable, match=words):
+            figures.worst_data(*arguments)
