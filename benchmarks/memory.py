@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data, Split
-from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, log_likelihood, sandwich
+from pyro_vae.evaluation import ais, bidirectional, code_statistics, elbo, latent_statistics, log_likelihood
 from pyro_vae.guides import GaussianGuide, VQGuide
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, VQVAE
@@ -70,7 +70,7 @@ CASES: list[Case] = [  # what, of which data, how many, budget in MiB, how
     ("elbo, K = 10", digits, 10_000, 64, elbo),
     ("latent_statistics, K = 10", digits, 10_000, 64, latent_statistics),
     ("ais, 4 chains", digits, 10_000, 64, partial(ais, **CHAINS)),
-    ("sandwich, 4 chains", digits, 1000, 64, lambda m, g, s, **b: sandwich(m, g, len(s), **CHAINS, **b)),
+    ("bidirectional, 4 chains", digits, 1000, 64, lambda m, g, s, **b: bidirectional(m, g, len(s), **CHAINS, **b)),
     ("log_likelihood, K = 10", photographs, 1000, 64, partial(log_likelihood, num_particles=10, compile="graph")),
     ("elbo, K = 1", photographs, 10_000, 64, partial(elbo, num_particles=1)),
     ("elbo, K = 10", photographs, 1000, 64, elbo),

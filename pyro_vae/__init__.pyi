@@ -47,7 +47,7 @@ from .data.registry import load_data as load_data
 from .evaluation.amortization import likelihood_gap as likelihood_gap
 from .evaluation.amortization import refine as refine
 from .evaluation.annealing.ais import ais as ais
-from .evaluation.annealing.bidirectional import sandwich as sandwich
+from .evaluation.annealing.bidirectional import bidirectional as bidirectional
 from .evaluation.encoding import encode as encode
 from .evaluation.evidence import elbo as elbo
 from .evaluation.generate import decode as decode

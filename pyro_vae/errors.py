@@ -10,6 +10,10 @@ class InputError(ValueError):
     """What the user gave cannot be used; the message says what was wrong, where, and what would be right."""
 
 
+class UsageError(InputError):
+    """A command line that is not understood; the message says which option, and the nearest known one."""
+
+
 class CorruptFileError(InputError):
     """A file exists but cannot be read as what it should be (truncated, damaged, wrong format)."""
 
@@ -49,3 +53,9 @@ def positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{name} must be a positive integer, got {value!r}")
     return value
+
+
+def columns(rows: dict[str, str]) -> str:
+    """Names and texts, a line each, the texts below one another."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())

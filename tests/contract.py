@@ -13,7 +13,7 @@ from torch import nn
 from pyro_vae import fit
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, elbo, log_likelihood, sandwich
+from pyro_vae.evaluation import ais, bidirectional, elbo, log_likelihood
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.programs.context import needed_to_generate, required_arguments
 from pyro_vae.programs.program import Program, as_programs, prime
@@ -205,7 +205,7 @@ class PairContract:
                 ais(model, guide, batch, **options)
             return
         context = {name: batch[name] for name in needed_to_generate(model)}
-        result = sandwich(model, guide, len(batch["x"]), batch=context, **options)
+        result = bidirectional(model, guide, len(batch["x"]), batch=context, **options)
         gap, error = result.gap
         assert gap > -4 * error and math.isfinite(gap)
         annealed = ais(model, guide, batch, **options)

@@ -7,37 +7,54 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-import jsonargparse
-import torch
-
 from pyro_vae import __version__
-from pyro_vae.cli.anneal import ais, gap, sandwich
-from pyro_vae.cli.compare import compare
-from pyro_vae.cli.evaluate import evaluate
-from pyro_vae.cli.parsing import columns
-from pyro_vae.cli.reconstruct import reconstruct
-from pyro_vae.cli.report import report
-from pyro_vae.cli.sample import sample
-from pyro_vae.cli.show import datasets, figures, recipes
-from pyro_vae.cli.train import resume, train
-from pyro_vae.cli.train_prior import train_prior
-from pyro_vae.cli.train_ranker import train_ranker
-from pyro_vae.errors import InputError, NonFiniteLossError, printable, unknown
+from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, columns, printable, unknown
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    f.__name__.replace("_", "-"): f
-    for f in (
-        *(train, train_prior, train_ranker, resume),
-        *(evaluate, ais, sandwich, gap, report, compare),
-        *(sample, reconstruct, figures, recipes, datasets),
-    )
+COMMANDS = {  # name: the module of this folder that has it, which is loaded when it is used; what it does
+    "train": ("train", "Train a recipe, or a YAML file of one's own, into a new run directory."),
+    "resume": ("train", "Go on with an interrupted run, to the result that it would have had."),
+    "train-prior": ("train_prior", "Learn priors over the codes of a trained run, of which they become a part."),
+    "train-ranker": ("train_ranker", "Learn which texts belong to which images, to rank a run's samples of texts."),
+    "evaluate": ("evaluate", "Measure a trained run: importance-weighted log-likelihood, ELBO and its parts."),
+    "ais": ("anneal", "Measure a trained run by annealed importance sampling: tighter than weights, and dearer."),
+    "bidirectional": ("anneal", "Bound log p(x) from below and above on data that a run's model has drawn."),
+    "gap": ("anneal", "Tell what a run's ELBO and importance-weighted bounds lack of log p(x), and why."),
+    "report": ("report", "Write a page on a run (report.html): likelihood, latents, figures, configuration."),
+    "compare": ("compare", "Set runs side by side (comparison.html), with paired differences and their errors."),
+    "sample": ("sample", "Draw from a trained model: a picture, the arrays, and sound as WAV files."),
+    "reconstruct": (
+        "reconstruct",
+        "Send data, or files of one's own, through the latents and back: pictures, arrays, sound.",
+    ),
+    "figures": ("show", "Draw every figure that applies to a run, and print where they are."),
+    "recipes": ("show", "List the recipes, or print one: pyro-vae recipes NAME."),
+    "datasets": ("show", "List the datasets that --data.name knows; paths to arrays, or folders, work too."),
 }
+USAGE = """usage: pyro-vae [-h] [--version] [-q | -v] COMMAND …
+
+Variational autoencoders as pairs of Pyro programs. What a command takes: pyro-vae COMMAND --help
+
+commands:
+{commands}
+
+options:
+  -h, --help     show this and exit
+  --version      show the version and exit
+  -q, --quiet    warnings and results only
+  -v, --verbose  also what is done at each step
+  --completion {{bash,zsh,tcsh}}
+                 print a script that completes commands and options in that shell
+
+exit status: 0 done, 1 a failure, 2 something in the command line that is not understood
+"""
+LEVELS = {"-q": logging.WARNING, "--quiet": logging.WARNING, "-v": logging.DEBUG, "--verbose": logging.DEBUG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2: something the user can put right)."""
+    """Run the command line; returns the exit status (1: a failure, 2: a command line that is not understood)."""
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # a full disk, or a closed pipe, is noticed here
@@ -47,14 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141  # what a process gives that the closed pipe has ended
     except KeyboardInterrupt:
         return 130
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return _refused(f"out of memory ({error}): smaller batches, fewer particles, less --memory_mib")
+    except MemoryError as error:
+        return _refused(_out_of_memory(error))
     except RecursionError:
         return _refused("something that was read is nested too deeply")
     except OSError as error:
         about = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _refused(f"the system refused a file or a device: {about}")
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            return _refused(_out_of_memory(error))
         if not _of_the_machine(error):
             raise
         return _refused(str(error).splitlines()[0])
@@ -69,32 +88,65 @@ class _Printable(logging.Formatter):
 
 
 def _run(arguments: list[str]) -> int:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: pyro-vae COMMAND …   (pyro-vae COMMAND --help)\n")
-        print(columns({n: (f.__doc__ or "").splitlines()[0] for n, f in COMMANDS.items()}))
-        return 0
-    if arguments[0] == "--version":
-        print(__version__)
-        return 0
+    level = logging.INFO
+    while arguments and arguments[0] in LEVELS:
+        level = LEVELS[arguments.pop(0)]
+    _log(level)
     try:
-        if arguments[0] not in COMMANDS:
-            raise unknown("command", arguments[0], COMMANDS)
-        COMMANDS[arguments[0]](arguments[1:])
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(USAGE.format(commands=columns({f"  {name}": told for name, (_, told) in COMMANDS.items()})), end="")
+        elif arguments[0] == "--version":
+            print(__version__)
+        elif arguments[0] == "--completion":
+            print(_completion(arguments[1:]))
+        else:
+            command(arguments[0])(arguments[1:])
+    except UsageError as error:
+        return _refused(str(error), 2)
     except (InputError, NonFiniteLossError) as error:
         return _refused(str(error))
     return 0
 
 
-def _refused(message: str) -> int:
+def command(name: str) -> Callable[[Sequence[str]], None]:
+    """The function of a command.
+
+    Raises:
+        UsageError: for an unknown one, with the nearest name.
+    """
+    if name not in COMMANDS:
+        raise UsageError(str(unknown("command", name, COMMANDS)))
+    found: Callable[[Sequence[str]], None] = getattr(
+        import_module(f"pyro_vae.cli.{COMMANDS[name][0]}"), name.replace("-", "_")
+    )
+    return found
+
+
+def _completion(arguments: list[str]) -> str:
+    from pyro_vae.cli.completion import script
+
+    return script(arguments)
+
+
+def _log(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    if level != logging.INFO:
+        logging.getLogger().setLevel(logging.WARNING if level == logging.WARNING else logging.INFO)
+        logging.getLogger("pyro_vae").setLevel(level)
+
+
+def _refused(message: str, status: int = 1) -> int:
     try:
         print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     except OSError:  # nobody reads it
         _silence(sys.stderr)
-    return 2
+    return status
+
+
+def _out_of_memory(error: BaseException) -> str:
+    return f"out of memory ({error}): smaller batches, fewer particles, less --memory-mib"
 
 
 def _silence(stream: Any) -> None:

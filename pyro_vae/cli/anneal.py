@@ -1,4 +1,4 @@
-"""``pyro-vae ais``, ``pyro-vae sandwich``, ``pyro-vae gap``: log-likelihoods by annealing."""
+"""``pyro-vae ais``, ``pyro-vae bidirectional``, ``pyro-vae gap``: log-likelihoods by annealing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from pyro_vae.cli.parsing import columns, parse, run_parser
-from pyro_vae.errors import InputError, positive
+from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.errors import InputError, columns, positive
 from pyro_vae.evaluation.amortization import LikelihoodGap
 from pyro_vae.evaluation.annealing.chains import Schedule
 from pyro_vae.evaluation.annealing.path import Start
-from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, Sandwich
+from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, BidirectionalBounds
 from pyro_vae.programs.context import needed_to_generate
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import (
@@ -30,12 +30,12 @@ from pyro_vae.runs.measurements import (
 )
 from pyro_vae.runtime import as_device, check_seed
 
-Found = TypeVar("Found", AnnealedLikelihood, Sandwich, LikelihoodGap)
+Found = TypeVar("Found", AnnealedLikelihood, BidirectionalBounds, LikelihoodGap)
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
 
 
 def ais(arguments: Sequence[str]) -> None:
-    """Measure a trained run by annealed importance sampling: tighter than importance weights, and dearer."""
+    """Measure a trained run by annealed importance sampling: tighter than weights, and dearer."""
     from pyro_vae.evaluation import ais as measure
 
     parser = _on_data(_annealing(run_parser("ais", ais.__doc__)))
@@ -49,24 +49,24 @@ def ais(arguments: Sequence[str]) -> None:
     _tell(run, f"ais-{options.split}", measured, options, _of_estimate)
 
 
-def sandwich(arguments: Sequence[str]) -> None:
-    """Bound log p(x) from below and above on data that a run's model has drawn, by chains both ways.
+def bidirectional(arguments: Sequence[str]) -> None:
+    """Bound log p(x) from below and above on data that a run's model has drawn.
 
     A conditional model is given the context of as many test data.
     """
-    from pyro_vae.evaluation import sandwich as measure
+    from pyro_vae.evaluation import bidirectional as measure
 
-    parser = _annealing(run_parser("sandwich", sandwich.__doc__))
+    parser = _annealing(run_parser("bidirectional", bidirectional.__doc__))
     parser.add_argument("--num", type=int, default=100, help="data to draw")
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
     model, guide = run.programs()
     context = _context(run, needed_to_generate(model), positive("--num", options.num))
 
-    def measured() -> Sandwich:
+    def measured() -> BidirectionalBounds:
         return measure(model, guide, options.num, batch=context, **_given(options), **_common(options))
 
-    _tell(run, "sandwich", measured, options, _of_sandwich)
+    _tell(run, "bidirectional", measured, options, _of_bidirectional)
 
 
 def gap(arguments: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ def _of_estimate(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _of_sandwich(result: dict[str, Any]) -> dict[str, str]:
+def _of_bidirectional(result: dict[str, Any]) -> dict[str, str]:
     sides = {f"{side} bound": _nats(result[side], result[f"{side}_standard_error"]) for side in ("lower", "upper")}
     gaps = {
         "gap": _nats(result["gap"], result["gap_standard_error"]),

@@ -11,7 +11,7 @@ from pyro_vae.runs.measurements import MEMORY_MIB, PARTICLES, SplitName
 
 
 def compare(arguments: Sequence[str]) -> None:
-    """Set runs side by side (comparison.html, comparison.json), with paired differences and their errors."""
+    """Set runs side by side (comparison.html), with paired differences and their errors."""
     parser = make_parser("compare", compare.__doc__)
     parser.add_argument("dirs", nargs="*", type=Path, help="the run directories, two or more")
     parser.add_argument("--against", type=Path | None, default=None, help="the run to compare with (the first)")

@@ -1,34 +1,83 @@
-"""Parsers of the commands: options, context y, and errors that name the nearest option."""
+"""Parsers of the commands, and errors that name the nearest option."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 import re
+import shutil
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
+import jsonargparse
 from jsonargparse import ArgumentParser
-from torch import Tensor
 
-from pyro_vae.errors import InputError, unknown
-from pyro_vae.programs.context import Context, num_attributes, num_classes
-from pyro_vae.runs.config import classes_changed
+from pyro_vae.errors import UsageError
 
 
-def columns(rows: dict[str, str]) -> str:
-    """Names and texts, a line each, the texts below one another."""
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+class Parser(ArgumentParser):
+    """A parser that raises its errors, and whose own options are spelled with hyphens: ``--num-chains``."""
+
+    def add_argument(self, *names: str, **options: Any) -> Any:
+        """As in argparse; an underscore in an option of no section (without a dot) becomes a hyphen."""
+        return super().add_argument(*(_spelled(name) for name in names), **options)
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-") if name.startswith("--") and "." not in name else name
 
 
 def make_parser(command: str, description: str | None) -> ArgumentParser:
     """A parser that raises its errors."""
-    name = f"pyro-vae {command}"
-    return ArgumentParser(prog=name, description=description, exit_on_error=False, allow_abbrev=False)
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    return Parser(
+        prog=f"pyro-vae {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=Help,
+    )
+
+
+class Help(jsonargparse.DefaultHelpFormatter):
+    """Help that fits a screen: as wide as that is, without the usage of every option and without lists of classes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options["width"] = max(100, shutil.get_terminal_size().columns - 2)
+        super().__init__(*arguments, **{"max_help_position": 40, **options})
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        if usage is None and sum(bool(action.option_strings) for action in actions) > MANY:
+            actions = [action for action in actions if action.required or not action.option_strings]
+            usage = super()._format_usage(None, actions, groups, "").strip() + " [--option value …]"
+        return super()._format_usage(usage, actions, groups, prefix)
+
+    def _expand_help(self, action: Any) -> str:
+        told = re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
+        found = re.fullmatch(r"(.*?) \(((?:required|type: |default: ).*)\)", told, flags=re.DOTALL)
+        told, facts = (found[1], found[2]) if found else (told, "")
+        default = re.search(r"default: (?!null)(.*)$", facts)
+        required = " (required)" if facts.startswith("required") else ""
+        if any("." in name for name in action.option_strings):  # of a section: its documentation has the rest
+            told = re.split(r"(?<=[^.])\.(?: |$)|; (?=\")|: (?=\")", told)[0]
+        return told.rstrip(".").replace("``", "") + (f" ({default[0]})" if default else required)
+
+    def add_argument(self, action: Any) -> None:
+        """Leave out what every section and schedule has: a file, and help on its classes."""
+        section = any(re.fullmatch(r"--\w+\.\w+\.help", name) for name in action.option_strings)
+        if not section and action.help != "Path to a configuration file.":
+            super().add_argument(action)
+
+    def start_section(self, heading: str | None) -> None:
+        """A section's title; of modules, that there are classes of them."""
+        super().start_section("Programs, by class" if heading == MODULES else heading)
+
+
+MODULES = "Base class for all neural network modules"  # what torch's own docstring says
+MANY = 12  # options, in a usage that lists them
 
 
 def run_parser(command: str, description: str | None) -> ArgumentParser:
@@ -44,6 +93,35 @@ def add_trust(parser: ArgumentParser, whose: str = "that the configuration names
     parser.add_argument("--trust", action="store_true", help=f"run the code of classes outside pyro_vae {whose}")
 
 
+class Built(Exception):
+    """A command's parser, where nothing but that is wanted: see :func:`parser_of`."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        super().__init__("built")
+        self.parser = parser
+
+
+_wanted: ContextVar[bool] = ContextVar("_wanted", default=False)
+
+
+def parser_of(command: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) -> ArgumentParser:
+    """The parser that a command makes, which is not run."""
+    token = _wanted.set(True)
+    try:
+        command(arguments)
+    except Built as built:
+        return built.parser
+    finally:
+        _wanted.reset(token)
+    raise AssertionError(f"{command.__name__} parses nothing")
+
+
+def _normal(argument: str) -> str:
+    """An option with the spelling that parsers know; its value as it is."""
+    name, *value = argument.split("=", 1)
+    return "=".join([_spelled(name), *value])
+
+
 def parse(parser: ArgumentParser, arguments: Sequence[str], said: Any = None, known: Any = None) -> Any:
     """Parse, with the nearest name for an option that is not known; options may stand before and after what has none.
 
@@ -54,8 +132,11 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], said: Any = None, kn
         known: a namespace whose keys are options too.
 
     Raises:
-        InputError: for what the parser refuses.
+        UsageError: for what the parser refuses.
     """
+    arguments = [_normal(argument) for argument in arguments]
+    if _wanted.get():
+        raise Built(parser)
     try:
         return parser.parse_args(_options_last(parser, arguments), namespace=None if said is None else said.clone())
     except (ArgumentError, TypeError, ValueError) as error:
@@ -72,6 +153,8 @@ def parse_over(parser: ArgumentParser, arguments: Sequence[str], read: Callable[
         arguments: of the command line.
         read: gives the recipe as a namespace, with its classes' defaults or, called with ``defaults=False``, without.
     """
+    from pyro_vae.runs.config import classes_changed
+
     known, said = read(), read(defaults=False)
     chosen = parse(parser, arguments, said, known)
     for line in classes_changed(said, chosen):
@@ -97,7 +180,7 @@ def _options_last(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]
     return others + named
 
 
-def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str], defaults: Any) -> InputError:
+def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str], defaults: Any) -> UsageError:
     """The parser's error; where an option is unknown, in one line with the nearest known one."""
     known = {o for action in parser._actions for o in action.option_strings}
     if defaults is not None:
@@ -106,84 +189,7 @@ def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str
     refused = re.search(r"Option '([\w.]+)' is not accepted", str(error))
     stranger = next((o for o in given if o not in known and (o in str(error) or refused)), None)
     if stranger is None:
-        return InputError(str(error))
+        return UsageError(str(error))
     near = difflib.get_close_matches(stranger, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return InputError(f"unknown option {stranger}.{hint} All options: {parser.prog} --help")
-
-
-USUAL = 10  # labels, where nobody says how many there are
-
-
-def parse_y(text: str, context: Context | None, num: int | None = None, classes: Sequence[str] | None = None) -> Tensor:
-    """The values that a text says, checked against what the program declares.
-
-    Args:
-        text: labels (``7``, or ``0,1,2``), or the names of classes (``dog``, or ``cat,dog``), or attribute vectors
-            (``0.5,1,0``, or several, with ``;`` between them).
-        context: what the program accepts; labels, if it does not say.
-        num: repeat the values in turns until there are so many.
-        classes: the names of the labels, if they have names. What is a name is taken as one, even if it is a number.
-
-    Returns:
-        labels ``(n,)`` int64, or attribute vectors ``(n, A)``.
-
-    Raises:
-        InputError: if the text cannot be read so, or the program does not accept the values.
-    """
-    values = _parsed(text, context, classes)
-    if context is not None:
-        context.check("y", values)
-    return values if num is None else values[torch.arange(num) % len(values)]
-
-
-def describe_y(context: Context | None) -> str:
-    """What y is, for people."""
-    return context.what if context is not None else "class labels"
-
-
-def example_y(context: Context | None, classes: Sequence[str] | None = None) -> str:
-    """What could be said of y, for people: values that the program accepts."""
-    size = num_attributes(context) if context is not None else None
-    if size is not None:
-        return ",".join(["0.5"] * min(size, 4)) + (",…" if size > 4 else "")
-    if classes:
-        return f"{classes[-1]} or --y {','.join(classes[:3])}"
-    count = (num_classes(context) if context is not None else None) or USUAL
-    return f"{min(7, count - 1)} or --y {','.join(str(i) for i in range(min(3, count)))}"
-
-
-def _parsed(text: str, context: Context | None, classes: Sequence[str] | None) -> Tensor:
-    try:
-        if context is not None and num_attributes(context) is not None:
-            rows = [[float(number) for number in row.split(",")] for row in text.split(";")]
-            if len({len(row) for row in rows}) > 1:
-                raise ValueError("the vectors differ in length")
-            return torch.tensor(rows)
-        if classes:
-            return torch.tensor(_labels(text, classes))
-        return torch.tensor([int(number) for number in text.split(",")])
-    except InputError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        example = example_y(context, classes)
-        raise InputError(f"--y takes {describe_y(context)}, e.g. --y {example}; got '{text}' ({error})") from error
-
-
-def _labels(text: str, classes: Sequence[str]) -> list[int]:
-    """Labels by name or number; a name may itself have commas in it."""
-    if text in classes:
-        return [_label(text, classes)]
-    return [_label(word.strip(), classes) for word in text.split(",")]
-
-
-def _label(word: str, classes: Sequence[str]) -> int:
-    if word in classes:
-        place = classes.index(word)
-        if word.isdecimal() and place != int(word):
-            logging.info("--y: '%s' is the name of a class, whose label is %d", word, place)
-        return place
-    try:
-        return int(word)
-    except ValueError:
-        raise unknown("class", word, classes) from None
+    return UsageError(f"unknown option {stranger}.{hint} All options: {parser.prog} --help")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.cli.parsing import describe_y, example_y, parse, parse_y, run_parser
+from pyro_vae.cli.context import describe_y, example_y, parse_y
+from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.data.binarization import Binarization, binarize, quadrant_mask
 from pyro_vae.data.images import IMAGES, SOUNDS, Kind, read_image, shown, square
 from pyro_vae.data.sound import Sound
@@ -93,7 +94,7 @@ FOLDER = "reconstructions"  # of WAV files
 
 
 def reconstruct(arguments: Sequence[str]) -> None:
-    """Send data, or files of one's own, through the latents and back: a picture, the arrays, and sound as WAV files."""
+    """Send data, or files of one's own, through the latents and back: pictures, arrays, sound."""
     import numpy as np
 
     from pyro_vae.data import Split

@@ -10,7 +10,7 @@ from pyro_vae.runs.measurements import MEMORY_MIB, PARTICLES, SplitName
 
 
 def report(arguments: Sequence[str]) -> None:
-    """Write a page on a run (report.html, and report.json): likelihood, latents, figures, configuration."""
+    """Write a page on a run (report.html): likelihood, latents, figures, configuration."""
     parser = run_parser("report", report.__doc__)
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data is shown and measured")
     parser.add_argument(

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.cli.parsing import describe_y, example_y, parse, parse_y, run_parser
+from pyro_vae.cli.context import describe_y, example_y, parse_y
+from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.data import Sound
 from pyro_vae.errors import InputError
 from pyro_vae.programs.context import X, declared_context, needed_to_generate, takes
@@ -94,7 +95,7 @@ MOST_SPECTROGRAMS = 64
 
 
 def sample(arguments: Sequence[str]) -> None:
-    """Draw from a trained model: a picture, the arrays, and sound as WAV files (the mean of p(x | z))."""
+    """Draw from a trained model: a picture, the arrays, and sound as WAV files."""
     import numpy as np
 
     from pyro_vae.evaluation.generate import draw

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyro_vae.cli.parsing import columns, make_parser, parse, run_parser
-from pyro_vae.data import dataset_names
+from pyro_vae.cli.parsing import make_parser, parse, run_parser
+from pyro_vae.errors import columns
 from pyro_vae.recipes import recipe_names, recipe_text
-from pyro_vae.runs import Run
 
 
 def figures(arguments: Sequence[str]) -> None:
     """Draw every figure that applies to a run, and print where they are."""
     from pyro_vae.plots.registry import draw_all
+    from pyro_vae.runs import Run
 
     parser = run_parser("figures", figures.__doc__)
     parser.add_argument("--seed", type=int, default=0)
@@ -33,6 +33,8 @@ def recipes(arguments: Sequence[str]) -> None:
 
 
 def datasets(arguments: Sequence[str]) -> None:
-    """List the datasets that --data.name knows; a path to .npz, .npy or a folder of images or WAV files works too."""
+    """List the datasets that --data.name knows; paths to arrays, or folders, work too."""
+    from pyro_vae.data import dataset_names
+
     parse(make_parser("datasets", datasets.__doc__), arguments)
     print(columns(dataset_names()))

@@ -16,7 +16,7 @@ from pyro_vae.text_to_image.ranker import train_ranker as learn
 
 
 def train_ranker(arguments: Sequence[str]) -> None:
-    """Learn which texts belong to which images, to rank samples of a run with a prior over texts."""
+    """Learn which texts belong to which images, to rank a run's samples of texts."""
     parser = make_parser("train-ranker", train_ranker.__doc__)
     parser.add_argument("--on", type=Path, required=True, help="the run directory")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted one")

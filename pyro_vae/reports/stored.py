@@ -38,7 +38,7 @@ EVALUATION = {
     **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "warnings": [str]},
 }
 SUMMARIZED = {"seconds": NUMBER, "epochs": NUMBER}
-MEASUREMENTS = re.compile(r"(ais|sandwich|gap)(-\w+)?\.json")
+MEASUREMENTS = re.compile(r"(ais|bidirectional|gap)(-\w+)?\.json")
 
 
 def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
@@ -81,7 +81,7 @@ def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], file: Path
 
 
 def stored_measurements(path: Path) -> dict[str, dict[str, Any]]:
-    """Other measurements, by the file's name without ``.json``: annealed importance sampling, sandwich, gap."""
+    """Other measurements, by the file's name without ``.json``: annealed importance sampling, bidirectional, gap."""
     files = sorted(file for file in path.glob("*.json") if MEASUREMENTS.fullmatch(file.name))
     return {file.stem: read_json(file) for file in files}
 

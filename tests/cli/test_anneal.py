@@ -1,4 +1,4 @@
-"""``pyro-vae ais``, ``sandwich`` and ``gap``."""
+"""``pyro-vae ais``, ``bidirectional`` and ``gap``."""
 
 import json
 
@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from pyro_vae.cli import main
-from pyro_vae.evaluation import ais, sandwich
+from pyro_vae.evaluation import ais, bidirectional
 from pyro_vae.runs import Run
 
 FAST = ["--num_temperatures", "5", "--num_chains", "3", "--num_leapfrog", "2"]
@@ -47,14 +47,14 @@ def test_ais(run, capsys):
     assert np.load(run / "ais-test.npz")["log_likelihood"].mean() == pytest.approx(result["log_likelihood"])
 
 
-def test_sandwich(run, capsys):
-    assert main(["sandwich", str(run), *FAST, "--num", "4"]) == 0
+def test_bidirectional(run, capsys):
+    assert main(["bidirectional", str(run), *FAST, "--num", "4"]) == 0
     printed = capsys.readouterr().out
-    result = json.loads((run / "sandwich.json").read_text())
+    result = json.loads((run / "bidirectional.json").read_text())
     assert f"{result['gap']:.3f} +- {result['gap_standard_error']:.3f} nats" in printed
     assert "3 x 5 x 2, from the guide, sigmoid" in printed
     assert result["gap"] == pytest.approx(result["upper"] - result["lower"])
-    each = np.load(run / "sandwich.npz")
+    each = np.load(run / "bidirectional.npz")
     assert (each["upper"] - each["lower"]).mean() == pytest.approx(result["gap"])
 
 
@@ -79,7 +79,7 @@ def test_gap(run, capsys):
     [
         ("ais", ["--num_temperatures", "0"], "num_temperatures must be a positive integer, got 0"),
         ("ais", ["--schedule", "cosine"], "schedule"),
-        ("sandwich", ["--num", "0"], "--num must be a positive integer, got 0"),
+        ("bidirectional", ["--num", "0"], "--num must be a positive integer, got 0"),
         ("gap", ["--particles", "[]"], "particles must name at least one"),
         ("gap", ["--num_temperture", "3"], "unknown option --num_temperture. Did you mean --num_temperatures"),
     ],
@@ -113,9 +113,9 @@ def test_one_datum_has_no_standard_error(run, capsys, command):
 def test_a_conditional_model_is_given_test_data_s_context(tmp_path, capsys):
     run = trained(tmp_path, "ConditionalVAE", "ConditionalGuide", {"latent_dim": 2, "hidden_dims": [8]})
     capsys.readouterr()
-    assert main(["sandwich", str(run), *FAST, "--num", "4", "--json"]) == 0
+    assert main(["bidirectional", str(run), *FAST, "--num", "4", "--json"]) == 0
     batch = {"y": Run(run).data().test.batch(slice(0, 4))["y"]}
     options = {"num_temperatures": 5, "num_chains": 3, "num_leapfrog": 2, "batch": batch, "device": "cpu"}
-    assert told(capsys)["gap"] == pytest.approx(sandwich(*Run(run).programs(), 4, **options).gap[0])
-    assert main(["sandwich", str(run), *FAST, "--num", "400"]) == 2
+    assert told(capsys)["gap"] == pytest.approx(bidirectional(*Run(run).programs(), 4, **options).gap[0])
+    assert main(["bidirectional", str(run), *FAST, "--num", "400"]) == 2
     assert "the model is given y of test data, of which there are 20" in capsys.readouterr().err

@@ -9,19 +9,19 @@ import yaml
 
 from pyro_vae.cli import main
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, log_likelihood, sandwich
+from pyro_vae.evaluation import ais, bidirectional, code_statistics, elbo, latent_statistics, log_likelihood
 from pyro_vae.evaluation.encoding import encode
 from pyro_vae.runs import Run
 from pyro_vae.runtime import as_device, check_seed
 
 ON_DATA = ["evaluate", "ais", "gap", "report"]
-COMMANDS = [*ON_DATA, "sandwich", "compare"]
+COMMANDS = [*ON_DATA, "bidirectional", "compare"]
 FAST = {
     "evaluate": ["--particles", "2"],
     "ais": ["--num_temperatures", "2", "--num_chains", "2", "--num_leapfrog", "1"],
     "gap": ["--num_temperatures", "2", "--num_chains", "2", "--num_leapfrog", "1", "--particles", "[2]"],
 }
-FAST["sandwich"] = [*FAST["ais"], "--num", "2"]
+FAST["bidirectional"] = [*FAST["ais"], "--num", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_numbers_that_are_not_positive(runs, capsys, command, options, words):
     assert words in refused(capsys, runs, command, *options)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "ais", "sandwich", "gap"])
+@pytest.mark.parametrize("command", ["evaluate", "ais", "bidirectional", "gap"])
 def test_no_permission_to_write_loses_no_number(runs, capsys, monkeypatch, command):
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
@@ -139,13 +139,13 @@ def test_seeds_in_python(runs, bad):
         with pytest.raises(InputError, match="seed must be an integer from 0 to"):
             estimate(model, guide, test, seed=bad)
     with pytest.raises(InputError, match="seed must be an integer from 0 to"):
-        sandwich(model, guide, 2, seed=bad)
+        bidirectional(model, guide, 2, seed=bad)
 
 
 def test_the_largest_seed(runs):
     model, guide = Run(runs[0]).programs()
     few = {"num_chains": 2, "num_temperatures": 2, "num_leapfrog": 1}
-    assert sandwich(model, guide, 2, seed=2**64 - 1, **few).lower.isfinite().all()
+    assert bidirectional(model, guide, 2, seed=2**64 - 1, **few).lower.isfinite().all()
     assert check_seed(2**64 - 1) == 2**64 - 1 and check_seed(0) == 0
 
 

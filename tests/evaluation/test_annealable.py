@@ -10,7 +10,7 @@ from torch.distributions import biject_to, constraints
 from unbiased import check_unbiased
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, log_likelihood, sandwich
+from pyro_vae.evaluation import ais, bidirectional, log_likelihood
 
 X = torch.tensor([[0.0, 0, 0, 0, 1], [1, 1, 1, 0, 1]])
 
@@ -78,9 +78,9 @@ def test_the_remedy_is_right(guide):
 
 @pytest.mark.parametrize("guide", [auto_normal, point_mass])
 def test_bidirectional_runs_from_the_prior(guide):
-    result = sandwich(model, guide, 200, start="prior", num_temperatures=60, num_chains=8)
+    result = bidirectional(model, guide, 200, start="prior", num_temperatures=60, num_chains=8)
     with pytest.raises(InputError, match=r"start=[\"']prior[\"']"):
-        sandwich(model, guide, 5, num_temperatures=4)
+        bidirectional(model, guide, 5, num_temperatures=4)
     assert abs(result.gap[0]) < 0.05 + 4 * result.gap[1]
 
 

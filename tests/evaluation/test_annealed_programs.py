@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from unbiased import check_unbiased
 
-from pyro_vae.evaluation import ais, sandwich
+from pyro_vae.evaluation import ais, bidirectional
 from pyro_vae.evaluation.annealing.path import AnnealedPath
 from pyro_vae.programs.session import evaluating
 
@@ -156,7 +156,7 @@ def test_a_latent_may_have_any_name():
         with pyro.plate("data", len(x)):
             pyro.sample("prior.mean", dist.Normal(x / 2, 0.8))
 
-    assert abs(sandwich(model, guide, 20, num_temperatures=30).gap[0]) < 0.1
+    assert abs(bidirectional(model, guide, 20, num_temperatures=30).gap[0]) < 0.1
 
 
 @pytest.mark.parametrize("vectorize", [True, False])

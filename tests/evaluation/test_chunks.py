@@ -10,7 +10,7 @@ from torch import nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, code_statistics, elbo, latent_statistics, log_likelihood, sandwich
+from pyro_vae.evaluation import ais, bidirectional, code_statistics, elbo, latent_statistics, log_likelihood
 from pyro_vae.evaluation.chunks import UNIT, Chunks
 from pyro_vae.guides import GaussianGuide, LadderGuide
 from pyro_vae.models import VAE, HierarchicalVAE
@@ -113,7 +113,7 @@ def test_tensors_of_all_estimators_stay_within_the_budget(budget):
     assert peak_bytes(lambda: log_likelihood(model, guide, x[:50], num_particles=300, **given)) < allowed
     few = {"num_chains": 2, "num_temperatures": 3, "num_leapfrog": 1}
     assert peak_bytes(lambda: ais(model, guide, x[:100], **few, **given)) < allowed
-    assert peak_bytes(lambda: sandwich(model, guide, 20, **few, **given)) < allowed
+    assert peak_bytes(lambda: bidirectional(model, guide, 20, **few, **given)) < allowed
 
 
 def test_large_images_are_computed_one_by_one_and_in_parts_of_their_particles():

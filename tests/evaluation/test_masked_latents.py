@@ -10,7 +10,7 @@ from pyro import poutine
 from unbiased import check_unbiased
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, elbo, generate, log_likelihood, sandwich
+from pyro_vae.evaluation import ais, bidirectional, elbo, generate, log_likelihood
 from pyro_vae.evaluation.annealing.path import AnnealedPath
 from pyro_vae.programs.session import evaluating
 
@@ -135,7 +135,7 @@ def test_bidirectional(pair, how):
     else:
         s = drawn.double()
         exact = ((torch.lgamma(s + 2) - (s + 2) * math.log(2) - torch.lgamma(s + 1)) * weight).sum(1)
-    result = sandwich(pair.model, pair.guide, 40, batch={"m": m}, num_temperatures=3, num_chains=2, seed=4)
+    result = bidirectional(pair.model, pair.guide, 40, batch={"m": m}, num_temperatures=3, num_chains=2, seed=4)
     for side in (result.lower, result.upper):
         torch.testing.assert_close(side, exact, rtol=1e-4, atol=1e-4)
 

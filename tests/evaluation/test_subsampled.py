@@ -8,7 +8,7 @@ from torch import nn
 
 from pyro_vae import ELBO, fit
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, elbo, likelihood_gap, log_likelihood, sandwich
+from pyro_vae.evaluation import ais, bidirectional, elbo, likelihood_gap, log_likelihood
 
 
 class Pixels(nn.Module):
@@ -37,7 +37,7 @@ ESTIMATORS = {
     "log_likelihood": lambda *pair: log_likelihood(*pair, num_particles=3, max_plate_nesting=2),
     "elbo": lambda *pair: elbo(*pair, max_plate_nesting=2),
     "ais": lambda *pair: ais(*pair, num_temperatures=5, max_plate_nesting=2),
-    "sandwich": lambda *pair: sandwich(*pair[:2], 4, num_temperatures=5, max_plate_nesting=2),
+    "bidirectional": lambda *pair: bidirectional(*pair[:2], 4, num_temperatures=5, max_plate_nesting=2),
     "gap": lambda *pair: likelihood_gap(*pair, max_plate_nesting=2),
 }
 

@@ -58,7 +58,7 @@ def ais(
     held: so E w = p(x) exactly, which adapting the counted chains to themselves would spoil.
 
     The cost is ``num_chains * num_temperatures * num_leapfrog`` gradients per datum, 96,000 as it stands: some hundred
-    times that of 5000 importance samples. What it is worth, :func:`~pyro_vae.evaluation.sandwich` tells.
+    times that of 5000 importance samples. What it is worth, :func:`~pyro_vae.evaluation.bidirectional` tells.
 
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1; all latents continuous.

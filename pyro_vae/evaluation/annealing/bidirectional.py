@@ -14,7 +14,7 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.annealing.ais import Annealing
 from pyro_vae.evaluation.annealing.chains import Schedule, Weights, backwards, forwards
 from pyro_vae.evaluation.annealing.path import AnnealedPath, Start
-from pyro_vae.evaluation.annealing.results import Sandwich
+from pyro_vae.evaluation.annealing.results import BidirectionalBounds
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
@@ -25,7 +25,7 @@ from pyro_vae.recording import Compile
 from pyro_vae.runtime import SEEDS, as_device, check_seed
 
 
-def sandwich(
+def bidirectional(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     num_data: int = 100,
@@ -43,7 +43,7 @@ def sandwich(
     device: str | torch.device | None = None,
     compile: Compile = "auto",
     progress: bool = False,
-) -> Sandwich:
+) -> BidirectionalBounds:
     r"""Lower and upper bounds on log p(x) of data drawn from the model, and the gap between them.
 
     .. math:: E \log \frac1C \sum_c w_c \;\le\; E \log p(x) \;\le\; -E \log \frac1C \sum_c \frac1{w'_c}, \quad
@@ -93,7 +93,9 @@ def sandwich(
                 lower.append(forwards(densities, options.beta, sizes, num_leapfrog, told))
                 upper.append(backwards(densities, densities.at_values(exact), options.beta, sizes, num_leapfrog, told))
         below, above = Weights.joined(lower), Weights.joined(upper)
-        return Sandwich(below.log_w, above.log_w, torch.stack([below.acceptance, above.acceptance]), options.settings)
+        return BidirectionalBounds(
+            below.log_w, above.log_w, torch.stack([below.acceptance, above.acceptance]), options.settings
+        )
 
 
 def _drawn(

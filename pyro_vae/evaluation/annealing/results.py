@@ -100,7 +100,7 @@ class AnnealedLikelihood(PerDimension):
 
 
 @dataclass
-class Sandwich:
+class BidirectionalBounds:
     """Bounds on log p(x) from both sides, on data that the model has drawn itself.
 
     Attributes:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import generate, sandwich
+from pyro_vae.evaluation import bidirectional, generate
 
 OPTIONS = {"num_temperatures": 3, "num_chains": 2, "seed": 4}
 
@@ -51,21 +51,21 @@ def check(result, exact):
 
 def test_what_both_programs_sample_where_it_is_not_given_is_a_latent():
     drawn = generate.sample(chain, 20, seed=4)
-    check(sandwich(chain, optional, 20, **OPTIONS), normal(0.0, 3.0).log_prob(drawn["x"]))
+    check(bidirectional(chain, optional, 20, **OPTIONS), normal(0.0, 3.0).log_prob(drawn["x"]))
 
 
 @pytest.mark.parametrize("guide", [of_both, of_both_by_default])
 def test_what_the_guide_does_not_sample_is_data(guide):
     drawn = generate.sample(chain, 20, seed=4)
     x, y = drawn["x"], drawn["y"]
-    check(sandwich(chain, guide, 20, **OPTIONS), normal(0.0, 1.0).log_prob(y) + normal(y, 2.0).log_prob(x))
+    check(bidirectional(chain, guide, 20, **OPTIONS), normal(0.0, 1.0).log_prob(y) + normal(y, 2.0).log_prob(x))
 
 
 def test_what_is_given_is_context():
     y = torch.linspace(-2, 2, 20)
     x = generate.sample(chain, 20, seed=4, batch={"y": y})["x"]
     exact = normal(0.0, 1.0).log_prob(y) + normal(y, 2.0).log_prob(x)  # observed, it counts as data do
-    check(sandwich(chain, optional, 20, batch={"y": y}, **OPTIONS), exact)
+    check(bidirectional(chain, optional, 20, batch={"y": y}, **OPTIONS), exact)
 
 
 def test_required_context():
@@ -80,7 +80,7 @@ def test_required_context():
 
     m = torch.linspace(-2, 2, 20)
     x = generate.sample(model, 20, seed=4, batch={"m": m})["x"]
-    check(sandwich(model, guide, 20, batch={"m": m}, **OPTIONS), normal(m, 2.0).log_prob(x))
+    check(bidirectional(model, guide, 20, batch={"m": m}, **OPTIONS), normal(m, 2.0).log_prob(x))
 
 
 def test_data_under_another_name():
@@ -94,7 +94,7 @@ def test_data_under_another_name():
             pyro.sample("z", normal(pixels / 2, 1 / 2).to_event(1))
 
     seen = generate.sample(model, 20, seed=4)["seen"]
-    check(sandwich(model, guide, 20, **OPTIONS), normal(0.0, 2.0).log_prob(seen).sum(-1))
+    check(bidirectional(model, guide, 20, **OPTIONS), normal(0.0, 2.0).log_prob(seen).sum(-1))
 
 
 def test_a_latent_that_the_guide_lacks():
@@ -109,7 +109,7 @@ def test_a_latent_that_the_guide_lacks():
             pyro.sample("z", normal(x / 2, 1.0))
 
     with pytest.raises(InputError, match="site 'a' is drawn by the model, but neither sampled by the guide"):
-        sandwich(model, guide, 5, **OPTIONS)
+        bidirectional(model, guide, 5, **OPTIONS)
 
 
 def test_a_site_that_only_the_guide_is_without_when_it_is_given_the_data():
@@ -126,7 +126,7 @@ def test_a_site_that_only_the_guide_is_without_when_it_is_given_the_data():
     with pytest.raises(
         InputError, match=r"site 'c': given .*do not sample the same sites \(the model: c; the guide: none"
     ):
-        sandwich(model, guide, 5, **OPTIONS)
+        bidirectional(model, guide, 5, **OPTIONS)
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
@@ -146,5 +146,5 @@ def test_the_chains_random_numbers_are_not_those_of_the_data(start):
         with pyro.plate("data", len(x)):
             pyro.sample("z", normal(0.5 * x, 1 / 2))
 
-    sandwich(model, guide, 7, start=start, **OPTIONS)
+    bidirectional(model, guide, 7, start=start, **OPTIONS)
     assert len(seeds["data"]) == 1 and seeds["chains"] and not seeds["data"] & seeds["chains"]

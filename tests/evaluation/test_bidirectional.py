@@ -9,11 +9,11 @@ import torch
 from linear_gaussian import PPCA
 
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import generate, sandwich
+from pyro_vae.evaluation import bidirectional, generate
 from pyro_vae.evaluation.annealing.ais import Annealing
 from pyro_vae.evaluation.annealing.chains import backwards, temperatures, tune
 from pyro_vae.evaluation.annealing.path import AnnealedPath, Densities
-from pyro_vae.evaluation.annealing.results import Sandwich, Settings
+from pyro_vae.evaluation.annealing.results import BidirectionalBounds, Settings
 from pyro_vae.programs.session import evaluating
 
 
@@ -41,7 +41,7 @@ def test_the_mean_of_one_over_the_backward_weight_is_one_over_the_likelihood(vec
     assert abs(ratio.mean() - 1) < 4 * errors(ratio) and errors(ratio) < 0.03
 
 
-def sandwich_and_exact(latent_dim, num_data, **options):
+def bidirectional_and_exact(latent_dim, num_data, **options):
     """Bounds under the best mean-field guide of a linear-Gaussian model, and exact log p(x) of the same data."""
     ppca = PPCA(data_dim=2 * latent_dim, latent_dim=latent_dim, dtype=torch.float32)
     variance = 1 / torch.linalg.inv(ppca.posterior_covariance).diagonal()
@@ -50,7 +50,7 @@ def sandwich_and_exact(latent_dim, num_data, **options):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(ppca.posterior_mean(x), variance.sqrt()).to_event(1))
 
-    result = sandwich(ppca.model, guide, num_data, seed=4, **options)
+    result = bidirectional(ppca.model, guide, num_data, seed=4, **options)
     exact = ppca.log_prob(generate.sample(ppca.model, num_data, seed=4)["x"])
     for low, high in ((result.lower, exact), (exact, result.upper)):
         assert (high - low).mean() > -4 * errors(high - low)
@@ -60,7 +60,7 @@ def sandwich_and_exact(latent_dim, num_data, **options):
 
 @pytest.mark.parametrize("latent_dim", [2, 10])
 def test_the_exact_likelihood_lies_between(latent_dim):
-    result, _ = sandwich_and_exact(latent_dim, 50, num_temperatures=150)
+    result, _ = bidirectional_and_exact(latent_dim, 50, num_temperatures=150)
     assert result.gap[0] < 0.1
     told = result.to_dict()
     assert told["gap"] == pytest.approx(told["upper"] - told["lower"]) and told["num_data"] == 50
@@ -69,7 +69,7 @@ def test_the_exact_likelihood_lies_between(latent_dim):
 @pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [2, 10, 50])
 def test_the_gap_at_the_default_settings(latent_dim):
-    result, exact = sandwich_and_exact(latent_dim, 100)
+    result, exact = bidirectional_and_exact(latent_dim, 100)
     for side, values in (("lower - exact", result.lower - exact), ("upper - exact", result.upper - exact)):
         print(f"{latent_dim} dimensions, {side}: {values.mean():.4f} +- {errors(values):.4f}")
     print(f"gap {result.gap[0]:.4f} +- {result.gap[1]:.4f}")
@@ -80,13 +80,13 @@ def test_chunks_of_data_have_their_own_latents(monkeypatch):
     """Backwards from another datum's z the chains would end far above log p(x)."""
     monkeypatch.setattr(Annealing, "_chunk_size", lambda *_: 7)
     ppca = PPCA(data_dim=4, latent_dim=2, noise=0.05)
-    result = sandwich(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
+    result = bidirectional(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
     exact = ppca.log_prob(generate.sample(ppca.model, 20, seed=4)["x"])
     torch.testing.assert_close(result.upper, exact)  # the guide is the posterior: all weights are p(x)
     torch.testing.assert_close(result.lower, exact)
     points = []
     monkeypatch.setattr(Densities, "at_values", lambda self, z: points.append(z["z"]) or self.draw())
-    sandwich(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
+    bidirectional(ppca.model, ppca.exact_guide, 20, num_temperatures=2, num_chains=2, seed=4)
     assert torch.equal(torch.cat(points), generate.sample(ppca.model, 20, seed=4)["z"])
 
 
@@ -112,7 +112,9 @@ def test_a_hundred_random_models_keep_the_order():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.StudentT(3.0, m, t).to_event(1))
 
-    result = sandwich(model, guide, models * each, batch=context, num_temperatures=20, num_leapfrog=2, num_chains=4)
+    result = bidirectional(
+        model, guide, models * each, batch=context, num_temperatures=20, num_leapfrog=2, num_chains=4
+    )
     gaps = (result.upper - result.lower).reshape(models, each)
     error = gaps.std(1) / math.sqrt(each)
     assert (gaps.mean(1) > -4 * error).all()
@@ -121,7 +123,7 @@ def test_a_hundred_random_models_keep_the_order():
 
 def test_warnings():
     ppca = PPCA(data_dim=12, latent_dim=6, dtype=torch.float32)
-    result = sandwich(ppca.model, ppca.rough_guide(4.0, 6.0), 20, num_temperatures=2)
+    result = bidirectional(ppca.model, ppca.rough_guide(4.0, 6.0), 20, num_temperatures=2)
     assert any("nearly all the weight" in told and "forwards" in told for told in result.warnings)
     result.upper = result.lower - 1 - torch.linspace(0, 0.1, 20)
     assert any("below the lower one" in told for told in result.warnings)
@@ -140,7 +142,7 @@ def test_a_mode_that_the_guide_does_not_know():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, 0.1))
 
-    result = sandwich(model, guide, 100, num_temperatures=30, seed=2)
+    result = bidirectional(model, guide, 100, num_temperatures=30, seed=2)
     lost = generate.sample(model, 100, seed=2)["z"] < 0
     assert 0 < lost.sum() <= 10
     told = result.to_dict()
@@ -155,12 +157,12 @@ def test_each_direction_has_its_own_warnings():
     uneven = even.clone()
     uneven[0] = -30.0  # 1 / w: nearly all of the sum; w: a fourth less
     calm, stuck = torch.full((10,), 0.65).double(), torch.full((10,), 0.1).double()
-    told = Sandwich(even - 100, uneven, torch.stack([calm, calm]), settings).warnings
+    told = BidirectionalBounds(even - 100, uneven, torch.stack([calm, calm]), settings).warnings
     assert len(told) == 1 and told[0].startswith("one of the chains backwards has nearly all the weight in 10 of 10")
-    assert Sandwich(even, -uneven, torch.stack([calm, calm]), settings).warnings == []
-    crossed = Sandwich(even, even - 1, torch.stack([calm, calm]), settings)  # by the same number everywhere
+    assert BidirectionalBounds(even, -uneven, torch.stack([calm, calm]), settings).warnings == []
+    crossed = BidirectionalBounds(even, even - 1, torch.stack([calm, calm]), settings)  # by the same number everywhere
     assert crossed.warnings == ["the upper bound is below the lower one by 1 nats, with a standard error of 0"]
-    told = Sandwich(even, even, torch.stack([calm, stuck]), settings).warnings
+    told = BidirectionalBounds(even, even, torch.stack([calm, stuck]), settings).warnings
     assert len(told) == 1 and told[0].startswith("chains backwards of 10 of 10 data moved in less than 30%")
 
 
@@ -168,16 +170,16 @@ def test_bad_input():
     ppca = PPCA(dtype=torch.float32)
     guide = ppca.rough_guide()
     with pytest.raises(InputError, match="num_data must be a positive integer"):
-        sandwich(ppca.model, guide, 0)
+        bidirectional(ppca.model, guide, 0)
     with pytest.raises(InputError, match="num_temperatures"):
-        sandwich(ppca.model, guide, 2, num_temperatures=0)
+        bidirectional(ppca.model, guide, 2, num_temperatures=0)
 
     def needs_data(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
 
     with pytest.raises(InputError, match="cannot be run without data"):
-        sandwich(needs_data, guide, 2)
+        bidirectional(needs_data, guide, 2)
 
     def other_name(y=None, num_samples=1):
         with pyro.plate("data", num_samples):
@@ -185,4 +187,4 @@ def test_bad_input():
             pyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
     with pytest.raises(InputError, match="'x'"):
-        sandwich(other_name, guide, 2)
+        bidirectional(other_name, guide, 2)

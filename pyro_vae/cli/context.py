@@ -1,0 +1,88 @@
+"""The context y on the command line: labels by number or name, or vectors of attributes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import InputError, unknown
+from pyro_vae.programs.context import Context, num_attributes, num_classes
+
+USUAL = 10  # labels, where nobody says how many there are
+
+
+def parse_y(text: str, context: Context | None, num: int | None = None, classes: Sequence[str] | None = None) -> Tensor:
+    """The values that a text says, checked against what the program declares.
+
+    Args:
+        text: labels (``7``, or ``0,1,2``), or the names of classes (``dog``, or ``cat,dog``), or attribute vectors
+            (``0.5,1,0``, or several, with ``;`` between them).
+        context: what the program accepts; labels, if it does not say.
+        num: repeat the values in turns until there are so many.
+        classes: the names of the labels, if they have names. What is a name is taken as one, even if it is a number.
+
+    Returns:
+        labels ``(n,)`` int64, or attribute vectors ``(n, A)``.
+
+    Raises:
+        InputError: if the text cannot be read so, or the program does not accept the values.
+    """
+    values = _parsed(text, context, classes)
+    if context is not None:
+        context.check("y", values)
+    return values if num is None else values[torch.arange(num) % len(values)]
+
+
+def describe_y(context: Context | None) -> str:
+    """What y is, for people."""
+    return context.what if context is not None else "class labels"
+
+
+def example_y(context: Context | None, classes: Sequence[str] | None = None) -> str:
+    """What could be said of y, for people: values that the program accepts."""
+    size = num_attributes(context) if context is not None else None
+    if size is not None:
+        return ",".join(["0.5"] * min(size, 4)) + (",…" if size > 4 else "")
+    if classes:
+        return f"{classes[-1]} or --y {','.join(classes[:3])}"
+    count = (num_classes(context) if context is not None else None) or USUAL
+    return f"{min(7, count - 1)} or --y {','.join(str(i) for i in range(min(3, count)))}"
+
+
+def _parsed(text: str, context: Context | None, classes: Sequence[str] | None) -> Tensor:
+    try:
+        if context is not None and num_attributes(context) is not None:
+            rows = [[float(number) for number in row.split(",")] for row in text.split(";")]
+            if len({len(row) for row in rows}) > 1:
+                raise ValueError("the vectors differ in length")
+            return torch.tensor(rows)
+        if classes:
+            return torch.tensor(_labels(text, classes))
+        return torch.tensor([int(number) for number in text.split(",")])
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        example = example_y(context, classes)
+        raise InputError(f"--y takes {describe_y(context)}, e.g. --y {example}; got '{text}' ({error})") from error
+
+
+def _labels(text: str, classes: Sequence[str]) -> list[int]:
+    """Labels by name or number; a name may itself have commas in it."""
+    if text in classes:
+        return [_label(text, classes)]
+    return [_label(word.strip(), classes) for word in text.split(",")]
+
+
+def _label(word: str, classes: Sequence[str]) -> int:
+    if word in classes:
+        place = classes.index(word)
+        if word.isdecimal() and place != int(word):
+            logging.info("--y: '%s' is the name of a class, whose label is %d", word, place)
+        return place
+    try:
+        return int(word)
+    except ValueError:
+        raise unknown("class", word, classes) from None
