@@ -67,7 +67,7 @@ def run(trained, tmp_path):
 def cli_error(capsys, *arguments):
     """The one line that a failing command prints."""
     capsys.readouterr()
-    assert main([str(a) for a in arguments]) == 2
+    assert main([str(a) for a in arguments]) in (1, 2)
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
@@ -239,7 +239,7 @@ def test_errors_of_a_real_process_and_json_alone(run):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pyro_vae"]
     bad = subprocess.run([*command, "evaluate", run / "nothing"], env=environment, capture_output=True, text=True)
-    assert bad.returncode == 2 and bad.stdout == ""
+    assert bad.returncode == 1 and bad.stdout == ""
     assert bad.stderr == f"error: {run / 'nothing'} is not a run directory: it has no config.yaml\n"
     good = subprocess.run(
         [*command, "evaluate", run, "--particles", "5", "--json"], env=environment, capture_output=True, text=True
@@ -522,11 +522,11 @@ def test_file_size_limit_of_the_system(tmp_path):
     out = tmp_path / "run"
     # weights are about 27 kB; a checkpoint with its optimizer state more than 3 times that
     failed = limited(60_000, "train", "vae", *TINY.split(), "--out", out)
-    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "cannot write" in failed.stderr and "last.pt" in failed.stderr
     assert load_file(out / "model.safetensors")
     none = limited(10_000, "train", "vae", *TINY.split(), "--out", tmp_path / "none")
-    assert none.returncode == 2 and "Traceback" not in none.stderr and "model.safetensors" in none.stderr
+    assert none.returncode == 1 and "Traceback" not in none.stderr and "model.safetensors" in none.stderr
     assert not list((tmp_path / "none").iterdir()), "nothing half-written stays"
     pyro_vae.load(out)
     assert main(["resume", str(out)]) == 0

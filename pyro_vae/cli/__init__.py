@@ -125,7 +125,7 @@ def command(name: str) -> Callable[[Sequence[str]], None]:
 def _completion(arguments: list[str]) -> str:
     from pyro_vae.cli.completion import script
 
-    return script(arguments)
+    return script(arguments, {name: told for name, (_, told) in COMMANDS.items()}, command)
 
 
 def _log(level: int) -> None:

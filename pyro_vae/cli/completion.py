@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from pyro_vae.cli import COMMANDS, command
 from pyro_vae.cli.parsing import parser_of
 from pyro_vae.errors import InputError, UsageError
 
 RECIPES = {"train": ["vae"], "train-prior": ["pixelcnn"]}  # of which their options are, in the place of any
 
 
-def script(arguments: Sequence[str]) -> str:
+def script(
+    arguments: Sequence[str],
+    commands: Mapping[str, str],
+    command: Callable[[str], Callable[[Sequence[str]], None]],
+) -> str:
     """The script for a shell, by ``shtab``.
+
+    Args:
+        arguments: the shell's name.
+        commands: what each does, by name.
+        command: gives the function of one.
 
     Raises:
         UsageError: for another shell.
@@ -26,9 +34,9 @@ def script(arguments: Sequence[str]) -> str:
     if len(arguments) != 1 or arguments[0] not in shtab.SUPPORTED_SHELLS:
         raise UsageError(f"--completion takes one of {', '.join(shtab.SUPPORTED_SHELLS)}")
     whole = argparse.ArgumentParser(prog="pyro-vae")
-    commands = whole.add_subparsers()
-    for name, (_, told) in COMMANDS.items():
-        part = commands.add_parser(name, help=told, add_help=False)
+    places = whole.add_subparsers()
+    for name, told in commands.items():
+        part = places.add_parser(name, help=told, add_help=False)
         for action in parser_of(command(name), RECIPES.get(name, ()))._actions:
             if action.help is not argparse.SUPPRESS:
                 part.add_argument(

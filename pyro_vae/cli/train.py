@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over, run_parser
-from pyro_vae.errors import InputError
+from pyro_vae.errors import UsageError
 from pyro_vae.recipes import read_recipe
 from pyro_vae.recording import Compile
 from pyro_vae.runs import Run
@@ -28,7 +28,7 @@ def train(arguments: Sequence[str]) -> None:
         if "--help" in arguments or "-h" in arguments:
             add_experiment_arguments(parser, {})
             parser.parse_args(list(arguments))
-        raise InputError("the recipe comes first: pyro-vae train RECIPE --out DIR [--section.option value …]")
+        raise UsageError("the recipe comes first: pyro-vae train RECIPE --out DIR [--section.option value …]")
     recipe = read_recipe(arguments[0])
     add_experiment_arguments(parser, recipe)
     trust = "--trust" in arguments
@@ -44,7 +44,7 @@ def train(arguments: Sequence[str]) -> None:
     for name in ("recipe", "trust"):
         config.pop(name)
     if not out:
-        raise InputError("--out is empty: say the run directory to make")
+        raise UsageError("--out is empty: say the run directory to make")
     run = Run.create(out, config, arguments[0], data)
     logging.info("%s", data.description)
     _train(run, data, resume=False)

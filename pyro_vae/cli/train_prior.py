@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, UsageError
 from pyro_vae.recipes import read_recipe
 from pyro_vae.runs import Run
 from pyro_vae.runs.learned_priors import add_prior_arguments, parse_prior_config
@@ -28,7 +28,7 @@ def train_prior(arguments: Sequence[str]) -> None:
     add_trust(parser)
     if not named:
         if "--resume" not in arguments and not {"-h", "--help"} & set(arguments):
-            raise InputError("the recipe comes first: pyro-vae train-prior RECIPE --on DIR [--prior.option value …]")
+            raise UsageError("the recipe comes first: pyro-vae train-prior RECIPE --on DIR [--prior.option value …]")
         options = parse(parser, arguments)
         _train(options, None, "")
         return

@@ -81,12 +81,12 @@ def test_gap(run, capsys):
         ("ais", ["--schedule", "cosine"], "schedule"),
         ("bidirectional", ["--num", "0"], "--num must be a positive integer, got 0"),
         ("gap", ["--particles", "[]"], "particles must name at least one"),
-        ("gap", ["--num_temperture", "3"], "unknown option --num_temperture. Did you mean --num_temperatures"),
+        ("gap", ["--num_temperture", "3"], "unknown option --num-temperture. Did you mean --num-temperatures"),
     ],
 )
 def test_bad_input(run, capsys, command, arguments, message):
     capsys.readouterr()
-    assert main([command, str(run), *arguments]) == 2
+    assert main([command, str(run), *arguments]) in (1, 2)  # 2: not understood
     assert message in capsys.readouterr().err
 
 
@@ -94,7 +94,7 @@ def test_codes_are_refused(tmp_path, capsys):
     sizes = {"num_codes": 4, "code_dim": 2, "channels": 4, "block_channels": 4}
     run = trained(tmp_path, "VQVAE", "VQGuide", sizes)
     capsys.readouterr()
-    assert main(["ais", str(run), *FAST, "--limit", "2"]) == 2
+    assert main(["ais", str(run), *FAST, "--limit", "2"]) == 1
     assert "latent site 'codes' is discrete" in capsys.readouterr().err
     assert not (run / "ais-test.json").exists()
 
@@ -117,5 +117,5 @@ def test_a_conditional_model_is_given_test_data_s_context(tmp_path, capsys):
     batch = {"y": Run(run).data().test.batch(slice(0, 4))["y"]}
     options = {"num_temperatures": 5, "num_chains": 3, "num_leapfrog": 2, "batch": batch, "device": "cpu"}
     assert told(capsys)["gap"] == pytest.approx(bidirectional(*Run(run).programs(), 4, **options).gap[0])
-    assert main(["bidirectional", str(run), *FAST, "--num", "400"]) == 2
+    assert main(["bidirectional", str(run), *FAST, "--num", "400"]) == 1
     assert "the model is given y of test data, of which there are 20" in capsys.readouterr().err

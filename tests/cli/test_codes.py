@@ -19,7 +19,7 @@ def run(tmp_path_factory):
 
 def refused(capsys, *arguments):
     capsys.readouterr()
-    assert main([*arguments]) == 2
+    assert main([*arguments]) == 1
     return capsys.readouterr().err
 
 

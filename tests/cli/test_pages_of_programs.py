@@ -27,7 +27,7 @@ def coded(tmp_path_factory):
 
 
 def test_codes_by_class_path(coded, capsys):
-    assert main(["report", str(coded)]) == 2
+    assert main(["report", str(coded)]) == 1
     assert "--trust" in capsys.readouterr().err
     assert main(["report", str(coded), "--trust", "--particles", "3"]) == 0
     said = json.loads((coded / "report.json").read_text())

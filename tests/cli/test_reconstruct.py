@@ -53,7 +53,7 @@ def drawn(run, *arguments):
 
 def refused(capsys, run, *arguments):
     capsys.readouterr()
-    assert main(["reconstruct", str(run), *map(str, arguments)]) == 2
+    assert main(["reconstruct", str(run), *map(str, arguments)]) == 1
     return capsys.readouterr().err
 
 

@@ -164,7 +164,7 @@ def test_mu_law_levels_under_a_categorical_likelihood(tmp_path, capsys):
 
 def refused(capsys, *arguments):
     capsys.readouterr()
-    assert main(["reconstruct", *map(str, arguments)]) == 2
+    assert main(["reconstruct", *map(str, arguments)]) in (1, 2)
     return capsys.readouterr().err
 
 

@@ -188,7 +188,7 @@ def test_schedules_of_buffers_in_yaml():
 
 def test_an_unknown_buffer_leaves_no_run(tmp_path, capsys):
     config = SMALL | {"fit": FIT | {"schedules": {"guide.temprature": COSINE}}}
-    assert run("train", write(tmp_path, "dvae.yaml", config), "--out", tmp_path / "run") == 2
+    assert run("train", write(tmp_path, "dvae.yaml", config), "--out", tmp_path / "run") == 1
     assert (
         "unknown buffer in schedules 'guide.temprature'. Did you mean 'guide.temperature'?" in capsys.readouterr().err
     )

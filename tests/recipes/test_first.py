@@ -76,7 +76,7 @@ def test_one_command_trains_both(recipe, tmp_path, monkeypatch, capsys):
         assert result["bits_per_dim"] == pytest.approx(-result["log_likelihood"] / missing)
         assert run("figures", folder) == 0
         capsys.readouterr()
-    assert run("train", recipe, "--out", out) == 2
+    assert run("train", recipe, "--out", out) == 1
     assert "holds a run already" in capsys.readouterr().err
     assert run("resume", out) == 0  # finished: stays as it is
     assert all(torch.equal(v, after[n]) for n, v in weights(out).items())
@@ -152,7 +152,7 @@ def test_options_of_the_first_pair(recipe, tmp_path):
 def test_what_is_refused_leaves_no_run_behind(change, message, tmp_path, capsys):
     file = tmp_path / "bad.yaml"
     file.write_text(yaml.safe_dump(TINY | change))
-    assert run("train", file, "--out", tmp_path / "run") == 2
+    assert run("train", file, "--out", tmp_path / "run") == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("run/**/*.yaml")) and not list(tmp_path.glob("run/**/*.pt"))
 

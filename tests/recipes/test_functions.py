@@ -107,7 +107,7 @@ def test_they_train_are_saved_resumed_and_evaluated(case, written, tmp_path, cap
     before = sys.modules.copy()
     for key in [key for key in sys.modules if key.startswith("functions_")]:
         del sys.modules[key]
-    assert main(["evaluate", str(run)]) == 2
+    assert main(["evaluate", str(run)]) == 1
     assert "names code outside pyro_vae" in capsys.readouterr().err
     assert not [key for key in sys.modules if key.startswith("functions_")]
     sys.modules.update(before)
@@ -163,7 +163,7 @@ def test_runs_that_would_share_an_imported_module_are_refused(written, tmp_path,
     (tmp_path / "users_shared.py").write_text("from users_layers import decoder, encoder\n" + text)
     assert main(["train", file, "--trust", "--out", str(tmp_path / "0")]) == 0
     Run(tmp_path / "0", trust=True).programs()
-    assert main(["train", file, "--trust", "--out", str(tmp_path / "1")]) == 2
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "1")]) == 1
     assert "works with the same one in this process" in " ".join(capsys.readouterr().err.split())
     shutil.copytree(tmp_path / "0", tmp_path / "1")
     with pytest.raises(InputError, match=r"works with the same one in this process"):
@@ -183,6 +183,6 @@ def test_runs_that_would_share_an_imported_module_are_refused(written, tmp_path,
 def test_what_is_no_pair_is_refused(config, told, written, tmp_path, capsys):
     file = written(config)
     name = next(path.stem for path in tmp_path.glob("functions_*.py"))
-    assert main(["train", file, "--trust", "--out", str(tmp_path / "run")]) == 2
+    assert main(["train", file, "--trust", "--out", str(tmp_path / "run")]) == 1
     assert told.replace("NAME", name) in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
