@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,10 +187,12 @@ def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: in
     from pyro_vae.plots.spectrogram import sound_grid
 
     waves = sound.decode(mean).squeeze(1)  # (n, L)
-    written = write_wavs(folder, {f"{i:03d}": wave for i, wave in enumerate(waves)}, sound.sample_rate)
-    for path in folder.glob("*.wav"):
-        if path.stem.isdecimal() and path not in written:
-            path.unlink()
+    write_wavs(folder, {f"{i:03d}": wave for i, wave in enumerate(waves)}, sound.sample_rate)
+    for number in itertools.count(len(waves)):  # of an earlier, longer row of ours
+        older = folder / f"{number:03d}.wav"
+        if not older.is_file():
+            break
+        older.unlink()
     print(folder)
     shown = mean[:MOST_SPECTROGRAMS]
     save_figure(sound_grid(shown, sound, "Samples from the prior: mean of p(x | z)", columns or 8), picture)

@@ -26,8 +26,11 @@ from pyro_vae.programs.context import X
 from pyro_vae.programs.nodes import is_point_mass
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runtime import private_seed
+from pyro_vae.training.checkpoint import state_digest
 
 logger = logging.getLogger(__name__)
+
+DIGEST = "digest"  # of the codes, beside what they are made of
 
 BATCH = 250  # data encoded at once
 Codes = dict[str, dict[str, Tensor]]  # by part of the data, then by site; and "y"
@@ -73,22 +76,29 @@ def run_codes(
         if draws and part != "train":
             codes[part] |= {name: codes[part][name][:, 0].long() for name in sites}
     flat = {f"{part}/{name}": value.contiguous() for part, values in codes.items() for name, value in values.items()}
-    write_atomically(cache, lambda path: save_file(flat, path, made))
+    about = made | {DIGEST: state_digest(dict(sorted(flat.items())))}
+    write_atomically(cache, lambda path: save_file(flat, path, about))
     return codes
 
 
 def _read(cache: Path, made: dict[str, str]) -> Codes | None:
     try:
         with safetensors.safe_open(cache, "pt") as file:
-            if (file.metadata() or {}) != made:
+            about = dict(file.metadata() or {})
+            digest = about.pop(DIGEST, None)
+            if about != made:
                 return None
-            codes: Codes = {}
-            for key in file.keys():
-                part, name = key.split("/")
-                codes.setdefault(part, {})[name] = file.get_tensor(key)
-            return codes
+            flat = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (OSError, safetensors.SafetensorError):  # not there, or cut short: made anew
         return None
+    if digest != state_digest(flat):
+        logger.warning("%s is not as it was written: the codes are made anew", cache)
+        return None
+    codes: Codes = {}
+    for key, value in flat.items():
+        part, name = key.split("/")
+        codes.setdefault(part, {})[name] = value
+    return codes
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.files import write_json
 from pyro_vae.runs.config import CONFIG, is_first_process
 from pyro_vae.training import FitResult
-from pyro_vae.training.checkpoint import CHECKPOINT, METRICS, WEIGHTS, are_trained
+from pyro_vae.training.checkpoint import CHECKPOINT, METRICS, PREVIOUS, WEIGHTS, are_trained
 
 SUMMARY = "summary.json"
 TARGETS = (CONFIG, WEIGHTS, SUMMARY, METRICS, "checkpoints", "first", "priors", "ranker")  # what a training makes
@@ -50,7 +50,9 @@ def nothing_left_if_refused(folders: Sequence[Path], written: Sequence[Path], co
     try:
         yield
     except InputError:
-        if is_first_process(config) and not any((folder / CHECKPOINT).exists() for folder in folders):
+        if is_first_process(config) and not any(
+            (folder / checkpoint).exists() for folder in folders for checkpoint in (CHECKPOINT, PREVIOUS)
+        ):
             for file in written:
                 file.unlink(missing_ok=True)
         raise

@@ -17,12 +17,12 @@ from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel
 from pyro_vae.priors import Prior
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
-from pyro_vae.runs.config import NOT_CONFIGURED, check_sections, instantiate, parse_sections
+from pyro_vae.runs.config import NOT_CONFIGURED, check_sections, instantiate, parse_sections, told_apart
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
 from pyro_vae.training.batches import derived_seed
-from pyro_vae.training.checkpoint import load_weights
+from pyro_vae.training.checkpoint import load_weights, warn_if_trained_otherwise
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +174,8 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
         check_tokenizer(folder.parent / TOKENIZER, head["tokenizer"], folder)
     prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
     load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide())
+    facts = {"trained_on": trained, "num_classes": head["num_classes"], "text": head["tokenizer"]}
+    warn_if_trained_otherwise(folder / WEIGHTS, told_apart(config, **facts))
     priors[site] = prior.eval()
     return site
 

@@ -128,6 +128,8 @@ def read_per_datum(file: Path) -> tuple[dict[str, np.ndarray], str | None]:
     try:
         with file.open("rb") as opened, zipfile.ZipFile(opened) as archive:
             number = archive.comment.decode()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its members are compressed, and pyro-vae compresses none")
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
@@ -155,8 +157,8 @@ def not_together(folder: Path, name: str, result: Mapping[str, Any] | None = Non
             return f"{there} is there, but {missing.name}, its other half, is missing"
     if not summary.is_file():
         return None
-    said = (read_json(summary) if result is None else result).get(ID)
-    number = read_per_datum(numbers)[1]
+    told = read_json(summary) if result is None else result
+    said, (arrays, number) = told.get(ID), read_per_datum(numbers)
     if said is None and number is None:
         return (
             f"{summary} and {numbers.name} carry no id that says that they belong together (an older version of "
@@ -164,6 +166,8 @@ def not_together(folder: Path, name: str, result: Mapping[str, Any] | None = Non
         )
     if said != number:
         return f"{summary} and {numbers.name} are of different measurements: one of the two was not written to its end"
+    if said != with_id({key: value for key, value in told.items() if key != ID}, arrays)[ID]:
+        return f"{summary} or {numbers.name} is not as it was written: a number in it has been changed"
     return None
 
 

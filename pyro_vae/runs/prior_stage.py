@@ -170,7 +170,7 @@ def _train(
     if not resumed and is_first_process(config):
         text = None if tokenizer is None else saved(vocabulary, tokenizer)
         _write_config(folder, config, recipe, trained, classes, text)
-    written = [folder / CONFIG] if had_tokenizer else [folder / CONFIG, vocabulary]
+    written = [] if resumed else [folder / CONFIG, *([] if had_tokenizer else [vocabulary])]
     with nothing_left_if_refused([folder], written, config):
         result = fit(
             program,

@@ -47,6 +47,7 @@ from pyro_vae.training.checkpoint import (
     named_weights,
     read_metrics,
     save_weights,
+    warn_if_trained_otherwise,
 )
 from pyro_vae.training.state import ALL_EPOCHS
 
@@ -325,6 +326,7 @@ class Run:
             raise InputError(f"{self.path / CONFIG}: {error}") from error
         check_apart(self.path, parts.model, parts.guide)
         load_weights(self.path / WEIGHTS, parts.model, parts.guide)
+        warn_if_trained_otherwise(self.path / WEIGHTS, told_apart(self.config, data_shape=list(self.data_shape)))
         return parts.model.eval(), parts.guide.eval()
 
     def records(self) -> list[dict[str, Any]]:

@@ -98,7 +98,7 @@ def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, pr
     data = with_text(run.data(), tokenizer, dropout=config.dropout, seed=config.seed)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     alone = locked(folder) if is_first_process(config) else nullcontext()
-    with alone, nothing_left_if_refused([folder], [folder / CONFIG], config):
+    with alone, nothing_left_if_refused([folder], [] if resume else [folder / CONFIG], config):
         if is_first_process(config):
             remove_leftovers(folder / name for name in (CONFIG, SUMMARY))
             if not resume:

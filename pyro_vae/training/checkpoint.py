@@ -105,27 +105,70 @@ def named_weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def save_weights(path: str | Path, model: nn.Module, guide: nn.Module, *, trained: bool = True) -> None:
+def save_weights(
+    path: str | Path,
+    model: nn.Module,
+    guide: nn.Module,
+    *,
+    trained: bool = True,
+    experiment: Mapping[str, str] | None = None,
+) -> None:
     """Write the weights of a pair to a safetensors file, atomically, with their digest.
 
     Args:
         path: of the file.
         model, guide: the pair.
         trained: False for initial weights, which training may replace.
+        experiment: that they were trained in, as in a checkpoint; see :func:`warn_if_trained_otherwise`.
     """
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in named_weights(model, guide).items()}
-    about = {"digest": _digest(tensors)} | ({} if trained else {"trained": "no"})
+    told = {"digest": _digest(tensors), "trained": trained, "experiment": dict(experiment or {})}
+    about = {ABOUT: json.dumps(told)}  # one entry: of several, the order in the file is by chance
     write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, about))
+
+
+ABOUT = "pyro_vae"  # what a weights file says of itself
+
+
+def _about(file: Any, path: str | Path) -> dict[str, Any]:
+    """What an open weights file says of itself; nothing, if it was not written here."""
+    try:
+        return dict(json.loads((file.metadata() or {}).get(ABOUT, "{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CorruptFileError(f"{path}: what it says of itself is damaged") from error
+
+
+def warn_if_trained_otherwise(path: Path, now: Mapping[str, str]) -> None:
+    """Say in the log if weights were trained in another experiment than the one that they are now read for.
+
+    Args:
+        path: of a file that :func:`save_weights` wrote; older ones do not say.
+        now: the experiment, by the names of its settings.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        begun = _about(file, path).get("experiment", {})
+    if not isinstance(begun, Mapping):
+        raise CorruptFileError(f"{path}: what it says of its experiment is damaged")
+    names = [name for name in now if name in begun and begun[name] != now[name]]
+    if names:
+        told = [f"{name} was {_short(begun[name])} and is {_short(now[name])}" for name in names[:MOST_TOLD]]
+        logger.warning(
+            "%s was trained otherwise than its configuration says: %s%s. What is measured is of neither: put back what "
+            "was changed, or train anew",
+            path,
+            "; ".join(told),
+            "" if len(names) <= MOST_TOLD else f", and {len(names) - MOST_TOLD} more",
+        )
 
 
 def are_trained(path: Path) -> bool:
     """Whether a weights file is from training; False for the initial weights of a run, and for none."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("trained") != "no"
+            return _about(file, path).get("trained", True) is not False
     except FileNotFoundError:
         return False
-    except (safetensors.SafetensorError, OSError):  # damaged: they may have been
+    except (safetensors.SafetensorError, OSError, CorruptFileError):  # damaged: they may have been
         return True
 
 
@@ -140,7 +183,7 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
         raise CorruptFileError(f"{path} does not exist: it should hold the run's weights")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            about = _about(file, path)
             saved = {name: file.get_tensor(name) for name in file.keys()}
     except PermissionError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
@@ -152,7 +195,7 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
     for name, value in named.items():
         if isinstance(value, nn.Parameter) and name in saved and not bool(saved[name].isfinite().all()):
             raise CorruptFileError(f"{path}: weight '{name}' holds NaN or infinite values; no training saves such")
-    if about.get("trained") == "no":
+    if about.get("trained", True) is False:
         logger.warning("%s holds initial weights: its training was stopped before the first checkpoint", path)
     copy_into(named, _without_awaited(saved, model, guide), str(path))
 

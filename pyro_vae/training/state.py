@@ -128,11 +128,11 @@ class TrainingState:
         if self.best_weights is not None:
             kept = {k: v.clone() for k, v in self._weights().items()}
             copy_into(self._weights(), self.best_weights, "best weights")
-            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide, experiment=self._told())
             copy_into(self._weights(), kept, "current weights")
             return
         with self._averaged():
-            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide, experiment=self._told())
 
     @torch.no_grad()
     def finish(self, put_in_place: Callable[[], None]) -> None:
@@ -147,8 +147,12 @@ class TrainingState:
         put_in_place()
         self._check_weights()
         if last is not None:
-            save_weights(self.run / files.WEIGHTS, self.model, self.guide)
+            save_weights(self.run / files.WEIGHTS, self.model, self.guide, experiment=self._told())
             files.save_checkpoint(self.run, last)
+
+    def _told(self) -> dict[str, str]:
+        """The experiment, without the machine."""
+        return {name: value for name, value in self.experiment.items() if name not in MACHINE}
 
     @property
     def _writes(self) -> bool:

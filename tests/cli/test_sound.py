@@ -124,7 +124,13 @@ def test_files_of_ones_own_without_the_data(run, tmp_path, monkeypatch):
 
 def test_samples_are_written_and_older_ones_removed(run, capsys):
     assert main(["sample", str(run), "--trust", "--num", "11"]) == 0
+    own = [run / "samples" / name for name in ("2024.wav", "\u0663.wav", "mine.wav")]
+    for file in own:
+        shutil.copy(run / "samples" / "000.wav", file)
     assert main(["sample", str(run), "--trust", "--num", "3"]) == 0
+    assert all(file.is_file() for file in own)
+    for file in own:
+        file.unlink()
     assert capsys.readouterr().out.split()[-3:] == [
         str(run / p) for p in ("samples.npz", "samples", "figures/samples.png")
     ]

@@ -10,7 +10,7 @@ import torchvision.datasets
 from PIL import Image
 
 from pyro_vae.data import load_data
-from pyro_vae.errors import InputError
+from pyro_vae.errors import CorruptFileError, InputError
 
 
 def fail(*args, **kwargs):
@@ -136,3 +136,51 @@ def test_svhn_asks_for_scipy_before_downloading(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install scipy"):
         load_data("svhn")
+
+
+# ------------------------------------------------------------------ files of strangers
+class Pages:
+    """Omniglot's or CelebA's class, as torchvision reads them, over files that are no pictures."""
+
+    def __init__(self, root, download, **options):
+        self.file = PAGE["file"]
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return Image.open(self.file).convert("L"), torch.tensor(0)
+
+
+PAGE = {}
+
+
+@pytest.mark.parametrize("name", ["Omniglot", "CelebA"])
+def test_an_image_that_is_a_program_is_not_run(name, tmp_path, monkeypatch):
+    """Encapsulated PostScript, whatever its name says: Pillow would start Ghostscript."""
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: started.append(a))
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    PAGE["file"] = tmp_path / "0001_01.png"
+    PAGE["file"].write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 105 105\n%%EndComments\nshowpage\n")
+    monkeypatch.setattr(torchvision.datasets, name, Pages)
+    was = Image.open
+    with pytest.raises(CorruptFileError, match="image 0 cannot be read"):
+        load_data(name.lower(), root=tmp_path)
+    assert not started and Image.open is was
+
+
+class Harm:
+    def __reduce__(self):
+        return print, ("HARM",)
+
+
+def test_a_pickle_of_cifar_that_names_more_than_arrays(tiny_cifar, monkeypatch, capsys):
+    """Even if its MD5 is the right one."""
+    raw = pickle.dumps({"data": Harm(), "labels": [0]})
+    (tiny_cifar / "cifar-10-batches-py" / "data_batch_0").write_bytes(raw)
+    kind = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(kind, "train_list", [["data_batch_0", hashlib.md5(raw).hexdigest()], *kind.train_list[1:]])
+    with pytest.raises(InputError, match=r"it names builtins\.print, which no array needs"):
+        load_data("cifar10", root=tiny_cifar)
+    assert "HARM" not in capsys.readouterr().out and torchvision.datasets.cifar.pickle is pickle

@@ -469,3 +469,20 @@ def test_other_errors_are_not_hidden(monkeypatch):
     monkeypatch.setattr("pyro_vae.cli.show.recipes", fails)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["recipes"])
+
+
+# ------------------------------------------------------------------ weights of this configuration
+@pytest.mark.parametrize(("key", "value"), [("model.activation", "relu"), ("guide.min_scale", 0.5), ("seed", 7)])
+def test_weights_are_told_from_those_of_another_configuration(key, value, run, caplog):
+    pyro_vae.load(run)
+    assert "trained otherwise" not in caplog.text
+    with_changed(run, key, value)
+    pyro_vae.load(run)
+    assert f"trained otherwise than its configuration says: config.yaml {key} was" in caplog.text
+
+
+def test_what_may_change_is_not_told_of(run, caplog):
+    assert main(["resume", str(run), "--fit.epochs", "3"]) == 0
+    with_changed(run, "fit.device", "cpu")
+    pyro_vae.load(run)
+    assert "trained otherwise" not in caplog.text

@@ -178,3 +178,23 @@ def test_nothing_is_left_of_a_copy_with_other_numbers(tmp_path):
         write_measurement(tmp_path / name, "evaluation-test", *one(value))
     shutil.copy(tmp_path / "b" / "evaluation-test.npz", tmp_path / "a")
     assert "different measurements" in not_together(tmp_path / "a", "evaluation-test")
+
+
+@pytest.mark.parametrize("what", ["a mean", "a number of a datum"])
+def test_a_number_that_was_changed_afterwards_is_not_believed(tmp_path, what):
+    result, arrays = one(-3.0)
+    write_measurement(tmp_path, "evaluation-test", result, arrays)
+    if what == "a mean":
+        write_json(tmp_path / "evaluation-test.json", result | {"log_likelihood": -2.5 + 1e-9})
+    else:
+        write_measurement(tmp_path, "evaluation-test", result, {"log_likelihood": arrays["log_likelihood"] + 1e-9})
+    with pytest.raises(InputError, match=r"a number in it has been changed.*Measure again"):
+        read_together(tmp_path, "evaluation-test", AGAIN)
+
+
+def test_compressed_numbers_are_nobody_s(tmp_path):
+    """As an archive that unpacks to more than the memory would be."""
+    write_measurement(tmp_path, "evaluation-test", *one(-3.0))
+    np.savez_compressed(tmp_path / "evaluation-test.npz", log_likelihood=np.zeros(2))
+    with pytest.raises(CorruptFileError, match="its members are compressed"):
+        read_together(tmp_path, "evaluation-test", AGAIN)

@@ -313,3 +313,47 @@ def test_what_a_kill_leaves_of_a_file_is_no_prior(vq, recipe):
     assert run("train-prior", recipe, "--on", vq) == 0
     pyro_vae.load(vq)
     assert not list(vq.rglob(".pyro_vae-*"))
+
+
+@pytest.mark.parametrize("change", ["a code", "rows"])
+def test_kept_codes_that_were_changed_are_made_anew(vq, recipe, caplog, change):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    cache = vq / "priors" / "codes.safetensors"
+    with safe_open(cache, "pt") as file:
+        about, codes = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    changed = {key: value.clone() if change == "a code" else value[:3].clone() for key, value in codes.items()}
+    changed["train/codes"][0, 0, 0] += 1
+    save_file(changed, cache, about)
+    shutil.rmtree(vq / "priors" / "codes")
+    assert run("train-prior", recipe, "--on", vq) == 0
+    assert "is not as it was written: the codes are made anew" in caplog.text
+    assert all(torch.equal(value, codes[key]) for key, value in load_file(cache).items())
+
+
+@pytest.mark.parametrize("lost", ["all", "the last"])
+def test_a_refused_resume_leaves_the_prior_s_configuration(vq, recipe, capsys, lost):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    folder = vq / "priors" / "codes"
+    (folder / "summary.json").unlink()
+    if lost == "all":
+        shutil.rmtree(folder / "checkpoints")
+    else:  # and an option is another
+        (folder / "checkpoints" / "last.pt").rename(folder / "checkpoints" / "previous.pt")
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace("batch_size: 10", "batch_size: 5"))
+    before = (folder / "config.yaml").read_bytes()
+    capsys.readouterr()
+    assert run("train-prior", "--on", vq, "--resume") == 1
+    assert (folder / "config.yaml").read_bytes() == before
+    pyro_vae.load(vq)
+
+
+def test_a_prior_is_told_from_another_of_its_run(vq, recipe, caplog):
+    assert run("train-prior", recipe, "--on", vq) == 0
+    caplog.clear()
+    pyro_vae.load(vq)
+    assert "trained otherwise" not in caplog.text
+    config = vq / "priors" / "codes" / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 10", "batch_size: 5"))
+    pyro_vae.load(vq)
+    assert "trained otherwise than its configuration says: config.yaml fit.batch_size was 10 and is 5" in caplog.text

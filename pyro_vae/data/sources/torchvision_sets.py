@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from pyro_vae.data.images import cache_folder, data_folders, square
+from pyro_vae.data.images import FORMATS, cache_folder, data_folders, square
 from pyro_vae.data.split import Parts, hold_out_last
-from pyro_vae.errors import InputError
+from pyro_vae.errors import CorruptFileError, InputError
 
 
 def load_cifar10(root: Path | None, image_size: int | None, limit: int | None) -> Parts:
@@ -66,12 +71,13 @@ def _open(class_name: str, root: Path | None, **options: Any) -> Any:
     kind: Callable[..., Any] = getattr(torchvision.datasets, class_name)
     places = data_folders(root)
     try:
-        for place in places:
-            try:
-                return kind(place, download=False, **options)
-            except (RuntimeError, FileNotFoundError):  # not there, or not complete
-                continue
-        return kind(cache_folder(), download=True, **options)
+        with _arrays_only():
+            for place in places:
+                try:
+                    return kind(place, download=False, **options)
+                except (RuntimeError, FileNotFoundError):  # not there, or not complete
+                    continue
+            return kind(cache_folder(), download=True, **options)
     except Exception as error:  # of the network, the file system, or Google Drive's client
         looked = ", ".join(str(place) for place in places)
         raise InputError(
@@ -79,6 +85,47 @@ def _open(class_name: str, root: Path | None, **options: Any) -> Any:
             f"Looked in: {looked}. Connect to the network, or give root=FOLDER with the files as torchvision "
             "lays them out."
         ) from error
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads pickles of arrays, texts, numbers, lists and dicts; nothing else that a pickle names is looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """NumPy's own makers of arrays."""
+        if (module, name) in ARRAYS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
+
+
+ARRAYS = {
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+    ("_codecs", "encode"),
+}
+
+
+@contextmanager
+def _arrays_only() -> Iterator[None]:
+    """CIFAR's files are pickles, which torchvision reads when it has compared their MD5: here as arrays alone."""
+    import torchvision.datasets.cifar as cifar
+
+    was = cifar.pickle
+    cifar.pickle = SimpleNamespace(load=lambda file, **options: _Arrays(file, **options).load())
+    try:
+        yield
+    finally:
+        cifar.pickle = was
+
+
+@contextmanager
+def _pictures_only() -> Iterator[None]:
+    """Pillow tries the formats of pictures alone: others, such as PostScript, start programs."""
+    was = Image.open
+    Image.open = partial(was, formats=FORMATS)
+    try:
+        yield
+    finally:
+        Image.open = was
 
 
 def _arrays(x: np.ndarray, y: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
@@ -94,8 +141,13 @@ def _decode(dataset: Any, index: Sequence[int], size: int) -> tuple[Tensor, Tens
     images: Tensor | None = None
     targets = []
     for place, i in enumerate(index):
-        image, target = dataset[i]
-        pixels = torch.from_numpy(np.array(image))
+        try:
+            with _pictures_only():
+                image, target = dataset[i]
+                pixels = torch.from_numpy(np.array(image))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            told = f"torchvision's {type(dataset).__name__}: image {i} cannot be read ({error})"
+            raise CorruptFileError(told) from error
         pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)  # (C, H, W)
         if images is None:
             images = pixels.new_empty(len(index), len(pixels), size, size)
