@@ -78,7 +78,7 @@ def gap(arguments: Sequence[str]) -> None:
 
     parser = _on_data(_annealing(run_parser("gap", gap.__doc__)))
     parser.add_argument("--particles", type=list[int], default=list(PARTICLES), help="numbers of importance samples")
-    parser.add_argument("--num_steps", type=int, default=500, help="of the guide's refinement")
+    parser.add_argument("--num-steps", type=int, default=500, help="of the guide's refinement")
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
     folder = run.file("figures")
@@ -99,12 +99,12 @@ def gap(arguments: Sequence[str]) -> None:
 
 
 def _annealing(parser: ArgumentParser) -> ArgumentParser:
-    parser.add_argument("--num_chains", type=int, default=16, help="of each datum")
-    parser.add_argument("--num_temperatures", type=int, default=2000, help="steps from the start to the posterior")
-    parser.add_argument("--num_leapfrog", type=int, default=3, help="steps of a trajectory")
+    parser.add_argument("--num-chains", type=int, default=16, help="of each datum")
+    parser.add_argument("--num-temperatures", type=int, default=2000, help="steps from the start to the posterior")
+    parser.add_argument("--num-leapfrog", type=int, default=3, help="steps of a trajectory")
     parser.add_argument("--schedule", type=Schedule, default="sigmoid", help="of the temperatures")
     parser.add_argument("--start", type=Start, default="guide", help="what the chains start from")
-    parser.add_argument("--memory_mib", type=int, default=512, help="memory budget of an evaluation")
+    parser.add_argument("--memory-mib", type=int, default=512, help="memory budget of an evaluation")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
     parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")

@@ -23,7 +23,7 @@ def compare(arguments: Sequence[str]) -> None:
         help=f"measure all anew with so many importance samples per datum ({PARTICLES} where they must be measured)",
     )
     parser.add_argument("--limit", type=int | None, default=None, help="measure all anew, the first so many data only")
-    parser.add_argument("--memory_mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
+    parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
     parser.add_argument("--seed", type=int, default=0, help="of the particles")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
     parser.add_argument("--out", type=Path, default=Path(), help="the directory to write into (this one)")

@@ -25,7 +25,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--particles", type=int, default=PARTICLES, help="importance samples per datum")
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
     parser.add_argument("--limit", type=int | None, default=None, help="measure the first so many data only")
-    parser.add_argument("--memory_mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
+    parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
     parser.add_argument("--seed", type=int, default=0, help="of the particles")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
     parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")

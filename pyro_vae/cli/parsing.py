@@ -18,14 +18,6 @@ from jsonargparse import ArgumentParser
 from pyro_vae.errors import UsageError
 
 
-class Parser(ArgumentParser):
-    """A parser that raises its errors, and whose own options are spelled with hyphens: ``--num-chains``."""
-
-    def add_argument(self, *names: str, **options: Any) -> Any:
-        """As in argparse; an underscore in an option of no section (without a dot) becomes a hyphen."""
-        return super().add_argument(*(_spelled(name) for name in names), **options)
-
-
 def _spelled(name: str) -> str:
     return name.replace("_", "-") if name.startswith("--") and "." not in name else name
 
@@ -33,7 +25,7 @@ def _spelled(name: str) -> str:
 def make_parser(command: str, description: str | None) -> ArgumentParser:
     """A parser that raises its errors."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
-    return Parser(
+    return ArgumentParser(
         prog=f"pyro-vae {command}",
         description=description,
         exit_on_error=False,

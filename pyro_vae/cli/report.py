@@ -20,7 +20,7 @@ def report(arguments: Sequence[str]) -> None:
         help=f"importance samples per datum, if the run is not evaluated yet ({PARTICLES})",
     )
     parser.add_argument("--limit", type=int | None, default=None, help="measure the first so many data only")
-    parser.add_argument("--memory_mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
+    parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
     options = parse(parser, arguments)

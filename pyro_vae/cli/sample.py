@@ -124,10 +124,10 @@ def sample(arguments: Sequence[str]) -> None:
         "--temperature", type=float, default=1.0, help="of a learned prior over codes: below 1 tamer, above 1 bolder"
     )
     parser.add_argument(
-        "--top_k", type=int | None, default=None, help="each code among the so many most probable (a learned prior)"
+        "--top-k", type=int | None, default=None, help="each code among the so many most probable (a learned prior)"
     )
     parser.add_argument(
-        "--top_p", type=float | None, default=None, help="the fewest most probable codes that have so much together"
+        "--top-p", type=float | None, default=None, help="the fewest most probable codes that have so much together"
     )
     parser.add_argument(
         "--guidance", type=float, default=0.0, help="away from codes that fit any text or label: 0 not at all"
@@ -139,10 +139,8 @@ def sample(arguments: Sequence[str]) -> None:
         default=None,
         help="what to draw (a prior over texts); again, or with ; between them, for several; else texts are drawn",
     )
-    parser.add_argument(
-        "--best-of", "--best_of", type=int, default=1, help="with --text: keep the best of so many, --num times"
-    )
-    parser.add_argument("--batch_size", type=int, default=64, help="with --text: images drawn at once")
+    parser.add_argument("--best-of", type=int, default=1, help="with --text: keep the best of so many, --num times")
+    parser.add_argument("--batch-size", type=int, default=64, help="with --text: images drawn at once")
     options = parse(parser, arguments)
     if options.num < 1:
         raise InputError(f"--num must be a positive integer, got {options.num}")
