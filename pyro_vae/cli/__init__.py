@@ -123,9 +123,9 @@ def command(name: str) -> Callable[[Sequence[str]], None]:
 
 
 def _completion(arguments: list[str]) -> str:
-    from pyro_vae.cli.completion import script
+    from pyro_vae.cli.parsing import completion_script
 
-    return script(arguments, {name: told for name, (_, told) in COMMANDS.items()}, command)
+    return completion_script(arguments, {name: told for name, (_, told) in COMMANDS.items()}, command)
 
 
 def _log(level: int) -> None:

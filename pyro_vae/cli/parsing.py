@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import logging
 import re
 import shutil
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import jsonargparse
 from jsonargparse import ArgumentParser
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import InputError, UsageError
 
 
 def _spelled(name: str) -> str:
@@ -185,3 +186,43 @@ def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str
     near = difflib.get_close_matches(stranger, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     return UsageError(f"unknown option {stranger}.{hint} All options: {parser.prog} --help")
+
+
+RECIPES = {"train": ["vae"], "train-prior": ["pixelcnn"]}  # of which their options are, in the place of any
+
+
+def completion_script(
+    arguments: Sequence[str],
+    commands: Mapping[str, str],
+    command: Callable[[str], Callable[[Sequence[str]], None]],
+) -> str:
+    """The script for a shell, by ``shtab``.
+
+    Args:
+        arguments: the shell's name.
+        commands: what each does, by name.
+        command: gives the function of one.
+
+    Raises:
+        UsageError: for another shell.
+        InputError: if ``shtab`` is not installed.
+    """
+    try:
+        import shtab
+    except ImportError as error:
+        raise InputError("completion needs the package shtab: pip install shtab") from error
+    if len(arguments) != 1 or arguments[0] not in shtab.SUPPORTED_SHELLS:
+        raise UsageError(f"--completion takes one of {', '.join(shtab.SUPPORTED_SHELLS)}")
+    whole = argparse.ArgumentParser(prog="pyro-vae")
+    places = whole.add_subparsers()
+    for name, told in commands.items():
+        part = places.add_parser(name, help=told, add_help=False)
+        for action in parser_of(command(name), RECIPES.get(name, ()))._actions:
+            if action.help is not argparse.SUPPRESS:
+                part.add_argument(
+                    *(action.option_strings or [action.dest]),
+                    help=" ".join((action.help or "").split())[:80].replace("%", "%%"),
+                    choices=action.choices if isinstance(action.choices, list | tuple) else None,
+                )
+    found: str = shtab.complete(whole, shell=arguments[0])
+    return found

@@ -5,13 +5,14 @@ from .codes import codebook_usage as codebook_usage
 from .completion import completions as completions
 from .completion_steps import progression as progression
 from .hierarchy import levels as levels
-from .interpolation import interpolations as interpolations
 from .kl import kl_heatmap as kl_heatmap
 from .kl import kl_per_unit as kl_per_unit
 from .latent_clouds import latent_scatter as latent_scatter
 from .latent_clouds import layer_pca as layer_pca
 from .latent_manifold import manifold as manifold
 from .latent_manifold import manifold_grid as manifold_grid
+from .latent_walks import interpolations as interpolations
+from .latent_walks import traversals as traversals
 from .likelihood import likelihood_gap as likelihood_gap
 from .likelihood import worst_data as worst_data
 from .posterior import aggregated_posterior as aggregated_posterior
@@ -26,4 +27,3 @@ from .registry import figure as figure
 from .registry import save_figure as save_figure
 from .spectrogram import spectrograms as spectrograms
 from .training import training_curves as training_curves
-from .traversal import traversals as traversals

@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae.data import Split
 from pyro_vae.plots import NotApplicable, traversals
-from pyro_vae.plots.traversal import QUANTILES
+from pyro_vae.plots.latent_walks import QUANTILES
 
 WEIGHT = torch.randn(3, 5, generator=torch.Generator().manual_seed(3))
 SPREAD = torch.tensor([0.01, 2.0, 0.5])  # how far the posterior means of the units lie apart
