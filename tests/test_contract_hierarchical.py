@@ -69,6 +69,13 @@ class TestLadderVAEResidual(PairContract):
 
 class TestBIVA(PairContract):
     def make_pair(self):
+        model = BIVA(SHAPE, (3, 2), (8, 6), None, num_blocks=1)
+        return model, BIVAGuide(model, num_blocks=1), images()
+
+
+@pytest.mark.slow
+class TestDeepBIVA(PairContract):
+    def make_pair(self):
         model = BIVA(SHAPE, (3, 2, 2), (8, 6, 6), None, num_blocks=1)
         return model, BIVAGuide(model, num_blocks=1), images()
 

@@ -159,9 +159,9 @@ def test_completion_knows_every_command_and_option(shell, capsys):
     assert all(name in script for name in COMMANDS) and "--num-chains" in script and "--fit.learning_rate" in script
 
 
-def test_quiet_and_verbose(tmp_path):
+def test_quiet_and_verbose():
     def said(*words):
-        line = [sys.executable, "-m", "pyro_vae", *words, "figures", str(tmp_path / "none")]
+        line = [sys.executable, "-m", "pyro_vae", *words, "recipes", "none"]
         done = subprocess.run(line, capture_output=True, text=True)
         assert done.returncode == 1
         return done.stderr

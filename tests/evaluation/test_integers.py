@@ -94,7 +94,8 @@ def test_one_hot_latents_are_not_moved():
     assert free_sites(one_of_three, guide_of_three, split) == []
     held = mean_path(one_of_three, guide_of_three, split)["k"]
     assert ((held == 0) | (held == 1)).all() and (held.sum(1) == 1).all()
-    assert figures.interpolations(one_of_three, guide_of_three, split) is None
+    with pytest.raises(figures.NotApplicable, match="no latent site has real values"):
+        figures.interpolations(one_of_three, guide_of_three, split)
     means = encode(one_of_three, guide_of_three, split)["k"]  # the classes' probabilities
     with pytest.raises(InputError, match=r"latent site 'k' must lie in the support .*posterior_samples"):
         decode(one_of_three, {"k": means})

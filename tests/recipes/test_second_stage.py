@@ -279,7 +279,7 @@ def test_labels_without_an_example_in_training_are_unseen(vq, recipe):
 )
 def test_what_cannot_be_trained_is_said(vq, recipe, tmp_path, capsys, arguments, message):
     given = [a.format(vq=vq, recipe=recipe, empty=tmp_path / "empty") for a in arguments]
-    assert run("train-prior", *given) == 1
+    assert run("train-prior", *given) in (1, 2)  # 2: not understood
     assert message in capsys.readouterr().err
     assert pyro_vae.load(vq)
 
