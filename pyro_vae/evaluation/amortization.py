@@ -212,6 +212,15 @@ def refine(
         InputError: for numbers that are not positive, and latents that cannot be refined.
 
     Source: Cremer et al. 2018, arXiv:1801.03558.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> bound = pyro_vae.refine(model, guide, x[:4], num_steps=5, progress=False)
+        >>> bound.amortized.shape, bound.refined.shape
+        (torch.Size([4]), torch.Size([4]))
     """
     numbers = {"num_steps": num_steps, "step_particles": step_particles, "batch_size": batch_size}
     for name, value in {**numbers, "num_particles": num_particles}.items():

@@ -54,6 +54,14 @@ def encode(
 
     Raises:
         InputError: if batch_size is not positive, or the guide samples nothing per datum.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> pyro_vae.encode(model, guide, x)["z"].shape
+        torch.Size([20, 2])
     """
     return _collect(model, guide, data, mean_of, nullcontext(), batch_size, seed, sites)
 

@@ -49,6 +49,15 @@ def elbo(
     Raises:
         InputError: for non-positive particles or budget, a budget that one particle of one datum exceeds, data out of
             the likelihood's support, sites that do not match.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> result = pyro_vae.elbo(model, guide, x, num_particles=10)
+        >>> result.per_datum.shape, sorted(result.kl)
+        (torch.Size([20]), ['z'])
     """
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)

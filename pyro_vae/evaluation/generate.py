@@ -59,6 +59,13 @@ def sample(
         InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
             top_k, top_p or guidance that no site has a use for, a context of another length, and a model that
             cannot be run without data, or that looks at what stands in for them.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> drawn = pyro_vae.sample(model, 5)
+        >>> {name: tuple(value.shape) for name, value in drawn.items()}
+        {'z': (5, 2), 'x': (5, 1, 8, 8), 'x.mean': (5, 1, 8, 8)}
     """
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "scales": scales}
     return draw(model, num_samples, seed=seed, site=site, batch=batch, batch_size=batch_size, **how).values
@@ -150,6 +157,14 @@ def reconstruct(
     Raises:
         InputError: for an unknown site, and data that the model cannot have made (of another shape, outside the support
             of its likelihood).
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> pyro_vae.reconstruct(model, guide, x).shape
+        torch.Size([20, 1, 8, 8])
     """
     model, guide = as_programs(model, guide)
     split = as_split(batch, model)
@@ -185,6 +200,12 @@ def decode(
         InputError: for an unknown site, a value of another event shape, values outside the support of the site's prior,
             values of different lengths, and a model that cannot be run without data, or that looks at what stands in
             for them.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> pyro_vae.decode(model, {"z": torch.zeros(3, 2)}).shape
+        torch.Size([3, 1, 8, 8])
     """
     program = _program(model)
     count = _length(values)

@@ -154,6 +154,15 @@ def log_likelihood(
             latents, auxiliary sites of the guide without a reverse model, densities against probabilities.
 
     Source: Burda et al. 2016, arXiv:1509.00519, section 5 (K = 5000).
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> result = pyro_vae.log_likelihood(model, guide, x, num_particles=100, progress=False)
+        >>> result.per_datum.shape, result.num_particles
+        (torch.Size([20]), 100)
     """
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)

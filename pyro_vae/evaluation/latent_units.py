@@ -198,6 +198,15 @@ def latent_statistics(
     Raises:
         InputError: for non-positive particles or budget, a budget that one particle of one datum exceeds, negative
             free bits or free bits for an unknown site, data out of the likelihood's support, sites that do not match.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> statistics = pyro_vae.evaluation.latent_statistics(model, guide, x)
+        >>> statistics.sites["z"].kl_per_unit.shape
+        torch.Size([2])
     """
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)

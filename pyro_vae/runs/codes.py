@@ -91,12 +91,12 @@ def _read(cache: Path, made: dict[str, str]) -> Codes | None:
             flat = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (OSError, safetensors.SafetensorError):  # not there, or cut short: made anew
         return None
-    if digest != state_digest(flat):
+    if digest != state_digest(flat) or not any(key.startswith("train/") for key in flat):
         logger.warning("%s is not as it was written: the codes are made anew", cache)
         return None
     codes: Codes = {}
     for key, value in flat.items():
-        part, name = key.split("/")
+        part, _, name = key.partition("/")
         codes.setdefault(part, {})[name] = value
     return codes
 

@@ -195,6 +195,15 @@ def fit(
         NonFiniteLossError: if the loss becomes NaN or infinite; names the step and the site.
         CorruptFileError: if the checkpoints to resume from are damaged.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> result = pyro_vae.fit(model, guide, x, epochs=2, batch_size=10, device="cpu", progress=False)
+        >>> result.epochs, result.steps
+        (2, 4)
     """
     data = as_data(data)
     objective = objective if objective is not None else ELBO()

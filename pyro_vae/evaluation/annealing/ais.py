@@ -85,6 +85,15 @@ def ais(
             data share, a guide whose support does not cover the model's, data out of the likelihood's support.
 
     Source: Neal 2001, arXiv:physics/9803008; Wu et al. 2017, arXiv:1611.04273.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> result = pyro_vae.ais(model, guide, x[:2], num_chains=4, num_temperatures=20, progress=False)
+        >>> result.per_datum.shape, result.effective_sample_size.shape
+        (torch.Size([2]), torch.Size([2]))
     """
     options = Annealing(num_chains, num_temperatures, num_leapfrog, schedule, start)
     positive("memory_budget", memory_budget)

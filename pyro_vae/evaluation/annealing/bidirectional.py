@@ -71,6 +71,14 @@ def bidirectional(
             that do not sample the same sites when they are given the data.
 
     Source: Grosse et al. 2015, arXiv:1511.02543; Wu et al. 2017, arXiv:1611.04273.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> bounds = pyro_vae.bidirectional(model, guide, 2, num_chains=4, num_temperatures=20, progress=False)
+        >>> bounds.lower.shape, bounds.upper.shape
+        (torch.Size([2]), torch.Size([2]))
     """
     options = Annealing(num_chains, num_temperatures, num_leapfrog, schedule, start)
     positive("num_data", num_data)
