@@ -278,8 +278,9 @@ class Run:
         """Check that what was begun is what is configured now; then write what has changed, and is harmless."""
         saved = load_checkpoint(self.path) or {}
         progress = saved.get("progress", {})
-        ended = progress.get("finished") == ALL_EPOCHS.format(progress.get("epoch"))
-        further = ended and self.config.fit.epochs > progress["epoch"]
+        epoch = progress.get("epoch")
+        ended = type(epoch) is int and progress.get("finished") == ALL_EPOCHS.format(epoch)
+        further = ended and self.config.fit.epochs > epoch
         if saved.get("experiment") is not None:  # older checkpoints have none
             begun = {name: value for name, value in saved["experiment"].items() if name.startswith(CONFIG)}
             check_same(begun, described, str(self.path / CHECKPOINT))

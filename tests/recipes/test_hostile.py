@@ -16,6 +16,7 @@ import subprocess
 import sys
 import types
 import typing
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -511,6 +512,10 @@ FILES = {  # the file, how it is made, entries of config.yaml, the command, what
     "data of the network": ("x", _text(""), {"data/name": "https://localhost/x.npz"}, "evaluate", ["localhost"]),
     "data of a pickled set": ("sets", _cifar, {"data/name": "cifar10", "data/root": "RUN/sets"}, "evaluate", ["CIFAR"]),
     "metrics of markup": ("metrics.jsonl", _text("{}\n"), {}, "figures", ["metrics.jsonl, line 1"]),
+    "metrics without a number": (
+        *("metrics.jsonl", _text('{"epoch": 1, "x": NaN}\n'), {}, "resume --fit.epochs 2", ["line 1", "finite"]),
+    ),
+    "endless metrics": ("metrics.jsonl", _text('{"epoch": 1, "x": 1e999}\n'), {}, "figures", ["line 1", "finite"]),
     "deep metrics": ("metrics.jsonl", _text("[" * 100_000 + "\n{}\n"), {}, "figures", ["nested"]),
     "numbers of each datum": ("evaluation-test.npz", _objects, {}, "compare", None),
     "evaluation": ("evaluation-test.json", _text("[]"), {}, "report", ["evaluation-test.json"]),
@@ -555,7 +560,7 @@ def test_a_file(name, place, capsys, monkeypatch):
     options = options or (QUIET if command in ("evaluate", "report", "compare") else ())
     monkeypatch.setattr("pyro_vae.reports.report.in_report", lambda: ["training_curves"])
     if words is None:  # it may be used, or refused
-        assert main([str(each) for each in (command, *paths, *options)]) in (0, 2)
+        assert main([str(each) for each in (command, *paths, *options)]) in (0, 1)
         assert "Traceback" not in capsys.readouterr().err
     else:
         said = refused(capsys, command, *paths, *options)
@@ -578,11 +583,27 @@ STATES = {  # what of a checkpoint, whose digest is right, is replaced by what; 
     "best weights": ("best_weights", ["evil.Mine"], ["checkpoint"]),
     "progress": ("progress/epoch", "evil.Mine", ["epoch"]),
     "facts": ("experiment/config.yaml seed", 10**30, ["damaged"]),
+    "an index that is far": ("progress/index", 10**9, ["index"]),
+    "an index before": ("progress/index", -1, ["index"]),
+    "an index between": ("progress/index", 1.5, ["index"]),
+    "sums without a batch": ("progress/sums", [1.0], ["sums"]),
+    "sums of texts": ("progress", {"epoch": 0, "index": 1, "sums": ["x"]}, ["sums"]),
+    "sums of others": ("progress", {"epoch": 0, "index": 1, "step": 1, "sums": [1.0] * 99}, ["99 sums"]),
+    "an endless time": ("progress/seconds", float("inf"), ["seconds"]),
+    "a time that is none": ("progress/seconds", 10**400, ["seconds"]),
+    "an end of nothing": ("progress", {"epoch": "x", "finished": "all x epochs"}, ["epoch"]),
+    "names of terms": ("names", [1], ["names of terms"]),
+    "a tensor without memory": ("weights/x", torch.zeros(1).expand(2**30), ["damaged"]),
+    "a tensor beyond all": ("weights/x", torch.zeros(1).expand(2**31, 2**31), ["damaged"]),
+    "many tensors in one memory": ("ema", [torch.zeros(10**6)] * 100, ["damaged"]),
+    "a sparse tensor": ("weights/x", torch.sparse_coo_tensor(size=(2**40,), check_invariants=True), ["damaged"]),
+    "a tensor nowhere": ("weights/x", torch.zeros(2**40, device="meta"), ["damaged"]),
+    "an odd type": ("weights/x", torch.zeros(2).to(torch.float8_e4m3fn), ["damaged"]),
 }
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_a_checkpoint(name, place, capsys):
+def test_a_checkpoint(name, place, capsys, caplog):
     """A fused optimizer writes through bare pointers: what a file says of its moments is checked before."""
     key, value, words = STATES[name]
     run = place.run()
@@ -595,10 +616,53 @@ def test_a_checkpoint(name, place, capsys):
     place_of[last] = value
     if key.startswith("~"):
         del place_of[last]
-    torch.save({**state, "digest": state_digest(state)}, run / "checkpoints" / "last.pt")
+    digest = "x" if "damaged" in words else state_digest(state)
+    torch.save({**state, "digest": digest}, run / "checkpoints" / "last.pt")
     (run / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    caplog.clear()
     said = refused(capsys, "resume", run, "--fit.epochs", "2")
     assert all(word in said for word in words), said
+    assert "those that were saved" not in caplog.text, "its tensors were read"
+
+
+def test_a_checkpoint_that_is_packed(place, capsys, caplog):
+    run = place.run()
+    with zipfile.ZipFile(run / "checkpoints" / "last.pt") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(run / "checkpoints" / "last.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    (run / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    assert "last.pt is damaged" in refused(capsys, "resume", run, "--fit.epochs", "2")
+    assert "packed" in caplog.text
+
+
+IN_PLACE_OF_FILES = {  # the file, what is made in its place, the command, what must be said
+    "a log without end": ("metrics.jsonl", lambda path: path.symlink_to("/dev/zero"), "figures", "metrics.jsonl"),
+    "a log that waits": ("metrics.jsonl", os.mkfifo, "figures", "metrics.jsonl"),
+    "a log that is a folder": ("metrics.jsonl", Path.mkdir, "figures", "metrics.jsonl"),
+    "a log that is huge": ("metrics.jsonl", lambda path: _sparse(path, 2**29), "figures", "at most 256 MiB"),
+    "a checkpoint that waits": ("checkpoints/last.pt", os.mkfifo, "resume", "damaged"),
+    "weights that wait": (
+        *("model.safetensors", lambda path: (os.mkfifo(path), shutil.rmtree(path.parent / "checkpoints"))),
+        *("resume", "without checkpoints"),
+    ),
+}
+
+
+def _sparse(path, size):
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("name", IN_PLACE_OF_FILES)
+def test_in_place_of_a_file(name, place, capsys):
+    file, make, command, words = IN_PLACE_OF_FILES[name]
+    run = place.run()
+    (run / file).unlink()
+    (run / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    make(run / file)
+    assert words in refused(capsys, command, run)
 
 
 def test_a_moment_that_shares_its_memory(place):
