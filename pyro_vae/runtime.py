@@ -181,17 +181,22 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+COPIES = 3  # of data in memory, at some moment
+
+
 def check_room(label: object, nbytes: int, remedy: str = "give fewer data") -> None:
-    """Refuse data that no memory of this machine could hold, however small the file that they come from.
+    """Refuse data that this machine's memory could not hold, however small the file that they come from.
+
+    They take three times their size while they are read, split and made numbers that are computed with.
 
     Args:
         label: the file, and what of it.
-        nbytes: what it would take.
+        nbytes: of the data.
         remedy: for people.
 
     Raises:
         InputError: naming the file.
     """
-    if nbytes > memory_bytes():
-        told = f"{nbytes / 2**30:,.1f} GiB, but this machine has {memory_bytes() / 2**30:,.1f}"
+    if COPIES * nbytes > memory_bytes():
+        told = f"{COPIES} times {nbytes / 2**30:,.1f} GiB, but this machine has {memory_bytes() / 2**30:,.1f}"
         raise InputError(f"{label}: would take {told}; {remedy}")

@@ -25,6 +25,8 @@ from pyro_vae.training import Schedule
 
 FREE = ("data",)  # top-level sections whose strings are no classes: their arguments are texts, numbers and paths
 CLASSES = ("model", "guide", "pair", "objective", "prior")  # sections that are a class each
+BUILT = (*CLASSES, "ranker", "first")  # sections by which modules are built
+LARGEST, LONGEST = 10**6, 1000  # of a size there, and of a list
 _HOUSES = (
     *(pyro_vae.models, pyro_vae.guides, pyro_vae.likelihoods, pyro_vae.priors, pyro_vae.objectives, pyro_vae.training),
     pyro_vae.networks,  # what a model is given its condition by
@@ -73,6 +75,8 @@ def check_known(config: Mapping[str, Any], source: str) -> None:
         values = config.get(section, {})
         if not isinstance(values, Mapping) or any(isinstance(v, Mapping | list | tuple) for v in values.values()):
             raise InputError(f"{source}: section '{section}' holds texts, numbers, true, false and null only")
+    for section in BUILT:
+        _check_sizes(config.get(section), f"{source}: {section}")
     foreign = foreign_names(config)
     if not foreign:
         return
@@ -88,6 +92,29 @@ def check_known(config: Mapping[str, Any], source: str) -> None:
         f"{source} names code outside pyro_vae ({', '.join(foreign)[:200]}{where}), which would be run. If you "
         "trust it, say so: trust=True in Python, --trust on the command line"
     )
+
+
+def _check_sizes(value: Any, at: str) -> None:
+    """Check that nothing is built that no machine has the memory and the time for.
+
+    Raises:
+        InputError: names the key.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if key not in ("fit", "seed"):  # of section first; they build nothing
+                _check_sizes(each, f"{at}.{key}")
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_sizes(each, at)
+    number = abs(value) if isinstance(value, int) else len(value) if isinstance(value, list | tuple) else 0
+    most = LARGEST if isinstance(value, int) else LONGEST
+    if number > most:
+        told = str(value) if isinstance(value, int) else f"{number:,} entries"
+        raise InputError(
+            f"{at} is {told}, where {most:,} is the most. If you trust it, say so: trust=True in Python, --trust on "
+            "the command line"
+        )
 
 
 def check_known_classes(parsed: Any, source: str) -> None:

@@ -19,6 +19,7 @@ from pyro_vae.priors import Prior
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
 from pyro_vae.runs.config import NOT_CONFIGURED, check_sections, instantiate, parse_sections
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
+from pyro_vae.runs.known import LARGEST
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
 from pyro_vae.training.batches import derived_seed
@@ -162,7 +163,9 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
     priors, site = code_priors(model), folder.name
     if site not in priors:
         raise unknown(f"code site in {folder.parent}", site, priors)
-    if not isinstance(head["num_classes"], int | None) or not isinstance(head["tokenizer"], Mapping | None):
+    classes = head["num_classes"]
+    counted = classes is None or (type(classes) is int and 1 <= classes <= LARGEST)
+    if not counted or not isinstance(head["tokenizer"], Mapping | None):
         raise CorruptFileError(f"{folder / CONFIG}: num_classes or tokenizer is damaged")
     if head["trained_on"] != trained:
         raise InputError(

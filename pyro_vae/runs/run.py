@@ -16,7 +16,7 @@ from torch import nn
 from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
 from pyro_vae.data.split import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers
+from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers, user_path
 from pyro_vae.programs.checks import check_data
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import TOKENIZER
@@ -87,6 +87,7 @@ def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
 
 
 HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest")  # of config.yaml, beside the configuration
+MOST_AXIS = 2**31  # of a datum
 FIRST = "first"  # the run of the pair that is trained before the main one
 
 
@@ -116,7 +117,7 @@ class Run:
             raise InputError(f"{self.path} is not a run directory: it has no {CONFIG}")
         raw = read_yaml(file)
         try:
-            self.data_shape = tuple(int(n) for n in raw.pop("data_shape"))
+            self.data_shape = tuple(raw.pop("data_shape"))
             self.recipe = str(raw.pop("recipe"))
             sound = raw.pop("sound", None)
             self.sound = None if sound is None else Sound(**sound)
@@ -127,8 +128,8 @@ class Run:
             raise CorruptFileError(
                 f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes' or 'data_digest'"
             ) from error
-        if not self.data_shape or min(self.data_shape) < 1:
-            raise CorruptFileError(f"{file}: data_shape {list(self.data_shape)} is no shape of a datum")
+        if not self.data_shape or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in self.data_shape):
+            raise CorruptFileError(f"{file}: data_shape {str(list(self.data_shape))[:200]} is no shape of a datum")
         raw.pop("version", None)
         if trust and foreign_names(raw) and "" not in sys.path:
             sys.path.insert(0, "")  # classes beside the working directory, as for python -m
@@ -343,10 +344,10 @@ def _at_absolute_paths(config: Namespace) -> Namespace:
     """A configuration in which the paths of data are so that they are found from everywhere."""
     config = config.clone()
     name, root = config.data.name, config.data.root
-    if name not in dataset_names() and Path(name).expanduser().exists():
-        config.data.name = str(Path(name).expanduser().resolve())
+    if name not in dataset_names() and user_path(name).exists():
+        config.data.name = str(user_path(name).resolve())
     if root is not None:
-        config.data.root = str(Path(root).expanduser().resolve())
+        config.data.root = str(user_path(root).resolve())
     return config
 
 

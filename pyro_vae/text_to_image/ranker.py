@@ -18,6 +18,7 @@ from pyro_vae.models import ContrastiveModel
 from pyro_vae.runs.codes import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runs.config import (
     NOT_CONFIGURED,
+    REFUSALS,
     check_sections,
     instantiate,
     is_first_process,
@@ -136,8 +137,13 @@ def load_ranker(run: Run) -> ContrastiveScorer | None:
 
 def _build(run: Run, config: Namespace, facts: dict[str, Any]) -> ContrastiveModel:
     sizes = (run.data_shape, facts["num_words"], facts["text_length"])
-    with private_seed(derived_seed(config.seed, "weights")):
-        return ContrastiveModel(*sizes, **config.ranker.as_dict())
+    try:
+        with private_seed(derived_seed(config.seed, "weights")):
+            return ContrastiveModel(*sizes, **config.ranker.as_dict())
+    except InputError:
+        raise
+    except REFUSALS as error:
+        raise InputError(f"ranker: {error}") from error
 
 
 def _read(folder: Path, vocabulary: Path) -> tuple[dict[str, Any], Namespace]:

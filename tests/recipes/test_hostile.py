@@ -5,6 +5,7 @@ replaced by the path of a file that the attack is to make, ``ELSEWHERE`` by a fo
 ``evil``, ``évil`` and ``pyro_vae_evil`` are importable, and make that file.
 """
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -24,10 +25,12 @@ import pytest
 import torch
 import yaml
 from pages import CHROMIUM, Page, check_alone
+from safetensors.torch import load_file, save_file
 
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
+from pyro_vae.data.sources import speech
 from pyro_vae.errors import InputError
 from pyro_vae.plots import without_matplotlibrc
 from pyro_vae.reports.stored import prior_commands, train_command
@@ -307,6 +310,9 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     ({"data_shape": [{"class_path": "evil.Mine"}]}, ["data_shape"]),
     ({"data_shape": ["evil.Mine"]}, ["data_shape"]),
     ({"data_shape": [2**70]}, ["config.yaml"]),
+    ({"data_shape": [float("inf")]}, ["config.yaml", "data_shape"]),
+    ({"data_shape": [2**40]}, ["config.yaml", "data_shape"]),
+    ({"sound": {"sample_rate": 2**40}}, ["config.yaml", "sound"]),
     ({"data_shape": [2**40, 2**40]}, ["config.yaml"]),
     ({"sound": POPEN}, ["sound"]),
     ({"sound": {"sample_rate": "evil.Mine"}}, ["sound"]),
@@ -315,6 +321,21 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     # numbers that no machine has room for
     ({"model/init_args/hidden_dims": [-1]}, ["hidden_dims"]),
     ({"model/init_args/hidden_dims": [2**62, 2**62]}, ["config.yaml", "model"]),
+    ({"model/init_args/hidden_dims": [3 * 10**6] * 2}, ["config.yaml", "model.init_args.hidden_dims", "1,000,000"]),
+    ({"model/init_args/hidden_dims": [1] * 1001}, ["config.yaml", "model.init_args.hidden_dims", "1,001 entries"]),
+    (
+        {"model": {"class_path": "pyro_vae.models.BIVA", "init_args": {"num_blocks": 2**40}}},
+        ["config.yaml", "model.init_args.num_blocks"],
+    ),
+    ({"first": {**VAE, "model": {"class_path": "VAE", "init_args": {"latent_dim": 2**40}}}}, ["first.model.init_args"]),
+    ({"model/init_args/latent_dim": -(2**40)}, ["config.yaml", "model.init_args.latent_dim"]),
+    ({"guide/init_args/min_scale": float("nan")}, ["config.yaml", ".nan"]),
+    ({"guide/init_args/min_scale": "nan"}, ["config.yaml", "min_scale"]),
+    ({"guide/init_args/min_scale": 2.0}, ["config.yaml", "min_scale"]),
+    (
+        {"objective": {"class_path": "pyro_vae.objectives.IWAE", "init_args": {"max_plate_nesting": -1}}},
+        ["config.yaml", "max_plate_nesting"],
+    ),
 ]
 
 
@@ -365,6 +386,8 @@ TEXTS = {  # what is written at the end of config.yaml, and what must be said
     "set": ("seed: !!set {evil.Mine}\n", ["config.yaml"]),
     "date": ("seed: 2001-01-01\n", ["config.yaml"]),
     "month 13": ("seed: 2001-13-01\n", ["config.yaml"]),
+    "megabytes": ("# " + "x" * 2**18 + "\n", ["config.yaml", "characters"]),
+    "number by sixties": ("version: 1" + ":1" * 200_000 + "\n", ["config.yaml", "characters"]),
     "omap": ("model: !!omap [class_path: evil.Mine]\n", ["evil.Mine"]),
 }
 
@@ -398,6 +421,11 @@ PARTS = {  # the run, the part's directory, entries of its config.yaml, what mus
     "labels of a prior": ("codes", "priors/codes", {"num_classes": "evil.Mine"}, ["num_classes"], "load"),
     "tokenizer of a prior": ("codes", "priors/codes", {"tokenizer": "evil.Mine"}, ["tokenizer"], "load"),
     "sizes of a tokenizer": ("codes", "priors/codes", {"tokenizer": {"digest": 1}}, ["tokenizer.json"], "load"),
+    "texts of no length": ("text", "priors/codes", {"tokenizer/text_length": None}, ["text_length"], "load"),
+    "no words": ("text", "priors/codes", {"~tokenizer/num_words": 0}, ["num_words"], "load"),
+    "words without end": ("text", "priors/codes", {"tokenizer/num_words": 2**40}, ["num_words"], "load"),
+    "a name for words": ("text", "priors/codes", {"tokenizer/num_words": "x"}, ["num_words"], "load"),
+    "labels without end": ("codes", "priors/codes", {"num_classes": 2**40}, ["num_classes"], "load"),
     "weights of a prior": ("codes", "priors/codes", {"trained_on": BAD}, ["another codebook"], "load"),
     "prior to go on with": ("codes", "priors/codes", {"prior": BAD}, ["evil.Mine", "prior.class_path"], "train-prior"),
     "first, to go on with": ("first", "first", {"model": BAD}, ["evil.Mine", "model.class_path"], "resume-first"),
@@ -408,6 +436,8 @@ PARTS = {  # the run, the part's directory, entries of its config.yaml, what mus
 @pytest.mark.parametrize("name", PARTS)
 def test_a_part(name, place, capsys):
     base, folder, entries, words, door = PARTS[name]
+    if base == "text":
+        base, entries = "codes", {"tokenizer": _vocabulary(place.run("codes")), **entries}
     run = place.run(base)
     changed(run / folder / "config.yaml", place.filled(entries))
     if door == "load":
@@ -430,21 +460,32 @@ RANKERS = {
     "class": ({"ranker": BAD}, ["evil.Mine", "ranker.class_path"]),
     "fit": ({"ranker": {}, "fit/kl_weight": "évil.Mine"}, ["vil.Mine", "fit.kl_weight"]),
     "model": ({"ranker": {}, "model": BAD}, ["section", "model"]),
+    "no words": ({"~tokenizer/num_words": 0}, ["num_words"]),
+    "words": ({"tokenizer/num_words": "x"}, ["num_words"]),
+    "words without end": ({"tokenizer/num_words": 2**40}, ["num_words"]),
+    "facts": ({"tokenizer": [1]}, ["tokenizer"]),
+    "size": ({"ranker": {"dim": -1}}, ["ranker"]),
+    "size without end": ({"ranker": {"num_layers": 2**40}}, ["ranker.num_layers"]),
 }
 
 
-@pytest.mark.parametrize("name", RANKERS)
-def test_a_ranker(name, place):
+def _vocabulary(run):
+    """Put a tokenizer into a run; what it says of it."""
     from pyro_vae.data import Tokenizer
     from pyro_vae.runs.codes import saved
 
     pytest.importorskip("tokenizers")
+    tokenizer = Tokenizer.train(["a red cat", "a blue dog"], vocabulary_size=260)
+    return saved(run / "priors" / "tokenizer.json", tokenizer)
+
+
+@pytest.mark.parametrize("name", RANKERS)
+def test_a_ranker(name, place):
     entries, words = RANKERS[name]
     run = place.run()
-    tokenizer = Tokenizer.train(["a red cat", "a blue dog"], vocabulary_size=260)
     (run / "ranker").mkdir()
     (run / "ranker" / "summary.json").write_text("{}")
-    facts = saved(run / "priors" / "tokenizer.json", tokenizer)
+    facts = _vocabulary(run)
     (run / "ranker" / "config.yaml").write_text(yaml.safe_dump({"version": "0", "tokenizer": facts, "ranker": {}}))
     changed(run / "ranker" / "config.yaml", entries)
     with pytest.raises(InputError) as caught:
@@ -453,6 +494,11 @@ def test_a_ranker(name, place):
 
 
 # ---------------------------------------------------------------------------- other files
+def untrained(run):
+    weights = load_file(run / "model.safetensors")
+    save_file(weights, run / "model.safetensors", {"trained": "no"})
+
+
 class Bad:
     """An object that, unpickled, makes the marker."""
 
@@ -500,6 +546,16 @@ def _text(text):
     return lambda path, place: path.write_text(place.filled(text))
 
 
+def _speech_cache(x):
+    def make(path, place):
+        script = [list(dataclasses.asdict(said).values()) for said in speech.takes()]
+        recipe = json.dumps([speech.PEAK, 8000, 8192, speech.SPEAKERS, speech.WORDS, script])
+        path.parent.mkdir(parents=True)
+        np.savez(path, x=x, recipe=np.array(recipe))
+
+    return {"data/name": "speech", "data/root": "RUN/sets", "data/binarization": "none"}, make
+
+
 FILES = {  # the file, how it is made, entries of config.yaml, the command, what must be said
     "weights, pickled": ("model.safetensors", _pickled, {}, "evaluate", ["model.safetensors", "damaged"]),
     "weights, of torch.save": ("model.safetensors", _checkpoint, {}, "sample --num 2", None),
@@ -539,6 +595,24 @@ FILES = {  # the file, how it is made, entries of config.yaml, the command, what
     ),
     "summary of texts": ("summary.json", _text('{"seconds": "x", "epochs": {"<b>": []}}'), {}, "report", ["summary"]),
     "summary of lists": ("summary.json", _text("[]"), {}, "report", ["summary.json"]),
+    **{
+        f"recordings of {x.dtype}": ("sets/speech/speech-8000hz-8192.npz", make, entries, "evaluate", ["damaged"])
+        for x in (np.zeros((3, 8192), np.int16), np.array(["a"] * 2400))
+        for entries, make in [_speech_cache(x)]
+    },
+    "a user's home": ("x", _text(""), {"data/name": "~nouser/x"}, "evaluate", ["~nouser", "no such user"]),
+    "a root at home": ("x", _text(""), {"data/root": "~nouser/x"}, "evaluate", ["~nouser", "no such user"]),
+    "pixels": ("x", _text(""), {"data/image_size": 2**63}, "evaluate", ["image_size", "2,147,483,647"]),
+    "many pixels": (
+        "x",
+        _text(""),
+        {"data/image_size": 2**30, "data/binarization": "none"},
+        "evaluate",
+        ["image_size"],
+    ),
+    "no betas": ("x", _text(""), {"fit/optimizer_options": {"betas": []}}, "resume --fit.epochs 2", ["betas"]),
+    "no truth": ("x", _text(""), {"fit/optimizer_options": {"amsgrad": "x"}}, "resume --fit.epochs 2", ["amsgrad"]),
+    "a device": ("x", _text(""), {"fit/device": "tpu"}, "resume --fit.epochs 2", ["device 'tpu'"]),
     "tokenizer": ("priors/tokenizer.json", _tokenizer, {}, "evaluate", ["tokenizer.json", "usable"]),
     "tokenizer, pickled": ("priors/tokenizer.json", _pickled, {}, "evaluate", ["tokenizer.json", "usable"]),
 }
@@ -554,7 +628,14 @@ def test_a_file(name, place, capsys, monkeypatch):
     if (run / file).is_file():
         (run / file).unlink()
     make(run / file, place)
-    changed(run / "config.yaml", {k: v.replace("RUN", str(run)) for k, v in entries.items()})
+    if command.startswith("resume") and "fit" in "".join(entries):  # as it was begun
+        shutil.rmtree(run / "checkpoints")
+        for path in ("metrics.jsonl", "summary.json"):
+            (run / path).unlink()
+        untrained(run)
+    changed(
+        run / "config.yaml", {k: v.replace("RUN", str(run)) if isinstance(v, str) else v for k, v in entries.items()}
+    )
     command, *options = command.split()
     paths = [run, place.trained / "vae", "--out", place.root] if command == "compare" else [run]
     options = options or (QUIET if command in ("evaluate", "report", "compare") else ())
