@@ -279,7 +279,8 @@ MOST = 2**31 - 1  # of what is counted: torch takes no more than a few times tha
 
 def _check_positive(argument: str, value: int | None) -> None:
     if value is not None and (type(value) is not int or not 1 <= value <= MOST):
-        raise InputError(f"{argument} must be a positive integer, at most {MOST:,}, got {value!r}")
+        most = f"; {MOST:,} is the most" if isinstance(value, int) and value > MOST else ""
+        raise InputError(f"{argument} must be a positive integer, got {value!r}{most}")
 
 
 def _check_root(root: str | Path | None) -> Path | None:
