@@ -125,6 +125,29 @@ class PeakMemory(TorchDispatchMode):
         self.live -= size
 
 
+class LimitedMemory(PeakMemory):
+    """Ends a computation whose tensors become too large, or too many, before what is written into them takes memory.
+
+    Args:
+        most_bytes, most_tensors: alive at once.
+        told: what the error says.
+
+    Raises:
+        InputError: inside the block.
+    """
+
+    def __init__(self, most_bytes: int, most_tensors: int, told: str) -> None:
+        super().__init__()
+        self.most_bytes, self.most_tensors, self.told = most_bytes, most_tensors, told
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and look at what there is now."""
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.live > self.most_bytes or len(self._known) > self.most_tensors:
+            raise InputError(self.told)
+        return result
+
+
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Largest number of bytes that the tensors of a computation take at once, which run it once.
 

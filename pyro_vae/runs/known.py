@@ -6,7 +6,9 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -21,11 +23,14 @@ import pyro_vae.priors
 import pyro_vae.training
 from pyro_vae.errors import InputError
 from pyro_vae.objectives import Objective
+from pyro_vae.runtime import LimitedMemory
 from pyro_vae.training import Schedule
 
 FREE = ("data",)  # top-level sections whose strings are no classes: their arguments are texts, numbers and paths
 CLASSES = ("model", "guide", "pair", "objective", "prior")  # sections that are a class each
 BUILT = (*CLASSES, "ranker", "first")  # sections by which modules are built
+SPARE = 1 << 30  # bytes of tensors that are built and not saved
+FEWEST_BYTES = 32  # of a tensor in a file, its name and shape
 LARGEST, LONGEST = 10**6, 1000  # of a size there, and of a list
 _HOUSES = (
     *(pyro_vae.models, pyro_vae.guides, pyro_vae.likelihoods, pyro_vae.priors, pyro_vae.objectives, pyro_vae.training),
@@ -115,6 +120,26 @@ def _check_sizes(value: Any, at: str) -> None:
             f"{at} is {told}, where {most:,} is the most. If you trust it, say so: trust=True in Python, --trust on "
             "the command line"
         )
+
+
+def built_within(weights: Path, trust: bool) -> AbstractContextManager[Any]:
+    """A block in which a configuration that is not trusted builds nothing that is much larger than its weights' file.
+
+    Args:
+        weights: the file.
+        trust: whether it is trusted.
+
+    Raises:
+        InputError: inside the block.
+    """
+    if trust or not weights.is_file():
+        return nullcontext()
+    size = weights.stat().st_size
+    told = (
+        f"{weights.parent}: what its configuration describes is far larger than {weights.name}, so it is not theirs. "
+        "If you trust it, say so: trust=True in Python, --trust on the command line"
+    )
+    return LimitedMemory(SPARE + 16 * size, 1000 + size // FEWEST_BYTES, told)
 
 
 def check_known_classes(parsed: Any, source: str) -> None:

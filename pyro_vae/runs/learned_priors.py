@@ -19,7 +19,7 @@ from pyro_vae.priors import Prior
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
 from pyro_vae.runs.config import NOT_CONFIGURED, check_sections, instantiate, parse_sections
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
-from pyro_vae.runs.known import LARGEST
+from pyro_vae.runs.known import LARGEST, built_within
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
 from pyro_vae.training.batches import derived_seed
@@ -175,7 +175,8 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
         )
     if head["tokenizer"] is not None:
         check_tokenizer(folder.parent / TOKENIZER, head["tokenizer"], folder)
-    prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
+    with built_within(folder / WEIGHTS, trust):
+        prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
     load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide())
     priors[site] = prior.eval()
     return site

@@ -33,7 +33,7 @@ from pyro_vae.runs.config import (
     write_config,
 )
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
-from pyro_vae.runs.known import foreign_names
+from pyro_vae.runs.known import built_within, foreign_names
 from pyro_vae.runs.learned_priors import PRIORS, prior_folders, put_learned_priors
 from pyro_vae.runtime import check_seed
 from pyro_vae.training import FitResult, fit
@@ -235,7 +235,8 @@ class Run:
             check_directory(self.path, resume=True)
             if is_first_process(self.config):
                 remove_leftovers(self.path / name for name in (CONFIG, SUMMARY))
-            parts = build(self.config, self.data_shape, data.train.mean())
+            with built_within(self.path / WEIGHTS, self.trust):
+                parts = build(self.config, self.data_shape, data.train.mean())
             check_apart(self.path, parts.model, parts.guide)
             described = told_apart(self.config, data_shape=list(self.data_shape))
             if resume:

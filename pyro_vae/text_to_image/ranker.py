@@ -27,6 +27,7 @@ from pyro_vae.runs.config import (
     write_config,
 )
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
+from pyro_vae.runs.known import built_within
 from pyro_vae.runs.learned_priors import PRIORS
 from pyro_vae.runs.run import Run
 from pyro_vae.runtime import private_seed
@@ -130,7 +131,8 @@ def load_ranker(run: Run) -> ContrastiveScorer | None:
     if not (folder / SUMMARY).is_file():
         return None
     facts, config = _read(folder, run.path / PRIORS / TOKENIZER)
-    model = _build(run, config, facts)
+    with built_within(folder / WEIGHTS, run.trust):
+        model = _build(run, config, facts)
     load_weights(folder / WEIGHTS, model, EmptyGuide())
     return ContrastiveScorer(model.eval(), run.tokenizer())
 

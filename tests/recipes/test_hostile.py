@@ -426,6 +426,8 @@ PARTS = {  # the run, the part's directory, entries of its config.yaml, what mus
     "words without end": ("text", "priors/codes", {"tokenizer/num_words": 2**40}, ["num_words"], "load"),
     "a name for words": ("text", "priors/codes", {"tokenizer/num_words": "x"}, ["num_words"], "load"),
     "labels without end": ("codes", "priors/codes", {"num_classes": 2**40}, ["num_classes"], "load"),
+    "a large prior": ("codes", "priors/codes", {"prior/init_args/channels": 4096}, ["far larger"], "load"),
+    "a deep prior": ("codes", "priors/codes", {"prior/init_args/num_layers": 10**6}, ["far larger"], "load"),
     "weights of a prior": ("codes", "priors/codes", {"trained_on": BAD}, ["another codebook"], "load"),
     "prior to go on with": ("codes", "priors/codes", {"prior": BAD}, ["evil.Mine", "prior.class_path"], "train-prior"),
     "first, to go on with": ("first", "first", {"model": BAD}, ["evil.Mine", "model.class_path"], "resume-first"),
@@ -465,6 +467,7 @@ RANKERS = {
     "words without end": ({"tokenizer/num_words": 2**40}, ["num_words"]),
     "facts": ({"tokenizer": [1]}, ["tokenizer"]),
     "size": ({"ranker": {"dim": -1}}, ["ranker"]),
+    "large": ({"ranker": {"num_layers": 10**5}}, ["far larger"]),
     "size without end": ({"ranker": {"num_layers": 2**40}}, ["ranker.num_layers"]),
 }
 
@@ -485,6 +488,7 @@ def test_a_ranker(name, place):
     run = place.run()
     (run / "ranker").mkdir()
     (run / "ranker" / "summary.json").write_text("{}")
+    shutil.copy(run / "model.safetensors", run / "ranker")
     facts = _vocabulary(run)
     (run / "ranker" / "config.yaml").write_text(yaml.safe_dump({"version": "0", "tokenizer": facts, "ranker": {}}))
     changed(run / "ranker" / "config.yaml", entries)
@@ -702,6 +706,13 @@ def test_a_checkpoint(name, place, capsys, caplog):
     said = refused(capsys, "resume", run, "--fit.epochs", "2")
     assert all(word in said for word in words), said
     assert "those that were saved" not in caplog.text, "its tensors were read"
+
+
+@pytest.mark.parametrize("sizes", [[20_000, 20_000], [1] * 600])
+def test_what_is_resumed_is_as_large_as_its_weights(sizes, place, capsys):
+    run = place.run()
+    changed(run / "config.yaml", {"model/init_args/hidden_dims": sizes, "guide/init_args/hidden_dims": sizes})
+    assert "far larger than model.safetensors" in refused(capsys, "resume", run)
 
 
 def test_a_checkpoint_that_is_packed(place, capsys, caplog):
