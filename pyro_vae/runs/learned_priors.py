@@ -163,10 +163,6 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
     priors, site = code_priors(model), folder.name
     if site not in priors:
         raise unknown(f"code site in {folder.parent}", site, priors)
-    classes = head["num_classes"]
-    counted = classes is None or (type(classes) is int and 1 <= classes <= LARGEST)
-    if not counted or not isinstance(head["tokenizer"], Mapping | None):
-        raise CorruptFileError(f"{folder / CONFIG}: num_classes or tokenizer is damaged")
     if head["trained_on"] != trained:
         raise InputError(
             f"the prior in {folder} was trained on another codebook: on the codes of weights "
@@ -196,4 +192,8 @@ def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namesp
         head["tokenizer"] = raw.pop("tokenizer", None)
     except KeyError as error:
         raise CorruptFileError(f"{file} lacks {error}") from error
+    classes = head["num_classes"]
+    counted = classes is None or (type(classes) is int and 1 <= classes <= LARGEST)
+    if not counted or not isinstance(head["tokenizer"], Mapping | None):
+        raise CorruptFileError(f"{file}: num_classes or tokenizer is damaged")
     return head, parse_prior_config(raw, str(file), trust=trust)
