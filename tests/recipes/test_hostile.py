@@ -386,8 +386,10 @@ TEXTS = {  # what is written at the end of config.yaml, and what must be said
     "set": ("seed: !!set {evil.Mine}\n", ["config.yaml"]),
     "date": ("seed: 2001-01-01\n", ["config.yaml"]),
     "month 13": ("seed: 2001-13-01\n", ["config.yaml"]),
-    "megabytes": ("# " + "x" * 2**18 + "\n", ["config.yaml", "characters"]),
-    "number by sixties": ("version: 1" + ":1" * 200_000 + "\n", ["config.yaml", "characters"]),
+    "megabytes": ("# " + "x" * 2**20 + "\n", ["config.yaml", "characters"]),
+    "number by sixties": ("version: 1" + ":1" * 200_000 + "\n", ["config.yaml", "400,001 digits"]),
+    "fraction by sixties": ("version: 1" + ":1" * 200_000 + ".5\n", ["config.yaml", "digits"]),
+    "text by sixties": ('seed: "1' + ":1" * 200_000 + '"\n', ["config.yaml", "400,001 characters"]),
     "omap": ("model: !!omap [class_path: evil.Mine]\n", ["evil.Mine"]),
 }
 
