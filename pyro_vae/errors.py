@@ -55,6 +55,17 @@ def positive(name: str, value: int) -> int:
     return value
 
 
+def below_one(name: str, value: float) -> float:
+    """The value, if it is a number from 0 to below 1.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InputError(f"{name} must be a number from 0 to below 1, got {value!r}")
+    return value
+
+
 def columns(rows: dict[str, str]) -> str:
     """Names and texts, a line each, the texts below one another."""
     width = max(map(len, rows))

@@ -17,7 +17,10 @@ from safetensors import SafetensorError
 from pyro_vae.errors import CorruptFileError, InputError
 
 DEEPEST, LARGEST = 40, 100_000  # nesting and entries of a configuration
+MOST_CHARACTERS, MOST_DIGITS = 1 << 20, 1000  # of its text, and of a number there
+LONGEST_TEXT = 10_000  # characters of an entry
 LARGEST_NUMBER = 2**64  # of whole ones; a seed is below it
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 TEMPORARY = ".pyro_vae-"  # how the names of temporary files begin
 
 
@@ -143,19 +146,43 @@ def _acquired(handle: int) -> bool:
     return True
 
 
+def user_path(name: str | Path) -> Path:
+    """A path as it was given; ``~`` is a home directory.
+
+    Raises:
+        InputError: if there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{name}: there is no such user; write ./{name} if it is a file's name") from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A file that holds a YAML mapping.
 
     Raises:
         InputError: if it cannot be read.
-        CorruptFileError: if it is not one.
+        CorruptFileError: if it is not one, or is too long for one.
     """
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        with path.open(encoding="utf-8") as file:
+            return parse_yaml(file.read(MOST_CHARACTERS + 1), str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CorruptFileError(f"{path} is not a text file: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without long numbers: one by sixties, 1:1:1:…, takes it time with the square of its length."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        """The text of a node, of which a number is made."""
+        text = super().construct_scalar(node)
+        if node.tag in NUMBERS and len(text) > MOST_DIGITS:
+            raise yaml.YAMLError(f"a number of {len(text):,} digits")
+        return text
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
@@ -165,8 +192,10 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         CorruptFileError: names the source if it is not one, or one that :func:`check_shape`
             refuses, so that whatever is made of it ends.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise CorruptFileError(f"{source} is longer than {MOST_CHARACTERS:,} characters, which no configuration is")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)  # a safe one
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date with a 13th month
         told = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise CorruptFileError(f"{source} is not valid YAML: {told}") from error
@@ -198,7 +227,14 @@ def check_shape(config: Any, source: str) -> None:
             waiting.extend((each, depth + 1) for each in value.values())
         elif isinstance(value, list | tuple):
             waiting.extend((each, depth + 1) for each in value)
-        elif not isinstance(value, str | int | float | bool | None):
+        elif isinstance(value, str):
+            if len(value) > LONGEST_TEXT:
+                raise CorruptFileError(
+                    f"{source} holds a text of {len(value):,} characters; {LONGEST_TEXT:,} are the most"
+                )
+        elif not isinstance(value, int | float | bool | None):
             raise CorruptFileError(f"{source}: {str(value)[:80]!r} is neither text, number, list nor mapping")
+        elif value != value:
+            raise CorruptFileError(f"{source} holds .nan, which is no number to set anything to")
         elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
             raise CorruptFileError(f"{source} holds a whole number of {value.bit_length()} bits; 64 are the most")

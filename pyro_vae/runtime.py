@@ -125,6 +125,29 @@ class PeakMemory(TorchDispatchMode):
         self.live -= size
 
 
+class LimitedMemory(PeakMemory):
+    """Ends a computation whose tensors become too large, or too many, before what is written into them takes memory.
+
+    Args:
+        most_bytes, most_tensors: alive at once.
+        told: what the error says.
+
+    Raises:
+        InputError: inside the block.
+    """
+
+    def __init__(self, most_bytes: int, most_tensors: int, told: str) -> None:
+        super().__init__()
+        self.most_bytes, self.most_tensors, self.told = most_bytes, most_tensors, told
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and look at what there is now."""
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.live > self.most_bytes or len(self._known) > self.most_tensors:
+            raise InputError(self.told)
+        return result
+
+
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Largest number of bytes that the tensors of a computation take at once, which run it once.
 
@@ -181,17 +204,22 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+COPIES = 3  # of data in memory, at some moment
+
+
 def check_room(label: object, nbytes: int, remedy: str = "give fewer data") -> None:
-    """Refuse data that no memory of this machine could hold, however small the file that they come from.
+    """Refuse data that this machine's memory could not hold, however small the file that they come from.
+
+    They take three times their size while they are read, split and made numbers that are computed with.
 
     Args:
         label: the file, and what of it.
-        nbytes: what it would take.
+        nbytes: of the data.
         remedy: for people.
 
     Raises:
         InputError: naming the file.
     """
-    if nbytes > memory_bytes():
-        told = f"{nbytes / 2**30:,.1f} GiB, but this machine has {memory_bytes() / 2**30:,.1f}"
+    if COPIES * nbytes > memory_bytes():
+        told = f"{COPIES} times {nbytes / 2**30:,.1f} GiB, but this machine has {memory_bytes() / 2**30:,.1f}"
         raise InputError(f"{label}: would take {told}; {remedy}")

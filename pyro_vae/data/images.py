@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from pyro_vae.data.split import PARTS, random_order
 from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.files import user_path
+from pyro_vae.runtime import check_room
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is tried: some run programs
@@ -83,7 +86,7 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
         (N, C, size, size) of the same dtype; x itself if it has this size already.
 
     Raises:
-        InputError: if x are no images, or binary.
+        InputError: if x are no images, or binary, or would not fit the memory.
     """
     if x.dim() != 4:
         raise InputError(f"{name}: image_size is for images, but one x has shape {tuple(x.shape[1:])}; leave it out")
@@ -95,6 +98,7 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     x = x[..., top : top + side, left : left + side]
+    check_room(f"{name}: image_size={size}", math.prod(x.shape[:2]) * size**2 * x.element_size(), "give a smaller one")
     result = x.new_empty(*x.shape[:2], size, size)
     step = max(1, CHUNK_ELEMENTS // x[0].numel())
     for source, target in zip(x.split(step), result.split(step), strict=True):
@@ -160,7 +164,7 @@ def data_folders(root: Path | None) -> list[Path]:
     """Return the folders to search, in order: root, $PYRO_VAE_DATA, ~/.cache/pyro_vae."""
     folders = [] if root is None else [root]
     if os.environ.get(VARIABLE):
-        folders.append(Path(os.environ[VARIABLE]).expanduser())
+        folders.append(user_path(os.environ[VARIABLE]))
     return [*folders, cache_folder()]
 
 

@@ -23,6 +23,7 @@ from pyro_vae.data.sources.speech import load_speech
 from pyro_vae.data.sources.torchvision_sets import load_celeba, load_cifar10, load_omniglot, load_svhn
 from pyro_vae.data.split import PARTS, Parts, Split
 from pyro_vae.errors import InputError, unknown
+from pyro_vae.files import user_path
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _sound_loader(
     """The loader ``(sample_rate, length, encoding)`` of data that are sound, else None."""
     if name == "speech":
         return partial(load_speech, root)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name not in dataset_names() and path.is_dir() and kind_of(path) is SOUNDS:
         return partial(load_sound_folder, path, limit=limit)
     return None
@@ -261,7 +262,7 @@ def _load_images(
         return load_emoji(root, image_size, objects, scenes)
     if name == "emoji-names":
         return load_emoji_names(root, image_size)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return load_folder(path, image_size, limit)
     if path.is_file():
@@ -273,15 +274,19 @@ def _load_images(
     raise unknown("dataset", name, dataset_names())
 
 
+MOST = 2**31 - 1  # of what is counted: torch takes no more than a few times that
+
+
 def _check_positive(argument: str, value: int | None) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InputError(f"{argument} must be a positive integer, got {value!r}")
+    if value is not None and (type(value) is not int or not 1 <= value <= MOST):
+        most = f"; {MOST:,} is the most" if isinstance(value, int) and value > MOST else ""
+        raise InputError(f"{argument} must be a positive integer, got {value!r}{most}")
 
 
 def _check_root(root: str | Path | None) -> Path | None:
     if root is None:
         return None
-    path = Path(root).expanduser()
+    path = user_path(root)
     if not path.is_dir():
         raise InputError(f"root: no such folder: {path}")
     return path

@@ -128,6 +128,9 @@ SILENCE = 1e-4  # a peak below this (3 steps of 16 bits) is no sound to make lou
 SHORTEST = 16  # samples; fewer are no recording
 
 
+MOST_RATE = 2**31 - 1  # of a 16-bit WAV file, whose header says bytes a second in 32 bits
+
+
 @dataclass(frozen=True)
 class Sound:
     """How x of shape (1, length) is played.
@@ -149,8 +152,10 @@ class Sound:
 
     def __post_init__(self) -> None:
         """Check the rate and the encoding."""
-        if isinstance(self.sample_rate, bool) or not isinstance(self.sample_rate, int) or self.sample_rate < 1:
-            raise InputError(f"sample_rate must be a positive integer (Hz), got {self.sample_rate!r}")
+        if type(self.sample_rate) is not int or not 1 <= self.sample_rate <= MOST_RATE:
+            raise InputError(
+                f"sample_rate must be a positive integer (Hz), at most {MOST_RATE:,}, got {str(self.sample_rate)[:80]}"
+            )
         if self.encoding not in ENCODINGS:
             raise unknown("encoding", str(self.encoding), ENCODINGS)
 

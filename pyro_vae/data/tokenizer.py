@@ -84,6 +84,7 @@ class BytePairs:
 PAD, PAD_TOKEN = 0, "<pad>"
 FEWEST = 257  # tokens: all bytes, and the padding
 FORMAT = "pyro_vae tokenizer 1"
+MOST_BYTES, MOST_TOKENS, LONGEST = 1 << 26, 1 << 20, 1 << 16  # of a file; of a vocabulary; of a text, in tokens
 
 
 class Tokenizer:
@@ -126,8 +127,10 @@ class Tokenizer:
             raise InputError(
                 f"vocabulary_size must be at least {FEWEST} (256 bytes and the padding), got {vocabulary_size}"
             )
-        if text_length is not None and text_length < 1:
-            raise InputError(f"text_length must be a positive integer, got {text_length}")
+        if vocabulary_size > MOST_TOKENS:
+            raise InputError(f"vocabulary_size must be at most {MOST_TOKENS:,}, got {vocabulary_size}")
+        if text_length is not None and not 1 <= text_length <= LONGEST:
+            raise InputError(f"text_length must be an integer from 1 to {LONGEST:,}, got {text_length}")
         if not captions:
             raise InputError("there are no captions to learn a vocabulary from")
         _check_not_empty(captions)
@@ -135,7 +138,7 @@ class Tokenizer:
         texts = {normalized(caption) for caption in captions}
         if text_length is None:
             longest = max(len(encoding.ids) for encoding in library.encode_batch(list(texts)))
-            text_length = 2 * longest
+            text_length = min(2 * longest, LONGEST)
         tokenizer = cls(library, text_length, "".join(sorted(set("".join(texts)))))
         tokenizer.encode(list(texts))
         return tokenizer
@@ -220,22 +223,26 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read a file that :meth:`save` wrote. No code is run.
+        """Read a file that :meth:`save` wrote. No code is run; of the library's settings only vocabulary and merges are
+        taken, as others can make it abort the process.
 
         Raises:
             InputError: if there is none, or without the library ``tokenizers``.
             CorruptFileError: if it is damaged, or of another format.
         """
-        library = _library()
+        _library()
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file; it is written when a model of captions is trained")
         try:
+            if Path(path).stat().st_size > MOST_BYTES:
+                raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
             body = json.loads(Path(path).read_text(encoding="utf-8"))
             if body["format"] != FORMAT:
-                raise ValueError(f"format '{body['format']}'")
-            return cls(
-                library.Tokenizer.from_str(json.dumps(body["tokenizer"])), int(body["text_length"]), body["characters"]
-            )
+                raise ValueError(f"format '{str(body['format'])[:80]}'")
+            length, characters = body["text_length"], body["characters"]
+            if type(length) is not int or not 1 <= length <= LONGEST or not isinstance(characters, str):
+                raise ValueError(f"text_length must be an integer from 1 to {LONGEST:,}, and characters a text")
+            return cls(_from_model(body["tokenizer"]["model"]), length, characters)
         except Exception as error:  # the library's errors have no class of their own
             raise CorruptFileError(f"{path}: no usable tokenizer ({error})") from error
 
@@ -274,11 +281,41 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _learn(captions: Sequence[str], vocabulary_size: int) -> Library:
+def _empty(**model: Any) -> Library:
+    """A tokenizer of the library, of words of bytes."""
     library = _library()
-    tokenizer = library.Tokenizer(library.models.BPE())
+    tokenizer = library.Tokenizer(library.models.BPE(**model))
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = library.decoders.ByteLevel()
+    return tokenizer
+
+
+def _from_model(model: Any) -> Library:
+    """A tokenizer of a vocabulary and merges that come from a file.
+
+    Raises:
+        ValueError: if they are not such as are learned.
+    """
+    vocab, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
+    if not isinstance(vocab, dict) or not isinstance(merges, list) or not FEWEST <= len(vocab) <= MOST_TOKENS:
+        raise ValueError(f"a vocabulary has {FEWEST} to {MOST_TOKENS:,} tokens, and a list of merges")
+    numbers = vocab.values()
+    if not all(type(number) is int for number in numbers) or sorted(numbers) != list(range(len(vocab))):
+        raise ValueError(f"the tokens' numbers must be 0 to {len(vocab) - 1}, each once")
+    if vocab.get(PAD_TOKEN) != PAD or not vocab.keys() >= set(_library().pre_tokenizers.ByteLevel.alphabet()):
+        raise ValueError(f"token {PAD} must be {PAD_TOKEN}, and every byte a token")
+    for pair in merges:
+        if not isinstance(pair, list) or [type(each) for each in pair] != [str, str]:
+            raise ValueError("a merge is of two texts")
+        if not vocab.keys() >= {*pair, "".join(pair)}:
+            raise ValueError("a merge is of two tokens, and makes one")
+    tokenizer = _empty(vocab=vocab, merges=[tuple(pair) for pair in merges])
+    tokenizer.add_special_tokens([PAD_TOKEN])
+    return tokenizer
+
+
+def _learn(captions: Sequence[str], vocabulary_size: int) -> Library:
+    library, tokenizer = _library(), _empty()
     trainer = library.trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         special_tokens=[PAD_TOKEN],

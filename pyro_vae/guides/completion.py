@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.distributions import diagonal_normal
+from pyro_vae.errors import below_one
 from pyro_vae.models.completion import CompletionVAE, visible
 from pyro_vae.networks import make_encoder
 
@@ -39,7 +40,7 @@ class CompletionGuide(PyroModule):
     ) -> None:
         super().__init__()
         self.context = model.context
-        self.rank, self.min_scale = len(model.data_shape), min_scale
+        self.rank, self.min_scale = len(model.data_shape), below_one("min_scale", min_scale)
         channels, *rest = model.data_shape
         self.encoder = make_encoder(encoder, (2 * channels, *rest), hidden_dims, 2 * model.latent_dim, activation)
 

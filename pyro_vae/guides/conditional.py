@@ -9,6 +9,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.distributions import diagonal_normal
+from pyro_vae.errors import below_one
 from pyro_vae.models.conditional import ConditionalVAE
 from pyro_vae.networks import ConditionalEncoder
 
@@ -39,7 +40,7 @@ class ConditionalGuide(PyroModule):
     ) -> None:
         super().__init__()
         self.condition, self.context = model.condition, model.context
-        self.min_scale = min_scale
+        self.min_scale = below_one("min_scale", min_scale)
         if isinstance(encoder, str):
             out_dim = 2 * model.latent_dim
             encoder = ConditionalEncoder(

@@ -12,6 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_vae.errors import below_one
 from pyro_vae.guides.base import data_and_latent_shapes
 from pyro_vae.networks import make_encoder
 
@@ -49,7 +50,7 @@ class GaussianGuide(PyroModule):
         super().__init__()
         data_shape, latents = data_and_latent_shapes(model, data_site)
         self.latent_shapes = latents
-        self.min_scale = min_scale
+        self.min_scale = below_one("min_scale", min_scale)
         self.shift = math.log(math.expm1(1.0 - min_scale))  # softplus(shift) = 1 - min_scale
         size = sum(math.prod(shape) for shape in latents.values())
         self.encoder = make_encoder(encoder, data_shape, hidden_dims, 2 * size, activation)

@@ -16,12 +16,14 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.pair import Pair, tried
 from pyro_vae.programs.parameters import module_parameters
 from pyro_vae.programs.traces import TracePair, log_prob, trace_pair
 
 logger = logging.getLogger(__name__)
+
+MOST_AXES = 32  # of a batch; torch's tensors have 64
 
 
 @dataclass
@@ -80,12 +82,14 @@ class Objective(pyro.infer.ELBO):
         max_plate_nesting: batch dimensions taken by the programs' own plates (1: the data plate at -1).
 
     Raises:
-        InputError: if num_particles is not a positive integer.
+        InputError: if num_particles or max_plate_nesting is not a positive integer.
     """
 
     def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
         if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
             raise InputError(f"num_particles must be a positive integer, got {num_particles!r}")
+        if positive("max_plate_nesting", max_plate_nesting) > MOST_AXES:
+            raise InputError(f"max_plate_nesting must be at most {MOST_AXES}, got {max_plate_nesting}")
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.plate_nesting = max_plate_nesting
         self.penalized = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Data, Split, Tokenizer
-from pyro_vae.errors import InputError
+from pyro_vae.data.tokenizer import LONGEST, MOST_TOKENS
+from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.programs.checks import check_data
 from pyro_vae.programs.context import X
@@ -224,8 +225,16 @@ def check_tokenizer(file: Path, facts: dict[str, Any], of: Path) -> None:
 
     Raises:
         InputError: if it is missing, or another.
+        CorruptFileError: if the facts are none.
     """
     if not file.is_file():
         raise InputError(f"{file} is missing, the tokenizer that {of} was trained with")
-    if digest(file) != facts["digest"]:
+    for name, most in (("text_length", LONGEST), ("num_words", MOST_TOKENS)):
+        size = facts.get(name) if isinstance(facts, Mapping) else None
+        if type(size) is not int or not 1 <= size <= most:
+            raise CorruptFileError(
+                f"{of}: the configuration's section 'tokenizer' should say {name}, an integer from 1 to {most:,}, but "
+                f"says {str(size)[:80]}"
+            )
+    if digest(file) != facts.get("digest"):
         raise InputError(f"{file} is another tokenizer than {of} was trained with: put that one back, or train anew")

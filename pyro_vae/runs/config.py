@@ -274,6 +274,9 @@ PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from
 }
 
 
+REFUSALS = (TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError)  # of a class that is given odd arguments
+
+
 @dataclass
 class Experiment:
     """What a configuration describes, built; plain functions and methods are wrapped."""
@@ -425,7 +428,7 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
     chosen = Namespace({part: config.get(part)})
     try:
         return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)
-    except (TypeError, ValueError) as error:
+    except REFUSALS as error:
         ours = next((e for e in _causes(error) if isinstance(e, InputError)), None)
         raise ours or InputError(f"{part}: {error}") from error
 

@@ -6,7 +6,9 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -21,10 +23,15 @@ import pyro_vae.priors
 import pyro_vae.training
 from pyro_vae.errors import InputError
 from pyro_vae.objectives import Objective
+from pyro_vae.runtime import LimitedMemory
 from pyro_vae.training import Schedule
 
 FREE = ("data",)  # top-level sections whose strings are no classes: their arguments are texts, numbers and paths
 CLASSES = ("model", "guide", "pair", "objective", "prior")  # sections that are a class each
+BUILT = (*CLASSES, "ranker", "first")  # sections by which modules are built
+SPARE = 1 << 30  # bytes of tensors that are built and not saved
+FEWEST_BYTES = 32  # of a tensor in a file, its name and shape
+LARGEST, LONGEST = 10**6, 1000  # of a size there, and of a list
 _HOUSES = (
     *(pyro_vae.models, pyro_vae.guides, pyro_vae.likelihoods, pyro_vae.priors, pyro_vae.objectives, pyro_vae.training),
     pyro_vae.networks,  # what a model is given its condition by
@@ -73,6 +80,8 @@ def check_known(config: Mapping[str, Any], source: str) -> None:
         values = config.get(section, {})
         if not isinstance(values, Mapping) or any(isinstance(v, Mapping | list | tuple) for v in values.values()):
             raise InputError(f"{source}: section '{section}' holds texts, numbers, true, false and null only")
+    for section in BUILT:
+        _check_sizes(config.get(section), f"{source}: {section}")
     foreign = foreign_names(config)
     if not foreign:
         return
@@ -88,6 +97,49 @@ def check_known(config: Mapping[str, Any], source: str) -> None:
         f"{source} names code outside pyro_vae ({', '.join(foreign)[:200]}{where}), which would be run. If you "
         "trust it, say so: trust=True in Python, --trust on the command line"
     )
+
+
+def _check_sizes(value: Any, at: str) -> None:
+    """Check that nothing is built that no machine has the memory and the time for.
+
+    Raises:
+        InputError: names the key.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if key not in ("fit", "seed"):  # of section first; they build nothing
+                _check_sizes(each, f"{at}.{key}")
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_sizes(each, at)
+    number = abs(value) if isinstance(value, int) else len(value) if isinstance(value, list | tuple) else 0
+    most = LARGEST if isinstance(value, int) else LONGEST
+    if number > most:
+        told = str(value) if isinstance(value, int) else f"{number:,} entries"
+        raise InputError(
+            f"{at} is {told}, where {most:,} is the most. If you trust it, say so: trust=True in Python, --trust on "
+            "the command line"
+        )
+
+
+def built_within(weights: Path, trust: bool) -> AbstractContextManager[Any]:
+    """A block in which a configuration that is not trusted builds nothing that is much larger than its weights' file.
+
+    Args:
+        weights: the file.
+        trust: whether it is trusted.
+
+    Raises:
+        InputError: inside the block.
+    """
+    if trust or not weights.is_file():
+        return nullcontext()
+    size = weights.stat().st_size
+    told = (
+        f"{weights.parent}: what its configuration describes is far larger than {weights.name}, so it is not theirs. "
+        "If you trust it, say so: trust=True in Python, --trust on the command line"
+    )
+    return LimitedMemory(SPARE + 16 * size, 1000 + size // FEWEST_BYTES, told)
 
 
 def check_known_classes(parsed: Any, source: str) -> None:

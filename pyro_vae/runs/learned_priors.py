@@ -19,6 +19,7 @@ from pyro_vae.priors import Prior
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
 from pyro_vae.runs.config import NOT_CONFIGURED, check_sections, instantiate, parse_sections, told_apart
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
+from pyro_vae.runs.known import LARGEST, built_within
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
 from pyro_vae.training.batches import derived_seed
@@ -162,8 +163,6 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
     priors, site = code_priors(model), folder.name
     if site not in priors:
         raise unknown(f"code site in {folder.parent}", site, priors)
-    if not isinstance(head["num_classes"], int | None) or not isinstance(head["tokenizer"], Mapping | None):
-        raise CorruptFileError(f"{folder / CONFIG}: num_classes or tokenizer is damaged")
     if head["trained_on"] != trained:
         raise InputError(
             f"the prior in {folder} was trained on another codebook: on the codes of weights "
@@ -172,7 +171,8 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
         )
     if head["tokenizer"] is not None:
         check_tokenizer(folder.parent / TOKENIZER, head["tokenizer"], folder)
-    prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
+    with built_within(folder / WEIGHTS, trust):
+        prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
     load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide())
     facts = {"trained_on": trained, "num_classes": head["num_classes"], "text": head["tokenizer"]}
     warn_if_trained_otherwise(folder / WEIGHTS, told_apart(config, **facts))
@@ -194,4 +194,8 @@ def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namesp
         head["tokenizer"] = raw.pop("tokenizer", None)
     except KeyError as error:
         raise CorruptFileError(f"{file} lacks {error}") from error
+    classes = head["num_classes"]
+    counted = classes is None or (type(classes) is int and 1 <= classes <= LARGEST)
+    if not counted or not isinstance(head["tokenizer"], Mapping | None):
+        raise CorruptFileError(f"{file}: num_classes or tokenizer is damaged")
     return head, parse_prior_config(raw, str(file), trust=trust)

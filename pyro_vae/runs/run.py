@@ -16,7 +16,7 @@ from torch import nn
 from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
 from pyro_vae.data.split import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers
+from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers, user_path
 from pyro_vae.programs.checks import check_data
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import TOKENIZER
@@ -33,7 +33,7 @@ from pyro_vae.runs.config import (
     write_config,
 )
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
-from pyro_vae.runs.known import foreign_names
+from pyro_vae.runs.known import built_within, foreign_names
 from pyro_vae.runs.learned_priors import PRIORS, prior_folders, put_learned_priors
 from pyro_vae.runtime import check_seed
 from pyro_vae.training import FitResult, fit
@@ -88,6 +88,7 @@ def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
 
 
 HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest")  # of config.yaml, beside the configuration
+MOST_AXIS = 2**31  # of a datum
 FIRST = "first"  # the run of the pair that is trained before the main one
 
 
@@ -117,7 +118,7 @@ class Run:
             raise InputError(f"{self.path} is not a run directory: it has no {CONFIG}")
         raw = read_yaml(file)
         try:
-            self.data_shape = tuple(int(n) for n in raw.pop("data_shape"))
+            self.data_shape = tuple(raw.pop("data_shape"))
             self.recipe = str(raw.pop("recipe"))
             sound = raw.pop("sound", None)
             self.sound = None if sound is None else Sound(**sound)
@@ -128,8 +129,8 @@ class Run:
             raise CorruptFileError(
                 f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes' or 'data_digest'"
             ) from error
-        if not self.data_shape or min(self.data_shape) < 1:
-            raise CorruptFileError(f"{file}: data_shape {list(self.data_shape)} is no shape of a datum")
+        if not self.data_shape or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in self.data_shape):
+            raise CorruptFileError(f"{file}: data_shape {str(list(self.data_shape))[:200]} is no shape of a datum")
         raw.pop("version", None)
         if trust and foreign_names(raw) and "" not in sys.path:
             sys.path.insert(0, "")  # classes beside the working directory, as for python -m
@@ -235,7 +236,8 @@ class Run:
             check_directory(self.path, resume=True)
             if is_first_process(self.config):
                 remove_leftovers(self.path / name for name in (CONFIG, SUMMARY))
-            parts = build(self.config, self.data_shape, data.train.mean())
+            with built_within(self.path / WEIGHTS, self.trust):
+                parts = build(self.config, self.data_shape, data.train.mean())
             check_apart(self.path, parts.model, parts.guide)
             described = told_apart(self.config, data_shape=list(self.data_shape))
             if resume:
@@ -279,8 +281,9 @@ class Run:
         """Check that what was begun is what is configured now; then write what has changed, and is harmless."""
         saved = load_checkpoint(self.path) or {}
         progress = saved.get("progress", {})
-        ended = progress.get("finished") == ALL_EPOCHS.format(progress.get("epoch"))
-        further = ended and self.config.fit.epochs > progress["epoch"]
+        epoch = progress.get("epoch")
+        ended = type(epoch) is int and progress.get("finished") == ALL_EPOCHS.format(epoch)
+        further = ended and self.config.fit.epochs > epoch
         if saved.get("experiment") is not None:  # older checkpoints have none
             begun = {name: value for name, value in saved["experiment"].items() if name.startswith(CONFIG)}
             check_same(begun, described, str(self.path / CHECKPOINT))
@@ -321,7 +324,8 @@ class Run:
     def stage_one(self) -> tuple[nn.Module, nn.Module]:
         """Model and guide with the saved weights, as they were before priors were learned."""
         try:
-            parts = build(self.config, self.data_shape)
+            with built_within(self.path / WEIGHTS, self.trust):
+                parts = build(self.config, self.data_shape)
         except InputError as error:
             raise InputError(f"{self.path / CONFIG}: {error}") from error
         check_apart(self.path, parts.model, parts.guide)
@@ -344,10 +348,10 @@ def _at_absolute_paths(config: Namespace) -> Namespace:
     """A configuration in which the paths of data are so that they are found from everywhere."""
     config = config.clone()
     name, root = config.data.name, config.data.root
-    if name not in dataset_names() and Path(name).expanduser().exists():
-        config.data.name = str(Path(name).expanduser().resolve())
+    if name not in dataset_names() and user_path(name).exists():
+        config.data.name = str(user_path(name).resolve())
     if root is not None:
-        config.data.root = str(Path(root).expanduser().resolve())
+        config.data.root = str(user_path(root).resolve())
     return config
 
 

@@ -18,6 +18,7 @@ from pyro_vae.models import ContrastiveModel
 from pyro_vae.runs.codes import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runs.config import (
     NOT_CONFIGURED,
+    REFUSALS,
     check_sections,
     instantiate,
     is_first_process,
@@ -26,6 +27,7 @@ from pyro_vae.runs.config import (
     write_config,
 )
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
+from pyro_vae.runs.known import built_within
 from pyro_vae.runs.learned_priors import PRIORS
 from pyro_vae.runs.run import Run
 from pyro_vae.runtime import private_seed
@@ -129,15 +131,21 @@ def load_ranker(run: Run) -> ContrastiveScorer | None:
     if not (folder / SUMMARY).is_file():
         return None
     facts, config = _read(folder, run.path / PRIORS / TOKENIZER)
-    model = _build(run, config, facts)
+    with built_within(folder / WEIGHTS, run.trust):
+        model = _build(run, config, facts)
     load_weights(folder / WEIGHTS, model, EmptyGuide())
     return ContrastiveScorer(model.eval(), run.tokenizer())
 
 
 def _build(run: Run, config: Namespace, facts: dict[str, Any]) -> ContrastiveModel:
     sizes = (run.data_shape, facts["num_words"], facts["text_length"])
-    with private_seed(derived_seed(config.seed, "weights")):
-        return ContrastiveModel(*sizes, **config.ranker.as_dict())
+    try:
+        with private_seed(derived_seed(config.seed, "weights")):
+            return ContrastiveModel(*sizes, **config.ranker.as_dict())
+    except InputError:
+        raise
+    except REFUSALS as error:
+        raise InputError(f"ranker: {error}") from error
 
 
 def _read(folder: Path, vocabulary: Path) -> tuple[dict[str, Any], Namespace]:

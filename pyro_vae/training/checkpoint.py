@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
+import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,13 @@ from pyro_vae.training.schedules import Schedule
 logger = logging.getLogger(__name__)
 
 MOST_TOLD = 3  # differences in a message
+TYPES = (  # of saved tensors
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
+MOST_ENTRIES = 1 << 20  # of a checkpoint
+MOST_SHARED = 1 << 26  # bytes of a checkpoint's tensors beyond twice the file's, if several have the same memory
+MOST_METRICS = 1 << 28  # bytes of a log
 
 
 def described(value: Any) -> str:
@@ -163,11 +173,11 @@ def warn_if_trained_otherwise(path: Path, now: Mapping[str, str]) -> None:
 
 def are_trained(path: Path) -> bool:
     """Whether a weights file is from training; False for the initial weights of a run, and for none."""
+    if not path.is_file():
+        return path.exists()
     try:
         with safetensors.safe_open(path, "pt") as file:
             return _about(file, path).get("trained", True) is not False
-    except FileNotFoundError:
-        return False
     except (safetensors.SafetensorError, OSError, CorruptFileError):  # damaged: they may have been
         return True
 
@@ -189,6 +199,9 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
         raise CorruptFileError(f"{path} is damaged or truncated and cannot be read as weights: {error}") from error
+    odd = next((name for name, value in saved.items() if value.dtype not in TYPES), None)
+    if odd is not None:
+        raise CorruptFileError(f"{path}: weight '{odd}' is of type {saved[odd].dtype}; no training saves such")
     if "digest" in about and about["digest"] != _digest(saved):
         raise CorruptFileError(f"{path} is damaged: its weights are not those that were saved, bits have changed")
     named = named_weights(model, guide)
@@ -313,16 +326,50 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError("it is no file")
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
+        raise ValueError("its parts are packed, or overlap")
     state = torch.load(path, map_location="cpu", weights_only=True)
     odd = isinstance(state, dict) and next(
         (k for k, kind in SCHEMA.items() if not isinstance(state.get(k), kind)), None
     )
     if not isinstance(state, dict) or odd or not _texts(state.get("experiment")):
         raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'no state'})")
+    _check_tensors(state, 2 * size + MOST_SHARED)
     digest = state.pop("digest", None)  # older ones have none
     if digest is not None and digest != state_digest(state):
         raise ValueError("its contents are not those that were saved, bits have changed")
     return state
+
+
+def _check_tensors(state: Any, most: int) -> None:
+    """Check that nested dicts and lists of tensors are no larger than their file lets expect, before they are read.
+
+    Args:
+        state: the outermost.
+        most: bytes of all tensors: several can share their memory, and one all of its numbers.
+
+    Raises:
+        ValueError: if they are, or a tensor is of an odd kind.
+    """
+    waiting, count, nbytes = [state], 0, 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in TYPES:
+                raise ValueError(f"it holds a tensor of {value.dtype}, {value.layout}, on {value.device}")
+            nbytes += math.prod(value.shape) * value.element_size()  # of Python's integers: they do not overflow
+        elif isinstance(value, Mapping):
+            waiting.extend(each for item in value.items() for each in item)
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+        if count > MOST_ENTRIES or nbytes > most:
+            raise ValueError("its tensors are larger than the file")
 
 
 def _texts(value: Any) -> bool:
@@ -364,11 +411,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The records of a run's metrics log; a last line cut off by a kill is left out.
 
     Raises:
-        CorruptFileError: if another line is not a JSON object.
+        CorruptFileError: if another line is not a JSON object of finite numbers, or it is no file, or huge.
     """
     path = run / METRICS
     if not path.exists():
         return []
+    if not path.is_file() or path.stat().st_size > MOST_METRICS:
+        raise CorruptFileError(
+            f"{path} should be a log of training, a file of at most {MOST_METRICS >> 20} MiB: remove it, and go on"
+        )
     text = path.read_text(errors="replace")
     lines = text.splitlines()
     records = []
@@ -377,9 +428,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
                 raise ValueError("a record has an integer 'epoch'")
-            odd = next((key for key, value in record.items() if not isinstance(value, int | float)), None)
+            odd = next((key for key, value in record.items() if not _finite(value)), None)
             if odd is not None:
-                raise ValueError(f"'{odd}' is no number")
+                raise ValueError(f"'{odd}' is no finite number")
             records.append(record)
         except (ValueError, RecursionError) as error:
             if number == len(lines) and not text.endswith("\n"):
@@ -389,6 +440,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}, is not a record of training: {told}. Remove the line, then go on"
             ) from error
     return records
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def rewrite_metrics(run: Path, records: list[dict[str, Any]]) -> None:

@@ -367,7 +367,7 @@ def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
             strategy="ddp" if num_devices > 1 else "auto",
             precision=precision,
         )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise InputError(
             f"cannot train with device '{device}', num_devices {num_devices}, precision '{precision}': {error}"
         ) from error

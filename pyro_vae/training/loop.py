@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Split
-from pyro_vae.errors import NonFiniteLossError
+from pyro_vae.errors import CorruptFileError, NonFiniteLossError
 from pyro_vae.files import remove_leftovers
 from pyro_vae.programs.context import X
 from pyro_vae.recording import Mode
@@ -110,7 +110,7 @@ class Trainer(TrainingState):
         seed: int,
         mode: Mode,
     ) -> None:
-        super().__init__(fabric, step, optimizer, programs, ema, run, experiment)
+        super().__init__(fabric, step, optimizer, programs, ema, run, experiment, len(batches))
         self.batches, self.seed = batches, seed
         gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step, prepare=batches.split.finish)
         self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
@@ -196,6 +196,11 @@ class Trainer(TrainingState):
         for i, row in enumerate(table.tolist()):  # one by one: the rounding must not depend on where a window ends
             part = self.batches.size(self.at.index - len(rows) + i) / self.batches.batch_size  # 1, the last may be less
             row = [part * term for term in row]
+            if self.at.sums and len(self.at.sums) != len(row):
+                raise CorruptFileError(
+                    f"checkpoint in {self.run}: progress has {len(self.at.sums)} sums, the objective {len(row)} terms: "
+                    "train again into a new directory"
+                )
             self.at.sums = [a + b for a, b in zip(self.at.sums, row, strict=True)] if self.at.sums else row
 
     def _finish_epoch(self, started: float) -> None:

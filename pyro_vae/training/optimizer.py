@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,12 @@ def make_optimizer(
             "neither the model nor the guide has a parameter to train: plain functions must refer to their "
             "modules by name, or use pyro.param"
         )
+    for option, argument in inspect.signature(_OPTIMIZERS[name]).parameters.items():
+        value = options.get(option)
+        if (isinstance(argument.default, bool) or option in ("foreach", "fused")) and not isinstance(
+            value, bool | None
+        ):
+            raise InputError(f"optimizer '{name}': {option} must be true or false, got {value!r}"[:300])
     extra: dict[str, Any] = {"fused": True} if name != "adamax" and "fused" not in options else {}
     lr: float | torch.Tensor = rate
     if mode != "off" and device.type == "cuda":
@@ -83,5 +90,5 @@ def make_optimizer(
     try:
         betas = {"betas": tuple(options["betas"])} if "betas" in options else {}
         return _OPTIMIZERS[name](parameters, lr=lr, **extra, **{**options, **betas})
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(f"optimizer '{name}' refuses its options {options} at rate {rate}: {error}") from error

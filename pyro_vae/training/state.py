@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pyro_vae.training.optimizer import checked_moments
 logger = logging.getLogger(__name__)
 
 ALL_EPOCHS = "all {} epochs"  # why training ended
+MOST = 2**53  # of epochs and steps
 MACHINE = ("pyro_vae", "torch", "device")  # of an experiment: may change while it is gone on with
 
 
@@ -53,6 +55,7 @@ class TrainingState:
         ema: moving average of the weights, or None.
         run: run directory, or None.
         experiment: what tells it from others (:mod:`pyro_vae.training.checkpoint`), and the machine.
+        num_batches: of an epoch.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class TrainingState:
         ema: WeightEMA | None,
         run: Path | None,
         experiment: dict[str, str],
+        num_batches: int,
     ) -> None:
+        self.num_batches = num_batches
         self.fabric, self.raw_step, self.ema, self.run = fabric, step, ema, run
         self.experiment = experiment
         self.model, self.guide = programs
@@ -164,7 +169,7 @@ class TrainingState:
         return {
             "experiment": self.experiment,
             "progress": vars(self.at),
-            "weights": dict(self._weights()),
+            "weights": {name: value.contiguous() for name, value in self._weights().items()},
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state() if self.ema is not None else None,
             "best_weights": self.best_weights,
@@ -214,7 +219,7 @@ class TrainingState:
             logger.warning("%s is of an older version: whether it is the same experiment is not known", source)
         else:
             self._check_experiment(begun, source)
-        at = _progress(state["progress"], source)
+        at = _progress(state["progress"], source, self.num_batches)
         if epochs < at.epoch:
             raise InputError(f"{source} is of epoch {at.epoch} already, and epochs is {epochs}: it cannot be fewer")
         if at.finished and not (at.finished == ALL_EPOCHS.format(at.epoch) and epochs > at.epoch):
@@ -241,7 +246,9 @@ class TrainingState:
         best = state["best_weights"]
         self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
         self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
-        self.raw_step.names = state["names"]
+        if not all(isinstance(name, str) for name in state["names"]):
+            raise TypeError("the names of terms are texts")
+        self.raw_step.names = list(state["names"])
         torch.set_rng_state(state["rng"]["cpu"])
         if state["rng"]["cuda"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"], device)
@@ -261,18 +268,37 @@ class TrainingState:
         check_same(told, now, source)
 
 
-def _progress(saved: dict[str, Any], source: str) -> Progress:
+def _progress(saved: dict[str, Any], source: str, num_batches: int) -> Progress:
     """Progress as it was saved.
 
+    Args:
+        saved: from a checkpoint.
+        source: what the checkpoint is called.
+        num_batches: of an epoch.
+
     Raises:
-        CorruptFileError: names what is not of its type.
+        CorruptFileError: names what is not of its type, or out of its range.
     """
     at = Progress(**saved)
-    for each in fields(Progress):
-        value, usual = getattr(at, each.name), getattr(Progress(), each.name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and value >= -1 if isinstance(usual, int | float) else isinstance(value, type(usual))):
-            raise CorruptFileError(
-                f"{source}: progress has {each.name} = {value!r}, where {usual!r} or the like is right"
-            )
+
+    def counts(value: Any, least: int = 0, most: float = math.inf) -> bool:
+        return type(value) is int and least <= value <= min(most, MOST)
+
+    def finite(value: Any) -> bool:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+    right = {
+        "epoch": counts(at.epoch),
+        "index": counts(at.index, most=num_batches - 1),
+        "step": counts(at.step),
+        "sums": isinstance(at.sums, list) and all(map(finite, at.sums)) and bool(at.sums) == bool(at.index),
+        "best": at.best == math.inf or finite(at.best),
+        "best_epoch": counts(at.best_epoch, -1),
+        "seconds": finite(at.seconds) and at.seconds >= 0,
+        "finished": isinstance(at.finished, str),
+    }
+    for name, is_right in right.items():
+        if not is_right:
+            told, usual = str(getattr(at, name)), getattr(Progress(), name)
+            raise CorruptFileError(f"{source}: progress has {name} = {told[:80]}, where {usual!r} or the like is right")
     return at

@@ -149,6 +149,53 @@ def test_saved_and_loaded(tokenizer, tmp_path):
             Tokenizer.load(path)
 
 
+SPOILED = {  # what of the library's own part of a file is replaced by what
+    "padding": ("padding", {"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_to_multiple_of": None}),
+    "expression": ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}),
+    "number": ("model/vocab/a", 10**9),
+    "number twice": ("model/vocab/a", 5),
+    "negative": ("model/vocab/a", -1),
+    "no number": ("model/vocab/a", True),
+    "no pad": ("model/vocab/<pad>", 10**4),
+    "vocabulary": ("model/vocab", {str(i): i for i in range(300)}),
+    "few": ("model/vocab", {"<pad>": 0}),
+    "merges": ("model/merges", [["a", "b", "c"]]),
+    "merge of others": ("model/merges", [["a", "zz"]]),
+    "merge of numbers": ("model/merges", [[1, 2]]),
+    "model": ("model", []),
+}
+TAKEN = ("padding", "expression")  # not looked at
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_of_a_file_only_vocabulary_and_merges_are_taken(what, tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    body = json.loads(path.read_text())
+    key, value = SPOILED[what]
+    *sections, last = key.split("/")
+    at = body["tokenizer"]
+    for section in sections:
+        at = at[section]
+    at[last] = value
+    path.write_text(json.dumps(body))
+    if what in TAKEN:
+        again = Tokenizer.load(path)
+        assert again.library.to_str() == tokenizer.library.to_str()
+        return
+    with pytest.raises(CorruptFileError, match=r"tokenizer.json: no usable tokenizer \((a |the |token 0)"):
+        Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("entry", [{"text_length": 2**40}, {"text_length": 1.5}, {"characters": ["a"]}])
+def test_sizes_in_a_file(entry, tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    with pytest.raises(CorruptFileError, match="text_length must be an integer from 1 to 65,536"):
+        Tokenizer.load(path)
+
+
 def test_without_the_library(monkeypatch, tmp_path):
     def refuse(name, *args, **kwargs):
         if name == "tokenizers":

@@ -19,6 +19,7 @@ from pyro_vae.models import VAE
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.training import Linear, fit
 from pyro_vae.training import loop as trainer_module
+from pyro_vae.training import state as state_module
 from pyro_vae.training.loop import Trainer
 
 EPOCHS = 5
@@ -334,3 +335,12 @@ def test_sigkill_on_the_command_line(tmp_path):
     files = [tmp_path / n / "model.safetensors" for n in ("killed", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+
+
+def test_a_negative_validation_loss_is_taken_up_again():
+    """Of a density, which may be above one."""
+    saved = {**vars(state_module.Progress()), "epoch": 3, "step": 9, "best": -500.0, "best_epoch": 2}
+    assert state_module._progress(saved, "checkpoint", 3).best == -500.0
+    for best in (float("nan"), -float("inf"), True, "x"):
+        with pytest.raises(pyro_vae.errors.CorruptFileError, match="best"):
+            state_module._progress({**saved, "best": best}, "checkpoint", 3)

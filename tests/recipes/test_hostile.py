@@ -5,6 +5,7 @@ replaced by the path of a file that the attack is to make, ``ELSEWHERE`` by a fo
 ``evil``, ``évil`` and ``pyro_vae_evil`` are importable, and make that file.
 """
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import types
 import typing
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,12 @@ import pytest
 import torch
 import yaml
 from pages import CHROMIUM, Page, check_alone
+from safetensors.torch import load_file, save_file
 
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
+from pyro_vae.data.sources import speech
 from pyro_vae.errors import InputError
 from pyro_vae.plots import without_matplotlibrc
 from pyro_vae.reports.stored import prior_commands, train_command
@@ -306,6 +310,9 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     ({"data_shape": [{"class_path": "evil.Mine"}]}, ["data_shape"]),
     ({"data_shape": ["evil.Mine"]}, ["data_shape"]),
     ({"data_shape": [2**70]}, ["config.yaml"]),
+    ({"data_shape": [float("inf")]}, ["config.yaml", "data_shape"]),
+    ({"data_shape": [2**40]}, ["config.yaml", "data_shape"]),
+    ({"sound": {"sample_rate": 2**40}}, ["config.yaml", "sound"]),
     ({"data_shape": [2**40, 2**40]}, ["config.yaml"]),
     ({"sound": POPEN}, ["sound"]),
     ({"sound": {"sample_rate": "evil.Mine"}}, ["sound"]),
@@ -314,6 +321,21 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     # numbers that no machine has room for
     ({"model/init_args/hidden_dims": [-1]}, ["hidden_dims"]),
     ({"model/init_args/hidden_dims": [2**62, 2**62]}, ["config.yaml", "model"]),
+    ({"model/init_args/hidden_dims": [3 * 10**6] * 2}, ["config.yaml", "model.init_args.hidden_dims", "1,000,000"]),
+    ({"model/init_args/hidden_dims": [1] * 1001}, ["config.yaml", "model.init_args.hidden_dims", "1,001 entries"]),
+    (
+        {"model": {"class_path": "pyro_vae.models.BIVA", "init_args": {"num_blocks": 2**40}}},
+        ["config.yaml", "model.init_args.num_blocks"],
+    ),
+    ({"first": {**VAE, "model": {"class_path": "VAE", "init_args": {"latent_dim": 2**40}}}}, ["first.model.init_args"]),
+    ({"model/init_args/latent_dim": -(2**40)}, ["config.yaml", "model.init_args.latent_dim"]),
+    ({"guide/init_args/min_scale": float("nan")}, ["config.yaml", ".nan"]),
+    ({"guide/init_args/min_scale": "nan"}, ["config.yaml", "min_scale"]),
+    ({"guide/init_args/min_scale": 2.0}, ["config.yaml", "min_scale"]),
+    (
+        {"objective": {"class_path": "pyro_vae.objectives.IWAE", "init_args": {"max_plate_nesting": -1}}},
+        ["config.yaml", "max_plate_nesting"],
+    ),
 ]
 
 
@@ -364,6 +386,10 @@ TEXTS = {  # what is written at the end of config.yaml, and what must be said
     "set": ("seed: !!set {evil.Mine}\n", ["config.yaml"]),
     "date": ("seed: 2001-01-01\n", ["config.yaml"]),
     "month 13": ("seed: 2001-13-01\n", ["config.yaml"]),
+    "megabytes": ("# " + "x" * 2**20 + "\n", ["config.yaml", "characters"]),
+    "number by sixties": ("version: 1" + ":1" * 200_000 + "\n", ["config.yaml", "400,001 digits"]),
+    "fraction by sixties": ("version: 1" + ":1" * 200_000 + ".5\n", ["config.yaml", "digits"]),
+    "text by sixties": ('seed: "1' + ":1" * 200_000 + '"\n', ["config.yaml", "400,001 characters"]),
     "omap": ("model: !!omap [class_path: evil.Mine]\n", ["evil.Mine"]),
 }
 
@@ -397,6 +423,13 @@ PARTS = {  # the run, the part's directory, entries of its config.yaml, what mus
     "labels of a prior": ("codes", "priors/codes", {"num_classes": "evil.Mine"}, ["num_classes"], "load"),
     "tokenizer of a prior": ("codes", "priors/codes", {"tokenizer": "evil.Mine"}, ["tokenizer"], "load"),
     "sizes of a tokenizer": ("codes", "priors/codes", {"tokenizer": {"digest": 1}}, ["tokenizer.json"], "load"),
+    "texts of no length": ("text", "priors/codes", {"tokenizer/text_length": None}, ["text_length"], "load"),
+    "no words": ("text", "priors/codes", {"~tokenizer/num_words": 0}, ["num_words"], "load"),
+    "words without end": ("text", "priors/codes", {"tokenizer/num_words": 2**40}, ["num_words"], "load"),
+    "a name for words": ("text", "priors/codes", {"tokenizer/num_words": "x"}, ["num_words"], "load"),
+    "labels without end": ("codes", "priors/codes", {"num_classes": 2**40}, ["num_classes"], "load"),
+    "a large prior": ("codes", "priors/codes", {"prior/init_args/channels": 4096}, ["far larger"], "load"),
+    "a deep prior": ("codes", "priors/codes", {"prior/init_args/num_layers": 10**6}, ["far larger"], "load"),
     "weights of a prior": ("codes", "priors/codes", {"trained_on": BAD}, ["another codebook"], "load"),
     "prior to go on with": ("codes", "priors/codes", {"prior": BAD}, ["evil.Mine", "prior.class_path"], "train-prior"),
     "first, to go on with": ("first", "first", {"model": BAD}, ["evil.Mine", "model.class_path"], "resume-first"),
@@ -407,6 +440,8 @@ PARTS = {  # the run, the part's directory, entries of its config.yaml, what mus
 @pytest.mark.parametrize("name", PARTS)
 def test_a_part(name, place, capsys):
     base, folder, entries, words, door = PARTS[name]
+    if base == "text":
+        base, entries = "codes", {"tokenizer": _vocabulary(place.run("codes")), **entries}
     run = place.run(base)
     changed(run / folder / "config.yaml", place.filled(entries))
     if door == "load":
@@ -429,21 +464,34 @@ RANKERS = {
     "class": ({"ranker": BAD}, ["evil.Mine", "ranker.class_path"]),
     "fit": ({"ranker": {}, "fit/kl_weight": "évil.Mine"}, ["vil.Mine", "fit.kl_weight"]),
     "model": ({"ranker": {}, "model": BAD}, ["section", "model"]),
+    "no words": ({"~tokenizer/num_words": 0}, ["num_words"]),
+    "words": ({"tokenizer/num_words": "x"}, ["num_words"]),
+    "words without end": ({"tokenizer/num_words": 2**40}, ["num_words"]),
+    "facts": ({"tokenizer": [1]}, ["tokenizer"]),
+    "size": ({"ranker": {"dim": -1}}, ["ranker"]),
+    "large": ({"ranker": {"num_layers": 10**5}}, ["far larger"]),
+    "size without end": ({"ranker": {"num_layers": 2**40}}, ["ranker.num_layers"]),
 }
 
 
-@pytest.mark.parametrize("name", RANKERS)
-def test_a_ranker(name, place):
+def _vocabulary(run):
+    """Put a tokenizer into a run; what it says of it."""
     from pyro_vae.data import Tokenizer
     from pyro_vae.runs.codes import saved
 
     pytest.importorskip("tokenizers")
+    tokenizer = Tokenizer.train(["a red cat", "a blue dog"], vocabulary_size=260)
+    return saved(run / "priors" / "tokenizer.json", tokenizer)
+
+
+@pytest.mark.parametrize("name", RANKERS)
+def test_a_ranker(name, place):
     entries, words = RANKERS[name]
     run = place.run()
-    tokenizer = Tokenizer.train(["a red cat", "a blue dog"], vocabulary_size=260)
     (run / "ranker").mkdir()
     (run / "ranker" / "summary.json").write_text("{}")
-    facts = saved(run / "priors" / "tokenizer.json", tokenizer)
+    shutil.copy(run / "model.safetensors", run / "ranker")
+    facts = _vocabulary(run)
     (run / "ranker" / "config.yaml").write_text(yaml.safe_dump({"version": "0", "tokenizer": facts, "ranker": {}}))
     changed(run / "ranker" / "config.yaml", entries)
     with pytest.raises(InputError) as caught:
@@ -452,6 +500,11 @@ def test_a_ranker(name, place):
 
 
 # ---------------------------------------------------------------------------- other files
+def untrained(run):
+    weights = load_file(run / "model.safetensors")
+    save_file(weights, run / "model.safetensors", {"trained": "no"})
+
+
 class Bad:
     """An object that, unpickled, makes the marker."""
 
@@ -499,6 +552,16 @@ def _text(text):
     return lambda path, place: path.write_text(place.filled(text))
 
 
+def _speech_cache(x):
+    def make(path, place):
+        script = [list(dataclasses.asdict(said).values()) for said in speech.takes()]
+        recipe = json.dumps([speech.PEAK, 8000, 8192, speech.SPEAKERS, speech.WORDS, script])
+        path.parent.mkdir(parents=True)
+        np.savez(path, x=x, recipe=np.array(recipe))
+
+    return {"data/name": "speech", "data/root": "RUN/sets", "data/binarization": "none"}, make
+
+
 FILES = {  # the file, how it is made, entries of config.yaml, the command, what must be said
     "weights, pickled": ("model.safetensors", _pickled, {}, "evaluate", ["model.safetensors", "damaged"]),
     "weights, of torch.save": ("model.safetensors", _checkpoint, {}, "sample --num 2", None),
@@ -511,6 +574,10 @@ FILES = {  # the file, how it is made, entries of config.yaml, the command, what
     "data of the network": ("x", _text(""), {"data/name": "https://localhost/x.npz"}, "evaluate", ["localhost"]),
     "data of a pickled set": ("sets", _cifar, {"data/name": "cifar10", "data/root": "RUN/sets"}, "evaluate", ["CIFAR"]),
     "metrics of markup": ("metrics.jsonl", _text("{}\n"), {}, "figures", ["metrics.jsonl, line 1"]),
+    "metrics without a number": (
+        *("metrics.jsonl", _text('{"epoch": 1, "x": NaN}\n'), {}, "resume --fit.epochs 2", ["line 1", "finite"]),
+    ),
+    "endless metrics": ("metrics.jsonl", _text('{"epoch": 1, "x": 1e999}\n'), {}, "figures", ["line 1", "finite"]),
     "deep metrics": ("metrics.jsonl", _text("[" * 100_000 + "\n{}\n"), {}, "figures", ["nested"]),
     "numbers of each datum": ("evaluation-test.npz", _objects, {}, "compare", None),
     "evaluation": ("evaluation-test.json", _text("[]"), {}, "report", ["evaluation-test.json"]),
@@ -534,6 +601,24 @@ FILES = {  # the file, how it is made, entries of config.yaml, the command, what
     ),
     "summary of texts": ("summary.json", _text('{"seconds": "x", "epochs": {"<b>": []}}'), {}, "report", ["summary"]),
     "summary of lists": ("summary.json", _text("[]"), {}, "report", ["summary.json"]),
+    **{
+        f"recordings of {x.dtype}": ("sets/speech/speech-8000hz-8192.npz", make, entries, "evaluate", ["damaged"])
+        for x in (np.zeros((3, 8192), np.int16), np.array(["a"] * 2400))
+        for entries, make in [_speech_cache(x)]
+    },
+    "a user's home": ("x", _text(""), {"data/name": "~nouser/x"}, "evaluate", ["~nouser", "no such user"]),
+    "a root at home": ("x", _text(""), {"data/root": "~nouser/x"}, "evaluate", ["~nouser", "no such user"]),
+    "pixels": ("x", _text(""), {"data/image_size": 2**63}, "evaluate", ["image_size", "2,147,483,647"]),
+    "many pixels": (
+        "x",
+        _text(""),
+        {"data/image_size": 2**30, "data/binarization": "none"},
+        "evaluate",
+        ["image_size"],
+    ),
+    "no betas": ("x", _text(""), {"fit/optimizer_options": {"betas": []}}, "resume --fit.epochs 2", ["betas"]),
+    "no truth": ("x", _text(""), {"fit/optimizer_options": {"amsgrad": "x"}}, "resume --fit.epochs 2", ["amsgrad"]),
+    "a device": ("x", _text(""), {"fit/device": "tpu"}, "resume --fit.epochs 2", ["device 'tpu'"]),
     "tokenizer": ("priors/tokenizer.json", _tokenizer, {}, "evaluate", ["tokenizer.json", "usable"]),
     "tokenizer, pickled": ("priors/tokenizer.json", _pickled, {}, "evaluate", ["tokenizer.json", "usable"]),
 }
@@ -549,7 +634,14 @@ def test_a_file(name, place, capsys, monkeypatch):
     if (run / file).is_file():
         (run / file).unlink()
     make(run / file, place)
-    changed(run / "config.yaml", {k: v.replace("RUN", str(run)) for k, v in entries.items()})
+    if command.startswith("resume") and "fit" in "".join(entries):  # as it was begun
+        shutil.rmtree(run / "checkpoints")
+        for path in ("metrics.jsonl", "summary.json"):
+            (run / path).unlink()
+        untrained(run)
+    changed(
+        run / "config.yaml", {k: v.replace("RUN", str(run)) if isinstance(v, str) else v for k, v in entries.items()}
+    )
     command, *options = command.split()
     paths = [run, place.trained / "vae", "--out", place.root] if command == "compare" else [run]
     options = options or (QUIET if command in ("evaluate", "report", "compare") else ())
@@ -578,11 +670,25 @@ STATES = {  # what of a checkpoint, whose digest is right, is replaced by what; 
     "best weights": ("best_weights", ["evil.Mine"], ["checkpoint"]),
     "progress": ("progress/epoch", "evil.Mine", ["epoch"]),
     "facts": ("experiment/config.yaml seed", 10**30, ["damaged"]),
+    "an index that is far": ("progress/index", 10**9, ["index"]),
+    "an index before": ("progress/index", -1, ["index"]),
+    "an index between": ("progress/index", 1.5, ["index"]),
+    "sums without a batch": ("progress/sums", [1.0], ["sums"]),
+    "sums of texts": ("progress", {"epoch": 0, "index": 1, "sums": ["x"]}, ["sums"]),
+    "sums of others": ("progress", {"epoch": 0, "index": 1, "step": 1, "sums": [1.0] * 99}, ["99 sums"]),
+    "an endless time": ("progress/seconds", float("inf"), ["seconds"]),
+    "a time that is none": ("progress/seconds", 10**400, ["seconds"]),
+    "an end of nothing": ("progress", {"epoch": "x", "finished": "all x epochs"}, ["epoch"]),
+    "names of terms": ("names", [1], ["names of terms"]),
+    "a tensor without memory": ("weights/x", torch.zeros(1).expand(2**30), ["damaged"]),
+    "a tensor beyond all": ("weights/x", torch.zeros(1).expand(2**31, 2**31), ["damaged"]),
+    "many tensors in one memory": ("ema", [torch.zeros(10**6)] * 100, ["damaged"]),
+    "an odd type": ("weights/x", torch.zeros(2).to(torch.float8_e4m3fn), ["damaged"]),
 }
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_a_checkpoint(name, place, capsys):
+def test_a_checkpoint(name, place, capsys, caplog):
     """A fused optimizer writes through bare pointers: what a file says of its moments is checked before."""
     key, value, words = STATES[name]
     run = place.run()
@@ -595,10 +701,60 @@ def test_a_checkpoint(name, place, capsys):
     place_of[last] = value
     if key.startswith("~"):
         del place_of[last]
-    torch.save({**state, "digest": state_digest(state)}, run / "checkpoints" / "last.pt")
+    digest = "x" if "damaged" in words else state_digest(state)
+    torch.save({**state, "digest": digest}, run / "checkpoints" / "last.pt")
     (run / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    caplog.clear()
     said = refused(capsys, "resume", run, "--fit.epochs", "2")
     assert all(word in said for word in words), said
+    assert "those that were saved" not in caplog.text, "its tensors were read"
+
+
+@pytest.mark.parametrize("sizes", [[20_000, 20_000], [1] * 600])
+def test_what_is_resumed_is_as_large_as_its_weights(sizes, place, capsys):
+    run = place.run()
+    changed(run / "config.yaml", {"model/init_args/hidden_dims": sizes, "guide/init_args/hidden_dims": sizes})
+    assert "far larger than model.safetensors" in refused(capsys, "resume", run)
+
+
+def test_a_checkpoint_that_is_packed(place, capsys, caplog):
+    run = place.run()
+    with zipfile.ZipFile(run / "checkpoints" / "last.pt") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(run / "checkpoints" / "last.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    (run / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    assert "last.pt is damaged" in refused(capsys, "resume", run, "--fit.epochs", "2")
+    assert "packed" in caplog.text
+
+
+IN_PLACE_OF_FILES = {  # the file, what is made in its place, the command, what must be said
+    "a log without end": ("metrics.jsonl", lambda path: path.symlink_to("/dev/zero"), "figures", "metrics.jsonl"),
+    "a log that waits": ("metrics.jsonl", os.mkfifo, "figures", "metrics.jsonl"),
+    "a log that is a folder": ("metrics.jsonl", Path.mkdir, "figures", "metrics.jsonl"),
+    "a log that is huge": ("metrics.jsonl", lambda path: _sparse(path, 2**29), "figures", "at most 256 MiB"),
+    "a checkpoint that waits": ("checkpoints/last.pt", os.mkfifo, "resume", "damaged"),
+    "weights that wait": (
+        *("model.safetensors", lambda path: (os.mkfifo(path), shutil.rmtree(path.parent / "checkpoints"))),
+        *("resume", "without checkpoints"),
+    ),
+}
+
+
+def _sparse(path, size):
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("name", IN_PLACE_OF_FILES)
+def test_in_place_of_a_file(name, place, capsys):
+    file, make, command, words = IN_PLACE_OF_FILES[name]
+    run = place.run()
+    (run / file).unlink()
+    (run / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    make(run / file)
+    assert words in refused(capsys, command, run)
 
 
 def test_a_moment_that_shares_its_memory(place):

@@ -15,6 +15,7 @@ from pyro_vae.data.images import data_folders, square
 from pyro_vae.data.scenes import ABOVE, GRID, LEFT_OF, PLACES, Scenes
 from pyro_vae.data.split import PARTS, SPLIT_SEED, random_order
 from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.runtime import check_room
 
 GRIDS_PER_PAIR = 3  # scenes of four objects to every one of two
 FEWEST = 8  # objects: with fewer there are hardly any scenes of four for training
@@ -144,6 +145,7 @@ def load_emoji(root: Path | None, image_size: int | None, objects: int | None, s
         raise InputError(f"emoji: objects must be from {FEWEST} to {len(NAMES)}, got {objects}")
     if scenes < 4:
         raise InputError(f"emoji: scenes must be 4 or more, got {scenes}")
+    check_room(f"emoji: scenes={scenes}", scenes * 3 * size**2, "give fewer")
     names = NAMES[:objects]
     bitmaps = draw_emoji([unicodedata.lookup(name.upper()) for name in names], root)
     made_of = Scenes(names, square(bitmaps, size // 2))

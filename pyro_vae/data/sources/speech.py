@@ -24,6 +24,7 @@ from pyro_vae.data.sound import PEAK, Encoding, Sound
 from pyro_vae.data.split import PARTS, SPLIT_SEED
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
+from pyro_vae.runtime import check_room
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +76,12 @@ def load_speech(root: Path | None, sample_rate: int | None, length: int | None, 
     if length is None:
         length = max(1, round(SECONDS * sound.sample_rate / MULTIPLE)) * MULTIPLE
     script = takes()
+    check_room(f"speech: length={length}", len(script) * length * 4, "give a smaller length or sample_rate")
     recipe = json.dumps([PEAK, sound.sample_rate, length, SPEAKERS, WORDS, [list(asdict(u).values()) for u in script]])
     name = Path("speech") / f"speech-{sound.sample_rate}hz-{length}.npz"
     places = [folder / name for folder in data_folders(root)]
-    words = next((held for held in (_held(place, recipe) for place in places) if held is not None), None)
+    shape = len(script), length
+    words = next((held for held in (_held(place, recipe, shape) for place in places) if held is not None), None)
     if words is None:
         words = _make(cache_folder() / name, script, recipe, sound, length)
     x = sound.encode(torch.from_numpy(words).to(torch.float32).div_(FULL_SCALE)).unsqueeze(1)  # (N, 1, length)
@@ -106,13 +109,18 @@ def _split(count: int) -> dict[str, torch.Tensor]:
     return {name: order[part[order] == place] for place, name in enumerate(PARTS)}
 
 
-def _held(path: Path, recipe: str) -> np.ndarray | None:
+def _held(path: Path, recipe: str, shape: tuple[int, int]) -> np.ndarray | None:
     """The recordings of a cache file, int16 ``(N, length)``; None if there is none, or it is of other utterances."""
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["x"] if str(arrays["recipe"]) == recipe else None
+            if str(arrays["recipe"]) != recipe:
+                return None
+            x = arrays["x"]
+            if x.dtype != np.int16 or x.shape != shape:
+                raise ValueError(f"its array x is {x.shape} of {x.dtype}, not {shape} of int16")
+            return x
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptFileError(f"{path}: damaged ({error}); remove it, and it is made anew") from error
 
