@@ -39,7 +39,7 @@ from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.known import foreign_names, known_classes
 from pyro_vae.runs.learned_priors import FACTS
 from pyro_vae.text_to_image.ranker import load_ranker
-from pyro_vae.training.checkpoint import state_digest
+from pyro_vae.training.checkpoint import ABOUT, state_digest
 
 DATA = {"name": "mnist5k", "binarization": "threshold", "limit": 20}
 FIT = {"epochs": 1, "batch_size": 10, "device": "cpu", "compile": "off", "checkpoint_every": 0.0}
@@ -502,7 +502,7 @@ def test_a_ranker(name, place):
 # ---------------------------------------------------------------------------- other files
 def untrained(run):
     weights = load_file(run / "model.safetensors")
-    save_file(weights, run / "model.safetensors", {"trained": "no"})
+    save_file(weights, run / "model.safetensors", {ABOUT: json.dumps({"trained": False})})
 
 
 class Bad:
@@ -985,6 +985,7 @@ def test_modules_in_a_run_directory(place, monkeypatch):
         (run / name).mkdir()
         (run / name / "__init__.py").write_text(EVIL.format(str(place.marker)))
     monkeypatch.chdir(run)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])  # what --trust added in other tests
     before = list(sys.path)
     pyro_vae.load(".")
     assert main(["evaluate", ".", *QUIET]) == 0

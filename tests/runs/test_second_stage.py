@@ -21,6 +21,7 @@ from pyro_vae.priors import GatedPixelCNN, UniformPrior
 from pyro_vae.runs import Run
 from pyro_vae.runs import codes as codes_module
 from pyro_vae.runs.prior_stage import as_code_data
+from pyro_vae.training.checkpoint import state_digest
 from pyro_vae.training.loop import Trainer
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu", "checkpoint_every": 0.0}
@@ -258,7 +259,7 @@ def test_labels_without_an_example_in_training_are_unseen(vq, recipe):
         made = file.metadata()
     for name in ("train/y", "validation/y"):
         codes[name][codes[name] == 4] = 3
-    save_file(codes, cache, made)
+    save_file(codes, cache, made | {"digest": state_digest(dict(sorted(codes.items())))})
     shutil.rmtree(vq / "priors" / "codes")
     assert run("train-prior", recipe, "--on", vq) == 0
     model, _ = pyro_vae.load(vq)
