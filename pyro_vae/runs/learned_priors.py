@@ -23,7 +23,7 @@ from pyro_vae.runs.known import LARGEST, built_within
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
 from pyro_vae.training.batches import derived_seed
-from pyro_vae.training.checkpoint import load_weights, warn_if_trained_otherwise
+from pyro_vae.training.checkpoint import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -173,9 +173,8 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
         check_tokenizer(folder.parent / TOKENIZER, head["tokenizer"], folder)
     with built_within(folder / WEIGHTS, trust):
         prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
-    load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide())
     facts = {"trained_on": trained, "num_classes": head["num_classes"], "text": head["tokenizer"]}
-    warn_if_trained_otherwise(folder / WEIGHTS, told_apart(config, **facts))
+    load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide(), told_apart(config, **facts))
     priors[site] = prior.eval()
     return site
 

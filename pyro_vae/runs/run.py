@@ -47,7 +47,6 @@ from pyro_vae.training.checkpoint import (
     named_weights,
     read_metrics,
     save_weights,
-    warn_if_trained_otherwise,
 )
 from pyro_vae.training.state import ALL_EPOCHS
 
@@ -329,8 +328,8 @@ class Run:
         except InputError as error:
             raise InputError(f"{self.path / CONFIG}: {error}") from error
         check_apart(self.path, parts.model, parts.guide)
-        load_weights(self.path / WEIGHTS, parts.model, parts.guide)
-        warn_if_trained_otherwise(self.path / WEIGHTS, told_apart(self.config, data_shape=list(self.data_shape)))
+        described = told_apart(self.config, data_shape=list(self.data_shape))
+        load_weights(self.path / WEIGHTS, parts.model, parts.guide, described)
         return parts.model.eval(), parts.guide.eval()
 
     def records(self) -> list[dict[str, Any]]:

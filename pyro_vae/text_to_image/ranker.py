@@ -133,7 +133,7 @@ def load_ranker(run: Run) -> ContrastiveScorer | None:
     facts, config = _read(folder, run.path / PRIORS / TOKENIZER)
     with built_within(folder / WEIGHTS, run.trust):
         model = _build(run, config, facts)
-    load_weights(folder / WEIGHTS, model, EmptyGuide())
+    load_weights(folder / WEIGHTS, model, EmptyGuide(), told_apart(config, **facts))
     return ContrastiveScorer(model.eval(), run.tokenizer())
 
 

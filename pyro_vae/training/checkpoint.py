@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from pyro_vae.training.schedules import Schedule
 logger = logging.getLogger(__name__)
 
 MOST_TOLD = 3  # differences in a message
+ABOUT = "pyro_vae"  # the entry of a weights file in which it says what it is
 TYPES = (  # of saved tensors
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -67,12 +68,16 @@ def check_same(begun: Mapping[str, str], now: Mapping[str, str], source: str) ->
     """
     names = [name for name in now | begun if begun.get(name) != now.get(name)]
     if names:
-        told = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_TOLD]]
-        more = [f"and {len(names) - MOST_TOLD} more"] if len(names) > MOST_TOLD else []
         raise InputError(
-            f"{source} is of another experiment: {'; '.join(told + more)}. Go on with what it was begun with, or begin "
-            "anew in another directory"
+            f"{source} is of another experiment: {_differences(begun, now, names)}. Go on with what it was begun with, "
+            "or begin anew in another directory"
         )
+
+
+def _differences(begun: Mapping[str, str], now: Mapping[str, str], names: Sequence[str]) -> str:
+    told = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_TOLD]]
+    more = [f"and {len(names) - MOST_TOLD} more"] if len(names) > MOST_TOLD else []
+    return "; ".join(told + more)
 
 
 def _short(value: str | None) -> str:
@@ -129,15 +134,12 @@ def save_weights(
         path: of the file.
         model, guide: the pair.
         trained: False for initial weights, which training may replace.
-        experiment: that they were trained in, as in a checkpoint; see :func:`warn_if_trained_otherwise`.
+        experiment: that they were trained in, as in a checkpoint; :func:`load_weights` compares it.
     """
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in named_weights(model, guide).items()}
     told = {"digest": _digest(tensors), "trained": trained, "experiment": dict(experiment or {})}
     about = {ABOUT: json.dumps(told)}  # one entry: of several, the order in the file is by chance
     write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, about))
-
-
-ABOUT = "pyro_vae"  # what a weights file says of itself
 
 
 def _about(file: Any, path: str | Path) -> dict[str, Any]:
@@ -146,29 +148,6 @@ def _about(file: Any, path: str | Path) -> dict[str, Any]:
         return dict(json.loads((file.metadata() or {}).get(ABOUT, "{}")))
     except (ValueError, TypeError, RecursionError) as error:
         raise CorruptFileError(f"{path}: what it says of itself is damaged") from error
-
-
-def warn_if_trained_otherwise(path: Path, now: Mapping[str, str]) -> None:
-    """Say in the log if weights were trained in another experiment than the one that they are now read for.
-
-    Args:
-        path: of a file that :func:`save_weights` wrote; older ones do not say.
-        now: the experiment, by the names of its settings.
-    """
-    with safetensors.safe_open(path, "pt") as file:
-        begun = _about(file, path).get("experiment", {})
-    if not isinstance(begun, Mapping):
-        raise CorruptFileError(f"{path}: what it says of its experiment is damaged")
-    names = [name for name in now if name in begun and begun[name] != now[name]]
-    if names:
-        told = [f"{name} was {_short(begun[name])} and is {_short(now[name])}" for name in names[:MOST_TOLD]]
-        logger.warning(
-            "%s was trained otherwise than its configuration says: %s%s. What is measured is of neither: put back what "
-            "was changed, or train anew",
-            path,
-            "; ".join(told),
-            "" if len(names) <= MOST_TOLD else f", and {len(names) - MOST_TOLD} more",
-        )
 
 
 def are_trained(path: Path) -> bool:
@@ -182,8 +161,16 @@ def are_trained(path: Path) -> bool:
         return True
 
 
-def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
+def load_weights(
+    path: str | Path, model: nn.Module, guide: nn.Module, described: Mapping[str, str] | None = None
+) -> None:
     """Read the weights of a pair into it.
+
+    Args:
+        path: of a file that :func:`save_weights` wrote.
+        model, guide: the pair.
+        described: the experiment that it is of, by the names of its settings: the log says if the weights were trained
+            in another one. Files that do not say in which are not compared.
 
     Raises:
         CorruptFileError: if the file is missing or damaged, or holds a parameter that is NaN or infinite.
@@ -211,6 +198,20 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module) -> None:
     if about.get("trained", True) is False:
         logger.warning("%s holds initial weights: its training was stopped before the first checkpoint", path)
     copy_into(named, _without_awaited(saved, model, guide), str(path))
+    _warn_if_other(path, about.get("experiment", {}), described or {})
+
+
+def _warn_if_other(path: str | Path, begun: Any, now: Mapping[str, str]) -> None:
+    if not isinstance(begun, Mapping):
+        raise CorruptFileError(f"{path}: what it says of its experiment is damaged")
+    names = [name for name in now if name in begun and begun[name] != now[name]]
+    if names:
+        logger.warning(
+            "%s was trained otherwise than its configuration says: %s. What is measured is of neither: put back what "
+            "was changed, or train anew",
+            path,
+            _differences(begun, now, names),
+        )
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

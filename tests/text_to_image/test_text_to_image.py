@@ -257,3 +257,13 @@ def test_what_was_interrupted_goes_on_to_the_same_end(folder, tmp_path, monkeypa
     assert run(command, "--on", tmp_path / "halted", "--resume") == 0
     ours, theirs = (load_file(tmp_path / name / part / "model.safetensors") for name in ("halted", "straight"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_ranker_is_told_from_one_of_another_configuration(text, folder, caplog):
+    assert run("train-ranker", folder / "ranker.yaml", "--on", text) == 0
+    assert load_ranker(Run(text)) is not None and "trained otherwise" not in caplog.text
+    config = text / "ranker" / "config.yaml"
+    saved = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(saved | {"dropout": 0.25}))
+    load_ranker(Run(text))
+    assert f"config.yaml dropout was {saved['dropout']} and is 0.25" in caplog.text
