@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pyro_vae.data.binarization import Binarization, binarize, quadrant_mask
 from pyro_vae.data.images import IMAGES, SOUNDS, Kind, read_image, shown, square
 from pyro_vae.data.sound import Sound
 from pyro_vae.data.split import Split
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X, accepted_arguments, declared_context, required_arguments
 from pyro_vae.runs import Run
 from pyro_vae.runs.learned_priors import PRIORS
@@ -164,8 +165,7 @@ def _of_data(run: Run, part: str, num: int) -> tuple[list[str], Sequence[str], d
     """Names for files, names of the data (the same, if they have none), and the data."""
     from pyro_vae.plots.images import evenly
 
-    if num < 1:
-        raise InputError(f"--num must be a positive integer, got {num}")
+    positive("--num", num)
     split = getattr(run.data(), part)
     if split is None:
         raise InputError(f"the run's data have no {part} part; choose another --split")
@@ -224,7 +224,7 @@ def _write_sounds(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean:
 
 def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
     from pyro_vae.plots.reconstruction import pairs
-    from pyro_vae.plots.registry import NotApplicable, save_figure
+    from pyro_vae.plots.registry import saved_if_applicable
     from pyro_vae.plots.spectrogram import pairs_of_spectrograms
 
     title = "Reconstructions, mean of p(x | z) with z ~ q(z | x)"
@@ -232,11 +232,9 @@ def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor)
         logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(x))
         names, x, mean = names[:MOST_SHOWN], x[:MOST_SHOWN], mean[:MOST_SHOWN]
     names = [name.replace("$", r"\$") for name in names]  # no formulas
-    try:
-        figure = pairs(x, mean, title) if run.sound is None else pairs_of_spectrograms(x, mean, run.sound, title, names)
-    except NotApplicable as error:
-        logging.info("no picture: %s", error)
-        return
-    picture = folder / "reconstruction.png"
-    save_figure(figure, picture)
-    print(picture)
+    if run.sound is None:
+        draw = partial(pairs, x, mean, title)
+    else:
+        draw = partial(pairs_of_spectrograms, x, mean, run.sound, title, names)
+    if saved_if_applicable(draw, picture := folder / "reconstruction.png"):
+        print(picture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.data import Sound
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X, declared_context, needed_to_generate, takes
 from pyro_vae.runs import Run
 
@@ -102,7 +103,7 @@ def sample(arguments: Sequence[str]) -> None:
     from pyro_vae.evaluation.generate import draw
     from pyro_vae.files import write_atomically
     from pyro_vae.plots import prior_samples
-    from pyro_vae.plots.registry import NotApplicable, save_figure
+    from pyro_vae.plots.registry import saved_if_applicable
 
     parser = run_parser("sample", sample.__doc__)
     parser.add_argument("--num", type=int, default=64, help="how many")
@@ -142,8 +143,7 @@ def sample(arguments: Sequence[str]) -> None:
     parser.add_argument("--best-of", type=int, default=1, help="with --text: keep the best of so many, --num times")
     parser.add_argument("--batch-size", type=int, default=64, help="with --text: images drawn at once")
     options = parse(parser, arguments)
-    if options.num < 1:
-        raise InputError(f"--num must be a positive integer, got {options.num}")
+    positive("--num", options.num)
     run = Run(options.dir, trust=options.trust)
     pictures, sounds = run.file("figures"), run.file(SOUNDS)
     model, _ = run.programs()
@@ -169,13 +169,9 @@ def sample(arguments: Sequence[str]) -> None:
     if run.sound is not None:
         _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return
-    try:
-        figure = prior_samples(model, n=num, seed=options.seed, batch=context, columns=columns, **how)
-    except NotApplicable as error:
-        logging.info("no picture: %s", error)
-        return
-    save_figure(figure, picture)
-    print(picture)
+    draw_picture = partial(prior_samples, model, n=num, seed=options.seed, batch=context, columns=columns, **how)
+    if saved_if_applicable(draw_picture, picture):
+        print(picture)
 
 
 def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: int | None) -> None:

@@ -3,7 +3,7 @@ from .attributes import attribute_correlation as attribute_correlation
 from .codes import code_maps as code_maps
 from .codes import codebook_usage as codebook_usage
 from .completion import completions as completions
-from .completion_steps import progression as progression
+from .context_sweep import progression as progression
 from .hierarchy import levels as levels
 from .kl import kl_heatmap as kl_heatmap
 from .kl import kl_per_unit as kl_per_unit

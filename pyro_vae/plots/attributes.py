@@ -13,8 +13,8 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation import latent_space as attributes
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_space import AttributeVectors, attribute_vectors, decode_path
-from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick
-from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick
+from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X
 
 MAX_ROWS = 20
@@ -53,8 +53,7 @@ def attribute_arithmetic(
 
     Source: Hou et al. 2016, arXiv:1610.00291.
     """
-    if not is_drawable(split.shape):
-        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
+    check_drawable(split.shape)
     found = vectors_of(model, guide, split, labels, max_data, seed)
     one = split.batch(slice(datum, datum + 1))
     start = mean_path(model, guide, one, seed=seed)

@@ -47,7 +47,7 @@ def code_maps(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     if not sites or not is_drawable(split.shape):
         reason = f"data of shape {split.shape} are neither images nor signals"
         if not sites:
-            reason = f"those of {', '.join(every)} are on no grid" if every else "the model has none"
+            reason = f"those of {', '.join(every)} are on no grid" if every else "the model has no codes"
         raise NotApplicable(reason)
     batch = pick(split, n, seed)
     x = batch[X].cpu()
@@ -107,7 +107,7 @@ def codebook_usage(codes: CodeStatistics) -> Figure:
         NotApplicable: if there is no code site.
     """
     if not codes.sites:
-        raise NotApplicable("the model has none")
+        raise NotApplicable("the model has no codes")
     figure, places = panels(len(codes.sites), 4.4, 3.4)
     for axes, (name, site) in zip(places, codes.sites.items(), strict=True):
         _draw_usage(axes, name, site)

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.hierarchy import Level, average_values, levels_of, reconstruct_by_level
-from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick, picked
-from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
+from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X
 
 MAX_LEVELS = 6  # columns beside the data; of deeper hierarchies some levels are shown
@@ -40,11 +40,10 @@ def levels(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n
 
     Source: Razavi et al. 2019, arXiv:1906.00446, figure 3.
     """
-    if not is_drawable(split.shape):
-        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
+    check_drawable(split.shape)
     every = levels_of(model, guide, split)
     if len(every) < 2:
-        raise NotApplicable(f"the model has {'only one' if every else 'no latents'}")
+        raise NotApplicable(f"the model has {'only one level of' if every else 'no'} latents")
     left_out = [level for level in every[1:] if level.can_be_left_out]
     some = picked(split, NUM_AVERAGE, seed)
     average = average_values(model, guide, some, left_out, seed=seed) if left_out else {}

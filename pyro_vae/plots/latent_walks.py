@@ -14,9 +14,9 @@ from pyro_vae.errors import unknown
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.latent_space import Kind, decode_path, interpolate
 from pyro_vae.plots.axes import from_the_top
-from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, kind, pick, picked
+from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
 from pyro_vae.plots.images import kind as kind_of
-from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import quiet
@@ -53,8 +53,7 @@ def interpolations(
             vectors.
         InputError: for an unknown site or kind, fewer than 2 steps, and a model that cannot be run without data.
     """
-    if not is_drawable(split.shape):
-        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
+    check_drawable(split.shape)
     batch = pick(split, 2 * pairs, seed)
     half = len(batch[X]) // 2
     latents = mean_path(model, guide, batch, seed=seed)
@@ -111,8 +110,7 @@ def traversals(
         NotApplicable: if there are no latents with real values of their own (as of codes), or the data are
             neither images nor vectors.
     """
-    if not is_drawable(split.shape):
-        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
+    check_drawable(split.shape)
     sites = from_the_top(free_sites(model, guide, split))[:rows]
     if not sites:
         raise NotApplicable(NO_FREE_SITE)

@@ -14,8 +14,8 @@ from pyro_vae.evaluation.amortization import LikelihoodGap
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
-from pyro_vae.plots.images import grey_range, grid, in_shape, is_drawable, picked
-from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.images import grey_range, grid, in_shape, picked
+from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X
 from pyro_vae.programs.session import anything_to_draw, evaluating
 
@@ -87,8 +87,7 @@ def worst_data(
         NotApplicable: if the data are neither images nor vectors, or no datum has a k-hat.
         InputError: if ``measured`` is of another number of data.
     """
-    if not is_drawable(split.shape):
-        raise NotApplicable(f"data of shape {split.shape} are neither images nor vectors")
+    check_drawable(split.shape)
     if measured is None:
         split = picked(split, NUM_MEASURED, seed)
         measured = _measured(model, guide, split, seed)

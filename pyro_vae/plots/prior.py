@@ -20,14 +20,13 @@ from pyro_vae.plots.images import (
     grey_range,
     grid,
     is_curve,
-    is_drawable,
     is_image,
     kind,
     mosaic,
     shaped_like_x,
     told_range,
 )
-from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X, declared_context, needed_to_generate
 from pyro_vae.programs.handlers import scaled, tempered
 from pyro_vae.programs.nodes import in_data_plate
@@ -77,6 +76,7 @@ def prior_samples(
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     mean = shaped_like_x(draw(model, n, seed=seed, batch=batch, scales=scales, **how).mean, batch)  # (n, *shape)
     shape = tuple(mean.shape[1:])
+    check_drawable(shape)
     if is_curve(shape):
         mean = mean[:MAX_CURVES]  # a panel each: more would take minutes
     n, limits = len(mean), grey_range((batch or {}).get(X))
@@ -87,7 +87,7 @@ def prior_samples(
         axes = figure.subplots()
         axes.imshow(mosaic(mean, columns, limits=limits))
         axes.set_axis_off()
-    elif is_curve(shape):
+    else:
         figure = Figure(figsize=(7, 7), layout="constrained")
         rows = math.ceil(n / columns)
         panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
@@ -96,8 +96,6 @@ def prior_samples(
             axes.tick_params(labelsize="x-small")
         for axes in panels[n:]:
             axes.set_axis_off()
-    else:
-        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
     given = ", ".join(name for name in batch or {} if name != X)
     inner = f"{kind(mean)} of p(x | z"
     inner += f", {given}), z ~ p(z | {given})" if given else "), z ~ p(z)"
@@ -152,8 +150,7 @@ def scaled_samples(
     means = [draw(program, n, seed=seed, batch=batch, scales=each).mean for each in factors]
     means = [shaped_like_x(mean, batch) for mean in means]
     shape = tuple(means[0].shape[1:])
-    if not is_drawable(shape):
-        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
+    check_drawable(shape)
     which = "all latent sites" if len(sites) > 4 else ", ".join(sites)
     title = f"Samples from the prior, its deviations scaled: {which}"
     limits = grey_range((batch or {}).get(X))
@@ -214,8 +211,7 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     with flat:
         uniform = draw(program, count, seed=seed, batch=context).mean
     shape = tuple(learned.shape[1:])
-    if not is_drawable(shape):
-        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
+    check_drawable(shape)
     title = f"Samples under the uniform and the learned prior of {', '.join(flat.sites)}: mean of p(x | z)"
     sides = {"uniform": uniform, "learned": learned}
     if is_image(shape):

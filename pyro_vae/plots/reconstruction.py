@@ -17,13 +17,12 @@ from pyro_vae.plots.images import (
     grey_range,
     in_shape,
     is_curve,
-    is_drawable,
     kind,
     mosaic,
     pick,
     told_range,
 )
-from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.registry import check_drawable, figure
 from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def reconstructions(
     Raises:
         NotApplicable: if the data are neither images nor vectors.
     """
-    _check_drawable(split.shape)
+    check_drawable(split.shape)
     batch = pick(split, n, seed)
     mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
     return pairs(batch[X].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
@@ -67,16 +66,11 @@ def pairs(x: Tensor, mean: Tensor, title: str) -> Figure:
         NotApplicable: if the data are neither images nor vectors.
     """
     shape = tuple(x.shape[1:])
-    _check_drawable(shape)
+    check_drawable(shape)
     mean = in_shape(mean, shape)
     figure = _curves(x, mean) if is_curve(shape) else _images(x, mean)
     figure.suptitle(title)
     return figure
-
-
-def _check_drawable(shape: tuple[int, ...]) -> None:
-    if not is_drawable(shape):
-        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
 
 
 def _images(x: Tensor, mean: Tensor) -> Figure:

@@ -21,7 +21,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
 from pyro_vae.evaluation.latent_units import LatentStatistics, latent_statistics
 from pyro_vae.files import write_atomically
-from pyro_vae.plots.images import pick, picked
+from pyro_vae.plots.images import is_drawable, pick, picked
 from pyro_vae.programs.context import X, needed_to_generate
 from pyro_vae.programs.program import Program, as_programs
 
@@ -36,6 +36,16 @@ Drawn = TypeVar("Drawn", bound=Callable[..., Figure])
 
 class NotApplicable(InputError):
     """A figure that there is nothing to show in, of these programs or data; the message says why."""
+
+
+def check_drawable(shape: tuple[int, ...]) -> None:
+    """Check that data of a shape can be seen.
+
+    Raises:
+        NotApplicable: if they are neither images nor vectors.
+    """
+    if not is_drawable(shape):
+        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
 
 
 @dataclass
@@ -80,6 +90,9 @@ class Shown:
         return count, {name: value for name, value in batch.items() if name not in without}
 
 
+SHOWN = ("model", "guide", "split", "records", "sound", "seed", "latents", "codes")  # what figures take by these names
+
+
 @dataclass(frozen=True)
 class Entry:
     """A figure as it is registered: see :func:`figure`."""
@@ -97,7 +110,7 @@ class Entry:
         Raises:
             NotApplicable: if there is nothing to show.
         """
-        arguments = {n: getattr(run, n) for n in inspect.signature(self.function).parameters if hasattr(run, n)}
+        arguments = {n: getattr(run, n) for n in inspect.signature(self.function).parameters if n in SHOWN}
         return self.function(**arguments | dict(self.given(run) if self.given is not None else {}))
 
 
@@ -112,8 +125,8 @@ def figure(
 ) -> Callable[[Drawn], Drawn]:
     """Register a function that draws a figure: ``pyro-vae figures`` and ``draw_all`` then draw it, under its name.
 
-    Those of the function's parameters that :class:`Shown` has are taken from it: ``model``, ``guide``, ``split``,
-    ``records``, ``sound``, ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there is
+    Parameters of these names are taken from :class:`Shown`: ``model``, ``guide``, ``split``, ``records``, ``sound``,
+    ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there is
     nothing to show. A file of this folder is found by itself; one of your own registers when it is imported.
 
     Args:
@@ -155,6 +168,21 @@ def figures() -> dict[str, Entry]:
 def in_report() -> list[str]:
     """The names of the figures that a report has."""
     return [name for name, entry in figures().items() if entry.section is not None]
+
+
+def saved_if_applicable(draw: Callable[[], Figure], path: Path) -> bool:
+    """Draw and write a figure; False, and a line in the log, if there is nothing to show in it.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    try:
+        drawn = draw()
+    except NotApplicable as error:
+        logger.info("no picture: %s", error)
+        return False
+    save_figure(drawn, path)
+    return True
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -414,3 +414,14 @@ def test_labels_that_are_known_for_some_data_only(tmp_path, caplog):
         written = figures.draw_all(model, guide, Data(Split(tensors)), records(), tmp_path)
     assert {path.stem for path in written} >= {"reconstructions", "prior_samples", "worst_data", "latent_scatter"}
     assert "Traceback" not in caplog.text  # nothing failed of what is not ours
+
+
+def test_an_error_of_the_program_s_own_is_told_as_it_is(tmp_path, caplog):
+    """Also one that looks as if a figure were not given something."""
+    model, _ = pair((1, 8, 8))
+
+    def fails(x):
+        raise AttributeError("of the guide's own")
+
+    figures.draw_all(model, fails, Data(data((1, 8, 8))), records(), tmp_path)
+    assert "no figure 'kl_per_unit': AttributeError: of the guide's own" in caplog.text
