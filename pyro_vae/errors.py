@@ -1,4 +1,4 @@
-"""The package's exceptions, and how it phrases an unknown name."""
+"""The package's exceptions, how it phrases an unknown name, and checks of numbers."""
 
 from __future__ import annotations
 
@@ -64,9 +64,3 @@ def below_one(name: str, value: float) -> float:
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise InputError(f"{name} must be a number from 0 to below 1, got {value!r}")
     return value
-
-
-def columns(rows: dict[str, str]) -> str:
-    """Names and texts, a line each, the texts below one another."""
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())

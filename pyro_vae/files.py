@@ -1,4 +1,4 @@
-"""Files that a kill leaves whole, the old one or the new, and directories that one training at a time may use."""
+"""Files: written so that a kill leaves the old or the new one, read without trust; directories locked by a training."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from pyro_vae import __version__
-from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, columns, printable, unknown
+from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, printable, unknown
 
 COMMANDS = {  # name: the module of this folder that has it, which is loaded when it is used; what it does
     "train": ("train", "Train a recipe, or a YAML file of one's own, into a new run directory."),
@@ -98,7 +98,9 @@ def _run(arguments: list[str]) -> int:
         elif arguments[0] == "--version":
             print(__version__)
         elif arguments[0] == "--completion":
-            print(_completion(arguments[1:]))
+            from pyro_vae.cli.parsing import completion_script
+
+            print(completion_script(arguments[1:], {name: told for name, (_, told) in COMMANDS.items()}, command))
         else:
             command(arguments[0])(arguments[1:])
     except UsageError as error:
@@ -106,6 +108,12 @@ def _run(arguments: list[str]) -> int:
     except (InputError, NonFiniteLossError) as error:
         return _refused(str(error))
     return 0
+
+
+def columns(rows: dict[str, str]) -> str:
+    """Names and texts, a line each, the texts below one another."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
 
 
 def command(name: str) -> Callable[[Sequence[str]], None]:
@@ -120,12 +128,6 @@ def command(name: str) -> Callable[[Sequence[str]], None]:
         import_module(f"pyro_vae.cli.{COMMANDS[name][0]}"), name.replace("-", "_")
     )
     return found
-
-
-def _completion(arguments: list[str]) -> str:
-    from pyro_vae.cli.parsing import completion_script
-
-    return completion_script(arguments, {name: told for name, (_, told) in COMMANDS.items()}, command)
 
 
 def _log(level: int) -> None:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from pyro_vae.cli import columns
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.errors import InputError, columns, positive
+from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.amortization import LikelihoodGap
 from pyro_vae.evaluation.annealing.chains import Schedule
 from pyro_vae.evaluation.annealing.path import Start

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pyro_vae.cli import columns
 from pyro_vae.cli.parsing import make_parser, parse, run_parser
-from pyro_vae.errors import columns
 from pyro_vae.recipes import recipe_names, recipe_text
 
 

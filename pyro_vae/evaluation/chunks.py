@@ -10,14 +10,13 @@ from typing import Any
 
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
-from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, log_prob, repeat, site_kl
+from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, log_prob, repeat, site_kl, traced
 from pyro_vae.recording import Mode, NotRecordable, Outputs, Recording, expanded_along
 from pyro_vae.runtime import bytes_per_row, peak_bytes, private_seed
 
@@ -213,8 +212,7 @@ class Chunks:
         """Values of the guide's latent sites on a batch, so many particles of each datum."""
         copies = count if self.pair.repeated else 1
         guide = in_particle_plate(self.pair.guide, count // copies, -(self.pair.nesting + 1))
-        trace = poutine.trace(guide).get_trace(**(repeat(batch, copies) if copies > 1 else batch))
-        nodes = prune_subsample_sites(trace).nodes
+        nodes = traced(guide, **(repeat(batch, copies) if copies > 1 else batch)).nodes
         return {n: _Drawn(s["value"], s["fn"].event_dim, s["infer"]) for n, s in nodes.items() if is_latent(s)}
 
     def _held(self, draws: Mapping[str, _Drawn], data: slice, particles: slice, count: int) -> Trace:

@@ -7,9 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import Data, Split
@@ -20,7 +18,7 @@ from pyro_vae.programs.nodes import data_first, in_data_plate, is_point_mass, me
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import as_split, check_pair, quiet
 from pyro_vae.programs.sites import is_discrete
-from pyro_vae.programs.traces import Site, is_latent
+from pyro_vae.programs.traces import Site, is_latent, traced
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
 Dataset = Data | Split | Mapping[str, Tensor] | Tensor
@@ -151,7 +149,7 @@ def _collect(
             check_context(programs[1], batch)
             batch = {name: value.to(first[X].device) for name, value in batch.items()}
             with handler:
-                trace = prune_subsample_sites(poutine.trace(programs[1]).get_trace(**batch))
+                trace = traced(programs[1], **batch)
             for name, node in trace.nodes.items():
                 wanted = sites is None or name in sites
                 if wanted and is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):

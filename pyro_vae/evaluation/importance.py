@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -22,7 +21,7 @@ from pyro_vae.evaluation.results import LogLikelihood, largest, measured_sites, 
 from pyro_vae.programs.nodes import is_deterministic
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.traces import TracePair, in_particle_plate, log_weights, repeat
+from pyro_vae.programs.traces import TracePair, in_particle_plate, log_weights, repeat, traced
 from pyro_vae.recording import Compile, Mode, Outputs, choose_mode, is_recorded
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
 
@@ -96,7 +95,7 @@ class ImportanceSampler:
         guide = rebuilt_trace(template, parameters, lambda _, fn: fn.sample())
         particle_dim = -(self.pair.nesting + 1)
         model = in_particle_plate(self.pair.model, chunk, particle_dim)
-        trace = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=guide)).get_trace(**batch))
+        trace = traced(poutine.replay(model, trace=guide), **batch)
         size = next(f.size for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1)
         known = {"data_plates": self.pair.data_plates, "left_out": self.pair.left_out}
         pair = TracePair(trace, guide, chunk, particle_dim, size, size, **known)

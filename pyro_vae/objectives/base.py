@@ -86,8 +86,7 @@ class Objective(pyro.infer.ELBO):
     """
 
     def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
-        if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
-            raise InputError(f"num_particles must be a positive integer, got {num_particles!r}")
+        positive("num_particles", num_particles)
         if positive("max_plate_nesting", max_plate_nesting) > MOST_AXES:
             raise InputError(f"max_plate_nesting must be at most {MOST_AXES}, got {max_plate_nesting}")
         super().__init__(num_particles=num_particles, vectorize_particles=True)

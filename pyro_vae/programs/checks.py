@@ -225,21 +225,6 @@ def check_context(program: Program, batch: Batch) -> None:
             context.check(name, batch[name])
 
 
-def check_values(name: str, site: Site, batch: Batch) -> None:
-    """Check one batch's values of the data site of an entry's name against its distribution's shape and support.
-
-    Raises:
-        InputError: see :func:`check_data`.
-    """
-    value, event = batch[name], tuple(site["fn"].event_shape)
-    inner_plates = any(f.vectorized and f.dim != -1 for f in site["cond_indep_stack"])  # the program lays x out itself
-    if not inner_plates and tuple(value.shape[1:]) != event:
-        raise InputError(
-            f"data '{name}' have shape {tuple(value.shape[1:])} each, but site '{name}' has event shape {event}"
-        )
-    check_support(name, site, value)
-
-
 def check_shape(name: str, site: Site) -> None:
     """Check that what a site observes has the shape of its distribution, rather than one that broadcasts.
 

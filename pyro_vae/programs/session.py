@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
@@ -24,7 +23,7 @@ from pyro_vae.programs.data_sites import data_site, observed_data, same_numbers,
 from pyro_vae.programs.nodes import check_whole, is_deterministic, mean_of
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Program, as_programs, prime, real_type
-from pyro_vae.programs.traces import check_sites
+from pyro_vae.programs.traces import check_sites, traced
 from pyro_vae.runtime import as_device, check_seed, private_seed
 
 logger = logging.getLogger(__name__)
@@ -274,7 +273,7 @@ def generated(
     reason: Exception | None = None
     if takes(program, "num_samples") or any(takes(program, name) for name in context):
         try:
-            trace = prune_subsample_sites(poutine.trace(run).get_trace(**{**context, X: None, "num_samples": count}))
+            trace = traced(run, **{**context, X: None, "num_samples": count})
         except InputError:
             raise
         except Exception as error:  # a program that was not written to be run without data may fail in any way
@@ -292,7 +291,7 @@ def generated(
         ) from reason
     rows = data[torch.arange(count, device=data.device) % len(data)]
     run = _WithoutData(context.values())(run)
-    trace = prune_subsample_sites(poutine.trace(run).get_trace(**context, **{X: rows}, num_samples=count))
+    trace = traced(run, **context, **{X: rows}, num_samples=count)
     check_whole(trace)
     drawn = {name: node for name, node in observed_data(trace.nodes).items() if not node["is_observed"]}
     name = data_site(drawn, rows, site)
@@ -332,7 +331,7 @@ def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Ten
             torch.random.default_generator.manual_seed(0)
             for index in devices:
                 torch.cuda.default_generators[index].manual_seed(0)
-            trace = prune_subsample_sites(poutine.trace(run).get_trace(**context, **{X: x}, num_samples=count))
+            trace = traced(run, **context, **{X: x}, num_samples=count)
         nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
         return {name: [node["value"], mean_of(node)] for name, node in nodes.items()}
 

@@ -22,6 +22,11 @@ from pyro_vae.programs.sites import Site, inside_support, is_delta, is_factor, k
 PARTICLES = "particles"
 
 
+def traced(program: Callable[..., Any], **arguments: Any) -> Trace:
+    """The trace of one run of a program, without the indices that its plates draw."""
+    return prune_subsample_sites(poutine.trace(program).get_trace(**arguments))
+
+
 def is_latent(site: Site) -> bool:
     """Whether a trace's node is a latent site."""
     return site["type"] == "sample" and not site["is_observed"]

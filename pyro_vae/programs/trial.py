@@ -10,11 +10,10 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.programs.sites import Site, is_factor
-from pyro_vae.programs.traces import in_particle_plate, is_latent, is_observed
+from pyro_vae.programs.traces import in_particle_plate, is_latent, is_observed, traced
 
 ERROR = 1e-4  # relative to a site's largest number: rounding of other sizes of tensors is less
 Row = Mapping[str, Tensor]
@@ -90,7 +89,7 @@ class _Cells:
     ) -> None:
         self.model, self.guide, self.nesting = model, guide, nesting
         self.rows = (first, second)
-        drawn = [_trace(guide, row) for row in self.rows]
+        drawn = [traced(guide, **row) for row in self.rows]
         self.a, self.b = ({n: s for n, s in t.nodes.items() if is_latent(s)} for t in drawn)
         self._singles: dict[tuple[int, int], tuple[Trace, Trace]] = {}
         self.shared: set[str] = set()
@@ -163,8 +162,8 @@ class _Cells:
         for name, site in self.a.items():
             held.add_node(name, **{**site, "value": values[name]})
         programs = [in_particle_plate(p, 2 if particles else 1, -(self.nesting + 1)) for p in (self.guide, self.model)]
-        guide = _trace(poutine.replay(programs[0], trace=held), batch)
-        return guide, _trace(poutine.replay(programs[1], trace=guide), batch)
+        guide = traced(poutine.replay(programs[0], trace=held), **batch)
+        return guide, traced(poutine.replay(programs[1], trace=guide), **batch)
 
     def _values(self, data: int, particles: bool) -> dict[str, Tensor]:
         """Latents (K, *inner, N, *event) of the cells."""
@@ -232,10 +231,6 @@ class _Cells:
         if value.shape[rank - 1] == data and site["name"] not in self.shared:
             value = value.narrow(rank - 1, n, 1)
         return value
-
-
-def _trace(program: Callable[..., Any], batch: Row) -> Trace:
-    return prune_subsample_sites(poutine.trace(program).get_trace(**batch))
 
 
 def _per_datum(site: Site) -> bool:

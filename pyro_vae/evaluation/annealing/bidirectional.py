@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError, positive
@@ -20,7 +18,7 @@ from pyro_vae.evaluation.generate import draw
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.session import as_batch, evaluating, quiet
-from pyro_vae.programs.traces import is_latent
+from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.recording import Compile
 from pyro_vae.runtime import SEEDS, as_device, check_seed
 
@@ -143,5 +141,5 @@ def _drawn(
 def _sampled(program: Program, batch: Mapping[str, Tensor], seed: int) -> set[str]:
     """The sites that a program samples when it is given a batch, of which two rows are tried."""
     with quiet([program], {name: value[:2] for name, value in batch.items()}, seed) as rows:
-        trace = prune_subsample_sites(poutine.trace(program).get_trace(**rows))
+        trace = traced(program, **rows)
     return {name for name, node in trace.nodes.items() if is_latent(node) and not node["infer"].get("is_auxiliary")}

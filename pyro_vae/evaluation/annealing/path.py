@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
@@ -22,7 +21,7 @@ from pyro_vae.programs.nodes import in_data_plate
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.sites import is_delta
-from pyro_vae.programs.traces import Site, TracePair, in_particle_plate, is_latent, log_prob, total
+from pyro_vae.programs.traces import Site, TracePair, in_particle_plate, is_latent, log_prob, total, traced
 from pyro_vae.recording import Mode, Outputs
 
 FROM_PRIOR = 'anneal from the prior, start="prior", which needs no guide'
@@ -202,7 +201,7 @@ class Densities:
         self._parameters: list[Tensor] = []
         self._name = f"densities of {self.chains} chains"
         if path.start == "prior":
-            first = _trace(self.model, self.batch)
+            first = traced(self.model, **self.batch)
             check_model(first)
         else:
             pair = replace(path.pair, repeated=False).traces(self.batch, self.chains)
@@ -268,7 +267,7 @@ class Densities:
             u = given[VECTOR].detach().requires_grad_()
             unconstrained = Unconstrained(self.layout, u)
             with unconstrained:
-                model = _trace(self.model, batch)
+                model = traced(self.model, **batch)
             guide = Trace() if self.path.start == "prior" else self._trace_guide(model, given, batch)
             size = self.layout.size
             known = {"data_plates": self.path.pair.data_plates, "left_out": self.path.pair.left_out}
@@ -298,12 +297,12 @@ class Densities:
 
     def _vectors(self, program: Callable[..., Any]) -> Tensor:
         """Unconstrained latents ``(C, N, D)`` of a run of the model: supports may depend on other latents' values."""
-        return self._by_chain(self.layout.vector(_trace(program, self.batch)))
+        return self._by_chain(self.layout.vector(traced(program, **self.batch)))
 
     def _trace_guide(self, model: Trace, given: Batch, batch: Batch) -> Trace:
         """The guide's sites at the model's values."""
         if self._template is None:
-            return _trace(poutine.replay(self.guide, trace=model), batch)
+            return traced(poutine.replay(self.guide, trace=model), **batch)
         parameters = iter([value for name, value in given.items() if name.startswith(PARAMETER)])
         return rebuilt_trace(self._template, parameters, lambda name, _: model.nodes[name]["value"])
 
@@ -316,7 +315,3 @@ class Densities:
     def _by_datum(self, t: Tensor) -> Tensor:
         """The inverse of :meth:`_by_chain`."""
         return t if self.path.vectorize else t.transpose(0, 1).reshape(1, -1, *t.shape[2:])
-
-
-def _trace(program: Callable[..., Any], batch: Batch) -> Trace:
-    return prune_subsample_sites(poutine.trace(program).get_trace(**batch))

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import sum_rightmost
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import ComposeTransform, IndependentTransform
@@ -19,7 +17,7 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 from pyro_vae.errors import InputError
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.sites import ANGLE, kept, masks_of, of_angles
-from pyro_vae.programs.traces import Site, TracePair, is_latent
+from pyro_vae.programs.traces import Site, TracePair, is_latent, traced
 
 DRAWS = 1000  # of the prior, where bounds alone do not tell
 
@@ -54,7 +52,7 @@ def check_covered(pair: TracePair, model: Program, batch: Batch) -> None:
     if not unsure:
         return
     row = {name: value[:1].expand(DRAWS, *value.shape[1:]) for name, value in batch.items()}
-    drawn = prune_subsample_sites(poutine.trace(model).get_trace(**row))
+    drawn = traced(model, **row)
     for name in unsure:
         q, p = sites[name]
         if not bool(q.check(drawn.nodes[name]["value"]).all()):
