@@ -86,7 +86,8 @@ def test_signals_of_one_channel_are_drawn_as_curves():
 
 
 def test_maps_that_do_not_apply(caplog):
-    assert why_not(figures.code_maps, three_layers, bottom_up, Split({"x": torch.rand(5, 2)})) == "the model has no codes"
+    vectors = Split({"x": torch.rand(5, 2)})
+    assert why_not(figures.code_maps, three_layers, bottom_up, vectors) == "the model has no codes"
     pair = OneLevel()
 
     def model(x):
