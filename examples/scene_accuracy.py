@@ -35,7 +35,7 @@ def main() -> None:
     run = Run(options.dir)
     (model, _), data, scorer = run.programs(), run.data(), load_ranker(run)
     if scorer is None and max(options.best_of) > 1:
-        raise InputError(f"{options.dir} has no ranker: pyro-vae train-ranker --on {options.dir}, or --best-of 1")
+        raise InputError(f"{options.dir} has no ranker: pyro-vae train-ranker {options.dir}, or --best-of 1")
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit must be a positive integer, got {options.limit}")
     if data.scenes is None or data.captions is None:

@@ -16,8 +16,8 @@ from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, printabl
 COMMANDS = {  # name: the module of this folder that has it, which is loaded when it is used; what it does
     "train": ("train", "Train a recipe, or a YAML file of one's own, into a new run directory."),
     "resume": ("train", "Go on with an interrupted run, to the result that it would have had."),
-    "train-prior": ("train_prior", "Learn priors over the codes of a trained run, of which they become a part."),
-    "train-ranker": ("train_ranker", "Learn which texts belong to which images, to rank a run's samples of texts."),
+    "train-prior": ("second_stage", "Learn priors over the codes of a trained run, of which they become a part."),
+    "train-ranker": ("second_stage", "Learn which texts belong to which images, to rank a run's samples of texts."),
     "evaluate": ("evaluate", "Measure a trained run: importance-weighted log-likelihood, ELBO and its parts."),
     "ais": ("anneal", "Measure a trained run by annealed importance sampling: tighter than weights, and dearer."),
     "bidirectional": ("anneal", "Bound log p(x) from below and above on data that a run's model has drawn."),

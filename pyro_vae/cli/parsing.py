@@ -7,6 +7,7 @@ import difflib
 import logging
 import re
 import shutil
+import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -76,9 +77,30 @@ MANY = 12  # options, in a usage that lists them
 def run_parser(command: str, description: str | None) -> ArgumentParser:
     """A parser of a command on a run directory."""
     parser = make_parser(command, description)
-    parser.add_argument("dir", type=Path, help="the run directory")
+    parser.add_argument("dir", type=Path, help="the run directory (--on DIR says the same)")
     add_trust(parser)
     return parser
+
+
+def recipe_of(name: str, trust: bool) -> dict[str, Any]:
+    """A recipe by its name, or a YAML file: if that is trusted, classes of one's own are found beside it."""
+    from pyro_vae.recipes import read_recipe
+
+    recipe = read_recipe(name)
+    if trust and name.endswith((".yaml", ".yml")):
+        sys.path[:0] = ["", str(Path(name).resolve().parent)]
+    return recipe
+
+
+def directory_first(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a command on a run directory, which ``--on DIR`` may have named anywhere: with that in front."""
+    arguments = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument == "--on" and i + 1 < len(arguments):
+            return [arguments[i + 1], *arguments[:i], *arguments[i + 2 :]]
+        if argument.startswith("--on="):
+            return [argument.removeprefix("--on="), *arguments[:i], *arguments[i + 1 :]]
+    return arguments
 
 
 def add_trust(parser: ArgumentParser, whose: str = "that the configuration names") -> None:
@@ -127,9 +149,11 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], said: Any = None, kn
     Raises:
         UsageError: for what the parser refuses.
     """
-    arguments = [_normal(argument) for argument in arguments]
     if _wanted.get():
         raise Built(parser)
+    if any(action.dest == "dir" for action in parser._actions):
+        arguments = directory_first(arguments)
+    arguments = [_normal(argument) for argument in arguments]
     try:
         return parser.parse_args(_options_last(parser, arguments), namespace=None if said is None else said.clone())
     except (ArgumentError, TypeError, ValueError) as error:
@@ -188,7 +212,7 @@ def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str
     return UsageError(f"unknown option {stranger}.{hint} All options: {parser.prog} --help")
 
 
-RECIPES = {"train": ["vae"], "train-prior": ["pixelcnn"]}  # of which their options are, in the place of any
+RECIPES = {"train": ["vae"], "train-prior": ["DIR", "pixelcnn"]}  # of which their options are, in the place of any
 
 
 def completion_script(

@@ -68,7 +68,7 @@ def sample_texts(
     tokenizer.encode(texts)  # refused ones, before anything is drawn
     scorer = load_ranker(run)
     if scorer is None:
-        train = f"pyro-vae train-ranker --on {run.path}"
+        train = f"pyro-vae train-ranker {run.path}"
         if best_of > 1:
             raise InputError(f"{run.path} has no ranker that could tell the best of {best_of}: {train}, or --best-of 1")
         logging.info("no ranker: the images have no scores, and no order (%s)", train)

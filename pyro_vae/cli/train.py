@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over, run_parser
+from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over, recipe_of, run_parser
 from pyro_vae.errors import UsageError
-from pyro_vae.recipes import read_recipe
 from pyro_vae.recording import Compile
 from pyro_vae.runs import Run
 from pyro_vae.runs.config import add_experiment_arguments, experiment_parser, load_configured_data, parse_config
@@ -29,11 +26,9 @@ def train(arguments: Sequence[str]) -> None:
             add_experiment_arguments(parser, {})
             parser.parse_args(list(arguments))
         raise UsageError("the recipe comes first: pyro-vae train RECIPE --out DIR [--section.option value …]")
-    recipe = read_recipe(arguments[0])
-    add_experiment_arguments(parser, recipe)
     trust = "--trust" in arguments
-    if trust and arguments[0].endswith((".yaml", ".yml")):
-        sys.path[:0] = ["", str(Path(arguments[0]).resolve().parent)]  # classes of one's own beside the file
+    recipe = recipe_of(arguments[0], trust)
+    add_experiment_arguments(parser, recipe)
     if any(a in ("-h", "--help") or re.search(r"\.help\b", a) for a in arguments):
         parser.parse_args(list(arguments))
     read = partial(parse_config, experiment_parser(recipe), recipe, f"recipe {arguments[0]}", trust=trust)

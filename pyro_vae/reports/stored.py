@@ -278,7 +278,7 @@ def prior_commands(run: Run) -> list[str]:
     for file in sorted((run.path / PRIORS).glob(f"*/{CONFIG}")):
         config = read_yaml(file)
         name = str(config.get("recipe"))
-        words = ["pyro-vae", "train-prior", name, "--on", f"{run.path}-again", "--site", file.parent.name]
+        words = ["pyro-vae", "train-prior", f"{run.path}-again", name, "--site", file.parent.name]
         try:
             usual = parse_prior_config(read_recipe(name), name)
         except (InputError, ImportError):

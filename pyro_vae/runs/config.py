@@ -95,6 +95,29 @@ def parse_sections(
     return parsed
 
 
+def parse_stage(
+    config: Mapping[str, Any],
+    sections: Sequence[str],
+    add_arguments: Callable[[ArgumentParser], None],
+    source: str,
+    *,
+    trust: bool,
+    defaults: bool,
+) -> Namespace:
+    """Check the configuration of a second stage; see :func:`parse_sections`.
+
+    Args:
+        config: as it was read.
+        sections: that it may have.
+        add_arguments: gives a parser those sections.
+        source, trust, defaults: as for :func:`parse_sections`.
+    """
+    check_sections(config, sections, source)
+    parser = ArgumentParser(exit_on_error=False)
+    add_arguments(parser)
+    return parse_sections(parser, config, source, trust=trust, defaults=defaults)
+
+
 def classes_changed(said: Namespace, chosen: Namespace) -> list[str]:
     """What has become of a recipe's classes, a line for each that another has taken the place of.
 
@@ -327,9 +350,9 @@ def parse_config(
             configuration is not trusted.
     """
     if "prior" in config:
-        raise InputError(f"{source} is a prior's recipe: learn it for a run, with pyro-vae train-prior NAME --on DIR")
+        raise InputError(f"{source} is a prior's recipe: learn it for a run, with pyro-vae train-prior DIR NAME")
     if "ranker" in config:
-        raise InputError(f"{source} is a ranker's recipe: learn it for a run, with pyro-vae train-ranker --on DIR")
+        raise InputError(f"{source} is a ranker's recipe: learn it for a run, with pyro-vae train-ranker DIR")
     check_sections(config, SECTIONS, source)
     _check_pair(config, source)
     if "first" in config:

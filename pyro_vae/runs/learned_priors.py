@@ -17,7 +17,7 @@ from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel
 from pyro_vae.priors import Prior
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
-from pyro_vae.runs.config import NOT_CONFIGURED, check_sections, instantiate, parse_sections, told_apart
+from pyro_vae.runs.config import NOT_CONFIGURED, instantiate, parse_stage, told_apart
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
 from pyro_vae.runs.known import LARGEST, built_within
 from pyro_vae.runtime import private_seed
@@ -58,10 +58,7 @@ def parse_prior_config(
     """
     if "prior" not in config:
         raise InputError(f"{source} is not a prior's recipe: it has no section 'prior' (train it with pyro-vae train)")
-    check_sections(config, SECTIONS, source)
-    parser = ArgumentParser(exit_on_error=False)
-    add_prior_arguments(parser)
-    return parse_sections(parser, config, source, trust=trust, defaults=defaults)
+    return parse_stage(config, SECTIONS, add_prior_arguments, source, trust=trust, defaults=defaults)
 
 
 def build_prior(
@@ -131,7 +128,7 @@ def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list
             )
         if not (folder / SUMMARY).is_file():
             logger.warning(
-                "%s is not trained to its end: the prior of '%s' stays uniform (pyro-vae train-prior --on %s --resume)",
+                "%s is not trained to its end: the prior of '%s' stays uniform (pyro-vae train-prior %s --resume)",
                 folder,
                 folder.name,
                 run,

@@ -216,7 +216,7 @@ class Run:
         if not file.is_file():
             raise InputError(
                 f"{self.path} knows no texts: learn a prior over texts and codes first, of data with captions "
-                f"(pyro-vae train-prior dalle --on {self.path})"
+                f"(pyro-vae train-prior {self.path} dalle)"
             )
         return Tokenizer.load(file)
 

@@ -19,10 +19,9 @@ from pyro_vae.runs.codes import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runs.config import (
     NOT_CONFIGURED,
     REFUSALS,
-    check_sections,
     instantiate,
     is_first_process,
-    parse_sections,
+    parse_stage,
     told_apart,
     write_config,
 )
@@ -61,10 +60,7 @@ def parse_ranker_config(
     """
     if "ranker" not in config:
         raise InputError(f"{source} is not a ranker's recipe: it has no section 'ranker'")
-    check_sections(config, SECTIONS, source)
-    parser = ArgumentParser(exit_on_error=False)
-    add_ranker_arguments(parser)
-    return parse_sections(parser, config, source, trust=trust, defaults=defaults)
+    return parse_stage(config, SECTIONS, add_ranker_arguments, source, trust=trust, defaults=defaults)
 
 
 def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, progress: bool = True) -> FitResult:

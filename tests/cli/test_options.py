@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pyro_vae.cli import COMMANDS, command, main
-from pyro_vae.cli.parsing import _options_last, make_parser
+from pyro_vae.cli.parsing import _options_last, directory_first, make_parser
 from pyro_vae.reports.stored import train_command
 from pyro_vae.runs import Run
 
@@ -93,9 +93,10 @@ def test_the_pair_trained_first_may_have_another_objective(tmp_path, monkeypatch
 
 def test_a_prior_of_another_class_has_its_own_defaults(monkeypatch):
     seen = []
-    command = import_module("pyro_vae.cli.train_prior")
-    monkeypatch.setattr(command, "_train", lambda options, config, recipe: seen.append(config.prior))
-    assert main(["train-prior", "wavenet", "--prior", "GatedPixelCNN", "--on", "somewhere"]) == 0
+    command = import_module("pyro_vae.cli.second_stage")
+    monkeypatch.setattr(command, "Run", lambda *arguments, **options: None)
+    monkeypatch.setattr(command, "train_priors", lambda run, config, *_, **options: seen.append(config.prior) or {})
+    assert main(["train-prior", "somewhere", "wavenet", "--prior", "GatedPixelCNN"]) == 0
     assert main(["train-prior", "pixelcnn", "--on", "somewhere", "--prior.kernel", "3"]) == 0
     assert [prior.init_args.kernel for prior in seen] == [5, 3]
 
@@ -116,10 +117,24 @@ def test_options_may_stand_before_between_and_after_files(given, ordered):
     assert _options_last(parser, given.split()) == ordered.split()
 
 
+@pytest.mark.parametrize("given", ["--on DIR a --y 1", "a --on DIR --y 1", "a --y 1 --on=DIR", "DIR a --y 1"])
+def test_the_run_directory_may_be_named(given):
+    assert directory_first(given.split()) == "DIR a --y 1".split()
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "compare", "recipes", "datasets")])
+@pytest.mark.parametrize("given", [["nowhere"], ["--on", "nowhere"], ["--on=nowhere"]])
+def test_every_command_on_a_run_takes_it_both_ways(name, given, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipe = {"train-prior": ["pixelcnn"]}.get(name, [])
+    assert main([name, *given, *recipe]) == 1
+    assert "nowhere is not a run directory" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ help, spelling, exit status
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_fits_a_screen_and_says_what_the_list_says(name, capsys):
-    recipe = {"train": ["vae"], "train-prior": ["pixelcnn"]}.get(name, [])
+    recipe = {"train": ["vae"], "train-prior": ["DIR", "pixelcnn"]}.get(name, [])
     with pytest.raises(SystemExit) as ended:
         main([name, *recipe, "--help"])
     said = capsys.readouterr().out

@@ -121,7 +121,7 @@ def test_a_prior_that_is_not_trained_to_its_end(reported, few_figures, tmp_path)
     (run / "priors" / "codes" / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["report", str(run)]) == 0
     said = json.loads((run / "report.json").read_text())
-    command = ["pyro-vae", "train-prior", "pixelcnn", "--on", f"{run}-again", "--site", "codes"]
+    command = ["pyro-vae", "train-prior", f"{run}-again", "pixelcnn", "--site", "codes"]
     assert shlex.split(said["commands"][1]) == [*command, "--prior.kernel=3", "--seed=4"]
     assert said["warnings"] == ["prior of codes: training has not come to its end, so that it takes no part here."]
     assert Page((run / "report.html").read_text()).row("prior of codes")[-1] == "not trained"

@@ -57,7 +57,7 @@ def test_one_of_one_and_one_of_many(measure):
 
 
 def test_what_cannot_be_measured(measure):
-    with pytest.raises(InputError, match="has no ranker: pyro-vae train-ranker --on runs/none, or --best-of 1"):
+    with pytest.raises(InputError, match="has no ranker: pyro-vae train-ranker runs/none, or --best-of 1"):
         measure(ranked=False)
     with pytest.raises(InputError, match="--limit must be a positive integer, got 0"):
         measure("--limit", "0")
