@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
 
 
 class InputError(ValueError):
@@ -18,6 +21,10 @@ class CorruptFileError(InputError):
     """A file exists but cannot be read as what it should be (truncated, damaged, wrong format)."""
 
 
+class NotApplicable(InputError):
+    """A figure or metric has nothing to show or measure of these programs or data; the message says why."""
+
+
 class NonFiniteLossError(RuntimeError):
     """A training loss became NaN or infinite; the message names the step and the site."""
 
@@ -25,6 +32,15 @@ class NonFiniteLossError(RuntimeError):
 def printable(text: str) -> str:
     """A text that a terminal shows and does not obey: control and invisible characters are written out, ``\\x1b``."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def why_not(error: Exception) -> str:
+    """What an error says in one line, with its type where it is not the package's own; its traceback is logged."""
+    if isinstance(error, InputError):
+        return str(error)
+    logger.debug("where it failed", exc_info=error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:

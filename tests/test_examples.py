@@ -22,12 +22,14 @@ def documented():
 @pytest.mark.parametrize("test", [*documented()], ids=lambda test: test.name)
 def test_an_example(test):
     said = []
-    registered = dict(pyro_vae.plots.registry._entries)
+    registries = pyro_vae.plots.registry._entries, pyro_vae.evaluation.results._metrics
+    before = [dict(registry) for registry in registries]
     try:
         doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)
     finally:
-        pyro_vae.plots.registry._entries.clear()
-        pyro_vae.plots.registry._entries.update(registered)
+        for registry, known in zip(registries, before, strict=True):
+            registry.clear()
+            registry.update(known)
     assert not said, "".join(said)
 
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from pyro_vae.cli import columns
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import InputError, positive
-from pyro_vae.evaluation.amortization import LikelihoodGap
 from pyro_vae.evaluation.annealing.chains import Schedule
 from pyro_vae.evaluation.annealing.path import Start
-from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, BidirectionalBounds
+from pyro_vae.evaluation.results import Result
 from pyro_vae.programs.context import needed_to_generate
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import (
     SplitName,
-    bits_in_words,
     part_of,
     plain,
+    table,
     told_then_written,
     warned,
     with_id,
@@ -31,7 +30,7 @@ from pyro_vae.runs.measurements import (
 )
 from pyro_vae.runtime import as_device, check_seed
 
-Found = TypeVar("Found", AnnealedLikelihood, BidirectionalBounds, LikelihoodGap)
+Found = TypeVar("Found", bound=Result)
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
 
 
@@ -43,11 +42,8 @@ def ais(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
     split = part_of(run.data(), options.split, options.limit)
-
-    def measured() -> AnnealedLikelihood:
-        return measure(*run.programs(), split, **_given(options), **_common(options))
-
-    _tell(run, f"ais-{options.split}", measured, options, _of_estimate)
+    measured = partial(measure, *run.programs(), split, **_given(options), **_common(options))
+    _tell(run, f"ais-{options.split}", measured, options)
 
 
 def bidirectional(arguments: Sequence[str]) -> None:
@@ -63,11 +59,8 @@ def bidirectional(arguments: Sequence[str]) -> None:
     run = Run(options.dir, trust=options.trust)
     model, guide = run.programs()
     context = _context(run, needed_to_generate(model), positive("--num", options.num))
-
-    def measured() -> BidirectionalBounds:
-        return measure(model, guide, options.num, batch=context, **_given(options), **_common(options))
-
-    _tell(run, "bidirectional", measured, options, _of_bidirectional)
+    measured = partial(measure, model, guide, options.num, batch=context, **_given(options), **_common(options))
+    _tell(run, "bidirectional", measured, options)
 
 
 def gap(arguments: Sequence[str]) -> None:
@@ -84,18 +77,16 @@ def gap(arguments: Sequence[str]) -> None:
     run = Run(options.dir, trust=options.trust)
     folder = run.file("figures")
     split = part_of(run.data(), options.split, options.limit)
-
-    def measured() -> LikelihoodGap:
-        return likelihood_gap(
-            *run.programs(),
-            split,
-            particles=options.particles,
-            refine_options={"num_steps": options.num_steps},
-            annealing_options=_given(options),
-            **_common(options),
-        )
-
-    found = _tell(run, f"gap-{options.split}", measured, options, _of_gap)
+    measured = partial(
+        likelihood_gap,
+        *run.programs(),
+        split,
+        particles=options.particles,
+        refine_options={"num_steps": options.num_steps},
+        annealing_options=_given(options),
+        **_common(options),
+    )
+    found = _tell(run, f"gap-{options.split}", measured, options)
     save_figure(draw(found), folder / "likelihood_gap.png")
 
 
@@ -144,13 +135,7 @@ def _common(options: Any) -> dict[str, Any]:
     }
 
 
-def _tell(
-    run: Run,
-    name: str,
-    measured: Callable[[], Found],
-    options: Any,
-    rows: Callable[[Any], dict[str, str]],
-) -> Found:
+def _tell(run: Run, name: str, measured: Callable[[], Found], options: Any) -> Found:
     """Measure, print, write DIR/name.npz (each datum) and DIR/name.json."""
     started = time.monotonic()
     found = measured()
@@ -160,51 +145,7 @@ def _tell(
     if options.json:
         text = json.dumps(plain(result), allow_nan=False)
     else:
-        told = {**rows(result), "seconds": f"{result['seconds']:.1f}"}
-        head = f"{run.path} on {result['num_data']} data ({result['split']}), +- one standard error over data"
         warnings = [f"  warning: {warning}" for warning in result["warnings"]]
-        text = "\n".join([head, columns({f"  {k}": v for k, v in told.items()}), *warnings])
+        text = "\n".join([table(run.path, result, found.rows), *warnings])
     told_then_written(text, lambda: write_measurement(run.path, name, result, arrays))
     return found
-
-
-def _nats(value: float, error: float) -> str:
-    return f"{value:.3f} +- {error:.3f} nats"
-
-
-def _of_estimate(result: dict[str, Any]) -> dict[str, str]:
-    return {
-        "log-likelihood, annealed": _nats(result["log_likelihood"], result["standard_error"]),
-        "bits per dimension": bits_in_words(result),
-        **_of_chains(result),
-        "effective sample size": f"{result['effective_sample_size']:.1f} of {result['num_chains']} chains",
-    }
-
-
-def _of_bidirectional(result: dict[str, Any]) -> dict[str, str]:
-    sides = {f"{side} bound": _nats(result[side], result[f"{side}_standard_error"]) for side in ("lower", "upper")}
-    gaps = {
-        "gap": _nats(result["gap"], result["gap_standard_error"]),
-        "gap of a datum": f"median {result['gap_median']:.3f}, largest {result['gap_largest']:.3f} nats",
-    }
-    return {**sides, **gaps, **_of_chains(result)}
-
-
-def _of_gap(result: dict[str, Any]) -> dict[str, str]:
-    rows = {
-        row["bound"]: f"{row['mean']:.3f} nats, lacks {row['missing']:.3f} +- {row['missing_standard_error']:.3f}"
-        for row in result["bounds"]
-    }
-    parts = {
-        f"{part} gap of the ELBO": _nats(result[f"{part}_gap"], result[f"{part}_gap_standard_error"])
-        for part in ("approximation", "amortization")
-    }
-    return {**_of_estimate(result["annealed"]), **rows, **parts}
-
-
-def _of_chains(result: dict[str, Any]) -> dict[str, str]:
-    told = f"{result['num_chains']} x {result['num_temperatures']} x {result['num_leapfrog']}"
-    return {
-        "chains x temperatures x leapfrog": f"{told}, from the {result['start']}, {result['schedule']}",
-        "acceptance": "no transition" if result["acceptance"] is None else f"{result['acceptance']:.2f}",
-    }

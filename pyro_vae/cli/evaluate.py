@@ -12,15 +12,15 @@ from pyro_vae.runs.measurements import (
     MEMORY_MIB,
     PARTICLES,
     SplitName,
-    evaluation_table,
     measure,
     plain,
+    table,
     told_then_written,
 )
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a trained run: importance-weighted log-likelihood, ELBO and its parts."""
+    """Measure a trained run: importance-weighted log-likelihood, ELBO and its parts, metrics."""
     parser = run_parser("evaluate", evaluate.__doc__)
     parser.add_argument("--particles", type=int, default=PARTICLES, help="importance samples per datum")
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
@@ -45,7 +45,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         progress=not options.json,
     )
     result = measured.result
-    text = json.dumps(plain(result), allow_nan=False) if options.json else evaluation_table(run.path, result)
+    text = json.dumps(plain(result), allow_nan=False) if options.json else table(run.path, result, measured.rows)
     told_then_written(text, lambda: measured.write(run.path))
     for sentence in result["warnings"]:
         logging.warning("warning: %s", sentence)

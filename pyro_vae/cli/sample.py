@@ -55,7 +55,7 @@ def sample_texts(
     import numpy as np
 
     from pyro_vae.files import write_atomically
-    from pyro_vae.plots.registry import save_figure
+    from pyro_vae.plots.registry import saved_if_applicable
     from pyro_vae.text_to_image.contact_sheet import contact_sheet
     from pyro_vae.text_to_image.ranker import load_ranker
     from pyro_vae.text_to_image.ranking import draw_best
@@ -86,9 +86,8 @@ def sample_texts(
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
     title = f"Best of {best_of}" if best_of > 1 else "Samples"
-    figure = contact_sheet(best.images, texts, best.scores, f"{title}: mean of p(x | z), z ~ p(z | text)")
-    if figure is not None:
-        save_figure(figure, picture)
+    title += ": mean of p(x | z), z ~ p(z | text)"
+    if saved_if_applicable(lambda: contact_sheet(best.images, texts, best.scores, title), picture):
         print(picture)
 
 

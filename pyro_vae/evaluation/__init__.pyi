@@ -11,6 +11,7 @@ from .codes import CodeStatistics as CodeStatistics
 from .codes import CodeUsage as CodeUsage
 from .codes import code_statistics as code_statistics
 from .encoding import encode as encode
+from .evidence import EvidenceBound as EvidenceBound
 from .evidence import elbo as elbo
 from .generate import decode as decode
 from .generate import reconstruct as reconstruct
@@ -19,5 +20,7 @@ from .importance import log_likelihood as log_likelihood
 from .latent_units import LatentStatistics as LatentStatistics
 from .latent_units import SiteStatistics as SiteStatistics
 from .latent_units import latent_statistics as latent_statistics
-from .results import EvidenceBound as EvidenceBound
 from .results import LogLikelihood as LogLikelihood
+from .results import Result as Result
+from .results import Scores as Scores
+from .results import metric as metric

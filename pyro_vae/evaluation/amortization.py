@@ -21,7 +21,7 @@ from pyro_vae.evaluation.annealing.ais import ais
 from pyro_vae.evaluation.annealing.results import AnnealedLikelihood
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Recorder
 from pyro_vae.evaluation.importance import log_likelihood
-from pyro_vae.evaluation.results import LogLikelihood, mean_and_error, not_finite
+from pyro_vae.evaluation.results import LogLikelihood, Result, mean_and_error, nats, not_finite
 from pyro_vae.programs.context import X
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
@@ -133,7 +133,7 @@ TOLD = 100  # particles drawn at once when the bounds are measured
 
 
 @dataclass
-class RefinedBound:
+class RefinedBound(Result):
     """The ELBO with the guide's parameters as its networks give them, and refined for each datum.
 
     Attributes:
@@ -154,7 +154,27 @@ class RefinedBound:
         """Mean of refined - amortized (the amortization gap) and its standard error over data, nats."""
         return mean_and_error(self.refined - self.amortized)
 
-    def to_dict(self) -> dict[str, object]:
+    @property
+    def rows(self) -> dict[str, str]:
+        """Both bounds, and the gap between them."""
+        bounds = {"ELBO": self.amortized, "ELBO, refined": self.refined}
+        told = {name: nats(mean_and_error(value), 3) for name, value in bounds.items()}
+        return {**told, "amortization gap of the ELBO": nats(self.gain, 3)}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Both bounds of each datum, nats, ``(num_data,)`` each."""
+        return {"amortized": self.amortized, "refined": self.refined}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against these numbers, in sentences."""
+        told = not_finite(self.amortized, "ELBO") + not_finite(self.refined, "ELBO, refined")
+        worse, n = int((self.refined < self.amortized).sum()), len(self.refined)
+        if worse > 0.75 * n:  # half of them, where there is nothing to gain
+            told.append(f"refinement lowered the ELBO of {worse} of {n} data: more steps or a smaller rate are needed")
+        return told
+
+    def to_dict(self) -> dict[str, Any]:
         """The summary as plain values, nats."""
         return {
             "amortized": mean_and_error(self.amortized)[0],
@@ -297,7 +317,7 @@ PARTICLES = (1, 10, 100, 1000, 5000)
 
 
 @dataclass
-class LikelihoodGap:
+class LikelihoodGap(Result):
     """Bounds on log p(x) of the same data, from the loosest to the tightest, and the gap of the ELBO in two parts.
 
     Attributes:
@@ -327,23 +347,31 @@ class LikelihoodGap:
     @property
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences."""
-        told = list(self.annealed.warnings)
-        for name, value in self._bounds().items():
-            told += not_finite(value, name)
+        told = [*self.annealed.warnings, *self.elbo.warnings]
         for k, bound in self.importance.items():
+            told += not_finite(bound.per_datum, f"K = {k}")
             less, error = self.missing(bound.per_datum)
             if less < -4 * error:
                 told.append(f"annealing is {-less:.3g} nats below the bound with K = {k}: more temperatures are needed")
-        worse, n = int((self.elbo.refined < self.elbo.amortized).sum()), len(self.elbo.refined)
-        if worse > 0.75 * n:  # half of them, where there is nothing to gain
-            told.append(f"refinement lowered the ELBO of {worse} of {n} data: more steps or a smaller rate are needed")
         return told
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """The estimate by annealing, what each bound lacks of it, and the parts of the gap."""
+        bounds = {
+            name: f"{mean_and_error(value)[0]:.3f} nats, lacks {less:.3f} +- {error:.3f}"
+            for name, value in self._bounds().items()
+            for less, error in [self.missing(value)]
+        }
+        parts = {"approximation": self.approximation, "amortization": self.amortization}
+        gaps = {f"{part} gap of the ELBO": nats(value, 3) for part, value in parts.items()}
+        return {**self.annealed.rows, **bounds, **gaps}
 
     def arrays(self) -> dict[str, Tensor]:
         """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
         return {**self._bounds(), "annealed": self.annealed.per_datum}
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The summary as plain values, nats."""
         rows = [
             {"bound": name, "mean": mean_and_error(value)[0], "missing": less, "missing_standard_error": error}

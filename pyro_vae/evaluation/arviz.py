@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive
-from pyro_vae.evaluation.results import pareto_k
+from pyro_vae.evaluation.importance import pareto_k
 from pyro_vae.programs.nodes import data_first
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import anything_to_draw, evaluating

@@ -15,6 +15,7 @@ from torch.distributions import constraints
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
+from pyro_vae.evaluation.results import Result
 from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.nodes import data_first, in_data_plate, is_deterministic
 from pyro_vae.programs.pair import Pair
@@ -140,7 +141,7 @@ class CodeUsage:
 
 
 @dataclass
-class CodeStatistics:
+class CodeStatistics(Result):
     """The codes of every code site.
 
     Attributes:
@@ -153,7 +154,17 @@ class CodeStatistics:
     num_data: int
     split: str = "data"
 
-    def to_dict(self) -> dict[str, object]:
+    @property
+    def rows(self) -> dict[str, str]:
+        """How many codes of each site are in use, and how evenly."""
+
+        def told(site: CodeUsage) -> str:
+            used = f"{site.num_used} of {site.num_codes} in use ({100 * site.usage:.0f}%)"
+            return f"{used}, perplexity {site.perplexity:.0f}"
+
+        return {f"codes of {name}": told(site) for name, site in self.sites.items()}
+
+    def to_dict(self) -> dict[str, Any]:
         """The summary as plain values."""
         sites = {name: site.to_dict() for name, site in self.sites.items()}
         return {"sites": sites, "num_data": self.num_data, "split": self.split}

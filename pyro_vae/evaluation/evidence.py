@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,11 +12,61 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
-from pyro_vae.evaluation.results import EvidenceBound
+from pyro_vae.evaluation.results import PerDatum, mean_and_error, nats, not_finite
 from pyro_vae.programs.session import anything_to_draw, evaluating
 from pyro_vae.programs.sites import Site
 from pyro_vae.programs.traces import analytic_sites, log_prob, outside_prior, site_kl
 from pyro_vae.runtime import keep_freed_memory
+
+
+@dataclass
+class EvidenceBound(PerDatum):
+    """The ELBO and its parts.
+
+    Attributes:
+        per_datum: ELBO, nats, ``(num_data,)``, float64 on the CPU.
+        log_likelihood: E_q log p(x | z) of each data site, nats, ``(num_data,)`` each.
+        kl: KL of each latent site, raw (not weighted, not clamped), nats, ``(num_data,)`` each.
+        num_particles: draws per datum.
+        split: the name of the data.
+    """
+
+    per_datum: Tensor
+    log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    kl: dict[str, Tensor] = field(default_factory=dict)
+    num_particles: int = 1
+    split: str = "data"
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the bound doubtful, in sentences."""
+        return [*self.doubts, *not_finite(self.per_datum, "ELBO")]
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """The bound and its parts."""
+        terms = [(f"reconstruction of {name}", value) for name, value in self.log_likelihood.items()]
+        terms += [(f"KL of {name}", value) for name, value in self.kl.items()]
+        parts = {label: f"{mean_and_error(value)[0]:.2f} nats" for label, value in terms}
+        return {"ELBO": nats((self.mean, self.standard_error)), **parts}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The ELBO of each datum, nats, ``(num_data,)``."""
+        return {"elbo": self.per_datum}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain values, nats."""
+        return {
+            "elbo": self.mean,
+            "standard_error": self.standard_error,
+            "reconstruction": {k: mean_and_error(v)[0] for k, v in self.log_likelihood.items()},
+            "kl": {k: mean_and_error(v)[0] for k, v in self.kl.items()},
+            "num_particles": self.num_particles,
+            "num_data": len(self.per_datum),
+            "warnings": self.warnings,
+            "split": self.split,
+        }
 
 
 def elbo(

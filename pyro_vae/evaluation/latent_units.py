@@ -14,6 +14,7 @@ from torch.distributions import Distribution, kl_divergence
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
+from pyro_vae.evaluation.results import Result
 from pyro_vae.programs.nodes import is_point_mass, mean_or_none
 from pyro_vae.programs.session import anything_to_draw, evaluating
 from pyro_vae.programs.sites import Site, inside_support, is_delta, kept, may_leave, same_masks
@@ -135,7 +136,7 @@ class SiteStatistics:
 
 
 @dataclass
-class LatentStatistics:
+class LatentStatistics(Result):
     """Statistics of every latent site that model and guide share.
 
     Attributes:
@@ -150,7 +151,17 @@ class LatentStatistics:
     num_data: int
     split: str = "data"
 
-    def to_dict(self) -> dict[str, object]:
+    @property
+    def rows(self) -> dict[str, str]:
+        """The KL of each site, and how many of its units are active."""
+
+        def told(site: SiteStatistics) -> str:
+            active = "" if site.active is None else f", {site.num_active} of {site.active.numel()} units active"
+            return f"{site.kl:.2f} nats{active}"
+
+        return {f"KL of {name}": told(site) for name, site in self.sites.items()}
+
+    def to_dict(self) -> dict[str, Any]:
         """The summary as plain values, nats."""
         return {
             "sites": {name: site.to_dict() for name, site in self.sites.items()},

@@ -1,12 +1,17 @@
-"""What evaluation returns: per-datum tensors with their means, errors, units and diagnostics."""
+"""What evaluation returns: the protocol of every result, those of likelihoods, and the metrics that are registered."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from html import escape
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from pyro_vae.data import Split
@@ -17,90 +22,64 @@ from pyro_vae.programs.traces import TracePair, log_prob
 from pyro_vae.runtime import private_seed
 
 UNRELIABLE = 0.7  # k-hat above this: not even a smoothed estimate is to be trusted
-FEWEST = 5  # weights that a tail is fitted to, at least
-ROUNDING = 1e-4  # nats: weights closer than this are equal, but for the arithmetic of their log-densities
-ELEMENTS = 1 << 18  # numbers of a fit's tensors at once
 
 
-def tail_length(num_particles: int) -> int:
-    r"""M: how many of K weights are the tail, :math:`\lceil \min(K / 5, 3 \sqrt K) \rceil`.
+class Result(ABC):
+    """What was measured: for people (``rows``), for files (``to_dict``, ``arrays``), and what speaks against it."""
 
-    Source: Vehtari et al. 2024, arXiv:1507.02646.
+    @property
+    @abstractmethod
+    def rows(self) -> dict[str, str]:
+        """What people read: numbers with their units, by label."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain values, nats unless the name says otherwise."""
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum by name, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against these numbers, in sentences; empty if nothing does."""
+        return []
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self.rows.items())
+        return f"<table>{rows}</table>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in self.warnings)
+
+
+Registered = TypeVar("Registered", bound=Callable[..., Result])
+_metrics: dict[str, Callable[..., Result]] = {}
+
+
+def metric(function: Registered) -> Registered:
+    """Register a function that measures a pair: ``pyro-vae evaluate``, ``report`` and ``compare`` show it by its name.
+
+    Of ``model``, ``guide``, ``split`` (on the device, nothing left to draw), ``memory_budget`` (bytes), ``seed`` and
+    ``device`` it takes those that it names, and returns a :class:`Result`. It is run in evaluation mode, without
+    gradients, with a random state of its own. It raises :class:`~pyro_vae.errors.NotApplicable` where there is nothing
+    to measure. A file of this folder is found by itself; one of your own registers when it is imported.
+
+    Example:
+        >>> import pyro_vae
+        >>> from pyro_vae.evaluation import Scores, metric
+        >>> @metric
+        ... def squared_error(model, guide, split, seed):
+        ...     x = split.batch(slice(None))["x"].cpu()
+        ...     error = (pyro_vae.reconstruct(model, guide, split, seed=seed) - x).square().flatten(1).sum(1)
+        ...     return Scores(error, "squared error of a reconstruction", unit="")
     """
-    return math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
+    _metrics[function.__name__] = function
+    return function
 
 
-def largest(log_weights: Tensor, num_particles: int, known: Tensor | None = None) -> Tensor:
-    """The M + 1 largest log-weights of each datum, brought up to date with a chunk: all that k-hat needs.
-
-    Args:
-        log_weights: a chunk, ``(k, N)``.
-        num_particles: K, of all chunks together.
-        known: what this gave for the chunks before.
-
-    Returns:
-        ``(at most M + 1, N)``, the largest first.
-    """
-    every = log_weights if known is None else torch.cat([known, log_weights])
-    return every.topk(min(tail_length(num_particles) + 1, len(every)), 0).values
-
-
-def pareto_k(log_weights: Tensor) -> Tensor:
-    """k-hat of each datum's weights, ``(N,)`` float64, from all of them, ``(K, N)``; see :func:`pareto_k_of_tail`."""
-    return pareto_k_of_tail(largest(log_weights.double(), len(log_weights)))
-
-
-def pareto_k_of_tail(log_weights: Tensor) -> Tensor:
-    r"""Shape k of the generalized Pareto distribution that fits the M largest weights' excesses over the next one.
-
-    .. math:: p(e) = \frac1\sigma \Big(1 + k \frac e\sigma\Big)^{-1/k-1}, \qquad e_i = w_i - w_{M+1}
-
-    Moments of the weights from 1/k on are infinite: k < 1/2 means that they have a variance. Above 0.7 the number of
-    particles that an estimate needs is out of reach. The fit is the posterior mean of Zhang and Stephens under their
-    empirical prior, drawn towards 1/2 as if by ten further weights: :math:`\hat k = (M k + 5) / (M + 10)`.
-
-    Args:
-        log_weights: the M + 1 largest of each datum, ``(M + 1, N)``, nats, the largest first.
-
-    Returns:
-        ``(N,)`` float64. NaN where there is no tail to fit: fewer than five weights exceed the smallest one (too few
-        particles, or most weights are equal), the weights are all equal to within rounding (1e-4 nats; as where the
-        guide is the posterior), or they are not numbers.
-
-    Source: Zhang & Stephens 2009, doi:10.1198/tech.2009.08017; Vehtari et al. 2024, arXiv:1507.02646, section 3.
-    """
-    log_weights = log_weights.double()
-    relative = log_weights - log_weights[:1]  # (M + 1, N), the largest 0; NaN if it is infinite
-    cutoff = relative[-1]
-    excess = (relative.exp() - cutoff.exp())[:-1].flip(0)  # (M, N), ascending
-    excess = torch.where(cutoff < -ROUNDING, excess, 0.0)  # also where it is NaN
-    if len(excess) < FEWEST:
-        return torch.full_like(cutoff, torch.nan)
-    rows = max(1, ELEMENTS // (len(excess) * _grid_size(len(excess))))
-    return torch.cat([_fit(part) for part in excess.T.split(rows)])
-
-
-def _grid_size(m: int) -> int:
-    return 30 + math.isqrt(m)
-
-
-def _fit(excess: Tensor) -> Tensor:
-    """k-hat ``(N,)`` of excesses ``(N, M)`` in ascending order; zeros (ties with the cutoff) are none of the tail."""
-    m = excess.shape[1]
-    count = (excess > 0).sum(1, keepdim=True)  # (N, 1): M, but for ties
-    size = count.double().sqrt().floor() + 30  # (N, 1), points of the grid
-    point = torch.arange(1, _grid_size(m) + 1, dtype=excess.dtype, device=excess.device)  # (J,)
-    quarter = m - count + (count / 4 + 0.5).floor().long() - 1  # (N, 1), the place of the lowest quarter's end
-    scale = excess.gather(1, quarter.clamp(0, m - 1))  # (N, 1)
-    b = (1 - (size / (point - 0.5)).sqrt()) / (3 * scale) + 1 / excess[:, -1:]  # (N, J): values of -k / sigma
-    k = (-b[..., None] * excess[:, None]).log1p().sum(2) / count  # (N, J): zeros add nothing
-    profile = count * ((-b / k).log() - k - 1)  # (N, J), log-likelihood
-    profile = profile.where((point <= size) & (b != 0), -torch.inf)
-    b = b.where(point <= size, 0.0)
-    best = (b * profile.softmax(1)).sum(1, keepdim=True)  # (N, 1), posterior mean
-    k = (-best * excess).log1p().sum(1) / count[:, 0]
-    k = (count[:, 0] * k + 5) / (count[:, 0] + 10)
-    return k.where(count[:, 0] >= FEWEST, torch.nan)
+def metrics() -> dict[str, Callable[..., Result]]:
+    """All registered metrics, by name."""
+    for module in iter_modules([str(Path(__file__).parent)]):
+        import_module(f"{__package__}.{module.name}")
+    return dict(sorted(_metrics.items()))
 
 
 @dataclass(frozen=True)
@@ -176,34 +155,93 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return values.mean().item() + 0.0, error  # + 0.0: no -0.0
 
 
-def not_finite(values: Tensor, what: str) -> list[str]:
+def not_finite(values: Tensor, what: str, unit: str = "nats") -> list[str]:
     """A sentence if values of some data are infinite or not numbers: which data, and what the others' mean is."""
     bad = (~values.isfinite()).nonzero().flatten().tolist()
     if not bad:
         return []
     named = ", ".join(f"datum {i}: {values[i].item()}" for i in bad[:NAMED]) + (", …" if len(bad) > NAMED else "")
     others = values[values.isfinite()]
-    left = f" (the mean over the other {len(others)}: {mean_and_error(others)[0]:.2f} nats)" if len(others) else ""
+    mean = f"{mean_and_error(others)[0]:.2f} {unit}".rstrip()
+    left = f" (the mean over the other {len(others)}: {mean})" if len(others) else ""
     return [
         f"the {what} of {len(bad)} of {len(values)} data is not finite ({named}), and so is the mean over all "
         f"{len(values)}{left}"
     ]
 
 
-class PerDatum:
-    """Values of each datum, ``per_datum`` (num_data,) in nats, with their mean."""
+def nats(value: tuple[float, float], digits: int = 2) -> str:
+    """A mean and its standard error for people."""
+    return f"{value[0]:.{digits}f} +- {value[1]:.{digits}f} nats"
+
+
+class PerDatum(Result):
+    """Values of each datum, ``per_datum`` (num_data,) in nats unless said, with their mean."""
 
     per_datum: Tensor
 
     @property
     def mean(self) -> float:
-        """Mean over data, nats."""
+        """Mean over data."""
         return mean_and_error(self.per_datum)[0]
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean over data, nats."""
+        """Standard error of the mean over data."""
         return mean_and_error(self.per_datum)[1]
+
+
+@dataclass
+class Scores(PerDatum):
+    """A number of each datum with its mean: what most metrics return.
+
+    Attributes:
+        per_datum: the numbers, ``(num_data,)``.
+        label: what they are, for people.
+        unit: of the numbers; "" if they have none.
+    """
+
+    per_datum: Tensor
+    label: str
+    unit: str = "nats"
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """The mean over data and its standard error."""
+        return {self.label: f"{self.mean:.5g} +- {self.standard_error:.2g} {self.unit}".rstrip()}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum."""
+        return {"per_datum": self.per_datum}
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which data have no finite number."""
+        return not_finite(self.per_datum, self.label, self.unit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain values."""
+        mean, error = mean_and_error(self.per_datum)
+        return {"mean": mean, "standard_error": error, "unit": self.unit, "num_data": len(self.per_datum)}
+
+
+def bits_are(result: Mapping[str, Any]) -> str:
+    """What a result's bits per dimension are of, where that is more than all levels of the data: "of a density, …".
+
+    Args:
+        result: of a measurement, as it is written; an older one may lack some of it.
+    """
+    told = ["of a density"] if result.get("density") else []
+    of = str(result.get("bits_of") or "")
+    return ", ".join([*told, *([f"of {of}"] if " given " in of else [])])
+
+
+def bits_in_words(result: Mapping[str, Any]) -> str:
+    """A result's bits per dimension with what they are of."""
+    bits = result["bits_per_dim"]
+    if bits is None or math.isnan(bits):
+        return "none: the data have sites of different kinds"
+    return f"{bits:.4f} {bits_are(result)}".rstrip()
 
 
 class PerDimension(PerDatum):
@@ -249,6 +287,16 @@ class PerDimension(PerDatum):
             by_kind.setdefault(site.density, []).append(name)
         return max(by_kind.values(), key=lambda names: sum(self.sites[n].dimensions for n in names), default=[])
 
+    def to_dict(self) -> dict[str, Any]:
+        """The mean over data as plain values."""
+        return {
+            "log_likelihood": self.mean,
+            "standard_error": self.standard_error,
+            "bits_per_dim": self.bits_per_dim,
+            "bits_of": self.bits_of,
+            "density": self.density,
+        }
+
 
 @dataclass
 class LogLikelihood(PerDimension):
@@ -257,7 +305,7 @@ class LogLikelihood(PerDimension):
     Attributes:
         per_datum: log (1/K) sum_k w_k, nats, ``(num_data,)``, float64 on the CPU.
         effective_sample_size: (sum w)^2 / sum w^2 of each datum, between 1 and K, ``(num_data,)``.
-        pareto_k: k-hat of each datum's weights (:func:`pareto_k`), ``(num_data,)``; NaN where there is no
+        pareto_k: k-hat of each datum's weights, ``(num_data,)`` (``evaluation.importance.pareto_k``); NaN where there is no
             tail to fit (fewer than 21 particles, equal weights).
         num_particles: K, the particles that were drawn and used.
         sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.results.DataSite`).
@@ -300,57 +348,37 @@ class LogLikelihood(PerDimension):
             "be trusted",
         ]
 
-    def to_dict(self) -> dict[str, float | int | str | list[str] | None]:
+    @property
+    def rows(self) -> dict[str, str]:
+        """The bound, and what its weights are like."""
+        pareto_k = "none: it takes 21 particles or more, whose weights differ"
+        if self.pareto_k_max is not None and self.pareto_k_above is not None:
+            share = f"{100 * self.pareto_k_above:.1f}% of the data"
+            pareto_k = f"{self.pareto_k_max:.2f} at most, above {UNRELIABLE} for {share}"
+        return {
+            f"log-likelihood (K = {self.num_particles})": nats((self.mean, self.standard_error)),
+            "bits per dimension": bits_in_words(super().to_dict()),
+            "effective sample size": f"{mean_and_error(self.effective_sample_size)[0]:.1f}",
+            "Pareto k-hat": pareto_k,
+        }
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {
+            "log_likelihood": self.per_datum,
+            "effective_sample_size": self.effective_sample_size,
+            "pareto_k": self.pareto_k,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
         """The summary as plain values (nats unless the name says otherwise)."""
         return {
-            "log_likelihood": self.mean,
-            "standard_error": self.standard_error,
-            "bits_per_dim": self.bits_per_dim,
-            "bits_of": self.bits_of,
-            "density": self.density,
+            **super().to_dict(),
             "num_particles": self.num_particles,
             "num_data": len(self.per_datum),
             "effective_sample_size": mean_and_error(self.effective_sample_size)[0],
             "pareto_k_max": self.pareto_k_max,
             "pareto_k_above": self.pareto_k_above,
-            "warnings": self.warnings,
-            "split": self.split,
-        }
-
-
-@dataclass
-class EvidenceBound(PerDatum):
-    """The ELBO and its parts.
-
-    Attributes:
-        per_datum: ELBO, nats, ``(num_data,)``, float64 on the CPU.
-        log_likelihood: E_q log p(x | z) of each data site, nats, ``(num_data,)`` each.
-        kl: KL of each latent site, raw (not weighted, not clamped), nats, ``(num_data,)`` each.
-        num_particles: draws per datum.
-        split: the name of the data.
-    """
-
-    per_datum: Tensor
-    log_likelihood: dict[str, Tensor] = field(default_factory=dict)
-    kl: dict[str, Tensor] = field(default_factory=dict)
-    num_particles: int = 1
-    split: str = "data"
-    doubts: tuple[str, ...] = ()
-
-    @property
-    def warnings(self) -> list[str]:
-        """What makes the bound doubtful, in sentences."""
-        return [*self.doubts, *not_finite(self.per_datum, "ELBO")]
-
-    def to_dict(self) -> dict[str, object]:
-        """The summary as plain values, nats."""
-        return {
-            "elbo": self.mean,
-            "standard_error": self.standard_error,
-            "reconstruction": {k: mean_and_error(v)[0] for k, v in self.log_likelihood.items()},
-            "kl": {k: mean_and_error(v)[0] for k, v in self.kl.items()},
-            "num_particles": self.num_particles,
-            "num_data": len(self.per_datum),
             "warnings": self.warnings,
             "split": self.split,
         }

@@ -70,7 +70,7 @@ def worst_data(
 ) -> Figure:
     """Two rows: the data with the largest k-hat, and below each the mean of p(x | z) for one z ~ q(z | x).
 
-    Above each column: k-hat (:mod:`pyro_vae.evaluation.results`), the effective sample size and the bound on log p(x).
+    Above each column: k-hat (:func:`~pyro_vae.evaluation.importance.pareto_k`), the effective sample size, the bound.
 
     Args:
         model, guide: the programs.

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Data, Sound, Split
-from pyro_vae.errors import InputError
+from pyro_vae.errors import NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
 from pyro_vae.evaluation.latent_units import LatentStatistics, latent_statistics
 from pyro_vae.files import write_atomically
@@ -32,10 +32,6 @@ NUM_STATISTICS = 1000  # data of which the KL per unit is the mean
 NUM_ENCODED = 5000  # data whose codes are counted
 SECTIONS = ("Training", "Likelihood", "Latents", "Codes", "Reconstructions", "Sound", "Samples", "Traversals")
 Drawn = TypeVar("Drawn", bound=Callable[..., Figure])
-
-
-class NotApplicable(InputError):
-    """A figure that there is nothing to show in, of these programs or data; the message says why."""
 
 
 def check_drawable(shape: tuple[int, ...]) -> None:
@@ -245,12 +241,3 @@ def png(figure: Figure, dpi: int = DPI) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
-
-
-def why_not(error: Exception) -> str:
-    """What an error says in one line, with its type where it is not the package's own; its traceback is logged."""
-    if isinstance(error, InputError):
-        return str(error)
-    logger.debug("where it failed", exc_info=error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

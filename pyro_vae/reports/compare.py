@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.reports.comparison_page import comparison_page
-from pyro_vae.reports.stored import Subject, machine, now, page_command, stored_evaluations, trusted, versions
+from pyro_vae.reports.stored import (
+    EVALUATION,
+    Subject,
+    machine,
+    now,
+    page_command,
+    stored_evaluations,
+    trusted,
+    versions,
+)
 from pyro_vae.runs.config import flattened
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
@@ -107,8 +116,8 @@ def _stored(subject: Subject, split: str) -> Measured | str:
     if found is None:
         return f"it has no numbers of each datum of {split}"
     result, arrays = stored_evaluations(subject.path)[split], found[1]
-    lengths = {len(arrays[name]) if name in arrays else None for name in NEEDED}
-    if "data_digest" not in result or lengths != {result["num_data"]}:
+    shapes = {arrays[name].shape if name in arrays else None for name in NEEDED}
+    if "data_digest" not in result or shapes != {(result["num_data"],)}:
         raise CorruptFileError(f"{subject.path}: evaluation-{split} is not whole. Measure again: {again}")
     if result.get("weights_digest") not in (None, weights_digest(subject.model, subject.guide)):
         return "it was measured with other weights than it has now"
@@ -265,22 +274,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _row(subject: Subject, name: str, measured: Measured, base: Measured) -> dict[str, Any]:
     """What is said of one run."""
-    keys = (
-        "log_likelihood",
-        "standard_error",
-        "bits_per_dim",
-        "bits_of",
-        "density",
-        "num_particles",
-        "num_data",
-        "elbo",
-    )
-    keys += ("kl", "given")
-    keys += ("elbo_standard_error", "reconstruction", "effective_sample_size", "pareto_k_max", "pareto_k_above", "seed")
-    told = {key: measured.result[key] for key in keys if key in measured.result}
+    told = {key: measured.result[key] for key in EVALUATION if key in measured.result}
     if measured is not base:
-        ours, theirs = measured.per_datum, base.per_datum
-        told["difference"] = {key: paired(ours[key], theirs[key]) for key in ("log_likelihood", "elbo")}
+        told["difference"] = {name: paired(ours, base.per_datum[name]) for name, ours in _paired(measured, base)}
     return {
         "name": name,
         "run": str(subject.path),
@@ -290,6 +286,18 @@ def _row(subject: Subject, name: str, measured: Measured, base: Measured) -> dic
         "training": subject.training.to_dict(),
         **told,
     }
+
+
+def _paired(measured: Measured, base: Measured) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and values that both have one of for each datum: the bounds, and what metrics give."""
+    for name, values in measured.per_datum.items():
+        known = name in NEEDED or name.partition(".")[0] in measured.result.get("metrics", {})
+        if (
+            known
+            and name in base.per_datum
+            and values.shape == base.per_datum[name].shape == (measured.result["num_data"],)
+        ):
+            yield name, values
 
 
 def _configured_differently(subjects: Sequence[Subject], names: Sequence[str]) -> dict[str, dict[str, Any]]:

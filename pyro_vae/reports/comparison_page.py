@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae.evaluation.results import bits_are
 from pyro_vae.reports import html
-from pyro_vae.runs.measurements import bits_are
+from pyro_vae.reports.stored import metric_rows
 
 MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
 
@@ -22,6 +23,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     sections = {
         f"Differences from {against}": _differences(comparison),
         "Likelihood": _likelihood(runs),
+        "Other metrics": _metrics(comparison),
         "KL by latent site": html.table(
             ["run", *kl, "all"],
             [
@@ -50,7 +52,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         f"Comparison: {title}",
         f"{len(runs)} runs on the same {comparison['num_data']:,} data of {data['name']}, {comparison['split']}",
         opening + "".join(html.warning(words) for words in comparison["warnings"]),
-        sections,
+        {title: inner for title, inner in sections.items() if inner},
         f"Made {made['time']} with {by}.",
     )
 
@@ -106,6 +108,25 @@ def _likelihood(runs: Any) -> str:
     return html.table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows]) + html.note(told)
 
 
+def _metrics(comparison: Mapping[str, Any]) -> str:
+    """What registered metrics say of every run, and the paired differences of their numbers."""
+    runs = comparison["runs"]
+    told = {run["name"]: metric_rows(run) for run in runs}
+    labels = list(dict.fromkeys(label for of in told.values() for label in of))
+    if not labels:
+        return ""
+    table = html.table(["run", *(k for _, k in labels)], [[name, *map(of.get, labels)] for name, of in told.items()])
+    rows = [
+        [run["name"], name, _signed(d["mean"], d["standard_error"]), _in_errors(d["mean"], d["standard_error"])]
+        for run in runs
+        for name, d in run.get("difference", {}).items()
+        if name not in ("log_likelihood", "elbo")
+    ]
+    paired = f"Differences from {comparison['against']}, datum by datum: positive is more, whichever is better."
+    differences = html.table(["run", "number", "difference", "in st. errors"], rows, (0, 1)) + html.note(paired)
+    return table + (differences if rows else "")
+
+
 def _training(runs: Any) -> str:
     columns = ["run", "recipe", "model", "parameters", "epochs", "best", "minutes", "stopped"]
     rows = [
@@ -149,9 +170,9 @@ def _spelled(value: Any) -> str:
     return html.NOTHING if value is None else str(value).removeprefix("pyro_vae.")
 
 
-def _signed(value: float, error: float | None) -> str:
-    return ("+" if value > 0 else "") + html.with_error(value, error)
+def _signed(value: float | None, error: float | None) -> str:
+    return ("+" if value is not None and value > 0 else "") + html.with_error(value, error)
 
 
-def _in_errors(value: float, error: float | None) -> str:
-    return f"{value / error:+.1f}" if error else html.NOTHING
+def _in_errors(value: float | None, error: float | None) -> str:
+    return f"{value / error:+.1f}" if error and value is not None else html.NOTHING

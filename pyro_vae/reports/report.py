@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.data import Data, Split
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, CodeUsage
 from pyro_vae.evaluation.latent_units import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
-from pyro_vae.plots.registry import NotApplicable, Shown, figures, in_report, png, why_not
+from pyro_vae.plots.registry import Shown, figures, in_report, png
 from pyro_vae.plots.training import training_curves
 from pyro_vae.programs.program import as_programs
 from pyro_vae.reports.report_page import report_page
@@ -37,11 +37,11 @@ from pyro_vae.runs.measurements import (
     MEMORY_MIB,
     PARTICLES,
     check_options,
-    evaluation_table,
     measure,
     not_together,
     part_of,
     plain,
+    table,
     weights_digest,
 )
 from pyro_vae.runs.run import Run
@@ -135,7 +135,7 @@ def write_report(
         logger.info("no evaluation-%s.json yet: measuring with K = %d", split, k)
         options = {"limit": limit, "memory_mib": memory_mib, "seed": seed, "device": device, "progress": progress}
         measured = measure(subject.model, subject.guide, subject.data, split, particles=k, **options)
-        logger.info("%s", evaluation_table(subject.path, measured.result))  # before it is written: disks are full
+        logger.info("%s", table(subject.path, measured.result, measured.rows))  # before it is written: disks are full
         measured.write(subject.path)
         evaluations[split] = measured.result
     report, pictures = _gather(subject, split, part, evaluations, seed, device, memory_mib)

@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.evaluation.results import bits_are
 from pyro_vae.plots.registry import SECTIONS, figures
 from pyro_vae.reports import html
-from pyro_vae.runs.measurements import bits_are
+from pyro_vae.reports.stored import metric_rows
 
 
 def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
@@ -20,6 +21,7 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     """
     columns = ["", *evaluations]
     found = evaluations.values()
+    further = [metric_rows(f) for f in found]
 
     def row(name: str, key: str, error: str | None = None, digits: int = 2) -> list[Any]:
         cells = [html.with_error(f.get(key), f.get(error) if error else None, digits) for f in found]
@@ -41,6 +43,7 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         row("effective sample size, mean over data", "effective_sample_size", None, 1),
         row("largest Pareto k-hat of a datum's weights", "pareto_k_max"),
         ["data with k-hat above 0.7, %", *(_percent(f.get("pareto_k_above")) for f in found)],
+        *([label[1], *(of.get(label) for of in further)] for label in dict.fromkeys(k for of in further for k in of)),
         row("data", "num_data"),
         row("particles K", "num_particles"),
         row("seed", "seed"),

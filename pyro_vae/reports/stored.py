@@ -31,11 +31,13 @@ from pyro_vae.runs.run import FIRST, Run, load
 from pyro_vae.training.checkpoint import CHECKPOINT, METRICS, read_metrics
 
 NUMBER = int | float | None
-OBJECTS = ("kl", "reconstruction")
+OBJECTS = ("kl", "reconstruction", "metrics", "rows")
 EVALUATION = {
-    **dict.fromkeys(("num_particles", "num_data"), int),
-    **dict.fromkeys(("log_likelihood", "standard_error", "pareto_k_above"), NUMBER),
-    **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "warnings": [str]},
+    **dict.fromkeys(("num_particles", "num_data", "seed"), int),
+    **dict.fromkeys(("log_likelihood", "standard_error", "elbo", "elbo_standard_error", "bits_per_dim"), NUMBER),
+    **dict.fromkeys(("effective_sample_size", "pareto_k_max", "pareto_k_above"), NUMBER),
+    **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "bits_of": str, "density": bool | None},
+    "metrics": [dict],
 }
 SUMMARIZED = {"seconds": NUMBER, "epochs": NUMBER}
 MEASUREMENTS = re.compile(r"(ais|bidirectional|gap)(-\w+)?\.json")
@@ -56,8 +58,16 @@ def stored_evaluations(path: Path) -> dict[str, dict[str, Any]]:
                 if key not in found[split]:
                     raise CorruptFileError(f"{file} has no '{key}': measure again, with pyro-vae evaluate {path}")
             found[split].setdefault("split", split)
-            _check_kinds(found[split], EVALUATION, file)
+            _check_kinds(found[split], EVALUATION | {"warnings": [str]}, file)
+            for entry in found[split].get("metrics", {}).values():
+                _check_kinds(entry, {"rows": [str]}, file)
     return found
+
+
+def metric_rows(evaluation: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """What the metrics of an evaluation say, by metric and label."""
+    every = evaluation.get("metrics", {}).items()
+    return {(name, k): v.replace("+-", "±") for name, entry in every for k, v in entry.get("rows", {}).items()}
 
 
 def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], file: Path) -> None:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import logging
 import math
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.data import Data, Split
 from pyro_vae.data.split import split_digest
-from pyro_vae.errors import CorruptFileError, InputError, positive, unknown
+from pyro_vae.errors import CorruptFileError, InputError, NotApplicable, positive, unknown, why_not
 from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
+from pyro_vae.evaluation.results import metrics
 from pyro_vae.files import check_shape, write_atomically, write_json
+from pyro_vae.programs.checks import data_type
 from pyro_vae.programs.context import declared_context, required_arguments
+from pyro_vae.programs.program import as_programs
+from pyro_vae.programs.session import quiet
 from pyro_vae.runtime import as_device, check_seed
 from pyro_vae.training.checkpoint import named_weights
+
+logger = logging.getLogger(__name__)
 
 
 def plain(value: Any) -> Any:
@@ -203,13 +211,15 @@ class Measured:
     Attributes:
         result: means over data and what they are of, as plain values (``evaluation-<split>.json``).
         per_datum: ``log_likelihood``, ``elbo`` (nats), ``effective_sample_size`` and ``pareto_k``, float64
-            ``(num_data,)`` each, in the data's order (``evaluation-<split>.npz``).
+            ``(num_data,)`` each, in the data's order (``evaluation-<split>.npz``); of a metric, ``metric.name`` each.
         names: of the data, such as their files', if they have names; ``name`` in the same file.
+        rows: the numbers for people, by label; none of a measurement that was read from its files.
     """
 
     result: dict[str, Any]
     per_datum: dict[str, np.ndarray]
     names: tuple[str, ...] | None = None
+    rows: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write both files into a run directory, each whole or not at all, with one id."""
@@ -230,7 +240,7 @@ def measure(
     device: str = "auto",
     progress: bool = False,
 ) -> Measured:
-    """Importance-weighted log-likelihood, ELBO and its parts by site, and the use of codes.
+    """Importance-weighted log-likelihood, ELBO and its parts by site, the use of codes, and every registered metric.
 
     Args:
         model, guide: the programs.
@@ -254,31 +264,66 @@ def measure(
     common["memory_budget"] = memory_mib * 2**20
     likelihood = log_likelihood(model, guide, part, num_particles=particles, progress=progress, **common)
     bound = elbo(model, guide, part, **common)
-    parts = bound.to_dict()
+    codes = code_statistics(model, guide, part, **common)
+    further, of_metrics, warnings = _further(model, guide, part, common)
+    parts, given = bound.to_dict(), _given(model, part)
     result = {
         **likelihood.to_dict(),
-        "warnings": list(dict.fromkeys([*likelihood.warnings, *bound.warnings])),
+        "warnings": list(dict.fromkeys([*likelihood.warnings, *bound.warnings, *warnings])),
         "split": split,
-        "given": _given(model, part),
+        "given": given,
         "elbo": bound.mean,
         "elbo_standard_error": bound.standard_error,
         "reconstruction": parts["reconstruction"],
         "kl": parts["kl"],
-        **_codes(code_statistics(model, guide, part, **common).sites, parts["kl"]),
+        **_codes(codes.sites, parts["kl"]),
+        **({"metrics": further} if further else {}),
         "seed": seed,
         "device": device_name(place),
         "data_digest": split_digest(part),
         "weights_digest": weights_digest(model, guide),
         "seconds": round(time.monotonic() - started, 2),
     }
-    per_datum = {
-        "log_likelihood": likelihood.per_datum,
-        "elbo": bound.per_datum,
-        "effective_sample_size": likelihood.effective_sample_size,
-        "pareto_k": likelihood.pareto_k,
-    }
+    per_datum = {**likelihood.arrays(), **bound.arrays(), **of_metrics}
     arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
-    return Measured(with_id(warned(result), arrays), arrays, part.names)
+    rows = {"given": f"{', '.join(given)}: log p(x | {', '.join(given)})"} if given else {}
+    rows |= {**likelihood.rows, **bound.rows, **codes.rows}
+    for name, told in result.get("codes", {}).items():
+        rows[f"KL of {name}"] += f", {told['kl_bits_per_code']:.2f} bits per code"
+    for entry in further.values():
+        rows |= entry["rows"]
+    return Measured(with_id(warned(result), arrays), arrays, part.names, rows)
+
+
+def _further(
+    model: nn.Module, guide: nn.Module, part: Split, common: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], list[str]]:
+    """Measure by every registered metric that applies; the failure of one takes no other number with it.
+
+    Returns:
+        ``rows`` and ``summary`` of each by its name, as plain values; the numbers of each datum, ``metric.name`` each;
+        what all of them warn of, and which have failed.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, Tensor] = {}
+    warnings: list[str] = []
+    programs, seed = as_programs(model, guide), common["seed"]
+    split = part.fixed().to(common["device"])
+    known = {"model": model, "guide": guide, "split": split.to(split.device, data_type(*programs, split)), **common}
+    for name, function in metrics().items():
+        try:
+            with quiet(programs, split.batch(slice(0, 1)), seed):
+                result = function(**{n: known[n] for n in inspect.signature(function).parameters if n in known})
+            values = plain({"rows": result.rows, "summary": result.to_dict()})
+            json.dumps(values)
+            each = {f"{name}.{key}": value.double() for key, value in result.arrays().items()}
+            found[name], arrays, warnings = values, arrays | each, [*warnings, *result.warnings]
+        except NotApplicable as error:
+            logger.info("no metric '%s': %s", name, error)
+        except Exception as error:
+            logger.warning("no metric '%s': %s", name, why_not(error))
+            warnings.append(f"the metric {name} failed: {why_not(error)}")
+    return found, arrays, warnings
 
 
 def check_options(*, particles: int | None, limit: int | None, memory_mib: int, seed: int, device: str) -> None:
@@ -309,63 +354,18 @@ def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     return part if limit is None else part.subset(positive("limit", limit))
 
 
-def bits_are(result: Mapping[str, Any]) -> str:
-    """What a result's bits per dimension are of, where that is more than all levels of the data: "of a density, …".
-
-    Args:
-        result: of a measurement, as it is written; an older one may lack some of it.
-    """
-    told = ["of a density"] if result.get("density") else []
-    of = str(result.get("bits_of") or "")
-    return ", ".join([*told, *([f"of {of}"] if " given " in of else [])])
-
-
-def bits_in_words(result: Mapping[str, Any]) -> str:
-    """A result's bits per dimension with what they are of."""
-    bits = result["bits_per_dim"]
-    if bits is None or math.isnan(bits):
-        return "none: the data have sites of different kinds"
-    return f"{bits:.4f} {bits_are(result)}".rstrip()
-
-
-def evaluation_table(path: Path, result: Mapping[str, Any]) -> str:
+def table(path: Path, result: Mapping[str, Any], rows: Mapping[str, str]) -> str:
     """A measurement for people to read.
 
     Args:
         path: the run directory.
-        result: of :func:`measure`.
+        result: as it is written.
+        rows: what was measured, in words, by label.
     """
-    rows = (
-        [("given", f"{', '.join(result['given'])}: log p(x | {', '.join(result['given'])})")] if result["given"] else []
-    )
-    rows += [
-        ("ELBO", f"{result['elbo']:.2f} +- {result['elbo_standard_error']:.2f} nats"),
-        (
-            f"log-likelihood (K = {result['num_particles']})",
-            f"{result['log_likelihood']:.2f} +- {result['standard_error']:.2f} nats",
-        ),
-        ("bits per dimension", bits_in_words(result)),
-        ("effective sample size", f"{result['effective_sample_size']:.1f}"),
-        ("Pareto k-hat", _pareto_k(result)),
-    ]
-    rows += [(f"reconstruction of {k}", f"{v:.2f} nats") for k, v in result["reconstruction"].items()]
-    codes = result.get("codes", {})
-    for site, nats in result["kl"].items():
-        bits = f", {codes[site]['kl_bits_per_code']:.2f} bits per code" if site in codes else ""
-        rows.append((f"KL of {site}", f"{nats:.2f} nats{bits}"))
-    for site, told in codes.items():
-        used = f"{told['num_used']} of {told['num_codes']} in use ({100 * told['usage']:.0f}%)"
-        rows.append((f"codes of {site}", f"{used}, perplexity {told['perplexity']:.0f}"))
-    rows += [("seconds", f"{result['seconds']:.1f}")]
-    width = max(len(name) for name, _ in rows)
-    title = f"{path} on {result['num_data']} {result['split']} data (+- one standard error over data)"
-    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows)])
-
-
-def _pareto_k(result: Mapping[str, Any]) -> str:
-    if result["pareto_k_max"] is None:
-        return "none: it takes 21 particles or more, whose weights differ"
-    return f"{result['pareto_k_max']:.2f} at most, above 0.7 for {100 * result['pareto_k_above']:.1f}% of the data"
+    shown = {**rows, "seconds": f"{result['seconds']:.1f}"}
+    title = f"{path} on {result['num_data']} data ({result['split']}), +- one standard error over data"
+    width = max(map(len, shown))
+    return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in shown.items())])
 
 
 def weights_digest(model: nn.Module, guide: nn.Module) -> str:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.errors import NotApplicable
 from pyro_vae.plots.images import is_image, mosaic
 
 MOST_COLUMNS = 8
 SIDE, LINE = 1.0, 0.28  # inches: an image is wide; a line of text is high
 
 
-def contact_sheet(images: Tensor, texts: Sequence[str], scores: Tensor | None, title: str) -> Figure | None:
+def contact_sheet(images: Tensor, texts: Sequence[str], scores: Tensor | None, title: str) -> Figure:
     """A panel of images for each text, in the order in which they come; beneath each image its score.
 
     Args:
@@ -25,11 +26,14 @@ def contact_sheet(images: Tensor, texts: Sequence[str], scores: Tensor | None, t
         title: of the figure.
 
     Returns:
-        the figure, or None if the data are no images.
+        the figure.
+
+    Raises:
+        NotApplicable: if the data are no images.
     """
     shape = tuple(images.shape[2:])
     if not is_image(shape):
-        return None
+        raise NotApplicable(f"data of shape {shape} are no images")
     count, (height, width) = images.shape[1], shape[-2:]
     columns = min(count, MOST_COLUMNS)
     rows = math.ceil(count / columns)

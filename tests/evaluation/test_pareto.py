@@ -12,7 +12,8 @@ import torch
 from linear_gaussian import PPCA
 
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.evaluation.results import LogLikelihood, largest, pareto_k, pareto_k_of_tail, tail_length
+from pyro_vae.evaluation.importance import largest, pareto_k, pareto_k_of_tail, tail_length
+from pyro_vae.evaluation.results import LogLikelihood
 
 
 def plain_fit(excess):

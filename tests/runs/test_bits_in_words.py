@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from pyro_vae.evaluation.results import bits_are, bits_in_words
 from pyro_vae.reports.comparison_page import _likelihood
 from pyro_vae.reports.report_page import _tiles, likelihood_table
-from pyro_vae.runs.measurements import bits_are, bits_in_words
 
 LEVELS = {"bits_per_dim": 0.25, "bits_of": "x", "density": False}
 DENSITY = {"bits_per_dim": -1.5, "bits_of": "x", "density": True}

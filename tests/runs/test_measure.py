@@ -13,13 +13,13 @@ import torch
 from pyro_vae.data import Data, Split
 from pyro_vae.data.split import split_digest
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.results import mean_and_error
+from pyro_vae.evaluation.results import bits_in_words, mean_and_error
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.programs.program import as_programs
 from pyro_vae.reports.compare import paired
-from pyro_vae.runs.measurements import bits_in_words, measure, part_of, weights_digest
+from pyro_vae.runs.measurements import measure, part_of, weights_digest
 
 
 def test_the_files_hold_the_exact_log_likelihood_datum_by_datum(tmp_path):

@@ -7,7 +7,7 @@ from pyro import distributions as dist
 from pyro import poutine
 
 from pyro_vae.data import Tokenizer
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VQVAE
@@ -73,7 +73,8 @@ def test_the_sheet_shows_every_score():
     figure = contact_sheet(images, TEXTS, scores, "title")
     assert [axes.get_title() for axes in figure.axes] == TEXTS
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == [f"{i:.2f}" for i in range(18)]
-    assert contact_sheet(torch.rand(1, 2, 7), ["one"], None, "title") is None
+    with pytest.raises(NotApplicable, match=r"data of shape \(7,\) are no images"):
+        contact_sheet(torch.rand(1, 2, 7), ["one"], None, "title")
 
 
 def test_guidance_and_temperature_are_those_of_the_prior():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealing.path import Start
-from pyro_vae.evaluation.results import DataSite, PerDimension, mean_and_error, not_finite
+from pyro_vae.evaluation.results import DataSite, PerDimension, Result, bits_in_words, mean_and_error, nats, not_finite
 
 LOW_ACCEPTANCE = 0.3
 WIDE = 3.0  # nats: a gap that is not one of noise
@@ -36,6 +37,15 @@ class Settings:
     def gradients(self) -> int:
         """Gradients of the densities per datum that the estimate is made of, without those that step sizes took."""
         return self.num_chains * ((self.num_temperatures - 1) * self.num_leapfrog + 1)
+
+    def rows(self, acceptance: Tensor) -> dict[str, str]:
+        """What people read of the chains, whose transitions were accepted with these probabilities."""
+        told = f"{self.num_chains} x {self.num_temperatures} x {self.num_leapfrog}"
+        mean = number_or_none(acceptance.mean())
+        return {
+            "chains x temperatures x leapfrog": f"{told}, from the {self.start}, {self.schedule}",
+            "acceptance": "no transition" if mean is None else f"{mean:.2f}",
+        }
 
     def to_dict(self) -> dict[str, object]:
         """The settings as plain values."""
@@ -74,6 +84,17 @@ class AnnealedLikelihood(PerDimension):
         """What speaks against these numbers, in sentences; empty if nothing does."""
         return [*not_finite(self.per_datum, "log-likelihood"), *doubts(self.log_weights, self.acceptance, "chains")]
 
+    @property
+    def rows(self) -> dict[str, str]:
+        """The estimate, and how the chains went."""
+        size = self.effective_sample_size.mean().item()
+        return {
+            "log-likelihood, annealed": nats((self.mean, self.standard_error), 3),
+            "bits per dimension": bits_in_words(super().to_dict()),
+            **self.settings.rows(self.acceptance),
+            "effective sample size": f"{size:.1f} of {self.settings.num_chains} chains",
+        }
+
     def arrays(self) -> dict[str, Tensor]:
         """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
         return {
@@ -82,14 +103,10 @@ class AnnealedLikelihood(PerDimension):
             "acceptance": self.acceptance,
         }
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The summary as plain values (nats unless the name says otherwise)."""
         return {
-            "log_likelihood": self.mean,
-            "standard_error": self.standard_error,
-            "bits_per_dim": self.bits_per_dim,
-            "bits_of": self.bits_of,
-            "density": self.density,
+            **super().to_dict(),
             "effective_sample_size": self.effective_sample_size.mean().item(),
             "acceptance": number_or_none(self.acceptance.mean()),
             "num_data": len(self.per_datum),
@@ -100,7 +117,7 @@ class AnnealedLikelihood(PerDimension):
 
 
 @dataclass
-class BidirectionalBounds:
+class BidirectionalBounds(Result):
     """Bounds on log p(x) from both sides, on data that the model has drawn itself.
 
     Attributes:
@@ -152,11 +169,22 @@ class BidirectionalBounds:
             )
         return told
 
+    @property
+    def rows(self) -> dict[str, str]:
+        """Both bounds, the gap between them, and how the chains went."""
+        return {
+            "lower bound": nats(mean_and_error(self.lower), 3),
+            "upper bound": nats(mean_and_error(self.upper), 3),
+            "gap": nats(self.gap, 3),
+            "gap of a datum": f"median {self.gaps.median().item():.3f}, largest {self.gaps.max().item():.3f} nats",
+            **self.settings.rows(self.acceptance),
+        }
+
     def arrays(self) -> dict[str, Tensor]:
         """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
         return {"lower": self.lower, "upper": self.upper, "acceptance": self.acceptance.mean(0)}
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The summary as plain values, nats."""
         lower, upper = mean_and_error(self.lower), mean_and_error(self.upper)
         return {
