@@ -305,8 +305,8 @@ class LogLikelihood(PerDimension):
     Attributes:
         per_datum: log (1/K) sum_k w_k, nats, ``(num_data,)``, float64 on the CPU.
         effective_sample_size: (sum w)^2 / sum w^2 of each datum, between 1 and K, ``(num_data,)``.
-        pareto_k: k-hat of each datum's weights, ``(num_data,)`` (``evaluation.importance.pareto_k``); NaN where there is no
-            tail to fit (fewer than 21 particles, equal weights).
+        pareto_k: k-hat of each datum's weights (:func:`~pyro_vae.evaluation.importance.pareto_k`), ``(num_data,)``;
+            NaN where there is no tail to fit (fewer than 21 particles, equal weights).
         num_particles: K, the particles that were drawn and used.
         sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.results.DataSite`).
         split: the name of the data.

@@ -591,6 +591,21 @@ FILES = {  # the file, how it is made, entries of config.yaml, the command, what
         _text('{"log_likelihood": 1, "standard_error": 1, "num_particles": 2, "num_data": 1, "kl": ["evil.Mine"]}'),
         *({}, "report", ["evaluation-test.json"]),
     ),
+    **{
+        f"evaluation with metrics of {what}": (
+            "evaluation-test.json",
+            _text(
+                '{"log_likelihood": 1, "standard_error": 1, "num_particles": 2, "num_data": 1, "metrics": ' + told + "}"
+            ),
+            *({}, "report", ["evaluation-test.json"]),
+        )
+        for what, told in {
+            "lists": "[[]]",
+            "texts": '{"a": "<b>"}',
+            "rows of numbers": '{"a": {"rows": {"b": 1}}}',
+            "rows in a list": '{"a": {"rows": ["b"]}}',
+        }.items()
+    },
     "evaluation, deep": ("evaluation-test.json", _text("[" * 100_000), {}, "report", ["nested"]),
     "measurement of texts": (
         "ais-test.json",
@@ -881,6 +896,7 @@ def _spoiled(run, text):
     told = {**numbers, "split": text, "device": text, "bits_of": f"{text} given {text}", "bits_per_dim": 1.0}
     told |= {"kl": {text: 1.0, "z": 1.0}, "reconstruction": {text: 1.0}, "given": [text], "warnings": [text]}
     told |= {"data_digest": text, "weights_digest": text, "seed": 0, "density": True}
+    told |= {"metrics": {text: {"rows": {text: text}, "summary": {text: [text]}}}}
     for part in ("test", "validation"):
         (run / f"evaluation-{part}.json").write_text(json.dumps(told))
     other = {**numbers, text: text, "rows": [{text: text, "bound": text}], "inner": {text: text}, "warnings": [text]}

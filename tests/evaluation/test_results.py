@@ -1,0 +1,84 @@
+"""Every result is one thing to who shows it: rows, numbers of each datum, warnings, plain values."""
+
+import json
+import math
+
+import code_pairs
+import pytest
+import torch
+from linear_gaussian import PPCA
+
+from pyro_vae import evaluation
+from pyro_vae.evaluation import Scores
+from pyro_vae.evaluation.results import Result
+from pyro_vae.runs.measurements import plain
+
+PARTS = {"CodeUsage", "SiteStatistics"}  # of a result, one site each
+FAST = {"num_chains": 2, "num_temperatures": 3, "num_leapfrog": 1}
+N = 4
+
+
+def results():
+    """One of every class, by the class's name."""
+    ppca, codes = PPCA(data_dim=3, latent_dim=2, noise=0.7, dtype=torch.float32), code_pairs.OneLevel()
+    pair, x = (ppca.model, ppca.rough_guide(1.5, 0.5)), ppca.sample(N)
+    options = {"annealing_options": FAST, "refine_options": {"num_steps": 2, "num_particles": 5}}
+    found = [
+        evaluation.log_likelihood(*pair, x, num_particles=30),
+        evaluation.elbo(*pair, x),
+        evaluation.latent_statistics(*pair, x),
+        evaluation.code_statistics(codes.model, codes.guide, code_pairs.images(N)),
+        evaluation.ais(*pair, x, **FAST),
+        evaluation.bidirectional(*pair, N, **FAST),
+        evaluation.refine(*pair, x, num_steps=2, num_particles=5),
+        evaluation.likelihood_gap(*pair, x, particles=[1, 3], **options),
+        Scores(torch.arange(4.0), "how many"),
+    ]
+    return {type(each).__name__: each for each in found}
+
+
+RESULTS = results()
+
+
+def test_every_class_of_a_result_is_one():
+    faces = {n for n in evaluation.__all__ if isinstance(value := getattr(evaluation, n), type) and value is not Result}
+    assert faces - PARTS == set(RESULTS)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_is_shown_and_written_without_knowing_what_it_is(name):
+    result = RESULTS[name]
+    assert isinstance(result, Result) and result.rows and result.to_dict()
+    assert all(isinstance(word, str) and word for row in result.rows.items() for word in row)
+    assert all(value.shape == (N,) for value in result.arrays().values())
+    assert bool(result.arrays()) == (name not in ("CodeStatistics", "LatentStatistics"))
+    assert isinstance(result.warnings, list) and all(isinstance(sentence, str) for sentence in result.warnings)
+    assert json.loads(json.dumps(plain(result.to_dict()), allow_nan=False))
+    page = result._repr_html_()
+    assert page.count("<tr>") == len(result.rows) and page.count("<p>") == len(result.warnings)
+
+
+def test_rows_have_units():
+    rows = RESULTS["LogLikelihood"].rows
+    assert list(rows) == [
+        *("log-likelihood (K = 30)", "bits per dimension", "effective sample size", "Pareto k-hat"),
+    ]
+    result = RESULTS["LogLikelihood"]
+    assert rows["log-likelihood (K = 30)"] == f"{result.mean:.2f} +- {result.standard_error:.2f} nats"
+    gap = RESULTS["LikelihoodGap"]
+    assert gap.rows["amortization gap of the ELBO"] == f"{gap.elbo.gain[0]:.3f} +- {gap.elbo.gain[1]:.3f} nats"
+    assert gap.rows["K = 3"].startswith(f"{gap.importance[3].mean:.3f} nats, lacks ")
+
+
+def test_a_label_is_no_markup():
+    page = Scores(torch.zeros(2), "<b>", unit="<i>")._repr_html_()
+    assert "<b>" not in page and "<i>" not in page and "&lt;b&gt;" in page
+
+
+def test_scores_say_which_data_have_none():
+    scores = Scores(torch.tensor([1.0, math.nan, 3.0]), "distance", unit="pixels")
+    assert scores.warnings == [
+        "the distance of 1 of 3 data is not finite (datum 1: nan), and so is the mean over all 3 (the mean over the "
+        "other 2: 2.00 pixels)"
+    ]
+    assert Scores(torch.tensor([1.0, 3.0]), "distance", unit="pixels").rows == {"distance": "2 +- 1 pixels"}
