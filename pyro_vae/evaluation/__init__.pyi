@@ -1,11 +1,11 @@
-from .amortization import LikelihoodGap as LikelihoodGap
-from .amortization import RefinedBound as RefinedBound
 from .amortization import likelihood_gap as likelihood_gap
 from .amortization import refine as refine
 from .annealing.ais import ais as ais
 from .annealing.bidirectional import bidirectional as bidirectional
 from .annealing.results import AnnealedLikelihood as AnnealedLikelihood
 from .annealing.results import BidirectionalBounds as BidirectionalBounds
+from .annealing.results import LikelihoodGap as LikelihoodGap
+from .annealing.results import RefinedBound as RefinedBound
 from .arviz import to_arviz as to_arviz
 from .codes import CodeStatistics as CodeStatistics
 from .codes import CodeUsage as CodeUsage

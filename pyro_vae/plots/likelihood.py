@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.amortization import LikelihoodGap
+from pyro_vae.evaluation.annealing.results import LikelihoodGap
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error

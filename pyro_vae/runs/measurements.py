@@ -290,8 +290,8 @@ def measure(
     rows |= {**likelihood.rows, **bound.rows, **codes.rows}
     for name, told in result.get("codes", {}).items():
         rows[f"KL of {name}"] += f", {told['kl_bits_per_code']:.2f} bits per code"
-    for entry in further.values():
-        rows |= entry["rows"]
+    for name, entry in further.items():
+        rows |= {k if k not in rows else f"{k} ({name})": text for k, text in entry["rows"].items()}
     return Measured(with_id(warned(result), arrays), arrays, part.names, rows)
 
 
@@ -307,14 +307,17 @@ def _further(
     found: dict[str, dict[str, Any]] = {}
     arrays: dict[str, Tensor] = {}
     warnings: list[str] = []
+    every = metrics()
+    if not every:
+        return found, arrays, warnings
     programs, seed = as_programs(model, guide), common["seed"]
     split = part.fixed().to(common["device"])
     known = {"model": model, "guide": guide, "split": split.to(split.device, data_type(*programs, split)), **common}
-    for name, function in metrics().items():
+    for name, function in every.items():
         try:
             with quiet(programs, split.batch(slice(0, 1)), seed):
                 result = function(**{n: known[n] for n in inspect.signature(function).parameters if n in known})
-            values = plain({"rows": result.rows, "summary": result.to_dict()})
+            values = plain({"rows": {k: str(v) for k, v in result.rows.items()}, "summary": result.to_dict()})
             json.dumps(values)
             each = {f"{name}.{key}": value.double() for key, value in result.arrays().items()}
             found[name], arrays, warnings = values, arrays | each, [*warnings, *result.warnings]

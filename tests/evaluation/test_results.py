@@ -70,6 +70,12 @@ def test_rows_have_units():
     assert gap.rows["K = 3"].startswith(f"{gap.importance[3].mean:.3f} nats, lacks ")
 
 
+def test_what_the_parts_of_a_gap_are_stands_in_it():
+    gap, refined = RESULTS["LikelihoodGap"], RESULTS["LikelihoodGap"].elbo
+    assert set(gap.annealed.rows) < set(gap.rows) and set(refined.warnings) <= set(gap.warnings)
+    assert refined.rows["ELBO"] == f"{refined.amortized.mean():.3f} +- {refined.amortized.std() / 2:.3f} nats"
+
+
 def test_a_label_is_no_markup():
     page = Scores(torch.zeros(2), "<b>", unit="<i>")._repr_html_()
     assert "<b>" not in page and "<i>" not in page and "&lt;b&gt;" in page

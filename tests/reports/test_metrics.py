@@ -145,6 +145,17 @@ def test_a_metric_that_does_not_apply_says_so_in_the_log_and_one_that_fails_take
     assert {name for name in arrays if "." in name} == {"squared_error.per_datum"}
 
 
+def test_a_label_of_another_number_takes_no_row_from_it(runs, capsys):
+
+    @metric
+    def mine(split):
+        return Scores(torch.ones(len(split)), "ELBO")
+
+    result, _ = evaluated(runs[0])
+    printed = capsys.readouterr().out
+    assert "  ELBO (mine)" in printed and f"{result['elbo']:.2f} +- {result['elbo_standard_error']:.2f} nats" in printed
+
+
 def test_numbers_that_are_none_are_named_and_compared_all_the_same(runs, tmp_path):
     metric(infinite_at_first)
     results = [evaluated(run)[0] for run in runs]

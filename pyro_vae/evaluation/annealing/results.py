@@ -1,4 +1,4 @@
-"""What annealing returns: estimates of log p(x) per datum, and how far they may be trusted."""
+"""What annealing and refinement return: estimates and bounds of log p(x) per datum, and how far they may be trusted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealing.path import Start
-from pyro_vae.evaluation.results import DataSite, PerDimension, Result, bits_in_words, mean_and_error, nats, not_finite
+from pyro_vae.evaluation.results import (
+    DataSite,
+    LogLikelihood,
+    PerDimension,
+    Result,
+    bits_in_words,
+    mean_and_error,
+    nats,
+    not_finite,
+)
 
 LOW_ACCEPTANCE = 0.3
 WIDE = 3.0  # nats: a gap that is not one of noise
@@ -202,6 +211,142 @@ class BidirectionalBounds(Result):
             **self.settings.to_dict(),
             "warnings": self.warnings,
         }
+
+
+@dataclass
+class RefinedBound(Result):
+    """The ELBO with the guide's parameters as its networks give them, and refined for each datum.
+
+    Attributes:
+        amortized, refined: ELBOs, nats, ``(num_data,)``, float64 on the CPU.
+        num_steps: of the optimization.
+        num_particles: draws that both were measured with.
+        split: the name of the data.
+    """
+
+    amortized: Tensor
+    refined: Tensor
+    num_steps: int
+    num_particles: int
+    split: str = "data"
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        """Mean of refined - amortized (the amortization gap) and its standard error over data, nats."""
+        return mean_and_error(self.refined - self.amortized)
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """Both bounds, and the gap between them."""
+        bounds = {"ELBO": self.amortized, "ELBO, refined": self.refined}
+        told = {name: nats(mean_and_error(value), 3) for name, value in bounds.items()}
+        return {**told, "amortization gap of the ELBO": nats(self.gain, 3)}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Both bounds of each datum, nats, ``(num_data,)`` each."""
+        return {"amortized": self.amortized, "refined": self.refined}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against these numbers, in sentences."""
+        told = not_finite(self.amortized, "ELBO") + not_finite(self.refined, "ELBO, refined")
+        worse, n = int((self.refined < self.amortized).sum()), len(self.refined)
+        if worse > 0.75 * n:  # half of them, where there is nothing to gain
+            told.append(f"refinement lowered the ELBO of {worse} of {n} data: more steps or a smaller rate are needed")
+        return told
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain values, nats."""
+        return {
+            "amortized": mean_and_error(self.amortized)[0],
+            "refined": mean_and_error(self.refined)[0],
+            "gain": self.gain[0],
+            "gain_standard_error": self.gain[1],
+            "num_steps": self.num_steps,
+            "num_particles": self.num_particles,
+            "num_data": len(self.refined),
+            "split": self.split,
+        }
+
+
+@dataclass
+class LikelihoodGap(Result):
+    """Bounds on log p(x) of the same data, from the loosest to the tightest, and the gap of the ELBO in two parts.
+
+    Attributes:
+        importance: importance-weighted bounds by number of particles K.
+        annealed: the estimate by annealing, which stands for log p(x).
+        elbo: the ELBO as the guide's networks have it, and with the guide's parameters refined for each datum.
+    """
+
+    importance: dict[int, LogLikelihood]
+    annealed: AnnealedLikelihood
+    elbo: RefinedBound
+
+    @property
+    def amortization(self) -> tuple[float, float]:
+        """Mean and standard error of refined - amortized ELBO, nats: what the encoder loses to a fit of each datum."""
+        return self.elbo.gain
+
+    @property
+    def approximation(self) -> tuple[float, float]:
+        """Mean and standard error of log p(x) - refined ELBO, nats: what the guide's family cannot express."""
+        return self.missing(self.elbo.refined)
+
+    def missing(self, bound: Tensor) -> tuple[float, float]:
+        """Mean and standard error, over the same data, of what a bound ``(num_data,)`` lacks of log p(x), nats."""
+        return mean_and_error(self.annealed.per_datum - bound)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against these numbers, in sentences."""
+        told = [*self.annealed.warnings, *self.elbo.warnings]
+        for k, bound in self.importance.items():
+            told += not_finite(bound.per_datum, f"K = {k}")
+            less, error = self.missing(bound.per_datum)
+            if less < -4 * error:
+                told.append(f"annealing is {-less:.3g} nats below the bound with K = {k}: more temperatures are needed")
+        return told
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """The estimate by annealing, what each bound lacks of it, and the parts of the gap."""
+        bounds = {
+            name: f"{mean_and_error(value)[0]:.3f} nats, lacks {less:.3f} +- {error:.3f}"
+            for name, value in self._bounds().items()
+            for less, error in [self.missing(value)]
+        }
+        parts = {"approximation": self.approximation, "amortization": self.amortization}
+        gaps = {f"{part} gap of the ELBO": nats(value, 3) for part, value in parts.items()}
+        return {**self.annealed.rows, **bounds, **gaps}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The numbers of each datum, ``(num_data,)`` each, nats unless the name says otherwise."""
+        return {**self._bounds(), "annealed": self.annealed.per_datum}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain values, nats."""
+        rows = [
+            {"bound": name, "mean": mean_and_error(value)[0], "missing": less, "missing_standard_error": error}
+            for name, value in self._bounds().items()
+            for less, error in [self.missing(value)]
+        ]
+        return {
+            "bounds": rows,
+            "annealed": self.annealed.to_dict(),
+            "amortization_gap": self.amortization[0],
+            "amortization_gap_standard_error": self.amortization[1],
+            "approximation_gap": self.approximation[0],
+            "approximation_gap_standard_error": self.approximation[1],
+            "refined": self.elbo.to_dict(),
+            "num_data": len(self.annealed.per_datum),
+            "split": self.annealed.split,
+            "warnings": self.warnings,
+        }
+
+    def _bounds(self) -> dict[str, Tensor]:
+        importance = {f"K = {k}": bound.per_datum for k, bound in self.importance.items()}
+        return {"ELBO": self.elbo.amortized, "ELBO, refined": self.elbo.refined, **importance}
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
