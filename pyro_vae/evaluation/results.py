@@ -208,7 +208,9 @@ class Scores(PerDatum):
     @property
     def rows(self) -> dict[str, str]:
         """The mean over data and its standard error."""
-        return {self.label: f"{self.mean:.5g} +- {self.standard_error:.2g} {self.unit}".rstrip()}
+        mean, error = mean_and_error(self.per_datum)
+        digits = max(0, 1 - math.floor(math.log10(error))) if 0 < error < math.inf else 2  # two figures of the error
+        return {self.label: f"{mean:.{digits}f} +- {error:.{digits}f} {self.unit}".rstrip()}
 
     def arrays(self) -> dict[str, Tensor]:
         """The numbers of each datum."""

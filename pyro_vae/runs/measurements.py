@@ -284,7 +284,8 @@ def measure(
         "weights_digest": weights_digest(model, guide),
         "seconds": round(time.monotonic() - started, 2),
     }
-    per_datum = {**likelihood.arrays(), **bound.arrays(), **of_metrics}
+    both = {"log_likelihood": likelihood.per_datum, **bound.arrays(), **likelihood.arrays()}  # in the id's order
+    per_datum = both | of_metrics
     arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
     rows = {"given": f"{', '.join(given)}: log p(x | {', '.join(given)})"} if given else {}
     rows |= {**likelihood.rows, **bound.rows, **codes.rows}

@@ -87,4 +87,5 @@ def test_scores_say_which_data_have_none():
         "the distance of 1 of 3 data is not finite (datum 1: nan), and so is the mean over all 3 (the mean over the "
         "other 2: 2.00 pixels)"
     ]
-    assert Scores(torch.tensor([1.0, 3.0]), "distance", unit="pixels").rows == {"distance": "2 +- 1 pixels"}
+    assert Scores(torch.tensor([1.0, 3.0]), "distance", unit="pixels").rows == {"distance": "2.0 +- 1.0 pixels"}
+    assert Scores(torch.tensor([120.0, 160.0]), "distance", unit="").rows == {"distance": "140 +- 20"}
