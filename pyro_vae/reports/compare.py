@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,7 @@ from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.reports.comparison_page import comparison_page
-from pyro_vae.reports.stored import (
-    EVALUATION,
-    Subject,
-    machine,
-    now,
-    page_command,
-    stored_evaluations,
-    trusted,
-    versions,
-)
+from pyro_vae.reports.stored import EVALUATION, Subject, made, page_command, stored_evaluations, trusted
 from pyro_vae.runs.config import flattened
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
@@ -226,7 +217,7 @@ def write_comparison(
         "measured": "by pyro-vae evaluate" if stored else "for this page",
         "differences": _configured_differently(subjects, names),
         "warnings": _warnings(subjects, names, measured),
-        "made": {"time": now(), "machine": machine(), "versions": versions()},
+        "made": made(),
         "command": _command(subjects, out, against, None if split == "test" else split, particles, limit),
     }
     comparison = plain(comparison)
@@ -276,7 +267,10 @@ def _row(subject: Subject, name: str, measured: Measured, base: Measured) -> dic
     """What is said of one run."""
     told = {key: measured.result[key] for key in EVALUATION if key in measured.result}
     if measured is not base:
-        told["difference"] = {name: paired(ours, base.per_datum[name]) for name, ours in _paired(measured, base)}
+        ours, theirs, each = measured.per_datum, base.per_datum, (measured.result["num_data"],)
+        both = [name for name in ours if name in NEEDED or ("." in name and name in theirs)]  # of metrics: with a dot
+        kept = [name for name in both if ours[name].shape == theirs[name].shape == each]
+        told["difference"] = {name: paired(ours[name], theirs[name]) for name in kept}
     return {
         "name": name,
         "run": str(subject.path),
@@ -286,18 +280,6 @@ def _row(subject: Subject, name: str, measured: Measured, base: Measured) -> dic
         "training": subject.training.to_dict(),
         **told,
     }
-
-
-def _paired(measured: Measured, base: Measured) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and values that both have one of for each datum: the bounds, and what metrics give."""
-    for name, values in measured.per_datum.items():
-        known = name in NEEDED or name.partition(".")[0] in measured.result.get("metrics", {})
-        if (
-            known
-            and name in base.per_datum
-            and values.shape == base.per_datum[name].shape == (measured.result["num_data"],)
-        ):
-            yield name, values
 
 
 def _configured_differently(subjects: Sequence[Subject], names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyro_vae.evaluation.results import bits_are
 from pyro_vae.reports import html
-from pyro_vae.reports.stored import metric_rows
+from pyro_vae.reports.report_page import likelihood_table
 
 MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
 
@@ -22,8 +21,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     kl = list(dict.fromkeys(site for run in runs for site in run.get("kl", {})))
     sections = {
         f"Differences from {against}": _differences(comparison),
-        "Likelihood": _likelihood(runs),
-        "Other metrics": _metrics(comparison),
+        "Likelihood": likelihood_table({run["name"]: run for run in runs}) + _metrics(comparison),
         "KL by latent site": html.table(
             ["run", *kl, "all"],
             [
@@ -52,7 +50,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         f"Comparison: {title}",
         f"{len(runs)} runs on the same {comparison['num_data']:,} data of {data['name']}, {comparison['split']}",
         opening + "".join(html.warning(words) for words in comparison["warnings"]),
-        {title: inner for title, inner in sections.items() if inner},
+        sections,
         f"Made {made['time']} with {by}.",
     )
 
@@ -77,54 +75,16 @@ def _differences(comparison: Mapping[str, Any]) -> str:
     return html.table(columns, rows) + html.note(told)
 
 
-def _likelihood(runs: Any) -> str:
-    columns = [
-        "run",
-        "log p(x), nats",
-        "ELBO, nats",
-        "bits/dim",
-        "these bits are",
-        "K",
-        "effective sample size",
-        "largest k-hat",
-        "given",
-    ]
-    rows = [
-        [
-            run["name"],
-            html.with_error(run["log_likelihood"], run["standard_error"]),
-            html.with_error(run.get("elbo"), run.get("elbo_standard_error")),
-            html.number(run.get("bits_per_dim"), 4),
-            bits_are(run) or None,
-            run["num_particles"],
-            html.number(run.get("effective_sample_size"), 1),
-            run.get("pareto_k_max"),
-            ", ".join(run.get("given") or []) or None,
-        ]
-        for run in runs
-    ]
-    kept = [i for i in range(len(columns)) if any(row[i] not in (None, html.NOTHING) for row in rows)]
-    told = "± is one standard error over the data, of each run by itself."
-    return html.table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows]) + html.note(told)
-
-
 def _metrics(comparison: Mapping[str, Any]) -> str:
-    """What registered metrics say of every run, and the paired differences of their numbers."""
-    runs = comparison["runs"]
-    told = {run["name"]: metric_rows(run) for run in runs}
-    labels = list(dict.fromkeys(label for of in told.values() for label in of))
-    if not labels:
-        return ""
-    table = html.table(["run", *(k for _, k in labels)], [[name, *map(of.get, labels)] for name, of in told.items()])
+    """Paired differences of the numbers that registered metrics have of each datum."""
     rows = [
         [run["name"], name, _signed(d["mean"], d["standard_error"]), _in_errors(d["mean"], d["standard_error"])]
-        for run in runs
+        for run in comparison["runs"]
         for name, d in run.get("difference", {}).items()
         if name not in ("log_likelihood", "elbo")
     ]
-    paired = f"Differences from {comparison['against']}, datum by datum: positive is more, whichever is better."
-    differences = html.table(["run", "number", "difference", "in st. errors"], rows, (0, 1)) + html.note(paired)
-    return table + (differences if rows else "")
+    told = f"Differences from {comparison['against']}, datum by datum. Positive is more, whichever is better."
+    return html.table(["run", "number", "difference", "in st. errors"], rows, (0, 1)) + html.note(told) if rows else ""
 
 
 def _training(runs: Any) -> str:

@@ -14,10 +14,10 @@ from pyro_vae.reports.stored import metric_rows
 
 
 def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    """The likelihood and its parts, a column for each part of the data that was measured.
+    """The likelihood, its parts and what metrics say, a column for each measurement.
 
     Args:
-        evaluations: what ``evaluation-<split>.json`` holds, by split; what a file does not say has no row.
+        evaluations: what ``evaluation-<split>.json`` holds, by part of the data or by run; what none says has no row.
     """
     columns = ["", *evaluations]
     found = evaluations.values()
@@ -47,6 +47,7 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         row("data", "num_data"),
         row("particles K", "num_particles"),
         row("seed", "seed"),
+        ["given", *(", ".join(f.get("given") or []) or None for f in found)],
         row("seconds", "seconds", None, 1),
     ]
     kept = [row for row in rows if any(cell not in (None, html.NOTHING) for cell in row[1:])]

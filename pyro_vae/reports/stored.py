@@ -236,8 +236,8 @@ class Subject:
         return {n: Training.of(f, _configured_epochs(f)) for n, f in folders.items() if (f / CONFIG).is_file()}
 
 
-def versions() -> dict[str, str]:
-    """Of the package and of what its numbers depend on."""
+def made() -> dict[str, Any]:
+    """When and where a page is made, to the minute, and with which versions of what its numbers depend on."""
     from pyro_vae import __version__
 
     found = {"pyro_vae": __version__, "torch": torch.__version__}
@@ -246,18 +246,12 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "unknown"
-    return found | {"python": platform.python_version()}
-
-
-def machine() -> str:
-    """Where this is run: the processor's kind, and the GPU if there is one."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.system()} {platform.machine()}, threads: {torch.get_num_threads()}{gpu}"
-
-
-def now() -> str:
-    """The time, to the minute."""
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {
+        "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{platform.system()} {platform.machine()}, threads: {torch.get_num_threads()}{gpu}",
+        "versions": found | {"python": platform.python_version()},
+    }
 
 
 def _configured_epochs(folder: Path) -> int | None:

@@ -197,6 +197,8 @@ def test_a_comparison_pairs_the_same_data(runs, reported, tmp_path, caplog):
         found["standard_error"], rel=0.05
     )
     assert float(cells[1]) == pytest.approx(found["mean"] / found["standard_error"], abs=0.06)
+    assert page.tables[2][0] == ["", "first-one", "other"]
+    assert page.row("bits per dimension") == [f"{run['bits_per_dim']:.4f}" for run in said["runs"]]
     assert page.row("model.hidden_dims") == ["[8]", "[16]"]
 
 
@@ -271,6 +273,7 @@ def test_a_density_does_not_compare_with_a_probability(tmp_path, capsys):
     assert main(["compare", *map(str, pair), "--out", str(tmp_path)]) == 0
     said = json.loads((tmp_path / "comparison.json").read_text())
     assert any("densities of the data (Gaussian), others of probabilities" in words for words in said["warnings"])
+    assert Page((tmp_path / "comparison.html").read_text()).row("these bits are") == ["of a density", "–"]
     assert not any("densities" in words for words in compared_alike(tmp_path, pair[0]))
 
 

@@ -5,7 +5,6 @@ import math
 import pytest
 
 from pyro_vae.evaluation.results import bits_are, bits_in_words
-from pyro_vae.reports.comparison_page import _likelihood
 from pyro_vae.reports.report_page import _tiles, likelihood_table
 
 LEVELS = {"bits_per_dim": 0.25, "bits_of": "x", "density": False}
@@ -24,7 +23,7 @@ def test_it_is_said_in_the_terminal_and_on_the_pages(result, words):
     assert bits_in_words(result) == f"{result['bits_per_dim']:.4f} {words}".strip()
     report = {"evaluations": {"test": COMMON | result}, "made": {"split": "test"}, "parameters": {"all": 1}}
     report["training"] = {"epochs": 1, "minutes": 1.0}
-    shown = [likelihood_table({"test": COMMON | result}), _likelihood([COMMON | result]), _tiles(report)]
+    shown = [likelihood_table({"test": COMMON | result}), _tiles(report)]
     assert all((words in page) if words else ("of a density" not in page) for page in shown)
 
 
