@@ -27,8 +27,6 @@ from pyro_vae.runtime import bytes_per_row, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["ImportanceSampler", "repeat"]
-
 Batch = Mapping[str, Tensor]
 
 

@@ -70,7 +70,7 @@ def measured_alike(
         if why is None and isinstance(found, str):
             why = f"{subject.path}: {found}"
     there = [found for found in stored if isinstance(found, Measured)]
-    if why is None and len({found.result["data_digest"] for found in there}) > 1:
+    if why is None and len({(found.result["data_digest"], found.result["num_data"]) for found in there}) > 1:
         why = "the stored measurements are of different data, or of different numbers of them"
     if why is None:
         return there, True

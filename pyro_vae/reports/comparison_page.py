@@ -8,6 +8,7 @@ from typing import Any
 from pyro_vae.reports import html
 from pyro_vae.reports.report_page import likelihood_table
 
+BOUNDS = {"log_likelihood": "log p(x), nats", "elbo": "ELBO, nats"}
 MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
 
 
@@ -21,7 +22,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     kl = list(dict.fromkeys(site for run in runs for site in run.get("kl", {})))
     sections = {
         f"Differences from {against}": _differences(comparison),
-        "Likelihood": likelihood_table({run["name"]: run for run in runs}) + _metrics(comparison),
+        "Likelihood": likelihood_table({run["name"]: run for run in runs}),
         "KL by latent site": html.table(
             ["run", *kl, "all"],
             [
@@ -56,35 +57,22 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
 
 
 def _differences(comparison: Mapping[str, Any]) -> str:
+    others = {run["name"]: run["difference"] for run in comparison["runs"] if "difference" in run}
+    names = list(dict.fromkeys(name for found in others.values() for name in found))
     rows = []
-    for run in comparison["runs"]:
-        found = run.get("difference")
-        if found is None:
-            continue
-        row = [run["name"]]
-        for key in ("log_likelihood", "elbo"):
-            value, error = found[key]["mean"], found[key]["standard_error"]
+    for run, found in others.items():
+        row: list[Any] = [run]
+        for name in names:
+            value, error = (found.get(name, {}).get(key) for key in ("mean", "standard_error"))
             row += [_signed(value, error), _in_errors(value, error)]
         rows.append([*row, f"{100 * found['log_likelihood']['better']:.0f}"])
-    columns = ["run", "log p(x), nats", "in st. errors", "ELBO, nats", "in st. errors", "better on, % of data"]
+    heads = [head for name in names for head in (BOUNDS.get(name, name), "in st. errors")]
     told = (
-        f"Positive: better than {comparison['against']}. Differences are taken datum by datum; ± is their standard "
-        "deviation over the square root of their number, which is less than the two runs' own errors would say, "
-        "since both find the same data hard. Better: by log p(x)."
+        f"Positive: better than {comparison['against']}; of a metric: more. Differences are taken datum by datum; ± is "
+        "their standard deviation over the square root of their number, which is less than the two runs' own errors "
+        "would say, since both find the same data hard. Better: by log p(x)."
     )
-    return html.table(columns, rows) + html.note(told)
-
-
-def _metrics(comparison: Mapping[str, Any]) -> str:
-    """Paired differences of the numbers that registered metrics have of each datum."""
-    rows = [
-        [run["name"], name, _signed(d["mean"], d["standard_error"]), _in_errors(d["mean"], d["standard_error"])]
-        for run in comparison["runs"]
-        for name, d in run.get("difference", {}).items()
-        if name not in ("log_likelihood", "elbo")
-    ]
-    told = f"Differences from {comparison['against']}, datum by datum. Positive is more, whichever is better."
-    return html.table(["run", "number", "difference", "in st. errors"], rows, (0, 1)) + html.note(told) if rows else ""
+    return html.table(["run", *heads, "better on, % of data"], rows) + html.note(told)
 
 
 def _training(runs: Any) -> str:

@@ -18,9 +18,10 @@ from pyro_vae.evaluation.annealing.chains import SETTLING, Schedule, StepSizes, 
 from pyro_vae.evaluation.annealing.path import AnnealedPath, Densities, Start
 from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, Settings
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
-from pyro_vae.evaluation.importance import CPU_CHUNK, repeat
+from pyro_vae.evaluation.importance import CPU_CHUNK
 from pyro_vae.evaluation.results import measured_sites
 from pyro_vae.programs.session import evaluating
+from pyro_vae.programs.traces import repeat
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
 
