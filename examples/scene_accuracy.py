@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pyro_vae.data import Scenes
 from pyro_vae.errors import InputError
 from pyro_vae.runs import Run
 from pyro_vae.text_to_image.ranker import load_ranker
@@ -38,9 +39,9 @@ def main() -> None:
         raise InputError(f"{options.dir} has no ranker: pyro-vae train-ranker {options.dir}, or --best-of 1")
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit must be a positive integer, got {options.limit}")
-    if data.scenes is None or data.captions is None:
+    scenes, captions = data.extra(Scenes), data.splits[options.split].captions
+    if scenes is None or captions is None:
         raise InputError(f"{data.name} are no scenes that could be scored: train on the data 'emoji'")
-    captions = data.captions[options.split]
     limit = min(options.limit or len(captions), len(captions))
     captions = tuple(captions[i] for i in torch.linspace(0, len(captions) - 1, limit).round().long().tolist())
     for many in options.best_of:
@@ -54,7 +55,7 @@ def main() -> None:
             batch_size=options.batch_size,
             **how,
         )
-        judged = score_scenes(best.images[:, 0].clamp(0, 1), captions, data.scenes).to_dict()
+        judged = score_scenes(best.images[:, 0].clamp(0, 1), captions, scenes).to_dict()
         print(json.dumps({"best_of": many, "split": options.split, **how, **judged}), flush=True)
 
 

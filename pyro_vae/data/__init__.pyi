@@ -1,9 +1,13 @@
 from .binarization import binarize as binarize
+from .dataset import Classes as Classes
 from .dataset import Data as Data
+from .dataset import Extra as Extra
+from .dataset import Loaded as Loaded
 from .dataset import as_data as as_data
 from .dataset import held_out as held_out
 from .registry import dataset_names as dataset_names
 from .registry import load_data as load_data
+from .registry import source as source
 from .scenes import Scenes as Scenes
 from .sound import Sound as Sound
 from .split import Split as Split

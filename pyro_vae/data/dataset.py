@@ -1,18 +1,58 @@
-"""A dataset: its splits, and what they are."""
+"""A dataset: its splits, and what is known of them beside tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.scenes import Scenes
-from pyro_vae.data.sound import Sound
-from pyro_vae.data.split import Captions, Parts, Split
+from pyro_vae.data.split import Parts, Split, Texts
 from pyro_vae.errors import InputError
+
+
+class Extra:
+    """What a source knows of its data beside tensors: a subclass for every kind of thing that can be known.
+
+    What every datum has of its own (names, captions) is in its :class:`Split`.
+    """
+
+    def check(self, data: Data) -> None:
+        """Check that it can be true of the data.
+
+        Raises:
+            InputError: if it cannot.
+        """
+
+    def describe(self, train: Split) -> str:
+        """A line on it for ``Data.description``, or nothing."""
+        return ""
+
+
+Known = TypeVar("Known", bound=Extra)
+
+
+@dataclass(frozen=True)
+class Classes(Extra):
+    """The names of labels.
+
+    Args:
+        names: of the labels ``y``, in order.
+    """
+
+    names: tuple[str, ...]
+
+    def check(self, data: Data) -> None:
+        """Every label has a name."""
+        for split in data.splits.values():
+            y = split.tensors.get("y")
+            if y is not None and not (y.dtype == torch.int64 and 0 <= y.min() and y.max() < len(self.names)):
+                raise InputError(
+                    f"{split.name}: y must be labels from 0 to {len(self.names) - 1}, as there are classes"
+                )
 
 
 @dataclass(frozen=True)
@@ -25,14 +65,12 @@ class Data:
         test: the test data, if any.
         name: its name, e.g. ``"mnist5k"``.
         description: sizes of the splits, binarization and its seed.
-        sound: how x is played, if the data are sound, of shape (1, length).
-        captions: by part ("train", …), one a datum, if the data have them.
-        scenes: what x is composed of, if the data are scenes.
-        classes: the names of the labels ``y``, in order, if they have names.
+        extras: what is known beside tensors, one of a kind: :class:`Classes`, :class:`~pyro_vae.data.Sound`,
+            :class:`~pyro_vae.data.Scenes`; :meth:`extra` finds them.
 
     Raises:
-        InputError: if the splits' data have different shapes, or sound another shape, captions are missing, or a label
-            has no name where others have one.
+        InputError: if the splits' data have different shapes, some splits have captions and others none, or an extra
+            does not fit the data.
     """
 
     train: Split
@@ -40,32 +78,33 @@ class Data:
     test: Split | None = None
     name: str = "data"
     description: str = ""
-    sound: Sound | None = None
-    captions: Mapping[str, tuple[str, ...]] | None = None
-    scenes: Scenes | None = None
-    classes: tuple[str, ...] | None = None
+    extras: tuple[Extra, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that one model fits all splits."""
-        for part in ("validation", "test"):
-            split = getattr(self, part)
-            if split is not None and split.shape != self.train.shape:
+        """Check that one model fits all splits, and what is known of them."""
+        for part, split in self.splits.items():
+            if split.shape != self.train.shape:
                 raise InputError(
                     f"{self.name}: x has shape {self.train.shape} in train but {split.shape} in {part}; "
                     "all splits must have the same"
                 )
-        if self.sound is not None and (len(self.train.shape) != 2 or self.train.shape[0] != 1):
-            raise InputError(f"{self.name}: sound has shape (1, length), but one x has shape {self.train.shape}")
-        for split in (self.train, self.validation, self.test) if self.classes is not None else ():
-            y = None if split is None else split.tensors.get("y")
-            if y is not None and not (y.dtype == torch.int64 and 0 <= y.min() and y.max() < len(self.classes)):
-                raise InputError(
-                    f"{split.name}: y must be labels from 0 to {len(self.classes) - 1}, as there are classes"
-                )
-        for part in ("train", "validation", "test") if self.captions is not None else ():
-            size, told = len(getattr(self, part) or ()), len(self.captions.get(part, ()))
-            if size != told:
-                raise InputError(f"{self.name}: {told} captions for {size} data of {part}; there must be one a datum")
+            if (split.captions is None) != (self.train.captions is None):
+                with_, without = (part, "train") if self.train.captions is None else ("train", part)
+                raise InputError(f"{self.name}: {with_} has captions and {without} has none; give all of them some")
+        if len({type(extra) for extra in self.extras}) < len(self.extras):
+            raise InputError(f"{self.name}: two extras of one kind, {', '.join(type(e).__name__ for e in self.extras)}")
+        for extra in self.extras:
+            extra.check(self)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by part: ``"train"``, ``"validation"``, ``"test"``."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {part: split for part, split in parts.items() if split is not None}
+
+    def extra(self, kind: type[Known]) -> Known | None:
+        """What is known of one kind, ``data.extra(Sound)``; None, if nothing is."""
+        return next((extra for extra in self.extras if isinstance(extra, kind)), None)
 
 
 def as_data(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np.ndarray) -> Data:
@@ -117,20 +156,16 @@ def held_out(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np
 
 @dataclass(frozen=True)
 class Loaded:
-    """Data before limits and binarization.
+    """Data as a source has them, before limits and binarization.
 
     Args:
         parts: raw tensors by split.
-        captions: one a datum by split, if the data have them.
-        sound: how x is played, if the data are sound.
-        scenes: what the images are composed of, if they are scenes.
         names: one a datum by split, if the data have them, such as those of their files.
-        classes: the names of the labels ``y``, if they have them, in order.
+        captions: one a datum by split, if the data have them.
+        extras: what is known beside tensors.
     """
 
     parts: Parts
-    captions: Captions | None = None
-    sound: Sound | None = None
-    scenes: Scenes | None = None
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    classes: tuple[str, ...] | None = None
+    names: Texts = field(default_factory=dict)
+    captions: Texts = field(default_factory=dict)
+    extras: tuple[Extra, ...] = ()

@@ -1,91 +1,141 @@
-"""The datasets that are known by name, and how one becomes splits."""
+"""Sources of data: how they register themselves, are found by a name or a path, and become splits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import reduce
+from importlib import import_module
+from operator import or_
 from pathlib import Path
-from typing import Any, Literal
+from pkgutil import iter_modules
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from torch import Tensor
-
-from pyro_vae.data.arrays import Layout, load_arrays
 from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
-from pyro_vae.data.dataset import Data, Loaded
-from pyro_vae.data.images import SOUNDS, kind_of, shown, square
-from pyro_vae.data.sound import Encoding
-from pyro_vae.data.sources.emoji import load_emoji, load_emoji_names
-from pyro_vae.data.sources.idx import load_idx_set, load_mnist5k
-from pyro_vae.data.sources.image_folder import load_folder
-from pyro_vae.data.sources.sound_folder import load_sound_folder
-from pyro_vae.data.sources.speech import load_speech
-from pyro_vae.data.sources.torchvision_sets import load_celeba, load_cifar10, load_omniglot, load_svhn
-from pyro_vae.data.split import PARTS, Parts, Split
+from pyro_vae.data.dataset import Classes, Data, Loaded
+from pyro_vae.data.images import shown, square
+from pyro_vae.data.split import PARTS, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import user_path
 
+HANDED = ("name", "path", "root", "image_size", "limit")  # what a loader is given, if it takes arguments of these names
+Loader = TypeVar("Loader", bound=Callable[..., Loaded])
+
 
 @dataclass(frozen=True)
-class Dataset:
-    """A registered dataset: one line on it, and its loader ``(root, image_size, limit) -> parts``."""
+class Source:
+    """A source as it is registered: see :func:`source`."""
 
+    name: str
     description: str
-    load: Callable[[Path | None, int | None, int | None], Parts]
+    load: Callable[..., Loaded]
+    reads: Callable[[Path], bool] | None
+    sound: bool
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """Its own options, by name."""
+        return {name: each for name, each in inspect.signature(self.load).parameters.items() if name not in HANDED}
 
 
-def _idx_set(name: str, what: str) -> Dataset:
-    text = f"{what}, 28x28 grey, 10 classes; 50,000 train / 10,000 validation / 10,000 test"
-    return Dataset(text, lambda root, image_size, limit: load_idx_set(name, root))
+_sources: dict[str, Source] = {}
 
 
-DATASETS: dict[str, Dataset] = {
-    "mnist5k": Dataset(
-        "5,000 MNIST digits embedded in the package, 28x28 grey, 10 classes; 4,000 train / 500 validation / 500 test",
-        lambda root, image_size, limit: load_mnist5k(),
-    ),
-    "fashion-mnist": _idx_set("fashion-mnist", "Fashion-MNIST clothes (Xiao et al. 2017)"),
-    "mnist": _idx_set("mnist", "MNIST handwritten digits (LeCun & Cortes)"),
-    "kmnist": _idx_set("kmnist", "Kuzushiji-MNIST characters (Clanuwat et al. 2018)"),
-    "omniglot": Dataset(
-        "Omniglot characters (Lake et al. 2015), grey, 28x28 unless image_size says otherwise, ink white; "
-        "17,352 train / 1,928 validation / 13,180 test",
-        load_omniglot,
-    ),
-    "cifar10": Dataset(
-        "CIFAR-10 photographs (Krizhevsky 2009), 32x32 RGB, 10 classes; 45,000 train / 5,000 validation / 10,000 test",
-        load_cifar10,
-    ),
-    "svhn": Dataset(
-        "SVHN house numbers (Netzer et al. 2011), 32x32 RGB, 10 classes; 65,932 train / 7,325 validation / 26,032 test",
-        load_svhn,
-    ),
-    "celeba": Dataset(
-        "CelebA faces (Liu et al. 2015), RGB, 64x64 unless image_size says otherwise; "
-        "162,770 train / 19,867 validation / 19,962 test",
-        load_celeba,
-    ),
-}
+def source(
+    name: str, description: str, *, reads: Callable[[Path], bool] | None = None, sound: bool = False
+) -> Callable[[Loader], Loader]:
+    """Register a function that loads data: :func:`load_data` and ``--data.name`` then know them.
 
-SOUND_DATASETS = {
-    "speech": "20 words by 10 voices of espeak-ng (made here once), 1.024 s at 8 kHz unless sample_rate and length say "
-    "otherwise; y is the speaker; 2,000 train / 200 validation / 200 test",
-}
+    The function's parameters ``name``, ``root`` (a folder to look in first), ``image_size`` and ``limit`` are given
+    what :func:`load_data` was given, ``path`` the name as a path; what it does not take is seen to afterwards. All
+    others are options of these data alone, with a type (a number, a text, true or false) and a default, which
+    ``load_data``, the command line and configurations then take. A file of the folder ``sources`` is found by itself;
+    one of your own registers when it is imported.
 
-EMOJI_DATASETS = {
-    "emoji": "scenes of two or four emoji of 16 (drawn here, 32x32 RGB; objects, scenes and image_size change it) with "
-    "captions; of held-out combinations in validation and test; 20,000 train / 128 validation / 256 test",
-    "emoji-names": "1,373 emoji of the Noto colour font, each with its name as caption, 32x32 RGB unless image_size "
-    "says otherwise; 80% train / 10% validation / 10% test",
-}
+    Args:
+        name: what ``load_data`` knows the data by; of a source of paths, what errors call it.
+        description: one line on them.
+        reads: of a source of paths: whether this is one of its. No path may be one of two sources'.
+        sound: x are recordings, for which ``image_size``, ``binarization`` and ``observed_quadrants`` are refused.
+
+    Raises:
+        InputError: when it registers a function with an option without a type or a default, or of a common name.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.data import Loaded, load_data, source
+        >>> @source("stripes", "noise with a bright column, 8x8 grey")
+        ... def load_stripes(*, column: int = 3) -> Loaded:
+        ...     x = torch.randint(100, (20, 1, 8, 8), dtype=torch.uint8)
+        ...     x[..., column] = 255
+        ...     return Loaded({"train": {"x": x[:15]}, "test": {"x": x[15:]}})
+        >>> load_data("stripes", column=5).test.shape
+        (1, 8, 8)
+    """
+
+    def register(load: Loader) -> Loader:
+        common = inspect.signature(load_data).parameters
+        for option, parameter in inspect.signature(load).parameters.items():
+            complete = parameter.empty not in (parameter.default, parameter.annotation)
+            if option not in HANDED and (option in common or not complete):
+                raise InputError(
+                    f"{name}: '{option}' is no option of its own with a type and a default, such as n: int = 3"
+                )
+        _sources[name] = Source(name, description, load, reads, sound)
+        return load
+
+    return register
+
+
+def sources() -> list[Source]:
+    """All registered sources, sorted by name."""
+    for module in iter_modules([str(Path(__file__).parent / "sources")]):
+        import_module(f"{__package__}.sources.{module.name}")
+    return sorted(_sources.values(), key=lambda each: each.name)
 
 
 def dataset_names() -> dict[str, str]:
     """Return the registered datasets: name -> one-line description."""
-    return {name: dataset.description for name, dataset in DATASETS.items()} | SOUND_DATASETS | EMOJI_DATASETS
+    return {each.name: each.description for each in sources() if each.reads is None}
 
 
-ARRAYS = (".npz", ".npy")
+def source_options() -> dict[str, tuple[Any, str]]:
+    """The options that only some sources have: name -> its type, or None, and what it is, from their docstrings."""
+    types: dict[str, list[Any]] = {}
+    whose: dict[str, list[str]] = {}
+    told: dict[str, str] = {}
+    for each in sources():
+        hints, text = get_type_hints(each.load), inspect.getdoc(each.load) or ""
+        for option in each.options:
+            types.setdefault(option, []).append(hints[option])
+            whose.setdefault(option, []).append(each.name)
+            if found := re.search(rf"^    {option}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE):
+                told.setdefault(option, " ".join(found[1].split()))
+    return {
+        option: (reduce(or_, kinds) | None, f"of {', '.join(whose[option])}: {told.get(option, '')}")
+        for option, kinds in types.items()
+    }
+
+
+def find_source(name: str) -> Source:
+    """The source of a registered name or a path.
+
+    Raises:
+        InputError: if there is none; names the nearest dataset.
+    """
+    path, known = user_path(name), sources()
+    found = [each for each in known if each.reads is None and each.name == name]
+    found = found or [each for each in known if each.reads is not None and each.reads(path)]
+    if found:
+        return found[0]
+    if path.is_file():
+        raise InputError(f"{path}: a data file must be .npz or .npy (or give a folder of images or WAV files)")
+    if path.suffix or "/" in name or "\\" in name:
+        raise InputError(f"dataset '{name}': no such file or folder (looked in {Path.cwd()})")
+    raise unknown("dataset", name, dataset_names())
 
 
 def load_data(
@@ -97,12 +147,7 @@ def load_data(
     image_size: int | None = None,
     limit: int | None = None,
     observed_quadrants: Literal[1, 2, 3] | None = None,
-    sample_rate: int | None = None,
-    length: int | None = None,
-    encoding: Encoding = "linear",
-    objects: int | None = None,
-    scenes: int | None = None,
-    layout: Layout | None = None,
+    **options: str | float | int | bool | None,
 ) -> Data:
     """Load a dataset by name, from an array file, or from a folder of images or WAV files.
 
@@ -119,102 +164,81 @@ def load_data(
         observed_quadrants: for completing images: 1 (the lower left quadrant is observed), 2 (the left half), 3 (all
             but the upper right quadrant). A batch then holds, beside x, the observed part ``y`` (0 elsewhere; it takes
             the place of labels) and ``mask``, True where observed.
-        sample_rate: of sound, in Hz: recordings are resampled to it. If None, that of the files (``speech``: 8000).
-        length: of sound: samples to which recordings are cut, or padded with silence, at the end. If None, that of the
-            files (``speech``: 1.024 seconds).
-        encoding: of sound: ``"linear"`` (x in [-1, 1]) or ``"mu_law"`` (x one of the levels k/255 in [0, 1]).
-        objects: of ``emoji``: how many different ones there are in the scenes, 8 to 48; 16 if None.
-        scenes: of ``emoji``: how many for training; 20,000 if None.
-        layout: of an array file: what the axes of x are, ``"NHW"``, ``"NCHW"``, ``"NHWC"``, or ``"NCL"`` (signals). If
-            None, told from the shape; the log says how, where it could be told otherwise.
+        options: what these data alone have (docs/data.md), such as ``scenes`` of ``emoji``, ``layout`` of an array
+            file, ``sample_rate`` of sound; None is as if it were not given.
 
     Returns:
         The splits, on the CPU. ``x`` is stored as uint8 (grey levels, mu-law levels), bool (binarized) or float; of
-        sound it has the shape (1, length), and ``Data.sound`` says how it is played. Of a folder, ``Split.names`` are
-        its files' names, and ``Data.classes`` its class folders'.
+        sound it has the shape (1, length). What else the source knows: ``Split.names`` and ``Split.captions``, one a
+        datum, and ``Data.extra(Sound)``, how x is played, ``Data.extra(Classes)``, ``Data.extra(Scenes)``.
 
     Raises:
-        InputError: for an unknown name (with the nearest one), a missing or damaged file (named), and
+        InputError: for an unknown name or option (with the nearest one), a missing or damaged file (named), and
             unusable arguments.
     """
     check_binarization(binarization, binarization_seed)
-    _check_positive("image_size", image_size)
-    counts = {"limit": limit, "sample_rate": sample_rate, "length": length, "objects": objects, "scenes": scenes}
-    for argument, value in counts.items():
-        _check_positive(argument, value)
-    root = _check_root(root)
-    if layout is not None and Path(name).suffix.lower() not in ARRAYS:
-        _refuse(str(name), "no arrays", {"layout": layout})
-    load_sound = _sound_loader(str(name), root, limit)
-    if name != "emoji":
-        _refuse(str(name), "no composed scenes", {"objects": objects, "scenes": scenes})
-    if load_sound is not None:
-        for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants}
-        _refuse(str(name), "sound", for_images | {"binarization": None if binarization == "none" else binarization})
-        loaded = load_sound(sample_rate, length, encoding)
-    else:
-        for_sound = {"encoding": None if encoding == "linear" else encoding}
-        _refuse(str(name), "no sound", {"sample_rate": sample_rate, "length": length} | for_sound)
-        loaded = _load_images(str(name), root, image_size, limit, objects, scenes, layout)
-    parts, sound = loaded.parts, loaded.sound
+    check_counts(image_size=image_size, limit=limit)
+    root, name = _check_root(root), str(name)
+    found, options = find_source(name), {key: value for key, value in options.items() if value is not None}
+    _check_options(shown(name), found, options)
+    if found.sound:
+        binarized = None if binarization == "none" else binarization
+        for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants, "binarization": binarized}
+        for option, value in for_images.items():
+            if value is not None:
+                raise InputError(f"{shown(name)}: {option} is not for these data, which are sound; leave it out")
+    given = {"name": name, "path": user_path(name), "root": root, "image_size": image_size, "limit": limit}
+    taken = inspect.signature(found.load).parameters
+    loaded = found.load(**{key: value for key, value in given.items() if key in taken}, **options)
     splits: dict[str, Split] = {}
-    for part in PARTS:
-        if part in parts:
-            tensors = {key: tensor[:limit] for key, tensor in parts[part].items()}
-            if image_size is not None:
-                tensors["x"] = square(tensors["x"], image_size, name=f"{name} {part}")
-            mask = None
-            if observed_quadrants is not None:
-                mask = quadrant_mask(tuple(tensors["x"].shape[1:]), observed_quadrants, f"{name} {part}")
-            names = loaded.names[part][:limit] if part in loaded.names else None
-            splits[part] = _split(tensors, mask, names, shown(name), part, binarization, binarization_seed)
-    how = (
-        _binarized(binarization, binarization_seed, len(splits))
-        if sound is None
-        else sound.describe(splits["train"].shape[-1])
-    )
-    description = _describe(shown(name), splits, how, limit)
+    for part in (part for part in PARTS if part in loaded.parts):
+        label = f"{shown(name)} {part}"
+        tensors = {key: tensor[:limit] for key, tensor in loaded.parts[part].items()}
+        if image_size is not None:
+            tensors["x"] = square(tensors["x"], image_size, name=label)
+        mask = None
+        if observed_quadrants is not None:
+            mask = quadrant_mask(tuple(tensors["x"].shape[1:]), observed_quadrants, label)
+        anew = binarization == "dynamic" and part == "train"
+        if binarization != "none" and not anew:
+            how = "threshold" if binarization == "threshold" else "static"
+            tensors["x"] = binarize(tensors["x"], how, seed=binarization_seed, part=part, name=label)
+        texts = {"names": loaded.names, "captions": loaded.captions}
+        splits[part] = Split(
+            tensors,
+            mask=mask,
+            binarization="dynamic" if anew else "none",
+            **{kind: told[part][:limit] if part in told else None for kind, told in texts.items()},
+            name=label,
+        )
+    train, extras = splits["train"], loaded.extras
+    lines = [_sizes(shown(name), splits, limit)]
+    if not found.sound:
+        lines.append(_binarized(binarization, binarization_seed, len(splits)))
     if observed_quadrants is not None:
-        description += f"\nobserved of each image: {QUADRANTS[observed_quadrants]}"
-    captions = None
-    if loaded.captions is not None:
-        captions = {part: told[:limit] for part, told in loaded.captions.items()}
-        description += f"\ncaptions, such as '{captions['train'][0]}'"
-    if loaded.scenes is not None:
-        description += f"\nscenes of {len(loaded.scenes.names)} objects: {', '.join(loaded.scenes.names)}"
-    return Data(
-        **splits,
-        name=shown(name),
-        description=description,
-        sound=sound,
-        captions=captions,
-        scenes=loaded.scenes,
-        classes=loaded.classes if observed_quadrants is None else None,  # y is then the observed part
-    )
+        lines.append(f"observed of each image: {QUADRANTS[observed_quadrants]}")
+        extras = tuple(extra for extra in extras if not isinstance(extra, Classes))  # y is then the observed part
+    if train.captions is not None:
+        lines.append(f"captions, such as '{train.captions[0]}'")
+    lines += filter(None, (extra.describe(train) for extra in extras))
+    return Data(**splits, name=shown(name), description="\n".join(lines), extras=extras)
 
 
-def _split(
-    tensors: dict[str, Tensor],
-    mask: Tensor | None,
-    names: tuple[str, ...] | None,
-    name: str,
-    part: str,
-    binarization: Binarization,
-    seed: int,
-) -> Split:
-    label = f"{name} {part}"
-    if binarization == "dynamic" and part == "train":
-        return Split(tensors, mask=mask, binarization="dynamic", names=names, name=label)
-    if binarization != "none":
-        how = "threshold" if binarization == "threshold" else "static"
-        tensors["x"] = binarize(tensors["x"], how, seed=seed, part=part, name=label)
-    return Split(tensors, mask=mask, names=names, name=label)
+def _check_options(name: str, found: Source, options: Mapping[str, Any]) -> None:
+    """Check that a source has these options."""
+    own = found.options
+    for option in options:
+        if option not in own:
+            near = difflib.get_close_matches(option, [*own, *inspect.signature(load_data).parameters], n=1)
+            hint = f". Did you mean '{near[0]}'?" if near else ""
+            has = f"have {', '.join(own)}" if own else "have no options of their own"
+            raise InputError(f"{name}: {option} is not for these data, which {has}; leave it out{hint}")
 
 
-def _describe(name: str, splits: dict[str, Split], how: str, limit: int | None) -> str:
+def _sizes(name: str, splits: dict[str, Split], limit: int | None) -> str:
     sizes = " / ".join(f"{len(split):,} {part}" for part, split in splits.items())
     limited = f" (at most {limit:,} of each)" if limit is not None else ""
-    return f"{name}: {sizes}{limited}\n{how}"
+    return f"{name}: {sizes}{limited}"
 
 
 def _binarized(binarization: str, seed: int, num_splits: int) -> str:
@@ -227,60 +251,19 @@ def _binarized(binarization: str, seed: int, num_splits: int) -> str:
     }[binarization]
 
 
-def _sound_loader(
-    name: str, root: Path | None, limit: int | None
-) -> Callable[[int | None, int | None, Encoding], Loaded] | None:
-    """The loader ``(sample_rate, length, encoding)`` of data that are sound, else None."""
-    if name == "speech":
-        return partial(load_speech, root)
-    path = user_path(name)
-    if name not in dataset_names() and path.is_dir() and kind_of(path) is SOUNDS:
-        return partial(load_sound_folder, path, limit=limit)
-    return None
-
-
-def _refuse(name: str, what: str, given: dict[str, Any]) -> None:
-    """What is said of another kind of data is an error."""
-    for argument, value in given.items():
-        if value is not None:
-            raise InputError(f"{name}: {argument} is not for these data, which are {what}; leave it out")
-
-
-def _load_images(
-    name: str,
-    root: Path | None,
-    image_size: int | None,
-    limit: int | None,
-    objects: int | None,
-    scenes: int | None,
-    layout: Layout | None,
-) -> Loaded:
-    """Load what is no sound."""
-    if name in DATASETS:
-        return Loaded(DATASETS[name].load(root, image_size, limit))
-    if name == "emoji":
-        return load_emoji(root, image_size, objects, scenes)
-    if name == "emoji-names":
-        return load_emoji_names(root, image_size)
-    path = user_path(name)
-    if path.is_dir():
-        return load_folder(path, image_size, limit)
-    if path.is_file():
-        if path.suffix.lower() not in ARRAYS:
-            raise InputError(f"{path}: a data file must be .npz or .npy (or give a folder of images or WAV files)")
-        return Loaded(load_arrays(path, layout))
-    if path.suffix or "/" in name or "\\" in name:
-        raise InputError(f"dataset '{name}': no such file or folder (looked in {Path.cwd()})")
-    raise unknown("dataset", name, dataset_names())
-
-
 MOST = 2**31 - 1  # of what is counted: torch takes no more than a few times that
 
 
-def _check_positive(argument: str, value: int | None) -> None:
-    if value is not None and (type(value) is not int or not 1 <= value <= MOST):
-        most = f"; {MOST:,} is the most" if isinstance(value, int) and value > MOST else ""
-        raise InputError(f"{argument} must be a positive integer, got {value!r}{most}")
+def check_counts(**values: int | None) -> None:
+    """Check what counts something, by its name; None is not given.
+
+    Raises:
+        InputError: names what is no positive integer, or too large a one.
+    """
+    for argument, value in values.items():
+        if value is not None and (type(value) is not int or not 1 <= value <= MOST):
+            most = f"; {MOST:,} is the most" if isinstance(value, int) and value > MOST else ""
+            raise InputError(f"{argument} must be a positive integer, got {value!r}{most}")
 
 
 def _check_root(root: str | Path | None) -> Path | None:

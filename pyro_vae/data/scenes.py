@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.data.dataset import Data, Extra
+from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError, unknown
 
 LEFT_OF, ABOVE, GRID = 0, 1, 2  # "a left of b", "a above b", "a and b above c and d"
@@ -30,7 +32,7 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Scenes:
+class Scenes(Extra):
     """What scenes are made of: objects with names and bitmaps, and where they are put.
 
     An image is twice as wide and high as an object, and white where there is none. Objects that are two stand in the
@@ -59,6 +61,18 @@ class Scenes:
                 raise InputError(f"'{name}' cannot be an object's name: it must be plain lower case, without relations")
         if len(set(self.names)) < len(self.names):
             raise InputError("two objects have the same name")
+
+    def check(self, data: Data) -> None:
+        """x are images of such scenes."""
+        if data.train.shape != (3, 2 * self.side, 2 * self.side):
+            raise InputError(
+                f"{data.name}: scenes have shape (3, {2 * self.side}, {2 * self.side}), but one x has shape "
+                f"{data.train.shape}"
+            )
+
+    def describe(self, train: Split) -> str:
+        """The objects' names."""
+        return f"scenes of {len(self.names)} objects: {', '.join(self.names)}"
 
     @property
     def side(self) -> int:

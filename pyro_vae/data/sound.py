@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_vae.data.dataset import Data, Extra
+from pyro_vae.data.split import Split
 from pyro_vae.data.wav import read_wav
 from pyro_vae.errors import InputError, unknown
 
@@ -132,7 +134,7 @@ MOST_RATE = 2**31 - 1  # of a 16-bit WAV file, whose header says bytes a second 
 
 
 @dataclass(frozen=True)
-class Sound:
+class Sound(Extra):
     """How x of shape (1, length) is played.
 
     Args:
@@ -167,11 +169,17 @@ class Sound:
         """The waveform of x as it is in a batch, or of a mean of it; of the same shape."""
         return mu_law_decode(x) if self.encoding == "mu_law" else x
 
-    def describe(self, length: int) -> str:
-        """One line on recordings of so many samples."""
+    def check(self, data: Data) -> None:
+        """x has the shape of a recording."""
+        shape = data.train.shape
+        if len(shape) != 2 or shape[0] != 1:
+            raise InputError(f"{data.name}: sound has shape (1, length), but one x has shape {shape}")
+
+    def describe(self, train: Split) -> str:
+        """How long the recordings are, and how they are stored."""
         scale = "256 mu-law levels in [0, 1]" if self.encoding == "mu_law" else "linear, in [-1, 1]"
         loudness = f"peak {PEAK}" if self.normalized else "as loud as recorded"
-        return f"sound of {length / self.sample_rate:.3g} s at {self.sample_rate:,} Hz, {scale}, {loudness}"
+        return f"sound of {train.shape[-1] / self.sample_rate:.3g} s at {self.sample_rate:,} Hz, {scale}, {loudness}"
 
     def read(self, path: Path, length: int | None = None) -> Tensor:
         """Read a WAV file as the dataset's recordings are: mixed, resampled, cut at the end or padded with silence.

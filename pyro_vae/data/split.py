@@ -20,10 +20,11 @@ from pyro_vae.data.binarization import (
     full_mask,
     noise_for,
 )
+from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
 from pyro_vae.errors import InputError
 
 Parts = dict[str, dict[str, Tensor]]  # "train" (always), "validation", "test" -> key -> (N, ...)
-Captions = dict[str, tuple[str, ...]]  # by split, one a datum
+Texts = Mapping[str, tuple[str, ...]]  # by split, one a datum
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
 
@@ -45,35 +46,6 @@ def hold_out_last(tensors: dict[str, Tensor], n: int) -> tuple[dict[str, Tensor]
     return {k: v[:-n] for k, v in tensors.items()}, {k: v[-n:] for k, v in tensors.items()}
 
 
-MOST = np.iinfo(np.int64).max
-
-
-def as_tensor(array: np.ndarray, label: str, *, integers: bool = True) -> Tensor:
-    """A tensor of an array: bool and uint8 as they are, floating point as float32, other integers as int64.
-
-    Args:
-        array: any shape; it shares its memory with the tensor where its type stays and it can be written to.
-        label: what errors call it.
-        integers: uint8 too becomes int64: numbers that are labels, not grey levels.
-
-    Raises:
-        InputError: for arrays of text, Python objects, complex numbers or dates, and integers beyond int64.
-    """
-    kind = array.dtype.kind
-    if kind == "f":
-        with np.errstate(over="ignore"):  # to infinity, which whoever needs finite numbers finds
-            array = array.astype(np.float32, copy=False)
-    elif kind in "iu" and (integers or array.dtype != np.uint8):
-        if array.size and array.dtype == np.uint64 and array.max() > MOST:
-            raise InputError(f"{label} holds integers beyond int64, up to {array.max()}")
-        array = array.astype(np.int64, copy=False)
-    elif kind not in "bu":
-        raise InputError(f"{label} must be numbers, got {array.dtype}")
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
 
 
@@ -93,12 +65,14 @@ class Split:
         binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every training batch;
             for evaluation (:meth:`batches`, :meth:`fixed`) once, always the same.
         names: one a datum, such as those of files; they stay with the data and go into what is written of each.
+        captions: one a datum, in words what it shows; they stay with the data too.
         name: what errors call this split.
 
     Raises:
         InputError: without an ``x``, for tensors of different lengths or without data, an ``x`` of another
             integer type, NaN or infinite numbers, dynamic binarization of numbers outside [0, 1], a mask of
-            another type or shape, and another number of names than of data.
+            another type or shape, and another number of names or
+            captions than of data.
     """
 
     def __init__(
@@ -109,12 +83,14 @@ class Split:
         integers: bool = False,
         binarization: Literal["none", "dynamic"] = "none",
         names: Sequence[str] | None = None,
+        captions: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
         tensors = {key: _as_tensor(key, value, name) for key, value in tensors.items()}
         _check(tensors, name, integers)
-        if names is not None and len(names) != len(tensors["x"]):
-            raise InputError(f"{name}: {len(names)} names for {len(tensors['x'])} data; there must be one a datum")
+        for what, texts in {"names": names, "captions": captions}.items():
+            if texts is not None and len(texts) != len(tensors["x"]):
+                raise InputError(f"{name}: {len(texts)} {what} for {len(tensors['x'])} data; there must be one a datum")
         if binarization not in ("none", "dynamic"):
             raise InputError(
                 f"{name}: a split's binarization is 'none' or 'dynamic', got {binarization!r} "
@@ -128,6 +104,7 @@ class Split:
             mask = as_tensor(mask, f"{name}: mask")
         self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
         self.names = None if names is None else tuple(names)
+        self.captions = None if captions is None else tuple(captions)
         self.binarization = binarization
         self.integers = integers
         self.dtype: torch.dtype | None = None  # of the floating-point tensors of a batch; None: as they come
@@ -184,7 +161,7 @@ class Split:
         if n < 1:
             raise InputError(f"{self.name}: a subset needs at least 1 datum, got n = {n}")
         other = self._with({key: tensor[:n] for key, tensor in self.tensors.items()})
-        other.names = None if self.names is None else self.names[:n]
+        other._keep_texts(range(min(n, len(self))))
         other.mask = self.mask[:n] if self._mask_per_datum else self.mask
         return other
 
@@ -295,8 +272,8 @@ class Split:
                 other.tensors[key] = tensor if index is None else tensor[places]
         other.mask = self.mask[places] if self.mask is not None and self._mask_per_datum else self.mask
         other.binarization, other.variants = "none", ()
-        if self.names is not None and index is not None:
-            other.names = tuple(self.names[i] for i in index.tolist())
+        if index is not None:
+            other._keep_texts(index.tolist())
         return other
 
     def mean(self) -> Tensor:
@@ -332,6 +309,11 @@ class Split:
     def _mask_per_datum(self) -> bool:
         return self.mask is not None and self.mask.dim() > len(self.shape)
 
+    def _keep_texts(self, index: Sequence[int]) -> None:
+        """Of names and captions, those at an index."""
+        self.names = None if self.names is None else tuple(self.names[i] for i in index)
+        self.captions = None if self.captions is None else tuple(self.captions[i] for i in index)
+
     def _with(self, tensors: dict[str, Tensor]) -> Split:
         other = copy.copy(self)
         other.tensors = tensors
@@ -341,46 +323,6 @@ class Split:
 def _as_tensor(key: str, value: object, name: str) -> object:
     """A tensor of an array of NumPy; others as they are."""
     return as_tensor(value, f"{name}: '{key}'", integers=key != "x") if isinstance(value, np.ndarray) else value
-
-
-def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A floating-point tensor in another type; others as they are."""
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def check_finite(x: Tensor, name: str, before: int = 0) -> None:
-    """Refuse NaN and infinite numbers.
-
-    Args:
-        x: data, ``(N, ...)``.
-        name: what errors call them.
-        before: how many data come before these.
-
-    Raises:
-        InputError: names the first datum that has some.
-    """
-    if not x.is_floating_point():
-        return
-    for chunk in chunks(x):
-        finite = chunk.isfinite().reshape(len(chunk), -1).all(1)
-        if not bool(finite.all()):
-            first = before + int((~finite).nonzero()[0])
-            kind = str(x.dtype).removeprefix("torch.")
-            raise InputError(
-                f"{name}: x holds NaN or infinite numbers (as {kind}; datum {first} is the first that does); remove or "
-                "replace them first"
-            )
-        before += len(chunk)
-
-
-def chunks(x: Tensor) -> Iterator[Tensor]:
-    """Cut (N, ...) along the data into pieces of at most about ``CHUNK_ELEMENTS`` numbers."""
-    return iter(x.split(chunk_size(x)))
-
-
-def chunk_size(x: Tensor) -> int:
-    """How many data of x (N, ...) have at most about ``CHUNK_ELEMENTS`` numbers; at least one."""
-    return max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
 
 
 def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:

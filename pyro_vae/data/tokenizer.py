@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import Data
-from pyro_vae.data.split import PARTS, Split
+from pyro_vae.data.split import Split
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 
@@ -359,16 +359,13 @@ def with_text(data: Data, tokenizer: Tokenizer, *, dropout: float = 0.0, num_var
 
     Source: Provilkov et al. 2020, arXiv:1910.13267; Ramesh et al. 2021, arXiv:2102.12092 (10%).
     """
-    if data.captions is None:
-        raise InputError(
-            f"{data.name}: the data have no captions; see docs/data.md for how a folder of images has them"
-        )
     splits: dict[str, Split] = {}
-    for part in PARTS:
-        split: Split | None = getattr(data, part)
-        if split is not None:
-            captions = data.captions[part]
-            several = bool(dropout) and part == "train"
-            text = tokenizer.encode_variants(captions, num_variants if several else 1, dropout=dropout, seed=seed)
-            splits[part] = split.with_variants({KEY: text.to(split.device)})
+    for part, split in data.splits.items():
+        if split.captions is None:
+            raise InputError(
+                f"{data.name}: the data have no captions; see docs/data.md for how a folder of images has them"
+            )
+        several = bool(dropout) and part == "train"
+        text = tokenizer.encode_variants(split.captions, num_variants if several else 1, dropout=dropout, seed=seed)
+        splits[part] = split.with_variants({KEY: text.to(split.device)})
     return replace(data, **splits)

@@ -219,7 +219,7 @@ def draw_all(
     split = data.test or data.validation or data.train
     if data.test is None and data.validation is None:
         logger.info("figures show training data: %s has no others", data.name)
-    run = Shown(*as_programs(model, guide), split, records, data.sound, seed)
+    run = Shown(*as_programs(model, guide), split, records, data.extra(Sound), seed)
     written = []
     for name, entry in figures().items():
         path, drawn = Path(folder) / f"{name}.png", None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.data import Split
-from pyro_vae.data.split import check_finite
+from pyro_vae.data.tensors import check_finite
 from pyro_vae.errors import InputError
 from pyro_vae.programs.context import X, declared_context, required_arguments
 from pyro_vae.programs.handlers import LastSite

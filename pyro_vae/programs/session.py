@@ -15,7 +15,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import Data, Split, held_out
-from pyro_vae.data.split import as_real
+from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_data, check_present, data_type
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes

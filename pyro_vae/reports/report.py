@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import Data, Sound, Split
 from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, CodeUsage
 from pyro_vae.evaluation.latent_units import LatentStatistics
@@ -155,7 +155,12 @@ def _gather(
     """What the page says, as plain values, and its pictures."""
     options = {"device": None if device == "auto" else device, "memory_budget": memory_mib * 2**20}
     run = Shown(
-        *as_programs(subject.model, subject.guide), part, subject.training.records, subject.data.sound, seed, options
+        *as_programs(subject.model, subject.guide),
+        part,
+        subject.training.records,
+        subject.data.extra(Sound),
+        seed,
+        options,
     )
     failed: dict[str, str] = {}
     with _section("Latents", failed):
@@ -185,9 +190,7 @@ def _gather(
             "name": subject.data.name,
             "description": subject.described_data(),
             "shape": list(part.shape),
-            "sizes": {
-                n: len(p) for n in ("train", "validation", "test") if (p := getattr(subject.data, n)) is not None
-            },
+            "sizes": {name: len(part) for name, part in subject.data.splits.items()},
             "binarization": subject.config.get("data", {}).get("binarization"),
         },
         "training": subject.training.to_dict(),
@@ -253,10 +256,10 @@ def _left_out(subject: Subject, pictures: Pictures, codes: dict[str, CodeUsage])
             found.pop("Traversals", None)
     if not codes:
         found["Codes"] = "the model has no latent site over integers"
-    if subject.data.sound is None:
+    if subject.data.extra(Sound) is None:
         found["Sound"] = "the data are not sound"
     said = "the data have no captions"
-    if subject.data.captions is not None:
+    if subject.data.train.captions is not None:
         said = f"what the model makes of a caption is drawn by pyro-vae sample {subject.path} --text …"
     return found | {"Text": said}
 

@@ -69,9 +69,8 @@ def run_codes(
     if found is not None:
         logger.info("codes of the data: from %s", cache)
         return found
-    parts = {part: split for part in ("train", "validation", "test") if (split := getattr(data, part)) is not None}
     codes = {}
-    for part, split in parts.items():
+    for part, split in data.splits.items():
         wanted = draws if part == "train" else min(draws, 1)
         codes[part] = extract_codes(model, guide, split, sites, progress, wanted)
         if draws and part != "train":
@@ -191,13 +190,13 @@ def make_tokenizer(file: Path, data: Data, vocabulary_size: int, text_length: in
     Raises:
         InputError: if the data have no captions, or the one that is there was made with other options.
     """
-    if data.captions is None:
+    if data.train.captions is None:
         raise InputError(
             f"{data.name}: the data have no captions that a prior over texts could learn; leave text.vocabulary_size "
             "out, or give the images captions (docs/data.md)"
         )
     if not file.is_file():
-        return Tokenizer.train(data.captions["train"], vocabulary_size=vocabulary_size, text_length=text_length)
+        return Tokenizer.train(data.train.captions, vocabulary_size=vocabulary_size, text_length=text_length)
     tokenizer = Tokenizer.load(file)
     if tokenizer.vocabulary_size > vocabulary_size or text_length not in (None, tokenizer.text_length):
         raise InputError(

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import sys
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_vae.data import Data, load_data
+from pyro_vae.data.registry import find_source, source_options, sources
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import check_shape, write_atomically
 from pyro_vae.objectives import ELBO, Objective
@@ -319,6 +320,8 @@ def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) 
             known where it is there, and ``pair`` in the place of ``model`` and ``guide``.
     """
     parser.add_function_arguments(load_data, "data")
+    for option, (kind, told) in source_options().items():  # where they are not said, a configuration has none of them
+        parser.groups["data"].add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=told)
     for prefix in ("", "first.") if "first" in config else ("",):
         for part in _parts_of(config["first"] if prefix else config):
             base, skip = PARTS[part]
@@ -378,8 +381,10 @@ def _check_pair(config: Mapping[str, Any], source: str) -> None:
 
 
 def load_configured_data(config: Namespace) -> Data:
-    """The data that a configuration names."""
-    return load_data(**vars(config.data))
+    """The data that a configuration names; it may say options of other data, at their defaults, as older runs' do."""
+    own = find_source(config.data.name).options
+    unsaid = [(name, each.default) for other in sources() for name, each in other.options.items() if name not in own]
+    return load_data(**{name: value for name, value in vars(config.data).items() if (name, value) not in unsaid})
 
 
 def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | None = None) -> Experiment:

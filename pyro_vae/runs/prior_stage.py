@@ -206,13 +206,14 @@ def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data, severa
         own |= {name: codes[part][name] for name in (*coarser, "y") if name in codes[part]}
         drawn = {name: own[name] for name in ("x", *coarser)} if several and part == "train" else {}
         first = {name: value[:, 0].long() for name, value in drawn.items()}
-        split = Split(own | first, integers=True, name=f"{data.name}, {part}, codes of {site}")
+        captions = data.splits[part].captions
+        split = Split(own | first, integers=True, captions=captions, name=f"{data.name}, {part}, codes of {site}")
         return split.with_variants(drawn) if drawn else split
 
     train = split("train")
     assert train is not None
     name = f"{data.name}, codes of {site}"
-    return Data(train, split("validation"), split("test"), name, data.description, captions=data.captions)
+    return Data(train, split("validation"), split("test"), name, data.description)
 
 
 def _check_takes_text(model: nn.Module) -> None:

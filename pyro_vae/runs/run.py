@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from pyro_vae.data import Data, Sound, Tokenizer, dataset_names, with_text
+from pyro_vae.data import Classes, Data, Sound, Tokenizer, dataset_names, with_text
 from pyro_vae.data.split import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers, user_path
@@ -145,11 +145,12 @@ class Run:
             InputError: if the directory holds a run already, or something else that training would replace, or cannot
                 be written.
         """
+        sound, classes = data.extra(Sound), data.extra(Classes)
         if not is_first_process(config):
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust, run._changed = True, False
-            run.sound, run.classes, run.data_digest = data.sound, data.classes, {}
+            run.sound, run.classes, run.data_digest = sound, None if classes is None else classes.names, {}
             return run
         path = Path(path)
         check_seed(config.seed)
@@ -158,10 +159,10 @@ class Run:
         parts = build(config, data.train.shape, data.train.mean())
         check_apart(path, parts.model, parts.guide)
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
-        if data.sound is not None:
-            head["sound"] = asdict(data.sound)
-        if data.classes is not None:
-            head["classes"] = list(data.classes)
+        if sound is not None:
+            head["sound"] = asdict(sound)
+        if classes is not None:
+            head["classes"] = list(classes.names)
         head["data_digest"] = data_digest(data)
         with locked(path):
             check_free(path)  # once more, now that nobody else is at work in it
@@ -339,8 +340,7 @@ class Run:
 
 def data_digest(data: Data) -> dict[str, str]:
     """SHA-256 by part of the data (:func:`~pyro_vae.data.split.split_digest`)."""
-    parts = {part: getattr(data, part) for part in ("train", "validation", "test")}
-    return {part: split_digest(split) for part, split in parts.items() if split is not None}
+    return {part: split_digest(split) for part, split in data.splits.items()}
 
 
 def _at_absolute_paths(config: Namespace) -> Namespace:

@@ -62,5 +62,5 @@ def test_refusals(tmp_path):
         loaded(tmp_path, (4, 8, 9), "NCHW")
     with pytest.raises(InputError, match=r"unknown layout 'NHCW'. Did you mean 'N"):
         loaded(tmp_path, (4, 8, 9, 3), "NHCW")
-    with pytest.raises(InputError, match="layout is not for these data, which are no arrays"):
+    with pytest.raises(InputError, match="layout is not for these data, which have no options of their own"):
         load_data("mnist5k", layout="NCHW")

@@ -23,9 +23,9 @@ def lines(start, count):
 
 def check(data):
     """The caption of an image says how red it is."""
-    for part, told in data.captions.items():
-        x = getattr(data, part).tensors["x"]
-        assert told == tuple(f"red {int(red)}" for red in x[:, 0, 0, 0])
+    for split in data.splits.values():
+        x = split.tensors["x"]
+        assert split.captions == tuple(f"red {int(red)}" for red in x[:, 0, 0, 0])
 
 
 @pytest.mark.parametrize("name", ["captions.txt", "captions.tsv"])
@@ -33,7 +33,7 @@ def test_beside_the_images(tmp_path, name):
     images(tmp_path, 20)
     (tmp_path / name).write_text(lines(0, 20) + "\n")
     data = load_data(str(tmp_path))
-    assert [len(told) for told in data.captions.values()] == [16, 2, 2]
+    assert [len(split.captions) for split in data.splits.values()] == [16, 2, 2]
     check(data)
     check(load_data(str(tmp_path), limit=3))
 
@@ -54,7 +54,8 @@ def test_in_split_folders(tmp_path):
     (tmp_path / "train" / "captions.txt").write_text(lines(0, 3))
     (tmp_path / "test" / "captions.tsv").write_text(lines(3, 2))
     data = load_data(str(tmp_path))
-    assert data.captions == {"train": ("red 0", "red 1", "red 2"), "test": ("red 3", "red 4")}
+    assert data.splits.keys() == {"train", "test"}
+    assert data.train.captions == ("red 0", "red 1", "red 2") and data.test.captions == ("red 3", "red 4")
 
 
 @pytest.mark.parametrize(
@@ -87,11 +88,21 @@ def test_bad_files(tmp_path):
 
 
 def test_one_caption_a_datum():
-    split = Split({"x": torch.zeros(3, 2)})
-    with pytest.raises(InputError, match="2 captions for 3 data of train"):
-        Data(split, captions={"train": ("a", "b")})
-    with pytest.raises(InputError, match="1 captions for 0 data of test"):
-        Data(split, captions={"train": ("a", "b", "c"), "test": ("d",)})
+    x = torch.zeros(3, 2)
+    with pytest.raises(InputError, match="own: 2 captions for 3 data; there must be one a datum"):
+        Split({"x": x}, captions=("a", "b"), name="own")
+    with_, without = Split({"x": x}, captions=("a", "b", "c")), Split({"x": x})
+    with pytest.raises(InputError, match="train has captions and test has none"):
+        Data(with_, test=without)
+    with pytest.raises(InputError, match="validation has captions and train has none"):
+        Data(without, with_)
+
+
+def test_captions_stay_with_the_data():
+    split = Split({"x": torch.arange(6.0).reshape(3, 2)}, captions=("a", "b", "c"))
+    index = torch.tensor([2, 0, 2])
+    assert split.fixed(index).captions == ("c", "a", "c") and split.fixed().captions == split.captions
+    assert split.subset(2).captions == ("a", "b") and split.subset(9).captions == ("a", "b", "c")
 
 
 def beside(folder, count):
@@ -120,7 +131,7 @@ def test_text_files_that_are_no_captions_are_passed_over(tmp_path, caplog, chang
     beside(tmp_path, 20)
     change(tmp_path)
     with caplog.at_level(logging.INFO):
-        assert load_data(str(tmp_path)).captions is None
+        assert load_data(str(tmp_path)).train.captions is None
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == f"{tmp_path}: text files beside images are passed over as captions, for {reason}"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_files import BYTES, picture, wav
 
-from pyro_vae.data import Data, Split, load_data
+from pyro_vae.data import Classes, Data, Split, load_data
 from pyro_vae.errors import InputError
 from pyro_vae.plots.images import picked
 
@@ -29,10 +29,10 @@ def test_files_and_classes(tmp_path):
     images(tmp_path / "dog", 10)
     images(tmp_path / "cat", 10, start=10)
     data = load_data(str(tmp_path))
-    assert data.classes == ("cat", "dog")
+    assert data.extra(Classes) == Classes(("cat", "dog"))
     for split in (data.train, data.validation, data.test):
         check(split)
-        assert all(name.startswith(data.classes[y]) for name, y in zip(split.names, split.tensors["y"], strict=True))
+        assert all(name.startswith(("cat", "dog")[y]) for name, y in zip(split.names, split.tensors["y"], strict=True))
     limited = load_data(str(tmp_path), limit=3).train
     assert limited.names == data.train.names[:3]
     check(limited)
@@ -58,24 +58,26 @@ def test_recordings(tmp_path):
         (tmp_path / "train" / name).mkdir(parents=True)
         (tmp_path / "train" / name / "1.wav").write_bytes(wav(bytes(100)))
     data = load_data(str(tmp_path))
-    assert data.train.names == ("train/a/1.wav", "train/b/1.wav") and data.classes == ("a", "b")
+    assert data.train.names == ("train/a/1.wav", "train/b/1.wav") and data.extra(Classes) == Classes(("a", "b"))
 
 
 def test_no_names_where_there_are_none(tmp_path):
     data = load_data("mnist5k", limit=10)
-    assert data.train.names is None and data.classes is None and data.train.fixed(torch.tensor([1])).names is None
+    assert (
+        data.train.names is None and data.extra(Classes) is None and data.train.fixed(torch.tensor([1])).names is None
+    )
     images(tmp_path)
-    assert load_data(str(tmp_path)).classes is None
+    assert load_data(str(tmp_path)).extra(Classes) is None
     images(tmp_path / "classes" / "a")
-    assert load_data(str(tmp_path / "classes"), observed_quadrants=1).classes is None  # y is no label then
+    assert load_data(str(tmp_path / "classes"), observed_quadrants=1).extra(Classes) is None  # y is no label then
 
 
 def test_names_that_are_no_text(tmp_path):
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/photos\xff")
     images(tmp_path / folder / os.fsdecode(b"d\xf6g"), 1)
     data = load_data(folder)
-    assert data.classes == ("d\\udcf6g",) and data.train.names == ("d\\udcf6g/0.png",)
-    for text in (data.name, data.description, data.train.name, *data.classes):
+    assert data.extra(Classes).names == ("d\\udcf6g",) and data.train.names == ("d\\udcf6g/0.png",)
+    for text in (data.name, data.description, data.train.name, *data.extra(Classes).names):
         text.encode()  # can be printed and written
 
 
@@ -84,4 +86,4 @@ def test_refusals():
     with pytest.raises(InputError, match="2 names for 3 data"):
         Split({"x": x}, names=("a", "b"))
     with pytest.raises(InputError, match="y must be labels from 0 to 1"):
-        Data(Split({"x": x, "y": torch.tensor([0, 1, 2])}), classes=("a", "b"))
+        Data(Split({"x": x, "y": torch.tensor([0, 1, 2])}), extras=(Classes(("a", "b")),))

@@ -32,7 +32,7 @@ def test_a_recording_of_a_folder_becomes_what_it_was_there(tmp_path):
     for encoding in ("linear", "mu_law"):
         data = load_data(str(tmp_path), sample_rate=8000, length=512, encoding=encoding)
         files = sorted(tmp_path.glob("*.wav"))
-        mine = read_files(files, (1, 512), sound=data.sound).tensors["x"]
+        mine = read_files(files, (1, 512), sound=data.extra(Sound)).tensors["x"]
         theirs = torch.cat([part.tensors["x"] for part in (data.train, data.validation, data.test)])
         order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
         assert mine.dtype == theirs.dtype and torch.equal(mine[order], theirs)

@@ -25,7 +25,7 @@ def test_flat_folder_of_one_rate_and_length(tmp_path):
     data = load_data(str(tmp_path))
     assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 1, 1]
     assert data.train.shape == (1, 800) and data.train.keys == ("x",)
-    assert data.sound == Sound(8000, "linear", normalized=False)
+    assert data.extra(Sound) == Sound(8000, "linear", normalized=False)
     x = torch.cat([split.tensors["x"][:, 0] for split in (data.train, data.validation, data.test)])
     loudest = x.abs().amax(1).sort().values
     torch.testing.assert_close(loudest, 0.05 * torch.arange(1.0, 11), rtol=0.06, atol=0)  # as loud as in the files
@@ -51,8 +51,8 @@ def test_classes_rates_and_lengths(tmp_path):
         torch.testing.assert_close(x[100 : heard - 100], expected[100 : heard - 100], rtol=0, atol=1e-3)
         assert (x[heard + 100 :] == 0).all()  # padded at the end; the others are cut there
     levels = load_data(str(tmp_path), sample_rate=8000, length=1024, encoding="mu_law")
-    assert levels.train.tensors["x"].dtype == torch.uint8 and levels.sound.encoding == "mu_law"
-    back = levels.sound.decode(levels.train.batch(slice(None))["x"])
+    assert levels.train.tensors["x"].dtype == torch.uint8 and levels.extra(Sound).encoding == "mu_law"
+    back = levels.extra(Sound).decode(levels.train.batch(slice(None))["x"])
     assert (back - data.train.tensors["x"]).abs().max() < 0.012  # half a step at 0.5 of full scale: 0.0109
 
 
@@ -96,13 +96,13 @@ def test_refusals(options, message, tmp_path):
 
 @pytest.mark.parametrize("options", [{"sample_rate": 8000}, {"length": 100}, {"encoding": "mu_law"}])
 def test_options_of_sound_for_images(options):
-    with pytest.raises(InputError, match="is not for these data, which are no sound; leave it out"):
+    with pytest.raises(InputError, match="is not for these data, which have no options of their own; leave it out"):
         load_data("mnist5k", **options)
 
 
 def test_sound_has_one_channel():
     with pytest.raises(InputError, match=r"sound has shape \(1, length\), but one x has shape \(2, 9\)"):
-        Data(Split({"x": torch.zeros(3, 2, 9)}), sound=Sound(8000))
+        Data(Split({"x": torch.zeros(3, 2, 9)}), extras=(Sound(8000),))
     with pytest.raises(InputError, match="sample_rate must be a positive integer"):
         Sound(0)
 

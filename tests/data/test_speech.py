@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from pyro_vae.data import load_data
+from pyro_vae.data import Sound, load_data
 from pyro_vae.data.sources import speech
 from pyro_vae.errors import CorruptFileError, InputError
 
@@ -49,7 +49,7 @@ def test_recordings_labels_and_splits(espeak):
     data = load_data("speech")
     assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 4, 4]
     assert data.train.shape == (1, 8192) and data.train.keys == ("x", "y", "word")
-    assert (data.sound.sample_rate, data.sound.encoding, data.sound.normalized) == (8000, "linear", True)
+    assert data.extra(Sound) == Sound(8000, "linear", normalized=True)
     assert "1.02 s at 8,000 Hz, linear, in [-1, 1], peak 0.9" in data.description
     for split, takes in ((data.train, 2), (data.validation, 1), (data.test, 1)):
         assert split.tensors["x"].dtype == torch.float32 and split.tensors["y"].dtype == torch.int64
@@ -76,7 +76,7 @@ def test_made_once_and_kept(espeak, empty_home, monkeypatch, tmp_path):
     x = again.train.batch(slice(None))["x"]
     assert len(x) == 3 and again.train.tensors["x"].dtype == torch.uint8
     assert torch.equal((x * 255).round() / 255, x)  # levels, which a categorical likelihood accepts
-    difference = again.sound.decode(x) - first.train.tensors["x"][:3]
+    difference = again.extra(Sound).decode(x) - first.train.tensors["x"][:3]
     assert difference.abs().max() < 0.02 and difference.std() < 0.01
 
     shutil.move(kept.parent, tmp_path / "elsewhere" / "speech")  # and from a folder that one says

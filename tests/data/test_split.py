@@ -50,7 +50,7 @@ def test_batches_cover_the_split_in_order():
 
 
 def test_mean_over_chunks(monkeypatch):
-    monkeypatch.setattr(split_module, "CHUNK_ELEMENTS", 50)  # 4 data a chunk: 7 is no multiple
+    monkeypatch.setattr("pyro_vae.data.tensors.CHUNK_ELEMENTS", 50)  # 4 data a chunk: 7 is no multiple
     tensors = grey(7)
     expected = tensors["x"].double().mean(0) / 255
     for x, truth in (
@@ -144,7 +144,7 @@ def test_fixed_data_are_stored_small_in_chunks_and_plain_data_are_themselves(mon
     split = evaluated("grey")
     fixed = split.fixed()
     assert fixed.tensors["x"].dtype == torch.bool and fixed.binarization == "none" and fixed.fixed() is fixed
-    monkeypatch.setattr("pyro_vae.data.split.CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr("pyro_vae.data.tensors.CHUNK_ELEMENTS", 100)
     assert torch.equal(split.fixed().tensors["x"], fixed.tensors["x"])
     plain = Split(grey(), name="plain")
     assert plain.fixed() is plain

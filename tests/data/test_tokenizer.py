@@ -76,9 +76,8 @@ def test_variants(tokenizer):
 
 def test_data_with_text():
     tokenizer = Tokenizer.train(CAPTIONS, vocabulary_size=300, text_length=40)
-    captions = {"train": tuple(CAPTIONS), "validation": ("cyan", "Ünder")}
     x = torch.arange(12.0).unsqueeze(1)
-    data = Data(Split({"x": x}), Split({"x": x[:2]}), captions=captions)
+    data = Data(Split({"x": x}, captions=CAPTIONS), Split({"x": x[:2]}, captions=("cyan", "Ünder")))
     plain = with_text(data, tokenizer)
     text = plain.train.batch(torch.tensor([3, 1]))["text"]
     assert text.dtype == torch.int64 and torch.equal(text, tokenizer.encode([CAPTIONS[3], CAPTIONS[1]]))
@@ -97,7 +96,7 @@ def test_data_with_text():
     assert torch.equal(whole, tokenizer.encode(CAPTIONS))  # to measure with, the usual one
     assert torch.equal(varied.train.subset(2).to("cpu").batch(slice(0, 2))["text"], whole[:2])
     with pytest.raises(InputError, match="have no captions"):
-        with_text(Data(data.train), tokenizer)
+        with_text(Data(Split({"x": x})), tokenizer)
     with pytest.raises(InputError, match=r"must be integers \(12, M"):
         data.train.with_variants({"text": torch.zeros(11, 1, 3, dtype=torch.long)})
 

@@ -77,9 +77,9 @@ def test_learns_held_out_combinations(caplog):
     scenes = made_scenes()
     parts = draw_scenes(8, 512)
     captions = {part: scenes.captions(*drawn) for part, drawn in parts.items()}
-    splits = {part: Split({"x": scenes.draw(*drawn)}) for part, drawn in parts.items()}
+    splits = {part: Split({"x": scenes.draw(*drawn)}, captions=captions[part]) for part, drawn in parts.items()}
     tokenizer = Tokenizer.train(captions["train"], vocabulary_size=300)
-    data = with_text(Data(**splits, captions=captions), tokenizer, dropout=0.1)
+    data = with_text(Data(**splits), tokenizer, dropout=0.1)
     torch.manual_seed(0)
     pair = ContrastiveModel(data.train.shape, tokenizer.vocabulary_size, tokenizer.text_length, 32, (16,), 32, 1, 2)
     options = {"epochs": 12, "batch_size": 32, "learning_rate": 3e-3, "device": "cpu", "progress": False}
@@ -87,7 +87,7 @@ def test_learns_held_out_combinations(caplog):
     assert "eagerly" not in caplog.text  # the step was recorded
     first, last = (result.records[i]["validation/loss"] for i in (0, -1))
     assert last < 0.5 < first, (first, last)
-    x, texts = data.test.batch(slice(0, 64))["x"], captions["test"][:64]
+    x, texts = data.test.batch(slice(0, 64))["x"], data.test.captions[:64]
     score = ContrastiveScorer(pair, tokenizer)
     true, other = score(x, texts), score(x, texts[1:] + texts[:1])
     assert (true > other).float().mean() > 0.9

@@ -77,7 +77,7 @@ def test_signals_of_one_channel_are_curves(tmp_path, monkeypatch):
     monkeypatch.setattr("pyro_vae.plots.prior.NUM_PRIOR_SAMPLES", 4)  # a panel takes a while
     monkeypatch.setattr("pyro_vae.plots.prior.NUM_SCALED_SAMPLES", 2)
     split = Split({"x": sines(3)}, name="toy")
-    data = Data(split, sound=Sound(RATE))
+    data = Data(split, extras=(Sound(RATE),))
     written = {path.stem: path for path in figures.draw_all(model, guide, data, [], tmp_path)}
     assert written.keys() >= {"spectrograms", "reconstructions", "prior_samples", "scaled_samples", "interpolations"}
     for path in written.values():

@@ -30,6 +30,8 @@ from safetensors.torch import load_file, save_file
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
+from pyro_vae.data.registry import HANDED as HANDED_TO_LOADERS
+from pyro_vae.data.registry import sources
 from pyro_vae.data.sources import speech
 from pyro_vae.errors import InputError
 from pyro_vae.plots import without_matplotlibrc
@@ -1083,6 +1085,8 @@ def test_no_known_class_has_an_argument_through_which_code_could_be_named():
 
 def test_what_is_told_of_data_and_training_is_simple():
     assert _open_arguments(load_data, {"root"}) == []
+    for each in sources():
+        assert _open_arguments(each.load, HANDED_TO_LOADERS) == []
     assert _kinds(_hints(load_data)["root"]) == {str, Path, type(None)}
     from pyro_vae.training import fit
 

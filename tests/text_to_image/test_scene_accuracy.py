@@ -26,7 +26,8 @@ def measure(monkeypatch, capsys):
     """Run the script; returns its lines, and the coins that were thrown."""
     scenes, parts, coins = made_scenes(8), draw_scenes(8, 200), []
     captions = {part: scenes.captions(*drawn) for part, drawn in parts.items()}
-    data = Data(**{p: Split({"x": scenes.draw(*d)}) for p, d in parts.items()}, captions=captions, scenes=scenes)
+    splits = {part: Split({"x": scenes.draw(*drawn)}, captions=captions[part]) for part, drawn in parts.items()}
+    data = Data(**splits, extras=(scenes,))
     tokenizer = Tokenizer.train(captions["train"])
 
     def model(x=None, text=None, num_samples=1):

@@ -92,7 +92,7 @@ def test_the_prior_is_one_over_texts_and_a_part_of_the_run(text):
     assert (prior.text_length, prior.num_words) == (tokenizer.text_length, tokenizer.vocabulary_size)
     data = Run(text).data()
     batch = data.test.batch(slice(None))
-    assert torch.equal(batch["text"], tokenizer.encode(data.captions["test"], new_characters=True))
+    assert torch.equal(batch["text"], tokenizer.encode(data.test.captions, new_characters=True))
     joint = log_likelihood(model, guide, data, num_particles=1).per_datum
     model.priors["codes"] = UniformPrior(5, prior.shape)
     uniform = log_likelihood(model, guide, data, num_particles=1, seed=0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data.dataset import Loaded
 from pyro_vae.data.images import data_folders, square
+from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.scenes import ABOVE, GRID, LEFT_OF, PLACES, Scenes
 from pyro_vae.data.split import PARTS, SPLIT_SEED, random_order
 from pyro_vae.errors import CorruptFileError, InputError
@@ -119,14 +120,19 @@ NAMES = (
 )
 
 
-def load_emoji(root: Path | None, image_size: int | None, objects: int | None, scenes: int | None) -> Loaded:
+@source(
+    "emoji",
+    "scenes of two or four emoji of 16 (drawn here, 32x32 RGB; objects, scenes and image_size change it) with "
+    "captions; of held-out combinations in validation and test; 20,000 train / 128 validation / 256 test",
+)
+def load_emoji(root: Path | None, image_size: int | None, *, objects: int = OBJECTS, scenes: int = SCENES) -> Loaded:
     """Load composed scenes (:mod:`pyro_vae.data.sources.emoji` says of which combinations).
 
     Args:
         root: a folder in which the font is looked for first.
         image_size: pixels a side, 32 if None; an object has half as many.
-        objects: how many different ones, 16 if None.
-        scenes: how many for training, 20,000 if None.
+        objects: how many different ones there are, 8 to 48; 16 if it is not said.
+        scenes: how many for training; 20,000 if it is not said.
 
     Returns:
         ``x`` uint8 (N, 3, image_size, image_size), captions, and what the scenes are made of.
@@ -135,7 +141,8 @@ def load_emoji(root: Path | None, image_size: int | None, objects: int | None, s
         InputError: if the font is missing, or for arguments out of range.
         CorruptFileError: if it is damaged.
     """
-    size, objects, scenes = image_size or IMAGE_SIZE, objects or OBJECTS, scenes or SCENES
+    check_counts(objects=objects, scenes=scenes)
+    size = image_size or IMAGE_SIZE
     if size % 4 or not 16 <= size <= 2 * HEIGHT:
         raise InputError(
             f"emoji: image_size must be a multiple of 4 from 16 to {2 * HEIGHT} (two objects stand in the middle), "
@@ -153,9 +160,14 @@ def load_emoji(root: Path | None, image_size: int | None, objects: int | None, s
     for part, (layout, which) in draw_scenes(objects, scenes).items():
         parts[part] = {"x": made_of.draw(layout, which)}
         captions[part] = made_of.captions(layout, which)
-    return Loaded(parts, captions=captions, scenes=made_of)
+    return Loaded(parts, captions=captions, extras=(made_of,))
 
 
+@source(
+    "emoji-names",
+    "1,373 emoji of the Noto colour font, each with its name as caption, 32x32 RGB unless image_size says otherwise; "
+    "80% train / 10% validation / 10% test",
+)
 def load_emoji_names(root: Path | None, image_size: int | None) -> Loaded:
     """Load every emoji that is one code point, with its name, split at random (seed 0) into 80% / 10% / 10%.
 

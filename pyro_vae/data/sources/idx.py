@@ -13,13 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.dataset import Loaded
 from pyro_vae.data.images import SYSTEM, cache_folder, data_folders
-from pyro_vae.data.split import PARTS, Parts, hold_out_last
+from pyro_vae.data.registry import source
+from pyro_vae.data.split import PARTS, hold_out_last
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.runtime import check_room
 
 
-def load_mnist5k() -> Parts:
+@source(
+    "mnist5k",
+    "5,000 MNIST digits embedded in the package, 28x28 grey, 10 classes; 4,000 train / 500 validation / 500 test",
+)
+def load_mnist5k() -> Loaded:
     """Load 5,000 MNIST digits from the package: 4,000 train, 500 validation, 500 test, classes balanced.
 
     Returns:
@@ -29,13 +35,15 @@ def load_mnist5k() -> Parts:
     """
     with resources.files("pyro_vae.data.sources").joinpath("mnist5k.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
-        return {
-            part: {
-                "x": torch.from_numpy(arrays[f"x_{part}"]).unsqueeze(1),  # (N, 1, 28, 28)
-                "y": torch.from_numpy(arrays[f"y_{part}"]).long(),
+        return Loaded(
+            {
+                part: {
+                    "x": torch.from_numpy(arrays[f"x_{part}"]).unsqueeze(1),  # (N, 1, 28, 28)
+                    "y": torch.from_numpy(arrays[f"y_{part}"]).long(),
+                }
+                for part in PARTS
             }
-            for part in PARTS
-        }
+        )
 
 
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -102,7 +110,13 @@ def _read_idx(stream: IO[bytes], most: int, path: str | Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape).copy())
 
 
-def load_idx_set(name: str, root: Path | None) -> Parts:
+SIZES = "28x28 grey, 10 classes; 50,000 train / 10,000 validation / 10,000 test"
+
+
+@source("fashion-mnist", f"Fashion-MNIST clothes (Xiao et al. 2017), {SIZES}")
+@source("mnist", f"MNIST handwritten digits (LeCun & Cortes), {SIZES}")
+@source("kmnist", f"Kuzushiji-MNIST characters (Clanuwat et al. 2018), {SIZES}")
+def load_idx_set(name: str, root: Path | None) -> Loaded:
     """Load ``mnist``, ``fashion-mnist`` or ``kmnist``: a local copy, else torchvision's download.
 
     Split: the first 50,000 training images for training, the last 10,000 for validation; 10,000 for test.
@@ -130,7 +144,7 @@ def load_idx_set(name: str, root: Path | None) -> Parts:
                 raise CorruptFileError(f"{path}: expected {count:,} {what} of {name}, got shape {tuple(tensor.shape)}")
         whole[part] = {"x": x.unsqueeze(1), "y": y.long()}  # (N, 1, 28, 28), (N,)
     train, validation = hold_out_last(whole["train"], NUM_VALIDATION)
-    return {"train": train, "validation": validation, "test": whole["test"]}
+    return Loaded({"train": train, "validation": validation, "test": whole["test"]})
 
 
 def find_idx_folder(name: str, root: Path | None) -> Path | None:

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.dataset import Classes, Loaded
 from pyro_vae.data.images import cache_folder, data_folders
+from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.sound import PEAK, Encoding, Sound
 from pyro_vae.data.split import PARTS, SPLIT_SEED
 from pyro_vae.errors import CorruptFileError, InputError
@@ -51,7 +52,15 @@ class Utterance:
     pitch: int
 
 
-def load_speech(root: Path | None, sample_rate: int | None, length: int | None, encoding: Encoding) -> Loaded:
+@source(
+    "speech",
+    "20 words by 10 voices of espeak-ng (made here once), 1.024 s at 8 kHz unless sample_rate and length say "
+    "otherwise; y is the speaker; 2,000 train / 200 validation / 200 test",
+    sound=True,
+)
+def load_speech(
+    root: Path | None, *, sample_rate: int = SAMPLE_RATE, length: int | None = None, encoding: Encoding = "linear"
+) -> Loaded:
     """Load the spoken words; the first time they are made by espeak-ng (half a minute) and kept in the cache folder.
 
     Every speaker says every word 12 times, at speeds and pitches drawn for each without repetition: ten of them are for
@@ -60,7 +69,7 @@ def load_speech(root: Path | None, sample_rate: int | None, length: int | None, 
 
     Args:
         root: a folder in which the made recordings are looked for first, in its sub-folder ``speech``.
-        sample_rate: in Hz; 8000 if None.
+        sample_rate: in Hz.
         length: samples; if None, 1.024 seconds, rounded to a multiple of 64.
         encoding: of x, see :class:`Sound`.
 
@@ -72,7 +81,8 @@ def load_speech(root: Path | None, sample_rate: int | None, length: int | None, 
         InputError: if there are no recordings in the cache and espeak-ng is missing, lacks a voice, or fails.
         CorruptFileError: if the cache file is damaged.
     """
-    sound = Sound(SAMPLE_RATE if sample_rate is None else sample_rate, encoding, normalized=True)
+    check_counts(sample_rate=sample_rate, length=length)
+    sound = Sound(sample_rate, encoding, normalized=True)
     if length is None:
         length = max(1, round(SECONDS * sound.sample_rate / MULTIPLE)) * MULTIPLE
     script = takes()
@@ -87,7 +97,7 @@ def load_speech(root: Path | None, sample_rate: int | None, length: int | None, 
     x = sound.encode(torch.from_numpy(words).to(torch.float32).div_(FULL_SCALE)).unsqueeze(1)  # (N, 1, length)
     y, word = (torch.tensor([getattr(u, key) for u in script]) for key in ("speaker", "word"))
     parts = {part: {"x": x[i], "y": y[i], "word": word[i]} for part, i in _split(len(script)).items()}
-    return Loaded(parts, sound=sound, classes=SPEAKERS)
+    return Loaded(parts, extras=(sound, Classes(SPEAKERS)))
 
 
 def takes() -> list[Utterance]:

@@ -1,4 +1,4 @@
-"""A folder of images, with or without captions, as a dataset."""
+"""A folder of images, with or without captions, or of WAV files, as a dataset."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.dataset import Classes, Extra, Loaded
 from pyro_vae.data.images import (
     IMAGES,
+    SOUNDS,
     Labelled,
     class_names,
     file_names,
     find_splits,
     is_grey,
+    kind_of,
     read_image,
     shown,
     square,
 )
-from pyro_vae.data.split import Captions, Parts
+from pyro_vae.data.registry import check_counts, source
+from pyro_vae.data.sound import Encoding, Sound
+from pyro_vae.data.split import Parts, Texts
+from pyro_vae.data.wav import read_header
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.runtime import check_room
 
@@ -31,7 +36,7 @@ LONGEST = 1 << 16  # bytes of a caption beside an image
 NAMES = ("captions.txt", "captions.tsv", "captions.json")
 
 
-def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
+def find_captions(root: Path, splits: dict[str, Labelled]) -> Texts:
     """The captions of a folder's images, from the files ``captions.txt``, ``.tsv`` or ``.json`` in it.
 
     Such a file lies beside the images, or in a folder above them, up to the dataset's own; it names the images by their
@@ -47,7 +52,7 @@ def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
         splits: its images.
 
     Returns:
-        one caption an image by split, in the order of the images; None if there are none.
+        one caption an image by split, in the order of the images; empty if there are none.
 
     Raises:
         CorruptFileError: naming the file, if it is no JSON or not UTF-8.
@@ -76,12 +81,12 @@ def find_captions(root: Path, splits: dict[str, Labelled]) -> Captions | None:
     return {part: tuple(told[file] for file, _ in members) for part, members in splits.items()}
 
 
-def _beside(root: Path, splits: dict[str, Labelled]) -> Captions | None:
+def _beside(root: Path, splits: dict[str, Labelled]) -> Texts:
     """Captions in text files beside the images, if every image has one."""
     images = [file for members in splits.values() for file, _ in members]
     files = [file for image in images if (file := image.with_suffix(".txt")).is_file()]
     if not files:
-        return None
+        return {}
     problem = None if len(files) == len(images) else f"{len(images) - len(files):,} images have none"
     told: dict[Path, str] = {}
     for file in files if problem is None else ():
@@ -97,7 +102,7 @@ def _beside(root: Path, splits: dict[str, Labelled]) -> Captions | None:
             break
     if problem is not None:
         logger.info("%s: text files beside images are passed over as captions, for %s", shown(root), shown(problem))
-        return None
+        return {}
     return {part: tuple(told[file.with_suffix(".txt")] for file, _ in members) for part, members in splits.items()}
 
 
@@ -137,6 +142,7 @@ def _json(file: Path) -> str:
     return " and JSON" if file.suffix == ".json" else ""
 
 
+@source("a folder of images", "image files in a folder", reads=lambda path: path.is_dir() and kind_of(path) is IMAGES)
 def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded:
     """Load a folder of images, of one sub-folder per class, or of train/validation/test folders of either.
 
@@ -150,7 +156,7 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
 
     Returns:
         ``x`` uint8 (N, C, H, W), and with class folders ``y`` int64 (N,), the class's place in sorted order; captions,
-        if the folder has files of them (:mod:`pyro_vae.data.sources.image_folder`); the files' names, and the classes'.
+        if the folder has files of them (:func:`find_captions`); the files' names, and the classes'.
 
     Raises:
         CorruptFileError: naming the file, if an image is truncated or damaged.
@@ -158,8 +164,7 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
             for images without a caption where others have one.
     """
     splits = find_splits(path, IMAGES)
-    classes = class_names(splits)
-    captions = find_captions(path, splits)
+    classes, captions = class_names(splits), find_captions(path, splits)
     splits = {part: members[:limit] for part, members in splits.items()}
     grey = all([is_grey(file) for members in splits.values() for file, _ in members])
     parts: Parts = {}
@@ -178,10 +183,18 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
                 x = image.new_empty(len(members), *image.shape)  # (N, C, H, W)
             x[place] = image
         parts[part] = {"x": x}
-        if classes:
+    return _labelled(path, splits, parts, classes, captions)
+
+
+def _labelled(
+    path: Path, splits: dict[str, Labelled], parts: Parts, classes: list[str], captions: Texts, *extras: Extra
+) -> Loaded:
+    """With the names of the files, and labels where they lie in class folders."""
+    if classes:
+        extras = *extras, Classes(tuple(map(shown, classes)))
+        for part, members in splits.items():
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
-    named = {"names": file_names(path, splits), "classes": tuple(map(shown, classes)) or None}
-    return Loaded(parts, captions=captions, **named)
+    return Loaded(parts, file_names(path, splits), captions, extras)
 
 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:
@@ -190,3 +203,85 @@ def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Si
         f"but {first} is {expected[1]} x {expected[2]}; "
         "give image_size to cut and resize all images to one size"
     )
+
+
+@source(
+    "a folder of WAV files",
+    "WAV files in a folder",
+    reads=lambda path: path.is_dir() and kind_of(path) is SOUNDS,
+    sound=True,
+)
+def load_sound_folder(
+    path: Path,
+    limit: int | None,
+    *,
+    sample_rate: int | None = None,
+    length: int | None = None,
+    encoding: Encoding = "linear",
+) -> Loaded:
+    """Load a folder of WAV files, laid out as a folder of images may be (:mod:`pyro_vae.data.images`).
+
+    Channels are mixed to one; recordings are as loud as they are in the files.
+
+    Args:
+        path: the folder.
+        limit: at most that many files of each split are read.
+        sample_rate: in Hz, to which others are resampled; needed if the files differ.
+        length: samples to which recordings are cut, or padded with silence, at the end; needed if they differ.
+        encoding: linear (x in [-1, 1]) or mu_law (x one of the levels k/255 in [0, 1]).
+
+    Returns:
+        ``x`` (N, 1, length), and with class folders ``y`` int64 (N,), the class's place in sorted order; how x is
+        played; the files' names, and the classes'.
+
+    Raises:
+        CorruptFileError: naming the file, if it is no WAV file or damaged.
+        InputError: naming the file or folder, for other layouts and formats, files without samples or too short, and
+            for different rates or lengths without sample_rate or length.
+    """
+    check_counts(sample_rate=sample_rate, length=length)
+    splits = find_splits(path, SOUNDS)
+    classes = class_names(splits)
+    splits = {part: members[:limit] for part, members in splits.items()}
+    if sample_rate is None:
+        sample_rate = _common_rate(splits)
+    sound = Sound(sample_rate, encoding)
+    if length is None:
+        length = _common_length(splits, sample_rate)
+    check_room(path, sum(map(len, splits.values())) * length * (1 if encoding == "mu_law" else 4), "give a length")
+    parts: Parts = {}
+    for part, members in splits.items():
+        x = torch.empty(len(members), 1, length, dtype=torch.uint8 if encoding == "mu_law" else torch.float32)
+        for place, (file, _) in enumerate(members):
+            x[place, 0] = sound.encode(sound.read(file, length))
+        parts[part] = {"x": x}
+    return _labelled(path, splits, parts, classes, {}, sound)
+
+
+def _common_rate(splits: dict[str, Labelled]) -> int:
+    first: tuple[Path, int] | None = None
+    for members in splits.values():
+        for file, _ in members:
+            rate = read_header(file).sample_rate
+            first = first or (file, rate)
+            if rate != first[1]:
+                raise InputError(
+                    f"{file}: {rate:,} samples a second, but {first[0]} has {first[1]:,}; give sample_rate to resample "
+                    "all files to one rate"
+                )
+    return first[1]
+
+
+def _common_length(splits: dict[str, Labelled], sample_rate: int) -> int:
+    first: tuple[Path, int] | None = None
+    for members in splits.values():
+        for file, _ in members:
+            header = read_header(file)
+            length = -(-header.length * sample_rate // header.sample_rate)
+            first = first or (file, length)
+            if length != first[1]:
+                raise InputError(
+                    f"{file}: {length:,} samples at {sample_rate:,} Hz, but {first[0]} has {first[1]:,}; give length "
+                    "to cut or pad all recordings to one length"
+                )
+    return first[1]

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.lib import format as npy
 from torch import Tensor
 
-from pyro_vae.data.split import PARTS, Parts, as_tensor, random_order
+from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.registry import source
+from pyro_vae.data.split import PARTS, Parts, random_order
+from pyro_vae.data.tensors import as_tensor
 from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.runtime import check_room
 
@@ -173,10 +176,16 @@ def _damage(label: object, suffix: str | None = None) -> Iterator[None]:
         raise CorruptFileError(f"{label}: truncated or damaged, or no {suffix} file ({error})") from error
 
 
+ARRAYS = (".npz", ".npy")
 X_NAMES = ("x", *(f"x_{part}" for part in PARTS))
 
 
-def load_arrays(path: Path, layout: Layout | None = None) -> Parts:
+@source(
+    "an array file",
+    "arrays in a .npz or .npy file",
+    reads=lambda path: path.is_file() and path.suffix.lower() in ARRAYS,
+)
+def load_arrays(path: Path, *, layout: Layout | None = None) -> Loaded:
     """Load arrays: ``.npy`` is x; ``.npz`` holds ``x``, or ``x_train``, ``x_validation``, ``x_test``.
 
     Other arrays of a ``.npz``, e.g. ``y`` or ``y_train``, must have as many entries.
@@ -186,7 +195,8 @@ def load_arrays(path: Path, layout: Layout | None = None) -> Parts:
 
     Args:
         path: the file.
-        layout: what the axes of x are; by the rules of :func:`pyro_vae.data.arrays.with_channels`, if None.
+        layout: what the axes of x are, NHW, NCHW, NHWC, or NCL (signals). If None, told from the shape, by the rules of
+            :func:`with_channels`; the log says how, where it could be told otherwise.
 
     Returns:
         Tensors per split.
@@ -194,7 +204,7 @@ def load_arrays(path: Path, layout: Layout | None = None) -> Parts:
     Raises:
         CorruptFileError: naming the file and the array, if it is truncated or damaged.
         InputError: naming file and array, for other names, shapes and types, for NaN or infinite x, and what
-            :func:`pyro_vae.data.arrays.read_arrays` refuses.
+            :func:`read_arrays` refuses.
     """
     tensors = {key: _tensor(key, array, path) for key, array in read_arrays(path).items()}
     xs = {key: f"{path}: '{key}'" for key in tensors if key in X_NAMES}
@@ -203,8 +213,8 @@ def load_arrays(path: Path, layout: Layout | None = None) -> Parts:
         mixed = [key for key in tensors if key.startswith("x_")]
         if mixed:
             raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
-        return _split_at_random(tensors, path)
-    return _given_splits(tensors, path)
+        return Loaded(_split_at_random(tensors, path))
+    return Loaded(_given_splits(tensors, path))
 
 
 def _split_at_random(tensors: dict[str, Tensor], path: Path) -> Parts:
