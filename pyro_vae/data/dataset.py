@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -78,7 +78,7 @@ class Data:
     test: Split | None = None
     name: str = "data"
     description: str = ""
-    extras: tuple[Extra, ...] = ()
+    extras: Sequence[Extra] = ()
 
     def __post_init__(self) -> None:
         """Check that one model fits all splits, and what is known of them."""

@@ -7,9 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from importlib import import_module
-from operator import or_
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -104,20 +102,15 @@ def dataset_names() -> dict[str, str]:
 
 def source_options() -> dict[str, tuple[Any, str]]:
     """The options that only some sources have: name -> its type, or None, and what it is, from their docstrings."""
-    types: dict[str, list[Any]] = {}
-    whose: dict[str, list[str]] = {}
-    told: dict[str, str] = {}
+    found: dict[str, tuple[Any, list[str], str]] = {}
     for each in sources():
         hints, text = get_type_hints(each.load), inspect.getdoc(each.load) or ""
         for option in each.options:
-            types.setdefault(option, []).append(hints[option])
-            whose.setdefault(option, []).append(each.name)
-            if found := re.search(rf"^    {option}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE):
-                told.setdefault(option, " ".join(found[1].split()))
-    return {
-        option: (reduce(or_, kinds) | None, f"of {', '.join(whose[option])}: {told.get(option, '')}")
-        for option, kinds in types.items()
-    }
+            kind, whose, told = found.get(option, (None, [], ""))
+            said = re.search(rf"^    {option}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
+            told = told or (" ".join(said[1].split()) if said else "")
+            found[option] = (hints[option] | kind, [*whose, each.name], told)
+    return {option: (kind, f"of {', '.join(whose)}: {told}") for option, (kind, whose, told) in found.items()}
 
 
 def find_source(name: str) -> Source:

@@ -299,7 +299,7 @@ def _commands(subject: Subject, split: str, evaluations: dict[str, dict[str, Any
     run = subject.run
     if run is None:
         return []
-    whole = {name: len(part) for name in evaluations if (part := getattr(subject.data, name)) is not None}
+    whole = {name: len(part) for name, part in subject.data.splits.items() if name in evaluations}
     lines = [train_command(run), *prior_commands(run)]
     lines += [evaluate_command(run, found, whole.get(name)) for name, found in evaluations.items()]
     options = {"split": split if split != "test" else None}

@@ -351,10 +351,9 @@ def part_of(data: Data, split: str, limit: int | None = None) -> Split:
     """
     if split not in SPLITS:
         raise unknown("part of the data", split, SPLITS)
-    part = getattr(data, split)
+    part = data.splits.get(split)
     if part is None:
-        there = ", ".join(name for name in SPLITS if getattr(data, name) is not None)
-        raise InputError(f"the data {data.name} have no {split} part; they have: {there}")
+        raise InputError(f"the data {data.name} have no {split} part; they have: {', '.join(data.splits)}")
     return part if limit is None else part.subset(positive("limit", limit))
 
 

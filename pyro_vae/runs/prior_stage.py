@@ -199,9 +199,7 @@ def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data, severa
             of the same.
     """
 
-    def split(part: str) -> Split | None:
-        if part not in codes:
-            return None
+    def split(part: str) -> Split:
         own: dict[str, Tensor] = {X: codes[part][site]}
         own |= {name: codes[part][name] for name in (*coarser, "y") if name in codes[part]}
         drawn = {name: own[name] for name in ("x", *coarser)} if several and part == "train" else {}
@@ -210,10 +208,8 @@ def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data, severa
         split = Split(own | first, integers=True, captions=captions, name=f"{data.name}, {part}, codes of {site}")
         return split.with_variants(drawn) if drawn else split
 
-    train = split("train")
-    assert train is not None
-    name = f"{data.name}, codes of {site}"
-    return Data(train, split("validation"), split("test"), name, data.description)
+    splits = {part: split(part) for part in data.splits}
+    return Data(**splits, name=f"{data.name}, codes of {site}", description=data.description)
 
 
 def _check_takes_text(model: nn.Module) -> None:

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from pyro_vae.data import Data, Split, as_data
-from pyro_vae.data import split as split_module
 from pyro_vae.errors import InputError
 
 

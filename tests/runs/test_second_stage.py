@@ -206,8 +206,10 @@ def test_codes_as_data_keep_their_part_of_the_data_and_what_is_beside_them():
         part: {"codes_top": torch.full((4, 2), i), "codes_bottom": torch.full((4, 4), 3 + i), "y": torch.full((4,), i)}
         for i, part in enumerate(parts)
     }
-    data = as_code_data(codes, "codes_bottom", ["codes_top"], Data(Split({"x": torch.zeros(4, 1)})))
+    coded = Data(**{part: Split({"x": torch.zeros(4, 1)}, captions=[part] * 4) for part in parts})
+    data = as_code_data(codes, "codes_bottom", ["codes_top"], coded)
     for i, part in enumerate(parts):
+        assert data.splits[part].captions == (part,) * 4
         batch = getattr(data, part).batch(slice(None))
         assert {name: value.unique().tolist() for name, value in batch.items()} == {
             "x": [3 + i], "codes_top": [i], "y": [i],

@@ -35,15 +35,14 @@ def load_mnist5k() -> Loaded:
     """
     with resources.files("pyro_vae.data.sources").joinpath("mnist5k.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
-        return Loaded(
-            {
-                part: {
-                    "x": torch.from_numpy(arrays[f"x_{part}"]).unsqueeze(1),  # (N, 1, 28, 28)
-                    "y": torch.from_numpy(arrays[f"y_{part}"]).long(),
-                }
-                for part in PARTS
+        parts = {
+            part: {
+                "x": torch.from_numpy(arrays[f"x_{part}"]).unsqueeze(1),  # (N, 1, 28, 28)
+                "y": torch.from_numpy(arrays[f"y_{part}"]).long(),
             }
-        )
+            for part in PARTS
+        }
+    return Loaded(parts)
 
 
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
