@@ -18,7 +18,10 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     "resume": ("train", "Go on with an interrupted run, to the result that it would have had."),
     "train-prior": ("second_stage", "Learn priors over the codes of a trained run, of which they become a part."),
     "train-ranker": ("second_stage", "Learn which texts belong to which images, to rank a run's samples of texts."),
-    "evaluate": ("evaluate", "Measure a trained run: importance-weighted log-likelihood, ELBO and its parts."),
+    "evaluate": (
+        "evaluate",
+        "Measure a trained run: importance-weighted log-likelihood, ELBO and its parts, further metrics.",
+    ),
     "ais": ("anneal", "Measure a trained run by annealed importance sampling: tighter than weights, and dearer."),
     "bidirectional": ("anneal", "Bound log p(x) from below and above on data that a run's model has drawn."),
     "gap": ("anneal", "Tell what a run's ELBO and importance-weighted bounds lack of log p(x), and why."),
