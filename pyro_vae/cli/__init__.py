@@ -20,7 +20,7 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     "train-ranker": ("second_stage", "Learn which texts belong to which images, to rank a run's samples of texts."),
     "evaluate": (
         "evaluate",
-        "Measure a trained run: importance-weighted log-likelihood, ELBO and its parts, further metrics.",
+        "Measure a trained run: importance-weighted log-likelihood, ELBO with its parts, metrics.",
     ),
     "ais": ("anneal", "Measure a trained run by annealed importance sampling: tighter than weights, and dearer."),
     "bidirectional": ("anneal", "Bound log p(x) from below and above on data that a run's model has drawn."),

@@ -20,7 +20,7 @@ from pyro_vae.runs.measurements import (
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a trained run: importance-weighted log-likelihood, ELBO and its parts, further metrics."""
+    """Measure a trained run: importance-weighted log-likelihood, ELBO with its parts, metrics."""
     parser = run_parser("evaluate", evaluate.__doc__)
     parser.add_argument("--particles", type=int, default=PARTICLES, help="importance samples per datum")
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
