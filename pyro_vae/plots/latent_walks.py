@@ -13,7 +13,6 @@ from pyro_vae.data import Split
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.latent_space import Kind, decode_path, interpolate
-from pyro_vae.plots.axes import from_the_top
 from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
 from pyro_vae.plots.images import kind as kind_of
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
@@ -111,7 +110,7 @@ def traversals(
             neither images nor vectors.
     """
     check_drawable(split.shape)
-    sites = from_the_top(free_sites(model, guide, split))[:rows]
+    sites = free_sites(model, guide, split)[:rows]
     if not sites:
         raise NotApplicable(NO_FREE_SITE)
     some = picked(split, NUM_ENCODED, seed)
