@@ -10,10 +10,9 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.distributions import diagonal_normal
 from pyro_vae.errors import below_one
 from pyro_vae.models.completion import CompletionVAE, visible
-from pyro_vae.networks import make_encoder
+from pyro_vae.networks import diagonal_normal, make_encoder
 
 
 class CompletionGuide(PyroModule):
@@ -48,7 +47,7 @@ class CompletionGuide(PyroModule):
         """Sample z given data ``x``, their observed part ``y`` and ``mask``, each (batch, *data_shape)."""
         features = self.encoder(torch.cat([x, visible(y, mask)], -self.rank))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
-            return pyro.sample("z", diagonal_normal(features, self.min_scale))
+            return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))
 
 
 class EmptyGuide(PyroModule):

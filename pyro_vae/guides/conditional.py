@@ -8,10 +8,9 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.distributions import diagonal_normal
 from pyro_vae.errors import below_one
 from pyro_vae.models.conditional import ConditionalVAE
-from pyro_vae.networks import ConditionalEncoder
+from pyro_vae.networks import ConditionalEncoder, diagonal_normal
 
 
 class ConditionalGuide(PyroModule):
@@ -52,4 +51,4 @@ class ConditionalGuide(PyroModule):
         """Sample z given data ``x`` (batch, *data_shape) and their context ``y`` (batch, ...)."""
         features = self.encoder(x, self.condition(y))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
-            return pyro.sample("z", diagonal_normal(features, self.min_scale))
+            return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))

@@ -68,31 +68,41 @@ class GenerativeModel(PyroModule):
             decoder.set_output_bias(self.likelihood.initial_bias(mean))
 
 
-def given_to(priors: nn.ModuleDict) -> dict[str, Context]:
-    """What priors over codes make a model take: a label ``y``, and a ``text``, which is drawn if it is not given."""
-    declared = {k: v for prior in priors.values() if isinstance(prior, Prior) for k, v in prior.context.items()}
-    given = {name: declared[name] for name in ("y", "text") if name in declared}
-    if _with_text(priors) is not None:
-        given["text"] = replace(given["text"], drawn=True)
-    return given
+class LatentCodeModel(GenerativeModel):
+    """A generative model whose latents are codes, with priors over them that can be replaced by learned ones.
 
-
-def sample_text(priors: nn.ModuleDict, text: Tensor | None) -> Tensor | None:
-    """text ~ p(text) of the first prior that has one, observed if it is given: the site ``text``.
-
-    So a model with such a prior is one of data and texts together, log p(x, text). Without one there is no site.
-
-    Args:
+    Attributes:
         priors: over the codes, by site, the coarsest first.
-        text: ``(batch, text_length)`` int64; None: to be drawn.
-
-    Returns:
-        the text that the priors are to be given.
     """
-    prior = _with_text(priors)
-    return text if prior is None else pyro.sample("text", prior.text(), obs=text)
 
+    priors: nn.ModuleDict
 
-def _with_text(priors: nn.ModuleDict) -> Prior | None:
-    """The first prior that is one over texts, too."""
-    return next((prior for prior in priors.values() if isinstance(prior, Prior) and prior.draws_text), None)
+    @property
+    def context(self) -> dict[str, Context]:  # type: ignore[override]
+        """What the priors are given: a class label ``y``, and a ``text``, which is drawn if it is not given."""
+        declared = {k: v for prior in self._learnable() for k, v in prior.context.items()}
+        given = {name: declared[name] for name in ("y", "text") if name in declared}
+        if self._prior_of_text() is not None:
+            given["text"] = replace(given["text"], drawn=True)
+        return given
+
+    def sample_text(self, text: Tensor | None) -> Tensor | None:
+        """text ~ p(text) of the first prior that has one, observed if it is given: the site ``text``.
+
+        So a model with such a prior is one of data and texts together, log p(x, text). Without one there is no site.
+
+        Args:
+            text: ``(batch, text_length)`` int64; None: to be drawn.
+
+        Returns:
+            the text that the priors are to be given.
+        """
+        prior = self._prior_of_text()
+        return text if prior is None else pyro.sample("text", prior.text(), obs=text)
+
+    def _learnable(self) -> list[Prior]:
+        return [prior for prior in self.priors.values() if isinstance(prior, Prior)]
+
+    def _prior_of_text(self) -> Prior | None:
+        """The first prior that is one over texts, too."""
+        return next((prior for prior in self._learnable() if prior.draws_text), None)

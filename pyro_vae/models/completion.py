@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.distributions import completed, diagonal_normal
+from pyro_vae.distributions import completed
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.networks import make_decoder, make_encoder
+from pyro_vae.networks import diagonal_normal, make_decoder, make_encoder
 from pyro_vae.programs.context import Context
 
 
@@ -135,6 +135,6 @@ class CompletionVAE(CompletionBaseline):
         with self.data_plate(y):
             pyro.deterministic("prediction", b, event_dim=rank)
             moments = self.prior_network(torch.cat([seen, b], -rank))  # (batch, 2 * latent_dim)
-            z = pyro.sample("z", diagonal_normal(moments))  # (..., batch, latent_dim)
+            z = pyro.sample("z", diagonal_normal(moments).to_event(1))  # (..., batch, latent_dim)
             features = guess + self.decoder(z)  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.given(features, y, mask), obs=x)

@@ -9,11 +9,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.distributions import diagonal_normal
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.networks import MLP, Condition, OneHot, make_decoder
+from pyro_vae.networks import MLP, Condition, OneHot, diagonal_normal, make_decoder
 
 
 class ConditionalVAE(GenerativeModel):
@@ -71,7 +70,7 @@ class ConditionalVAE(GenerativeModel):
 
     def prior(self, c: Tensor) -> dist.Distribution:
         """p(z | y) of the features c(y) ``(batch, condition.dim)``, event shape (latent_dim,)."""
-        return diagonal_normal(self.prior_network(c))
+        return diagonal_normal(self.prior_network(c)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, y: Tensor) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each ``y`` (batch, ...)."""

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from pyro_vae.distributions import RelaxedUniformCodes
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Likelihood, LogitLaplace
-from pyro_vae.models.base import GenerativeModel, given_to, sample_text
+from pyro_vae.models.base import LatentCodeModel
 from pyro_vae.networks.grids import grid_shape
 from pyro_vae.networks.pyramid import PyramidDecoder
 from pyro_vae.priors import UniformPrior
-from pyro_vae.programs.context import Context
 
 
-class DVAE(GenerativeModel):
+class DVAE(LatentCodeModel):
     r"""codes ~ p(codes);  x | codes ~ likelihood(decoder(e[codes])); in training mode mixtures of codes.
 
     .. math:: p(codes) = K^{-N} \text{ or a learned prior}, \quad
@@ -78,11 +77,6 @@ class DVAE(GenerativeModel):
         self.register_buffer("temperature", positive_temperature(temperature))
         self.start_at(self.decoder, data_mean)
 
-    @property
-    def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """What the prior is given: a class label ``y``, a ``text``."""
-        return given_to(self.priors)
-
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
@@ -92,7 +86,7 @@ class DVAE(GenerativeModel):
             InputError: if the codes are a guide's in the other mode; in training, if the prior is a learned one.
         """
         with self.data_plate(x, num_samples):
-            text = sample_text(self.priors, text)
+            text = self.sample_text(text)
             prior = self._relaxed_prior() if self.training else self.priors["codes"](y=y, text=text)
             codes = pyro.sample("codes", prior)
             if codes.is_floating_point() != self.training:

@@ -9,14 +9,13 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import DiscretizedLogisticMixture, Likelihood
-from pyro_vae.models.base import GenerativeModel, given_to, sample_text
+from pyro_vae.models.base import LatentCodeModel
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.grids import GridDecoder, grid_shape
 from pyro_vae.priors import UniformPrior
-from pyro_vae.programs.context import Context
 
 
-class VQVAE(GenerativeModel):
+class VQVAE(LatentCodeModel):
     r"""codes ~ p(codes);  z = e[codes];  x | z ~ likelihood(decoder(z)).
 
     .. math:: p(codes) = K^{-N} \text{ or a learned prior}, \quad z_i = e_{codes_i}, \quad x \sim likelihood(decoder(z))
@@ -68,17 +67,12 @@ class VQVAE(GenerativeModel):
         self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
         self.start_at(self.decoder, data_mean)
 
-    @property
-    def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """What the prior is given: a class label ``y``, a ``text``."""
-        return given_to(self.priors)
-
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
-            text = sample_text(self.priors, text)
+            text = self.sample_text(text)
             codes = pyro.sample("codes", self.priors["codes"](y=y, text=text))  # (..., batch, *grid)
             e = self.quantizer.embed(codes)  # (..., batch, code_dim, *grid)
             z = pyro.sample("z", dist.Delta(e, event_dim=1 + len(self.grid)))

@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import DiscretizedLogisticMixture, Likelihood
-from pyro_vae.models.base import GenerativeModel, given_to, sample_text
+from pyro_vae.models.base import LatentCodeModel
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.grids import GridDecoder, grid_shape
 from pyro_vae.priors import UniformPrior
-from pyro_vae.programs.context import Context
 
 LEVELS = {2: ("bottom", "top"), 3: ("bottom", "middle", "top")}
 
 
-class VQVAE2(GenerativeModel):
+class VQVAE2(LatentCodeModel):
     r"""codes_top ~ p(codes_top);  codes_bottom ~ p(codes_bottom | codes_top);  x ~ likelihood(decoder(all of them)).
 
     .. math:: p(x, codes) = p(codes_L) \prod_{l<L} p(codes_l \mid codes_{>l})\, p(x \mid z_1, \dots, z_L),
@@ -97,17 +96,12 @@ class VQVAE2(GenerativeModel):
         self.decoder = GridDecoder(2 * code_dim, self.feature_shape, channels, halvings[0], blocks, block_channels)
         self.start_at(self.decoder, data_mean)
 
-    @property
-    def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """What the priors are given: a class label ``y``, a ``text``."""
-        return given_to(self.priors)
-
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
-            text = sample_text(self.priors, text)
+            text = self.sample_text(text)
             coarser: dict[str, Tensor] = {}
             f: list[Tensor] = []  # what the coarser levels give to this one, (..., batch, code_dim, *grid)
             for level in reversed(self.levels):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
@@ -154,13 +153,10 @@ class GridDecoder(nn.Module):
         check_event_shape(z, self.in_shape, "decoder")
         return apply_batched(self.layers, z, self.rank + 1)
 
-    @torch.no_grad()
     def set_output_bias(self, bias: Tensor) -> None:
         """Set the bias of the output's channels to the mean over positions of a map ``out_shape``.
 
         Raises:
             InputError: if it has another shape.
         """
-        if tuple(bias.shape) != self.out_shape:
-            raise InputError(f"bias: expected shape {self.out_shape} (the decoder's output), got {tuple(bias.shape)}")
-        set_bias_(self.layers[-1].bias, bias.flatten(1).mean(1), self.out_shape[:1])
+        set_bias_(self.layers[-1].bias, bias, self.out_shape)

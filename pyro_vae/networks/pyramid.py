@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -143,16 +142,13 @@ class PyramidDecoder(nn.Module):
             h = group(functional.interpolate(h, scale_factor=2.0, mode="nearest") if i else h)
         return self.last(h.relu())
 
-    @torch.no_grad()
     def set_output_bias(self, bias: Tensor) -> None:
         """Set the bias of the output's channels to the mean over positions of a map ``out_shape``.
 
         Raises:
             InputError: if it has another shape.
         """
-        if tuple(bias.shape) != self.out_shape:
-            raise InputError(f"bias: expected shape {self.out_shape} (the decoder's output), got {tuple(bias.shape)}")
-        set_bias_(self.last.bias, bias.flatten(1).mean(1), self.out_shape[:1])
+        set_bias_(self.last.bias, bias, self.out_shape)
 
 
 def _check(width: int, groups: int, blocks: int, who: str) -> None:
