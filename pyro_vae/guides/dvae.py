@@ -23,13 +23,13 @@ class DVAEGuide(PyroModule):
 
     Args:
         model: whose codes it infers.
-        width: of the encoder's finest group; the model's decoder's if not given.
+        channels: of the encoder's finest group; the model's decoder's if not given.
         temperature: tau at first; the buffer ``temperature``, to be scheduled with
             ``fit(schedules={"guide.temperature": ...})``.
         straight_through: in training the decoder sees one-hot codes, with the gradient of the relaxed ones.
 
     Raises:
-        InputError: for a width or temperature that is not positive.
+        InputError: for channels or a temperature that are not positive.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092; Jang et al. 2017, arXiv:1611.01144 (straight-through).
     """
@@ -37,13 +37,13 @@ class DVAEGuide(PyroModule):
     temperature: Tensor
 
     def __init__(
-        self, model: DVAE, width: int | None = None, temperature: float = 1.0, straight_through: bool = False
+        self, model: DVAE, channels: int | None = None, temperature: float = 1.0, straight_through: bool = False
     ) -> None:
         super().__init__()
-        own, groups, blocks = model.widths
+        own, num_blocks = model.widths
         self.rank, self.straight_through = len(model.grid), straight_through
-        own = own if width is None else width
-        self.encoder = PyramidEncoder(model.data_shape, model.num_codes, own, groups, blocks)
+        own = own if channels is None else channels
+        self.encoder = PyramidEncoder(model.data_shape, model.num_codes, own, model.halvings, num_blocks)
         self.register_buffer("temperature", positive_temperature(temperature))
 
     def forward(self, x: Tensor) -> None:

@@ -30,10 +30,10 @@ class VQGuide(PyroModule):
 
     def __init__(self, model: VQVAE, channels: int | None = None) -> None:
         super().__init__()
-        width, blocks, block_channels = model.widths
+        own, num_blocks, block_channels = model.widths
         self.model = model
-        self.encoder = GridEncoder(model.data_shape, channels or width, model.halvings, blocks, block_channels)
-        self.to_codes = CONV[len(model.grid)](channels or width, model.quantizer.dim, 1)
+        self.encoder = GridEncoder(model.data_shape, channels or own, model.halvings, num_blocks, block_channels)
+        self.to_codes = CONV[len(model.grid)](channels or own, model.quantizer.dim, 1)
 
     def forward(self, x: Tensor) -> None:
         """Sample the codes of data ``x`` (batch, *data_shape)."""

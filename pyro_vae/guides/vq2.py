@@ -28,12 +28,12 @@ class VQ2Guide(PyroModule):
 
     def __init__(self, model: VQVAE2) -> None:
         super().__init__()
-        channels, blocks, block_channels = model.widths
+        channels, num_blocks, block_channels = model.widths
         self.model, self.data_shape = model, model.data_shape
         self.encoders, self.maps, self.down = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         shape = model.data_shape
         for i, level in enumerate(model.levels):
-            self.encoders[level] = GridEncoder(shape, channels, model.halvings[i], blocks, block_channels)
+            self.encoders[level] = GridEncoder(shape, channels, model.halvings[i], num_blocks, block_channels)
             shape = self.encoders[level].out_shape
             quantizer, is_top = model.quantizers[level], i == len(model.levels) - 1
             given = 0 if is_top else channels  # of c_{l+1}
@@ -41,7 +41,7 @@ class VQ2Guide(PyroModule):
             if i:
                 finer = (channels, *model.grids[i - 1])
                 self.down[level] = GridDecoder(
-                    quantizer.dim + given, finer, channels, model.halvings[i], blocks, block_channels
+                    quantizer.dim + given, finer, channels, model.halvings[i], num_blocks, block_channels
                 )
 
     def forward(self, x: Tensor) -> None:

@@ -34,12 +34,12 @@ class DVAE(LatentCodeModel):
 
     Args:
         data_shape: shape of one datum, (channels, height, width) or (channels, length); its sides must be multiples of
-            ``2 ** (groups - 1)``.
+            ``2 ** halvings``.
         num_codes: K.
         code_dim: D, dimensions of a code's vector.
-        width: n, channels of the finest group of the networks; the others have n 2^i.
-        groups: of the networks; the grid has ``2 ** -(groups - 1)`` of the data's sides.
-        blocks: residual blocks in a group.
+        halvings: the grid has ``2 ** -halvings`` of the data's sides; the networks have a group of blocks more.
+        channels: n, of the finest group of the networks; the others have n 2^i.
+        num_blocks: residual blocks in a group.
         likelihood: p(x | decoder features); logit-Laplace if not given.
         temperature: of the relaxed prior.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts at its mean.
@@ -57,9 +57,9 @@ class DVAE(LatentCodeModel):
         data_shape: Sequence[int],
         num_codes: int = 8192,
         code_dim: int = 128,
-        width: int = 256,
-        groups: int = 4,
-        blocks: int = 2,
+        halvings: int = 3,
+        channels: int = 256,
+        num_blocks: int = 2,
         likelihood: Likelihood | None = None,
         temperature: float = 1.0,
         data_mean: Tensor | None = None,
@@ -67,13 +67,13 @@ class DVAE(LatentCodeModel):
         super().__init__()
         self.data_shape = tuple(data_shape)
         self.likelihood = likelihood if likelihood is not None else LogitLaplace()
-        self.grid = grid_shape(data_shape, groups - 1, "DVAE")
-        self.num_codes, self.widths = num_codes, (width, groups, blocks)
+        self.grid = grid_shape(data_shape, halvings, "DVAE")
+        self.num_codes, self.halvings, self.widths = num_codes, halvings, (channels, num_blocks)
         if code_dim < 1:
             raise InputError(f"code_dim must be a positive integer, got {code_dim}")
         self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
-        self.decoder = PyramidDecoder(code_dim, self.feature_shape, width, groups, blocks)
+        self.decoder = PyramidDecoder(code_dim, self.feature_shape, channels, halvings, num_blocks)
         self.register_buffer("temperature", positive_temperature(temperature))
         self.start_at(self.decoder, data_mean)
 

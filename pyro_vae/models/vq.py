@@ -32,7 +32,7 @@ class VQVAE(LatentCodeModel):
         code_dim: D, dimensions of a code's vector.
         halvings: the grid has ``2 ** -halvings`` of the data's sides.
         channels: of the decoder's features.
-        blocks: residual blocks.
+        num_blocks: residual blocks.
         block_channels: channels inside them.
         likelihood: p(x | decoder features); a discretized logistic mixture of 5 components if not given.
         quantizer: options of :class:`~pyro_vae.networks.VectorQuantizer`.
@@ -51,7 +51,7 @@ class VQVAE(LatentCodeModel):
         code_dim: int = 64,
         halvings: int = 2,
         channels: int = 128,
-        blocks: int = 2,
+        num_blocks: int = 2,
         block_channels: int = 32,
         likelihood: Likelihood | None = None,
         quantizer: dict[str, bool | int | float | str | None] | None = None,
@@ -61,9 +61,9 @@ class VQVAE(LatentCodeModel):
         self.data_shape = tuple(data_shape)
         self.likelihood = likelihood if likelihood is not None else DiscretizedLogisticMixture(5)
         self.grid = grid_shape(data_shape, halvings, "VQVAE")
-        self.halvings, self.widths = halvings, (channels, blocks, block_channels)
+        self.halvings, self.widths = halvings, (channels, num_blocks, block_channels)
         self.quantizer = VectorQuantizer(num_codes, code_dim, len(self.grid), **(quantizer or {}))
-        self.decoder = GridDecoder(code_dim, self.feature_shape, channels, halvings, blocks, block_channels)
+        self.decoder = GridDecoder(code_dim, self.feature_shape, channels, halvings, num_blocks, block_channels)
         self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
         self.start_at(self.decoder, data_mean)
 

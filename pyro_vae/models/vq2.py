@@ -37,7 +37,7 @@ class VQVAE2(LatentCodeModel):
         code_dim: D, dimensions of a code's vector.
         halvings: of the sides, from the data to the finest grid, and from each grid to the next coarser one.
         channels: of the decoder's features.
-        blocks: residual blocks.
+        num_blocks: residual blocks.
         block_channels: channels inside them.
         likelihood: p(x | decoder features); a discretized logistic mixture of 5 components if not given.
         quantizer: options of every level's :class:`~pyro_vae.networks.VectorQuantizer`.
@@ -57,7 +57,7 @@ class VQVAE2(LatentCodeModel):
         code_dim: int = 64,
         halvings: Sequence[int] = (1, 1),
         channels: int = 128,
-        blocks: int = 2,
+        num_blocks: int = 2,
         block_channels: int = 64,
         likelihood: Likelihood | None = None,
         quantizer: dict[str, bool | int | float | str | None] | None = None,
@@ -74,7 +74,7 @@ class VQVAE2(LatentCodeModel):
         self.levels, self.halvings, self.widths = (
             LEVELS[len(halvings)],
             tuple(halvings),
-            (channels, blocks, block_channels),
+            (channels, num_blocks, block_channels),
         )
         self.grids = [grid_shape(data_shape, sum(halvings[: i + 1]), "VQVAE2") for i in range(len(halvings))]
         self.rank = len(self.grids[0])
@@ -89,11 +89,11 @@ class VQVAE2(LatentCodeModel):
         coarser: dict[str, tuple[int, Sequence[int]]] = {}
         for i in reversed(range(len(self.levels))):
             level, grid, before = self.levels[i], self.grids[i], code_dim * (2 if coarser else 1)
-            self.priors[f"codes_{level}"] = UniformPrior(num_codes[i], grid, coarser)
+            self.priors[f"codes_{level}"] = UniformPrior(num_codes[i], grid, coarser=coarser)
             coarser = coarser | {f"codes_{level}": (num_codes[i], grid)}
             if i:
                 self.enlarge[level] = GridDecoder(before, (code_dim, *self.grids[i - 1]), channels, halvings[i], 0)
-        self.decoder = GridDecoder(2 * code_dim, self.feature_shape, channels, halvings[0], blocks, block_channels)
+        self.decoder = GridDecoder(2 * code_dim, self.feature_shape, channels, halvings[0], num_blocks, block_channels)
         self.start_at(self.decoder, data_mean)
 
     def forward(

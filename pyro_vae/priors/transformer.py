@@ -237,7 +237,7 @@ class TransformerPrior(AutoregressivePrior):
         coarser: grids of coarser codes that it is given, by site name.
         text_length: T, words of a text; None: no text.
         num_words: words 0 … num_words - 1 of a text, of which 0 is the pad behind its end.
-        width, depth, heads: of the transformer.
+        width, num_layers, heads: of the transformer.
         attention: "full" or "sparse".
         window: side of the last layer's window with "sparse", odd.
         dropout: of what the layers add, in training; not at tokens that are given.
@@ -260,7 +260,7 @@ class TransformerPrior(AutoregressivePrior):
         text_length: int | None = None,
         num_words: int | None = None,
         width: int = 128,
-        depth: int = 4,
+        num_layers: int = 4,
         heads: int = 4,
         attention: Attention = "full",
         window: int = 11,
@@ -269,7 +269,7 @@ class TransformerPrior(AutoregressivePrior):
         condition_dropout: float = 0.0,
     ) -> None:
         super().__init__(num_codes, shape, num_classes, coarser, text_length, num_words)
-        check_layers("TransformerPrior", dropout, width=width, depth=depth)
+        check_layers("TransformerPrior", dropout, width=width, num_layers=num_layers)
         if len(self.shape) > 2:
             raise InputError(f"TransformerPrior needs a grid (height, width) or (length,), got {self.shape}")
         if not 0 < text_weight < 1:
@@ -283,10 +283,10 @@ class TransformerPrior(AutoregressivePrior):
         self.text_weight, self.condition_dropout = text_weight, condition_dropout
         self.prompt = Prompt(width, text_length, num_words, num_classes, self.coarser, condition_dropout > 0)
         self.embedding, self.start, self.places = embedding(num_codes, width), learned(1, width), Places(shape, width)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, depth, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, num_layers, dropout) for _ in range(num_layers))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_codes))
         self.text_head = None if num_words is None else nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_words))
-        self.kinds = layer_kinds(attention, depth)
+        self.kinds = layer_kinds(attention, num_layers)
         for kind in sorted({*self.kinds}):
             mask = grid_mask(kind, self.shape, window)
             plain = kind == "full" and not self.prompt.length  # then attention kernels know the mask
@@ -330,7 +330,7 @@ class TransformerPrior(AutoregressivePrior):
         return weight * (text + codes) / text, (1 - weight) * (text + codes) / codes
 
     def condition(self, context: Condition) -> Condition:
-        """The context, and keys and values of its tokens in every layer, ``(batch, depth, 2, heads, P, d)``."""
+        """The context, and keys and values of its tokens in every layer, ``(batch, num_layers, 2, heads, P, d)``."""
         if not self.prompt.length:
             return {}
         dropped = None

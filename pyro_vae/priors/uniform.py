@@ -31,9 +31,10 @@ class UniformPrior(Prior):
         self,
         num_codes: int,
         shape: Sequence[int],
+        *,
         coarser: Mapping[str, tuple[int, Sequence[int]]] | None = None,
     ) -> None:
-        super().__init__(num_codes, shape, None, coarser)
+        super().__init__(num_codes, shape, coarser=coarser)
         self.register_buffer("origin", torch.zeros(()), persistent=False)  # where samples are made
 
     @property

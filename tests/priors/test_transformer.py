@@ -236,7 +236,9 @@ def test_recorded_joint_loss():
 
 def test_conditions_are_left_out_in_recorded_steps_of_double_precision(caplog):
     """The same ones as in eager steps, also where the default type is another when the graph runs."""
-    network = TransformerPrior(4, (3,), text_length=2, num_words=5, width=4, depth=1, heads=1, condition_dropout=0.5)
+    network = TransformerPrior(
+        4, (3,), text_length=2, num_words=5, width=4, num_layers=1, heads=1, condition_dropout=0.5
+    )
     batch = {"x": codes(network, 64), **context(network, 64)}
     options = {"epochs": 1, "batch_size": 32, "device": "cpu", "progress": False, "precision": "64-true"}
     fit(TextCodeModel(network), EmptyGuide(), Split(batch, integers=True), compile="graph", **options)
@@ -267,7 +269,7 @@ def test_bad_texts():
         ({"text_length": 4, "num_words": 1}, "num_words must be at least 2, the pad and a word, got 1"),
         ({"heads": 3}, "heads must divide the width, 128, got 3"),
         ({"heads": 0}, "heads must divide the width, 128, got 0"),
-        ({"depth": 0}, "TransformerPrior: depth must be a positive integer, got 0"),
+        ({"num_layers": 0}, "TransformerPrior: num_layers must be a positive integer, got 0"),
         ({"width": 0}, "TransformerPrior: width must be a positive integer, got 0"),
         ({"dropout": 1.0}, "TransformerPrior: dropout must be a probability below 1, got 1.0"),
         ({"text_weight": 1.0}, "text_weight must lie between 0 and 1, got 1.0"),
