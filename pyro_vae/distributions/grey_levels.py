@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 TOLERANCE = 1e-6  # absolute: room for a few roundings in float32, none for another grid
 
 
-class Levels(Constraint):
+class GreyLevels(Constraint):
     """Values k / (num_levels - 1), k = 0 ... num_levels - 1, up to rounding (1e-6).
 
     Args:
@@ -38,7 +38,7 @@ class Levels(Constraint):
 
     def __repr__(self) -> str:
         """The levels, for messages."""
-        return f"Levels(k/{self.num_levels - 1}, k = 0..{self.num_levels - 1})"
+        return f"GreyLevels(k/{self.num_levels - 1}, k = 0..{self.num_levels - 1})"
 
 
 def level_index(value: Tensor, num_levels: int) -> Tensor:
@@ -70,9 +70,9 @@ class DiscretizedCategorical(TorchDistribution):
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Levels:
+    def support(self) -> GreyLevels:
         """The K levels."""
-        return Levels(self.num_levels)
+        return GreyLevels(self.num_levels)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiscretizedCategorical:
         """The same distribution with a larger batch shape, without copying."""
@@ -172,9 +172,9 @@ class DiscretizedLogisticMixture(TorchDistribution):
         super().__init__(self.logits.shape[:-1], validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Levels:
+    def support(self) -> GreyLevels:
         """The K levels."""
-        return Levels(self.num_levels)
+        return GreyLevels(self.num_levels)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiscretizedLogisticMixture:
         """The same distribution with a larger batch shape, without copying."""

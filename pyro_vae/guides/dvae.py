@@ -50,13 +50,13 @@ class DVAEGuide(PyroModule):
         """Sample the codes of data ``x`` (batch, *data_shape)."""
         logits = self.encoder(x)  # (batch, K, *grid)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also under mixed precision
-        told = {"report": {"perplexity": _perplexity(logits)}}
+        report = {"report": {"perplexity": _perplexity(logits)}}
         with pyro.plate("data", x.shape[0], dim=-1):
             if self.training:
                 q = RelaxedCodes(logits, self.temperature, self.rank, self.straight_through)
             else:
                 q = dist.Categorical(logits=logits.movedim(1, -1)).to_event(self.rank)  # of (batch, *grid, K)
-            pyro.sample("codes", q, infer=told)
+            pyro.sample("codes", q, infer=report)
 
 
 @torch.no_grad()

@@ -50,8 +50,8 @@ def sample_quantized(level: str, quantized: Quantized, rank: int) -> Tensor:
         quantized: codes ``(batch, *grid)``, z ``(batch, D, *grid)``, penalty ``(batch,)``.
         rank: of the grid.
     """
-    told = {"report": {"perplexity": quantized.perplexity, "usage": quantized.usage}}
-    pyro.sample(f"codes{level}", dist.Delta(quantized.codes, event_dim=rank), infer=told)
+    report = {"report": {"perplexity": quantized.perplexity, "usage": quantized.usage}}
+    pyro.sample(f"codes{level}", dist.Delta(quantized.codes, event_dim=rank), infer=report)
     z = pyro.sample(f"z{level}", dist.Delta(quantized.z, event_dim=rank + 1))
     penalty(f"quantization{level}", quantized.penalty)
     return z

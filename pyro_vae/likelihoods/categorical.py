@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import DiscretizedCategorical, Levels
+from pyro_vae.distributions import DiscretizedCategorical, GreyLevels
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods.base import Likelihood, tilted_logits
 
@@ -29,7 +29,7 @@ class Categorical(Likelihood):
             raise InputError(f"num_levels: a grey scale needs at least 2 levels, got {num_levels}")
         self.num_levels = num_levels
         self.num_parameters = num_levels
-        self.support = Levels(num_levels)
+        self.support = GreyLevels(num_levels)
 
     def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
         """The distribution over levels of the logits ``(..., K * C, *rest)``."""

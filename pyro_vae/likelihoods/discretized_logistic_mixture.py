@@ -40,7 +40,7 @@ class DiscretizedLogisticMixture(Likelihood):
         self.num_components = num_components
         self.num_levels = num_levels
         self.num_parameters = 3 * num_components
-        self.support = distributions.Levels(num_levels)
+        self.support = distributions.GreyLevels(num_levels)
 
     def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
         """The mixture of the features ``(..., 3M * C, *rest)``."""

@@ -50,7 +50,7 @@ class GenerativeModel(PyroModule):
             raise InputError(f"num_samples must be a positive integer, got {num_samples}")
         return pyro.plate("data", num_samples, dim=-1)
 
-    def start_at(self, decoder: nn.Module, mean: Tensor | None) -> None:
+    def init_output_bias(self, decoder: nn.Module, mean: Tensor | None) -> None:
         """Let a decoder's output bias start where the likelihood has the data's mean.
 
         Args:

@@ -78,7 +78,7 @@ class BIVA(GenerativeModel):
         inner = shapes[0] if strides is None else (widths[0], *self.data_shape[1:])
         self.decoder = FeatureOutput(shapes[0], inner, self.feature_shape, act)
         self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self) -> dist.Distribution:
         """p(z_L) = N(0, I)."""

@@ -62,13 +62,13 @@ class CompletionBaseline(GenerativeModel):
         }
         size = math.prod(self.data_shape)
         self.baseline = make_decoder(baseline, size, baseline_hidden_dims, self.feature_shape, activation)
-        self.start_at(self.baseline, data_mean)
+        self.init_output_bias(self.baseline, data_mean)
 
     def guess(self, seen: Tensor) -> Tensor:
         """The baseline's features ``(batch, P * channels, height, width)`` of what is visible, of y's shape."""
         return self.baseline(seen.flatten(-len(self.data_shape)))
 
-    def given(self, features: Tensor, y: Tensor, mask: Tensor) -> dist.Distribution:
+    def completed(self, features: Tensor, y: Tensor, mask: Tensor) -> dist.Distribution:
         """p(x | ., y): the elements of y where ``mask``, the likelihood of the features elsewhere."""
         return completed(self.likelihood(features, len(self.data_shape)), y, mask)
 
@@ -76,7 +76,7 @@ class CompletionBaseline(GenerativeModel):
         """Run the program on data ``x``, or complete each ``y`` (batch, *data_shape) where ``mask`` is False."""
         features = self.guess(visible(y, mask))
         with self.data_plate(y):
-            return pyro.sample("x", self.given(features, y, mask), obs=x)
+            return pyro.sample("x", self.completed(features, y, mask), obs=x)
 
 
 class CompletionVAE(CompletionBaseline):
@@ -131,10 +131,10 @@ class CompletionVAE(CompletionBaseline):
         rank = len(self.data_shape)
         seen = visible(y, mask)
         guess = self.guess(seen)  # (batch, P * channels, height, width)
-        b = self.given(guess, y, mask).mean  # (batch, *data_shape)
+        b = self.completed(guess, y, mask).mean  # (batch, *data_shape)
         with self.data_plate(y):
             pyro.deterministic("prediction", b, event_dim=rank)
             moments = self.prior_network(torch.cat([seen, b], -rank))  # (batch, 2 * latent_dim)
             z = pyro.sample("z", diagonal_normal(moments).to_event(1))  # (..., batch, latent_dim)
             features = guess + self.decoder(z)  # (..., batch, P * channels, height, width)
-            return pyro.sample("x", self.given(features, y, mask), obs=x)
+            return pyro.sample("x", self.completed(features, y, mask), obs=x)

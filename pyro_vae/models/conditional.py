@@ -66,7 +66,7 @@ class ConditionalVAE(GenerativeModel):
         self.decoder = make_decoder(
             decoder, latent_dim + self.condition.dim, hidden_dims, self.feature_shape, activation
         )
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self, c: Tensor) -> dist.Distribution:
         """p(z | y) of the features c(y) ``(batch, condition.dim)``, event shape (latent_dim,)."""

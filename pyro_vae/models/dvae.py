@@ -75,7 +75,7 @@ class DVAE(LatentCodeModel):
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
         self.decoder = PyramidDecoder(code_dim, self.feature_shape, channels, halvings, num_blocks)
         self.register_buffer("temperature", positive_temperature(temperature))
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1

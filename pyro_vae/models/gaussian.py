@@ -55,7 +55,7 @@ class VAE(GenerativeModel):
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
         self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self) -> dist.Distribution:
         """p(z) = N(0, I), event shape (latent_dim,)."""

@@ -71,7 +71,7 @@ class HierarchicalVAE(GenerativeModel):
             for (size, above), widths in zip(itertools.pairwise(latent_dims), hidden[1:], strict=True)
         )
         self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self) -> dist.Distribution:
         """p(z_L) = N(0, I)."""

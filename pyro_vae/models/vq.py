@@ -65,7 +65,7 @@ class VQVAE(LatentCodeModel):
         self.quantizer = VectorQuantizer(num_codes, code_dim, len(self.grid), **(quantizer or {}))
         self.decoder = GridDecoder(code_dim, self.feature_shape, channels, halvings, num_blocks, block_channels)
         self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1

@@ -94,7 +94,7 @@ class VQVAE2(LatentCodeModel):
             if i:
                 self.enlarge[level] = GridDecoder(before, (code_dim, *self.grids[i - 1]), channels, halvings[i], 0)
         self.decoder = GridDecoder(2 * code_dim, self.feature_shape, channels, halvings[0], num_blocks, block_channels)
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1

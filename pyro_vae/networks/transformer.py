@@ -82,12 +82,12 @@ def _back(shape: Sequence[int]) -> Tensor:
     return place[:, None] - place
 
 
-def after_given(mask: Tensor, given: int) -> Tensor:
+def after_prompt(mask: Tensor, given: int) -> Tensor:
     """The same positions after ``given`` tokens that all of them see: ``(N, N)`` to ``(N, given + N)``."""
     return torch.cat([mask.new_ones(len(mask), given), mask], 1)
 
 
-def given_mask(text: int, others: int) -> Tensor:
+def prompt_mask(text: int, others: int) -> Tensor:
     """What the given tokens see, ``(P, P)``: those of the text what is before them in it, and the others all there are.
 
     So the text's own probabilities depend on nothing but the text.

@@ -19,7 +19,9 @@ NUM_AVERAGE = 500  # data of which the average stands for what is left out
 
 
 @figure(section="Reconstructions", caption="Reconstructions from the upper levels of latents alone.", order=1)
-def levels(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0) -> Figure:
+def reconstructions_by_level(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0
+) -> Figure:
     """Columns: data | from the first level only | from the first two | … | from all; a row for each datum.
 
     What is said of the data is drawn from the guide. Levels of codes that are left out have their vectors at the mean

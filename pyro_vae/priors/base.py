@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.context import Context, label_context
 
 
-def check_layers(who: str, dropout: float, **sizes: int) -> None:
+def check_sizes(who: str, dropout: float, **sizes: int) -> None:
     """Check what all the networks have: sizes, by argument, and dropout.
 
     Raises:
@@ -139,7 +139,7 @@ class Prior(nn.Module):
             InputError: if the label, the text or a coarser grid is missing.
         """
 
-    def given(self, context: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    def own_context(self, context: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         """That part of a context that the prior has a use for.
 
         Raises:
@@ -219,7 +219,7 @@ class AutoregressivePrior(Prior):
         Raises:
             InputError: if the label, the text or a coarser grid is missing, or has another shape.
         """
-        given = self.given(context)
+        given = self.own_context(context)
         events = {name: value.dim() - self.context_dim(name) for name, value in given.items()}
         leading = torch.broadcast_shapes(*(value.shape[: events[name]] for name, value in given.items()))
         batch = math.prod(leading)

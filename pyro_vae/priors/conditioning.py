@@ -108,7 +108,7 @@ class ResidualBlock(nn.Module):
         return x + self.here(relu(self.around(relu(x))))
 
 
-class GivenFeatures(nn.Module):
+class ContextFeatures(nn.Module):
     """Of a context, what gates take: "y" ``(batch,)`` and "features" ``(batch, channels, *shape)``, if there are any.
 
     Args:

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
 from pyro_vae.networks.transformer import CausalAttention
-from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_layers, transposed
-from pyro_vae.priors.conditioning import GateCondition, GivenFeatures, gate, pointwise
+from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes, transposed
+from pyro_vae.priors.conditioning import ContextFeatures, GateCondition, gate, pointwise
 
 
 class PixelCNNSteps:
@@ -179,12 +179,12 @@ class GatedPixelCNN(AutoregressivePrior):
                 "GatedPixelCNN: attention_heads must not be negative and attention_every must be positive, "
                 f"got {attention_heads} and {attention_every}"
             )
-        check_layers("GatedPixelCNN", dropout, channels=channels, num_layers=num_layers)
+        check_sizes("GatedPixelCNN", dropout, channels=channels, num_layers=num_layers)
         if attention_heads and attention_every > num_layers:
             raise InputError(
                 f"GatedPixelCNN: attention_every must be at most the {num_layers} layers, got {attention_every}"
             )
-        self.given_features = GivenFeatures(self.coarser, self.shape, channels)
+        self.given_features = ContextFeatures(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             GatedLayer(

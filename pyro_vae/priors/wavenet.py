@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
-from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_layers, transposed
-from pyro_vae.priors.conditioning import GateCondition, GivenFeatures, gate, pointwise
+from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes, transposed
+from pyro_vae.priors.conditioning import ContextFeatures, GateCondition, gate, pointwise
 
 BLOCK = 64  # positions whose condition is computed together
 
@@ -153,9 +153,9 @@ class WaveNet(AutoregressivePrior):
             raise InputError(f"WaveNet: kernel must be at least 2, got {kernel}")
         if cycle is not None and cycle < 1:
             raise InputError(f"WaveNet: cycle must be a positive integer or None, got {cycle}")
-        check_layers("WaveNet", dropout, channels=channels, num_layers=num_layers)
+        check_sizes("WaveNet", dropout, channels=channels, num_layers=num_layers)
         cycle = cycle or whole_cycle(self.shape[0], kernel)
-        self.given_features = GivenFeatures(self.coarser, self.shape, channels)
+        self.given_features = ContextFeatures(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             DilatedLayer(

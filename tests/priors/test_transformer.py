@@ -80,7 +80,7 @@ def test_a_text_has_the_same_probability_whatever_else_is_given():
     network = strong("transformer-everything")
     given = context(network, 3)
     other = {**context(network, 3), "text": given["text"]}
-    one, two = (network(**c).condition["given"][:, :, :, :, : network.prompt.text] for c in (given, other))
+    one, two = (network(**c).condition["prompt"][:, :, :, :, : network.prompt.text] for c in (given, other))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
@@ -161,9 +161,9 @@ def test_guidance(scale):
 def test_conditions_are_left_out_in_training_as_often_as_said():
     network = strong("transformer-everything")
     given = context(network, 2000)
-    nothing = network.without(network(**given).condition)["given"]
-    whole = network(**given).condition["given"]
-    found = network.train()(**given).condition["given"]
+    nothing = network.without(network(**given).condition)["prompt"]
+    whole = network(**given).condition["prompt"]
+    found = network.train()(**given).condition["prompt"]
     dropped, kept = ((found == c).flatten(1).all(1) for c in (nothing, whole))
     assert (dropped ^ kept).all()
     assert dropped.double().mean().item() == pytest.approx(0.3, abs=5 * math.sqrt(0.3 * 0.7 / 2000))
