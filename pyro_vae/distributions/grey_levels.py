@@ -21,6 +21,12 @@ class GreyLevels(Constraint):
 
     Args:
         num_levels: K, at least 2; 256 for bytes.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import GreyLevels
+        >>> GreyLevels(3).check(torch.tensor([0.0, 0.5, 0.7]))
+        tensor([ True,  True, False])
     """
 
     is_discrete = True
@@ -59,6 +65,13 @@ class DiscretizedCategorical(TorchDistribution):
     Args:
         logits: ``(*batch_shape, K)``, not necessarily normalized.
         validate_args: check arguments and data; by default torch's global setting.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import DiscretizedCategorical
+        >>> fn = DiscretizedCategorical(torch.zeros(5, 3))  # levels 0, 1/2 and 1
+        >>> fn.batch_shape, fn.mean[0]
+        (torch.Size([5]), tensor(0.5000))
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
@@ -152,6 +165,14 @@ class DiscretizedLogisticMixture(TorchDistribution):
         log_scale: log s, ``(*batch_shape, M)``; values below -7 count as -7.
         num_levels: K.
         validate_args: check arguments and data; by default torch's global setting.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import DiscretizedLogisticMixture
+        >>> logits, loc, log_scale = torch.zeros(3, 5, 2)  # 5 elements, 2 components
+        >>> fn = DiscretizedLogisticMixture(logits, loc, log_scale, num_levels=4)
+        >>> fn.batch_shape, fn.log_prob(torch.tensor([0.0])).shape
+        (torch.Size([5]), torch.Size([5]))
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {

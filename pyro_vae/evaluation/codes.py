@@ -205,6 +205,14 @@ def code_statistics(
             support, sites that do not match, and a guide that gives codes which the model does not have.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937 (perplexity of a codebook).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> x = torch.rand(20, 3, 16, 16).mul(255).byte()
+        >>> codes = pyro_vae.evaluation.code_statistics(model, pyro_vae.guides.VQGuide(model), x).sites["codes"]
+        >>> codes.shape, codes.counts.sum()
+        ((4, 4), tensor(320))
     """
     positive("memory_budget", memory_budget)
     with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting, bounds=False) as (

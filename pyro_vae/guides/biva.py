@@ -37,6 +37,13 @@ class BIVAGuide(PyroModule):
         InputError: for a model that is no BIVA, an unknown activation or parameterization.
 
     Source: Maaløe et al. 2019, arXiv:1902.02102; Vahdat & Kautz 2020, arXiv:2007.03898 (residual).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.BIVA((1, 8, 8), latent_dims=(4, 2), widths=(8, 8), strides=(2, 1), num_blocks=1)
+        >>> guide = pyro_vae.guides.BIVAGuide(model, num_blocks=1)
+        >>> {name: tuple(z.shape) for name, z in pyro_vae.encode(model, guide, torch.ones(5, 1, 8, 8)).items()}
+        {'z1_bu': (5, 4), 'z2': (5, 2), 'z1_td': (5, 4)}
     """
 
     def __init__(

@@ -27,6 +27,14 @@ class CompletionGuide(PyroModule):
         min_scale: lower bound of sigma.
 
     Source: Sohn et al. 2015, NeurIPS 28.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.CompletionGuide(model, hidden_dims=(16,))
+        >>> x, mask = torch.ones(5, 1, 8, 8), torch.arange(8).expand(5, 1, 8, 8) < 4
+        >>> pyro_vae.encode(model, guide, {"x": x, "y": x, "mask": mask})["z"].shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -51,7 +59,16 @@ class CompletionGuide(PyroModule):
 
 
 class EmptyGuide(PyroModule):
-    """The guide of a model without latents: it samples nothing, so that the ELBO is log p(x) itself."""
+    """The guide of a model without latents: it samples nothing, so that the ELBO is log p(x) itself.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionBaseline((1, 8, 8), baseline_hidden_dims=(16,))
+        >>> x, mask = torch.ones(5, 1, 8, 8), torch.arange(8).expand(5, 1, 8, 8) < 4
+        >>> batch = {"x": x, "y": x, "mask": mask}
+        >>> pyro_vae.log_likelihood(model, pyro_vae.guides.EmptyGuide(), batch, progress=False).per_datum.shape
+        torch.Size([5])
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,6 +27,14 @@ class ConditionalGuide(PyroModule):
         min_scale: lower bound of sigma.
 
     Source: Sohn et al. 2015, NeurIPS 28.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.ConditionalVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.ConditionalGuide(model, hidden_dims=(16,))
+        >>> batch = {"x": torch.ones(5, 1, 8, 8), "y": torch.arange(5)}
+        >>> pyro_vae.encode(model, guide, batch)["z"].shape
+        torch.Size([5, 2])
     """
 
     def __init__(

@@ -32,6 +32,13 @@ class DVAEGuide(PyroModule):
         InputError: for channels or a temperature that are not positive.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092; Jang et al. 2017, arXiv:1611.01144 (straight-through).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.DVAE((3, 16, 16), num_codes=32, code_dim=4, halvings=2, channels=8)
+        >>> guide = pyro_vae.guides.DVAEGuide(model)
+        >>> pyro_vae.reconstruct(model, guide, torch.ones(5, 3, 16, 16)).shape
+        torch.Size([5, 3, 16, 16])
     """
 
     temperature: Tensor

@@ -35,6 +35,13 @@ class GaussianGuide(PyroModule):
             not in the data plate.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> pyro_vae.encode(model, guide, torch.ones(5, 1, 8, 8))["z"].shape
+        torch.Size([5, 2])
     """
 
     def __init__(

@@ -26,6 +26,13 @@ class VQGuide(PyroModule):
         channels: of the encoder's features; the model's decoder's if not given.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937, equations 1-3.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> guide = pyro_vae.guides.VQGuide(model)
+        >>> pyro_vae.encode(model, guide, torch.ones(5, 3, 16, 16))["codes"].shape
+        torch.Size([5, 4, 4])
     """
 
     def __init__(self, model: VQVAE, channels: int | None = None) -> None:

@@ -24,6 +24,13 @@ class VQ2Guide(PyroModule):
         model: whose quantizers it uses.
 
     Source: Razavi et al. 2019, arXiv:1906.00446, algorithm 1.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE2((3, 16, 16), num_codes=(32, 16), code_dim=4, channels=8)
+        >>> latents = pyro_vae.encode(model, pyro_vae.guides.VQ2Guide(model), torch.ones(5, 3, 16, 16))
+        >>> latents["codes_top"].shape, latents["codes_bottom"].shape
+        (torch.Size([5, 4, 4]), torch.Size([5, 8, 8]))
     """
 
     def __init__(self, model: VQVAE2) -> None:

@@ -21,6 +21,13 @@ class Categorical(Likelihood):
 
     Raises:
         InputError: if there are fewer than 2 levels.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import Categorical
+        >>> p = Categorical(num_levels=16)(torch.zeros(5, 16 * 3, 8, 8))  # 16 logits for each of 3 colours
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([5]), torch.Size([3, 8, 8]))
     """
 
     def __init__(self, num_levels: int = 256) -> None:

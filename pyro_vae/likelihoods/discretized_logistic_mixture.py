@@ -29,6 +29,14 @@ class DiscretizedLogisticMixture(Likelihood):
 
     Raises:
         InputError: if there is no component, or fewer than 2 levels.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import DiscretizedLogisticMixture
+        >>> likelihood = DiscretizedLogisticMixture(num_components=5)
+        >>> p = likelihood(torch.zeros(2, likelihood.num_parameters * 3, 8, 8))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([2]), torch.Size([3, 8, 8]))
     """
 
     def __init__(self, num_components: int = 10, num_levels: int = 256) -> None:

@@ -26,6 +26,17 @@ class GenerativeModel(PyroModule):
         data_shape: shape of one datum.
         likelihood: p(x | features).
         context: what is accepted as context, by argument name.
+
+    Example:
+        >>> import pyro, pyro_vae, torch
+        >>> import pyro.distributions as dist
+        >>> class Scaled(pyro_vae.models.GenerativeModel):
+        ...     def forward(self, x=None, *, num_samples=1):
+        ...         with self.data_plate(x, num_samples):
+        ...             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))  # (..., batch, 2)
+        ...             return pyro.sample("x", dist.Normal(2 * z, 0.1).to_event(1), obs=x)
+        >>> pyro_vae.sample(Scaled(), 5)["x"].shape
+        torch.Size([5, 2])
     """
 
     data_shape: tuple[int, ...]

@@ -45,6 +45,12 @@ class BIVA(GenerativeModel):
             activation, a data_mean of another shape.
 
     Source: Maaløe et al. 2019, arXiv:1902.02102.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.BIVA((1, 8, 8), latent_dims=(4, 2), widths=(8, 8), strides=(2, 1), num_blocks=1)
+        >>> {name: tuple(value.shape) for name, value in pyro_vae.sample(model, 5).items() if name.startswith("z")}
+        {'z2': (5, 2), 'z1_bu': (5, 4), 'z1_td': (5, 4)}
     """
 
     def __init__(

@@ -42,6 +42,14 @@ class CompletionBaseline(GenerativeModel):
         InputError: for an unknown network or activation, or a data_mean of another shape.
 
     Source: Sohn et al. 2015, NeurIPS 28: the baseline NN of table 1.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionBaseline((1, 8, 8), baseline_hidden_dims=(16,))
+        >>> y, mask = torch.ones(3, 1, 8, 8), torch.arange(8).expand(3, 1, 8, 8) < 4  # the left half is observed
+        >>> x = pyro_vae.sample(model, 3, batch={"y": y, "mask": mask})["x"]
+        >>> x.shape, bool((x[mask] == 1).all())
+        (torch.Size([3, 1, 8, 8]), True)
     """
 
     def __init__(
@@ -101,6 +109,14 @@ class CompletionVAE(CompletionBaseline):
         InputError: for unknown networks or activations, a non-positive latent_dim, a data_mean of another shape.
 
     Source: Sohn et al. 2015, NeurIPS 28, section 4.1 (where the decoder, too, is a network of its own).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> y, mask = torch.ones(3, 1, 8, 8), torch.arange(8).expand(3, 1, 8, 8) < 4  # the left half is observed
+        >>> drawn = pyro_vae.sample(model, 3, batch={"y": y, "mask": mask})
+        >>> drawn["z"].shape, drawn["x"].shape
+        (torch.Size([3, 2]), torch.Size([3, 1, 8, 8]))
     """
 
     def __init__(

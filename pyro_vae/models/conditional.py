@@ -40,6 +40,12 @@ class ConditionalVAE(GenerativeModel):
 
     Source: Sohn et al. 2015, "Learning structured output representation using deep conditional generative models",
     NeurIPS 28, equation 4.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.ConditionalVAE((1, 8, 8), pyro_vae.networks.OneHot(10), latent_dim=2)
+        >>> pyro_vae.sample(model, 3, batch={"y": torch.tensor([0, 1, 9])})["x"].shape
+        torch.Size([3, 1, 8, 8])
     """
 
     def __init__(

@@ -48,6 +48,13 @@ class DVAE(LatentCodeModel):
         InputError: if the data do not divide into a grid; for sizes that are not positive.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092, section 2.1 and appendix A.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.DVAE((3, 16, 16), num_codes=32, code_dim=4, halvings=2, channels=8)
+        >>> drawn = pyro_vae.sample(model, 5)
+        >>> drawn["codes"].shape, drawn["x"].shape
+        (torch.Size([5, 4, 4]), torch.Size([5, 3, 16, 16]))
     """
 
     temperature: Tensor

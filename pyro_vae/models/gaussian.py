@@ -35,6 +35,13 @@ class VAE(GenerativeModel):
         InputError: for an unknown decoder or activation, a non-positive latent_dim, a data_mean of another shape.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114; sizes of Burda et al. 2016, arXiv:1509.00519.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 28, 28), latent_dim=2)
+        >>> drawn = pyro_vae.sample(model, 5)
+        >>> drawn["z"].shape, drawn["x"].shape
+        (torch.Size([5, 2]), torch.Size([5, 1, 28, 28]))
     """
 
     def __init__(

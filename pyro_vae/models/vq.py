@@ -42,6 +42,12 @@ class VQVAE(LatentCodeModel):
         InputError: if the data do not divide into a grid; for sizes that are not positive; as the quantizer.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> {name: tuple(value.shape) for name, value in pyro_vae.sample(model, 5).items() if name != "x.mean"}
+        {'codes': (5, 4, 4), 'z': (5, 4, 4, 4), 'x': (5, 3, 16, 16)}
     """
 
     def __init__(

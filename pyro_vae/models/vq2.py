@@ -48,6 +48,13 @@ class VQVAE2(LatentCodeModel):
             the grids; as the quantizer.
 
     Source: Razavi et al. 2019, arXiv:1906.00446.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.VQVAE2((3, 16, 16), num_codes=(32, 16), code_dim=4, channels=8)
+        >>> drawn = pyro_vae.sample(model, 5)
+        >>> drawn["codes_top"].shape, drawn["codes_bottom"].shape, drawn["x"].shape
+        (torch.Size([5, 4, 4]), torch.Size([5, 8, 8]), torch.Size([5, 3, 16, 16]))
     """
 
     def __init__(

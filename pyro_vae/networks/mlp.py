@@ -76,6 +76,12 @@ class MLP(nn.Module):
 
     Raises:
         InputError: if the activation is unknown or a size is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import MLP
+        >>> MLP(20, hidden_dims=(64, 64), out_dim=4)(torch.zeros(7, 5, 20)).shape
+        torch.Size([7, 5, 4])
     """
 
     def __init__(
@@ -107,6 +113,12 @@ class MLPEncoder(nn.Module):
         hidden_dims: sizes of the hidden layers.
         out_dim: number of features.
         activation: name of the activation.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import MLPEncoder
+        >>> MLPEncoder((1, 8, 8), hidden_dims=(16,), out_dim=4)(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(
@@ -135,6 +147,12 @@ class MLPDecoder(nn.Module):
         out_shape: shape of one output, e.g. ``(1, 28, 28)``.
         activation: name of the activation.
         batch_norm: normalize the hidden layers.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import MLPDecoder
+        >>> MLPDecoder(4, hidden_dims=(16,), out_shape=(1, 8, 8))(torch.zeros(7, 5, 4)).shape
+        torch.Size([7, 5, 1, 8, 8])
     """
 
     def __init__(

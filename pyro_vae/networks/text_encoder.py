@@ -29,6 +29,12 @@ class TextEncoder(nn.Module):
         InputError: if the heads cannot share the width, or a size is not positive.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import TextEncoder
+        >>> TextEncoder(vocabulary_size=100, text_length=6, out_dim=16)(torch.randint(100, (5, 6))).shape
+        torch.Size([5, 16])
     """
 
     def __init__(

@@ -83,6 +83,18 @@ class Objective(pyro.infer.ELBO):
 
     Raises:
         InputError: if num_particles or max_plate_nesting is not a positive integer.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import Objective, Terms
+        >>> class Squared(Objective):  # of the error of x alone, for a model with the site x
+        ...     def pair_terms(self, pair):
+        ...         x = pair.model.nodes["x"]
+        ...         return Terms((x["value"] - x["fn"].mean).square().flatten(1).sum(1).mean())
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> Squared().differentiable_loss(model, guide, torch.ones(5, 1, 8, 8)).shape
+        torch.Size([])
     """
 
     def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:

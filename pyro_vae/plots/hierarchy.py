@@ -41,6 +41,14 @@ def reconstructions_by_level(
         InputError: for a model that cannot be run without data.
 
     Source: Razavi et al. 2019, arXiv:1906.00446, figure 3.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.HierarchicalVAE((1, 8, 8), latent_dims=(4, 2), hidden_dims=(16, 8))
+        >>> guide = pyro_vae.guides.HierarchicalGuide(model, hidden_dims=(16, 8))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.reconstructions_by_level(model, guide, split, n=4).axes)
+        1
     """
     check_drawable(split.shape)
     every = levels_of(model, guide, split)

@@ -36,6 +36,12 @@ def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
 
     Raises:
         NotApplicable: if no KL was recorded.
+
+    Example:
+        >>> from pyro_vae.plots import kl_heatmap
+        >>> figure = kl_heatmap([{"epoch": 1, "train/kl/z": 0.5}, {"epoch": 2, "train/kl/z": 3.0}])
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['z']
     """
     prefix = "train/kl/"
     rows = [record for record in records if any(key.startswith(prefix) for key in record)]
@@ -85,6 +91,14 @@ def kl_per_unit(latents: LatentStatistics) -> Figure:
     Raises:
         NotApplicable: if there is no latent site, or none with units (codes under a prior that is no product
             over positions).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> latents = pyro_vae.evaluation.latent_statistics(model, guide, torch.ones(20, 1, 8, 8))
+        >>> len(pyro_vae.plots.kl_per_unit(latents).axes)
+        1
     """
     sites = {name: site for name, site in latents.sites.items() if not site.is_function}
     if all(site.kl_per_unit.numel() == 1 and site.variance is None for site in sites.values()):

@@ -35,6 +35,14 @@ def latent_scatter(
 
     Raises:
         NotApplicable: if there are too few data, or no such latents.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.latent_scatter(model, guide, split).axes)
+        1
     """
     batch = pick(split, max_points, seed)
     names = free_sites(model, guide, split, counted=True)
@@ -76,6 +84,14 @@ def layer_pca(
         NotApplicable: if there are too few data, or no such latents.
 
     Source: Sønderby et al. 2016, arXiv:1602.02282 (principal components of the samples of each layer).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.layer_pca(model, guide, split).axes)
+        1
     """
     batch = pick(split, max_points, seed)
     names = free_sites(model, guide, split, counted=True)

@@ -51,6 +51,14 @@ def interpolations(
         NotApplicable: if there are no two data, no real-valued latents, or data that are neither images nor
             vectors.
         InputError: for an unknown site or kind, fewer than 2 steps, and a model that cannot be run without data.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.interpolations(model, guide, split, pairs=2).axes)
+        1
     """
     check_drawable(split.shape)
     batch = pick(split, 2 * pairs, seed)
@@ -108,6 +116,14 @@ def traversals(
     Raises:
         NotApplicable: if there are no latents with real values of their own (as of codes), or the data are
             neither images nor vectors.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.traversals(model, guide, split, rows=2).axes)
+        1
     """
     check_drawable(split.shape)
     sites = free_sites(model, guide, split)[:rows]

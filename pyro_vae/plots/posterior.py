@@ -49,6 +49,14 @@ def aggregated_posterior(
         InputError: for a model that cannot be run without data.
 
     Source: Hoffman & Johnson 2016, "ELBO surgery" (the aggregated posterior and its distance from the prior).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.aggregated_posterior(model, guide, split, num_draws=100).axes)
+        1
     """
     batch = pick(split, num_draws, seed)
     n = len(batch[X])

@@ -186,6 +186,10 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
     Raises:
         InputError: if the file cannot be written; an older one is left as it was.
+
+    Example:
+        >>> from pyro_vae.plots import save_figure, training_curves
+        >>> save_figure(training_curves([{"epoch": 1, "train/loss": 9.0}]), "training.png")
     """
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
 

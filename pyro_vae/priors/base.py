@@ -53,7 +53,13 @@ class HeadSteps:
 
 
 class CodeGrid(NamedTuple):
-    """A grid of codes: how many there are, and the grid's shape."""
+    """A grid of codes: how many there are, and the grid's shape.
+
+    Example:
+        >>> from pyro_vae.priors import CodeGrid
+        >>> CodeGrid(num_codes=512, shape=(7, 7)).shape
+        (7, 7)
+    """
 
     num_codes: int
     shape: tuple[int, ...]
@@ -78,6 +84,15 @@ class Prior(nn.Module):
 
     Raises:
         InputError: for sizes that are not positive.
+
+    Example:
+        >>> from pyro_vae.distributions import UniformCodes
+        >>> from pyro_vae.priors import Prior
+        >>> class Uniform(Prior):
+        ...     def forward(self, **context):
+        ...         return UniformCodes(self.num_codes, self.shape)
+        >>> Uniform(num_codes=6, shape=(4, 4))().sample((2,)).shape
+        torch.Size([2, 4, 4])
     """
 
     seen: Tensor
@@ -211,6 +226,19 @@ class AutoregressivePrior(Prior):
     position).
 
     Args: see :class:`~pyro_vae.priors.base.Prior`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.priors import AutoregressivePrior
+        >>> class Independent(AutoregressivePrior):  # the same probabilities at every position
+        ...     def condition(self, context):
+        ...         return {}
+        ...     def logits(self, codes, condition):
+        ...         return torch.zeros(len(codes), self.num_codes, *self.shape)
+        ...     def steps(self, batch, condition):
+        ...         return lambda position, codes: torch.zeros(batch, self.num_codes)
+        >>> Independent(num_codes=6, shape=(4, 4))().sample((2,)).shape
+        torch.Size([2, 4, 4])
     """
 
     def forward(self, **context: Tensor | None) -> Autoregressive:

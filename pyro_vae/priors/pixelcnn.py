@@ -154,6 +154,14 @@ class GatedPixelCNN(AutoregressivePrior):
 
     Source: van den Oord et al. 2016, arXiv:1606.05328; attention: Chen et al. 2017, arXiv:1712.09763; coarser codes:
     Razavi et al. 2019, arXiv:1906.00446.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.priors import GatedPixelCNN
+        >>> prior = GatedPixelCNN(num_codes=6, shape=(4, 4), num_classes=10, channels=8, num_layers=2)
+        >>> codes = prior(y=torch.arange(10))
+        >>> codes.batch_shape, codes.event_shape, codes.sample().shape
+        (torch.Size([10]), torch.Size([4, 4]), torch.Size([10, 4, 4]))
     """
 
     def __init__(

@@ -249,6 +249,14 @@ class TransformerPrior(AutoregressivePrior):
         InputError: for sizes that cannot be.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092; guidance: Ho & Salimans 2022, arXiv:2207.12598.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.priors import TransformerPrior
+        >>> prior = TransformerPrior(6, (4, 4), text_length=3, num_words=5, width=8, num_layers=2, heads=2)
+        >>> text = prior.text().sample((2,))
+        >>> text.shape, prior(text=text).sample().shape
+        (torch.Size([2, 3]), torch.Size([2, 4, 4]))
     """
 
     def __init__(

@@ -23,6 +23,12 @@ class UniformPrior(Prior):
         coarser: the grids of coarser codes, which it has no use for and which a learned prior in its place is given.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937.
+
+    Example:
+        >>> from pyro_vae.priors import UniformPrior
+        >>> codes = UniformPrior(num_codes=6, shape=(4, 4))()
+        >>> codes.event_shape, codes.sample((2,)).shape
+        (torch.Size([4, 4]), torch.Size([2, 4, 4]))
     """
 
     origin: Tensor

@@ -132,6 +132,12 @@ class WaveNet(AutoregressivePrior):
         InputError: for a grid that is no sequence, and for sizes that cannot be.
 
     Source: van den Oord et al. 2016, arXiv:1609.03499.
+
+    Example:
+        >>> from pyro_vae.priors import WaveNet
+        >>> prior = WaveNet(num_codes=6, shape=(16,), channels=8, num_layers=4)
+        >>> prior.receptive_field, prior().sample((2,)).shape
+        (16, torch.Size([2, 16]))
     """
 
     def __init__(
