@@ -1,4 +1,4 @@
-"""Grids of relaxed one-hot codes."""
+"""The relaxed (Gumbel-softmax) distribution over grids of one-hot codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies between the ELBO and log p(x): guides refined for each datum, and the gap in its parts."""
+"""Guides refined for each datum, and the gap between ELBO and log p(x) in its parts."""
 
 from __future__ import annotations
 

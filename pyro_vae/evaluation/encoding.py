@@ -1,4 +1,4 @@
-"""Where data lie in latent space, and the directions in which they spread."""
+"""Latents of data under the guide: means, draws, and the directions in which they spread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each level of a hierarchy of latents adds."""
+"""The levels of a hierarchy of latents, and reconstructions from the first of them alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each latent site, and each of its units, says about the data."""
+"""KL and activity of each latent site and of each of its units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recognition model of completion, and the guide of a model without latents."""
+"""The guide of completion models, and the empty guide of models without latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every likelihood is: a module from decoder features to a distribution over the data."""
+"""The base class of likelihoods: modules from decoder features to a distribution over the data."""
 
 from __future__ import annotations
 

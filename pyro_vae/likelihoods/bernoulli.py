@@ -1,4 +1,4 @@
-"""Binary data."""
+"""The Bernoulli likelihood, for binary data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grey levels, each with a probability of its own."""
+"""The categorical likelihood, for grey levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grey levels under a mixture of logistics."""
+"""The discretized mixture of logistics as a likelihood, for grey levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real data with Gaussian or Laplace noise: a location per element; a scale fixed, learned, or per element."""
+"""Gaussian and Laplace likelihoods, for real data, with a scale that is fixed, learned, or one per element."""
 
 from __future__ import annotations
 

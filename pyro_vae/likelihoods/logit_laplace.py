@@ -1,4 +1,4 @@
-"""Grey data under a logit-Laplace distribution."""
+"""The logit-Laplace likelihood, for grey data between 0 and 1."""
 
 from __future__ import annotations
 

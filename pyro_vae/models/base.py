@@ -1,4 +1,4 @@
-"""What the package's generative models share: the data plate, and what models of codes are given."""
+"""Base classes of generative models: the data plate, the start of the output bias, priors over codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prior over codes (and texts) as a generative model, of codes that are data."""
+"""Models whose data are codes: what a learned prior is trained as."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completion of data of which a part is observed: the baseline network, and the conditional model around it."""
+"""Models that complete data of which a part is observed: a baseline network, and a VAE around it."""
 
 from __future__ import annotations
 

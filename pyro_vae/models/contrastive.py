@@ -1,4 +1,4 @@
-"""Which text belongs to which image: a contrastive model of pairs."""
+"""A contrastive model of images and texts, as CLIP's: which text belongs to which image."""
 
 from __future__ import annotations
 

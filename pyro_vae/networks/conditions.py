@@ -1,4 +1,4 @@
-"""Encoders and decoders by name, and what a model is conditioned on as features."""
+"""Encoders and decoders by name, and networks for what a model is conditioned on."""
 
 from __future__ import annotations
 

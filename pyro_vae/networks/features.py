@@ -1,4 +1,4 @@
-"""Maps between feature shapes: vectors (D,) and image features (C, H, W), with weight normalization."""
+"""Networks of BIVA: residual stages between feature shapes, (D,) and (C, H, W), with weight normalization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutional networks between data and grids of features, for images and for one-dimensional signals."""
+"""Encoder and decoder of VQ-VAEs: convolutional networks between images or signals and grids of features."""
 
 from __future__ import annotations
 

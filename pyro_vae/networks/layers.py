@@ -1,4 +1,4 @@
-"""Small layers for any number of leading batch dimensions, and activation functions by name."""
+"""Activation functions by name, and helpers for any number of leading batch dimensions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bottleneck residual networks between images and coarse grids, widest where coarsest."""
+"""Encoder and decoder of the discrete VAE: bottleneck residual networks, widest where the grid is coarsest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of the package's objectives: Pyro ELBOs that stay on the device and report per site."""
+"""The base class of objectives: Pyro ELBOs that stay on the device and report their terms by site."""
 
 from __future__ import annotations
 

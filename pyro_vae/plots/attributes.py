@@ -1,4 +1,4 @@
-"""Attributes of data in latent space: what more of one looks like, and which lie in the same direction."""
+"""Figures: directions in latent space that stand for labels, and which of them are alike."""
 
 from __future__ import annotations
 

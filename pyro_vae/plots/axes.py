@@ -1,4 +1,4 @@
-"""Panels, labels as colours, and points of latent space."""
+"""Helpers of figures: panels, colours of labels, and scatter plots of latents."""
 
 from __future__ import annotations
 

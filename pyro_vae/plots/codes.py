@@ -1,4 +1,4 @@
-"""Codes beside the data that they stand for, and how evenly they are used."""
+"""Figures: codes beside the data that they stand for, and how often each code is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several completions of each of a few observed parts."""
+"""Figure: several completions of data of which a part is observed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One latent under changing context."""
+"""Figure: what one latent is decoded to while the context y changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconstructions from the upper levels of a hierarchy alone."""
+"""Figure: reconstructions from the first latents of a hierarchy alone, then from more and more of them."""
 
 from __future__ import annotations
 

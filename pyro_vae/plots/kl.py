@@ -1,4 +1,4 @@
-"""The KL of each latent site: over training, and unit by unit."""
+"""Figures: the KL of each latent site over training, and unit by unit."""
 
 from __future__ import annotations
 

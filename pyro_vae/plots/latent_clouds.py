@@ -1,4 +1,4 @@
-"""Where the data lie in latent space, and what each layer of latents tells apart."""
+"""Figures: scatter plots of the data in latent space, one panel a site."""
 
 from __future__ import annotations
 

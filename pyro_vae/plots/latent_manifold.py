@@ -1,4 +1,4 @@
-"""A two-dimensional latent space, decoded."""
+"""Figure: what the decoder makes of a grid of points in a two-dimensional latent space."""
 
 from __future__ import annotations
 

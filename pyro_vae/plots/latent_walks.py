@@ -1,4 +1,4 @@
-"""Walks through latent space: from one datum to another, and along single units."""
+"""Figures: interpolations between data, and traversals of single latent units."""
 
 from __future__ import annotations
 

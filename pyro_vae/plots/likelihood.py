@@ -1,4 +1,4 @@
-"""How far a likelihood's bounds lie apart, and which data are least likely."""
+"""Figures: how far bounds of log p(x) lie apart, and which data are least likely."""
 
 from __future__ import annotations
 

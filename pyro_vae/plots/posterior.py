@@ -1,4 +1,4 @@
-"""Whether the data's latents, taken together, fill the prior."""
+"""Figure: the aggregated posterior q(z) of the data against the prior p(z)."""
 
 from __future__ import annotations
 

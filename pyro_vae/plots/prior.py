@@ -1,4 +1,4 @@
-"""Samples of the model: of its priors, of scaled ones, of uniform ones against learned ones."""
+"""Figures: samples of a model under its priors, scaled priors, and uniform against learned priors."""
 
 from __future__ import annotations
 

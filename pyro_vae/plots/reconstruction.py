@@ -1,4 +1,4 @@
-"""Data beside what the model makes of them."""
+"""Figure: data beside their reconstructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every figure by name: what it is drawn of, and where a report has it."""
+"""The registry of figures: their names, what each is drawn of, and which section of a report has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The course of training."""
+"""Figure: loss and KL over the epochs of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all priors over codes share: which grid, what they are given, condition to distribution."""
+"""Base classes of priors over codes: their grid, the context that they are given, and autoregressive ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The condition of a convolutional prior: labels, and coarser codes as features, through gated units."""
+"""How convolutional priors are conditioned: gated units that take labels and coarser codes."""
 
 from __future__ import annotations
 

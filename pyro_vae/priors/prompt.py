@@ -1,4 +1,4 @@
-"""What a transformer is given, as tokens that stand before those of the codes."""
+"""The prompt of a transformer prior: text, label and coarser codes as tokens before those of the codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prior that knows nothing."""
+"""The uniform prior over codes, which models of codes start with."""
 
 from __future__ import annotations
 

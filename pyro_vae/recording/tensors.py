@@ -1,4 +1,4 @@
-"""What a recording does with tensors, caches and random states around the function that it records."""
+"""Helpers of recording: other tensors in a module's place, memory layouts, caches of transforms, random states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of texts: many candidates for each, of which a judge keeps the best."""
+"""Re-ranking: many candidate images are drawn for a text, and a scorer keeps the best."""
 
 from __future__ import annotations
 
