@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.guides.base import draw_top_down
 from pyro_vae.guides.ladder import residual
 from pyro_vae.models.biva import BIVA
@@ -59,8 +59,7 @@ class BIVAGuide(PyroModule):
             raise InputError(f"BIVAGuide is for models.BIVA, got {type(model).__name__}; LadderGuide fits others")
         if parameterization not in ("absolute", "residual"):
             raise unknown("parameterization", parameterization, ("absolute", "residual"))
-        if num_blocks < 1:
-            raise InputError(f"num_blocks must be a positive integer, got {num_blocks}")
+        positive("num_blocks", num_blocks)
         act, shapes, sizes = make_activation(activation), model.shapes, model.latent_dims
         self.model, self.parameterization, self.num_stages = model, parameterization, len(sizes)
         below_top = range(len(sizes) - 1)

@@ -47,8 +47,3 @@ class Categorical(Likelihood):
         """Logits of the distribution of greatest entropy with that mean, ``(K * C, *rest)``."""
         logits = tilted_logits(torch.linspace(0, 1, self.num_levels), mean)  # (K, C, *rest)
         return logits.flatten(0, 1)
-
-
-def Categorical256() -> Categorical:
-    """The :class:`Categorical` likelihood of bytes: 256 levels."""
-    return Categorical(256)

@@ -9,7 +9,7 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.priors import Prior
 from pyro_vae.programs.context import Context
@@ -55,11 +55,8 @@ class GenerativeModel(PyroModule):
         Raises:
             InputError: if num_samples is not a positive integer.
         """
-        if data is not None:
-            return pyro.plate("data", data.shape[0], dim=-1)
-        if num_samples < 1:
-            raise InputError(f"num_samples must be a positive integer, got {num_samples}")
-        return pyro.plate("data", num_samples, dim=-1)
+        size = positive("num_samples", num_samples) if data is None else data.shape[0]
+        return pyro.plate("data", size, dim=-1)
 
     def init_output_bias(self, decoder: nn.Module, mean: Tensor | None) -> None:
         """Let a decoder's output bias start where the likelihood has the data's mean.

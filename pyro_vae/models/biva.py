@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.models.hierarchical import check_layers
@@ -67,8 +67,7 @@ class BIVA(GenerativeModel):
     ) -> None:
         super().__init__()
         check_layers(latent_dims, widths)
-        if num_blocks < 1:
-            raise InputError(f"num_blocks must be a positive integer, got {num_blocks}")
+        positive("num_blocks", num_blocks)
         self.data_shape, self.latent_dims = tuple(data_shape), tuple(latent_dims)
         self.shapes = stage_shapes(self.data_shape, widths, strides)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()

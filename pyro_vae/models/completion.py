@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.distributions import completed
-from pyro_vae.errors import InputError
+from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.networks import diagonal_normal, make_decoder, make_encoder
@@ -134,9 +134,7 @@ class CompletionVAE(CompletionBaseline):
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__(data_shape, likelihood, baseline, baseline_hidden_dims, activation, data_mean)
-        if latent_dim < 1:
-            raise InputError(f"latent_dim must be a positive integer, got {latent_dim}")
-        self.latent_dim = latent_dim
+        self.latent_dim = positive("latent_dim", latent_dim)
         channels, *rest = self.data_shape
         two = (2 * channels, *rest)  # what is visible, and the prediction
         self.prior_network = make_encoder(prior, two, prior_hidden_dims, 2 * latent_dim, activation)

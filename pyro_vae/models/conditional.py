@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.networks import MLP, Condition, OneHot, diagonal_normal, make_decoder
@@ -61,10 +61,8 @@ class ConditionalVAE(GenerativeModel):
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim must be a positive integer, got {latent_dim}")
         self.data_shape = tuple(data_shape)
-        self.latent_dim = latent_dim
+        self.latent_dim = positive("latent_dim", latent_dim)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.condition = condition if condition is not None else OneHot(10)
         self.context = {"y": self.condition.accepts}

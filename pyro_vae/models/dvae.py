@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import RelaxedUniformCodes
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Likelihood, LogitLaplace
 from pyro_vae.models.base import LatentCodeModel
 from pyro_vae.networks.grids import grid_shape
@@ -76,10 +76,8 @@ class DVAE(LatentCodeModel):
         self.likelihood = likelihood if likelihood is not None else LogitLaplace()
         self.grid = grid_shape(data_shape, halvings, "DVAE")
         self.num_codes, self.halvings, self.widths = num_codes, halvings, (channels, num_blocks)
-        if code_dim < 1:
-            raise InputError(f"code_dim must be a positive integer, got {code_dim}")
         self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
-        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
+        self.codebook = nn.Parameter(torch.randn(num_codes, positive("code_dim", code_dim)))
         self.decoder = PyramidDecoder(code_dim, self.feature_shape, channels, halvings, num_blocks)
         self.register_buffer("temperature", positive_temperature(temperature))
         self.init_output_bias(self.decoder, data_mean)

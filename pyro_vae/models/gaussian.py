@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.networks import make_decoder
@@ -55,10 +55,8 @@ class VAE(GenerativeModel):
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim must be a positive integer, got {latent_dim}")
         self.data_shape = tuple(data_shape)
-        self.latent_dim = latent_dim
+        self.latent_dim = positive("latent_dim", latent_dim)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
         self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLPDecoder, MLPEncoder
 from pyro_vae.programs.context import Context, attribute_context, label_context
@@ -93,9 +93,7 @@ class Attributes(Condition):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise InputError(f"dim, the number of attributes, must be a positive integer, got {dim}")
-        self.dim = dim
+        self.dim = positive("dim, the number of attributes,", dim)
         self.accepts = attribute_context(dim)
 
     def forward(self, y: Tensor) -> Tensor:

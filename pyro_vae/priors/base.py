@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyro_vae.distributions import Autoregressive, PaddedText
 from pyro_vae.distributions.autoregressive import Condition, Steps
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import Context, label_context
 
 
@@ -25,8 +25,7 @@ def check_sizes(who: str, dropout: float, **sizes: int) -> None:
         InputError: names the prior and the argument.
     """
     for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"{who}: {name} must be a positive integer, got {value}")
+        positive(f"{who}: {name}", value)
     if not 0 <= dropout < 1:
         raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")
 
