@@ -24,7 +24,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
             "EvidenceBound",
             "LatentStatistics",
         ),
-        *("LikelihoodGap", "LogLikelihood", "RefinedBound", "SiteStatistics"),
+        *("LikelihoodGap", "LogLikelihood", "RefinedBound", "Result", "Scores", "SiteStatistics"),
         *("FitResult", "Quantized", "SceneScore", "Shown", "Terms"),
     },
     "errors": {"NotApplicable", "NotRecordable"},
