@@ -31,7 +31,7 @@ def hand_written(model: VAE, guide: GaussianGuide, x: Tensor, num_temperatures: 
     """Estimates ``(N,)`` as one would write them for this network alone."""
     with torch.no_grad():
         loc, raw = guide.encoder(x).chunk(2, -1)  # (N, latent)
-        scale = softplus(raw + guide.shift) + guide.min_scale
+        scale = softplus(raw + math.log(math.expm1(1 - guide.min_scale))) + guide.min_scale
         constant = scale.log().sum(-1)
     pixels = x.flatten(1).expand(CHAINS, -1, -1)
 

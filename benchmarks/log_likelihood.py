@@ -38,7 +38,7 @@ def hand_written(model: VAE, guide: GaussianGuide, x: Tensor, num_particles: int
     estimates = []
     for datum in x.split(max(1, rows // num_particles)):
         loc, raw = guide.encoder(datum).chunk(2, -1)  # (n, latent)
-        scale = softplus(raw + guide.shift) + guide.min_scale
+        scale = softplus(raw + math.log(math.expm1(1 - guide.min_scale))) + guide.min_scale
         flat, log_scale, parts = datum.flatten(1), scale.log().sum(-1), []
         for start in range(0, num_particles, rows):
             noise = torch.randn(min(rows, num_particles - start), *loc.shape, device=x.device)

@@ -81,7 +81,7 @@ def rows_of(side: int, passes: int, repeats: int, device: str) -> list[dict[str,
 
     def ours(attention: str) -> Any:
         return (
-            TransformerPrior(CODES, (side, side), width=WIDTH, depth=DEPTH, heads=HEADS, attention=attention)
+            TransformerPrior(CODES, (side, side), width=WIDTH, num_layers=DEPTH, heads=HEADS, attention=attention)
             .to(device)
             .eval()()
         )

@@ -138,7 +138,7 @@ class Table(Prior):
         self.logits = nn.Parameter(4 * fixed(num_classes or 1, *self.shape, num_codes, seed=9))
 
     def forward(self, **context):
-        given = self.given(context)
+        given = self.own_context(context)
         logits = self.logits[given["y"]] if given else self.logits[0]
         return TemperedTable(logits, len(self.shape))
 

@@ -72,7 +72,7 @@ def captioned(folder):
         Image.fromarray(image).save(folder / "data" / f"{i:02d}.png")
     lines = [f"{i:02d}.png\t{caption}" for i, caption in enumerate(scenes.captions(layout, objects))]
     (folder / "data" / "captions.txt").write_text("\n".join(lines))
-    network = {"num_codes": 5, "code_dim": 3, "width": 8, "groups": 2, "blocks": 1}
+    network = {"num_codes": 5, "code_dim": 3, "halvings": 1, "channels": 8, "num_blocks": 1}
     model = {"class_path": "pyro_vae.models.DVAE", "init_args": network}
     guide = {"class_path": "pyro_vae.guides.DVAEGuide"}
     fit = {**FIT, "epochs": 1}
@@ -80,7 +80,7 @@ def captioned(folder):
 
 
 def text_prior(folder):
-    transformer = {"width": 8, "depth": 1, "heads": 2}
+    transformer = {"width": 8, "num_layers": 1, "heads": 2}
     prior = {"class_path": "pyro_vae.priors.TransformerPrior", "init_args": transformer}
     fit = {**FIT, "epochs": 1}
     return write(folder, "text", {"prior": prior, "text": {"vocabulary_size": 300}, "fit": fit})

@@ -32,26 +32,38 @@ CASES = {
     "wavenet-all": lambda: WaveNet(6, (12,), 3, BEFORE, channels=8, num_layers=4, dropout=0.5),
     "wavenet-one": lambda: WaveNet(6, (1,), channels=4, num_layers=2),
     "wavenet-one-code": lambda: WaveNet(1, (4,), channels=4, num_layers=2),
-    "transformer": lambda: TransformerPrior(6, (5, 4), width=8, depth=2, heads=2),
-    "transformer-sparse": lambda: TransformerPrior(6, (5, 4), width=8, depth=7, heads=2, attention="sparse", window=3),
-    "transformer-window": lambda: TransformerPrior(6, (3, 7), width=8, depth=1, heads=1, attention="sparse", window=5),
-    "transformer-sequence": lambda: TransformerPrior(6, (11,), width=8, depth=2, heads=4),
-    "transformer-label": lambda: TransformerPrior(6, (5, 4), num_classes=3, width=8, depth=2, heads=2),
+    "transformer": lambda: TransformerPrior(6, (5, 4), width=8, num_layers=2, heads=2),
+    "transformer-sparse": lambda: TransformerPrior(
+        6, (5, 4), width=8, num_layers=7, heads=2, attention="sparse", window=3
+    ),
+    "transformer-window": lambda: TransformerPrior(
+        6, (3, 7), width=8, num_layers=1, heads=1, attention="sparse", window=5
+    ),
+    "transformer-sequence": lambda: TransformerPrior(6, (11,), width=8, num_layers=2, heads=4),
+    "transformer-label": lambda: TransformerPrior(6, (5, 4), num_classes=3, width=8, num_layers=2, heads=2),
     "transformer-coarser": lambda: TransformerPrior(
-        6, (5, 4), coarser=TOP, width=8, depth=3, heads=2, attention="sparse", window=3
+        6, (5, 4), coarser=TOP, width=8, num_layers=3, heads=2, attention="sparse", window=3
     ),
     "transformer-text": lambda: TransformerPrior(
-        6, (5, 4), text_length=4, num_words=5, width=8, depth=3, heads=2, attention="sparse", window=3
+        6, (5, 4), text_length=4, num_words=5, width=8, num_layers=3, heads=2, attention="sparse", window=3
     ),
     "transformer-all": lambda: TransformerPrior(
-        6, (5, 4), 3, {**TOP, "codes_middle": (5, (4, 3))}, width=8, depth=4, heads=2, attention="sparse", dropout=0.5
+        6,
+        (5, 4),
+        3,
+        {**TOP, "codes_middle": (5, (4, 3))},
+        width=8,
+        num_layers=4,
+        heads=2,
+        attention="sparse",
+        dropout=0.5,
     ),
     "transformer-everything": lambda: TransformerPrior(
-        6, (12,), 3, BEFORE, text_length=3, num_words=7, width=8, depth=2, heads=2, condition_dropout=0.3
+        6, (12,), 3, BEFORE, text_length=3, num_words=7, width=8, num_layers=2, heads=2, condition_dropout=0.3
     ),
-    "transformer-one": lambda: TransformerPrior(6, (1, 1), width=4, depth=2, heads=1, attention="sparse"),
-    "transformer-row": lambda: TransformerPrior(6, (1, 9), width=4, depth=3, heads=1, attention="sparse"),
-    "transformer-column": lambda: TransformerPrior(6, (9, 1), width=4, depth=3, heads=1, attention="sparse"),
+    "transformer-one": lambda: TransformerPrior(6, (1, 1), width=4, num_layers=2, heads=1, attention="sparse"),
+    "transformer-row": lambda: TransformerPrior(6, (1, 9), width=4, num_layers=3, heads=1, attention="sparse"),
+    "transformer-column": lambda: TransformerPrior(6, (9, 1), width=4, num_layers=3, heads=1, attention="sparse"),
 }
 
 

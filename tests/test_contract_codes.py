@@ -17,7 +17,7 @@ from pyro_vae.networks import VectorQuantizer
 from pyro_vae.priors import TransformerPrior
 from pyro_vae.programs.handlers import penalty
 
-TINY = {"code_dim": 4, "width": 16, "groups": 3, "blocks": 1}
+TINY = {"code_dim": 4, "halvings": 2, "channels": 16, "num_blocks": 1}
 SMALL = {"channels": 16, "block_channels": 8, "code_dim": 4}
 
 
@@ -83,7 +83,9 @@ class TestTextAndCodes(CodesContract):
 
     def make_pair(self):
         model = VQVAE((1, 8, 8), num_codes=6, **SMALL)
-        model.priors["codes"] = TransformerPrior(6, model.grid, text_length=3, num_words=4, width=8, depth=2, heads=2)
+        model.priors["codes"] = TransformerPrior(
+            6, model.grid, text_length=3, num_words=4, width=8, num_layers=2, heads=2
+        )
         text = torch.tensor([[1, 2, 3], [3, 0, 0], [0, 0, 0], [2, 2, 0]]).repeat(4, 1)
         return model, VQGuide(model), {"x": images(), "text": text}
 
@@ -108,7 +110,7 @@ class TestDVAEOfSignals(TestDVAE):
     def make_pair(self):
         model = DVAE((1, 32), 5, likelihood=likelihoods.Gaussian(0.2), **TINY)
         phase = torch.rand(16, 1, 1) * 6
-        return model, DVAEGuide(model, width=12), {"x": torch.sin(torch.linspace(0, 9, 32) + phase)}
+        return model, DVAEGuide(model, channels=12), {"x": torch.sin(torch.linspace(0, 9, 32) + phase)}
 
 
 class TestStraightThrough(TestDVAE):

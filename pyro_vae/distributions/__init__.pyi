@@ -4,11 +4,10 @@ from .autoregressive import Texts as Texts
 from .completion import Completed as Completed
 from .completion import completed as completed
 from .completion import counted_fraction as counted_fraction
-from .completion import diagonal_normal as diagonal_normal
 from .completion import has_mask as has_mask
 from .grey_levels import DiscretizedCategorical as DiscretizedCategorical
 from .grey_levels import DiscretizedLogisticMixture as DiscretizedLogisticMixture
-from .grey_levels import Levels as Levels
+from .grey_levels import GreyLevels as GreyLevels
 from .logit_laplace import LogitLaplace as LogitLaplace
 from .relaxed_codes import RelaxedCodes as RelaxedCodes
 from .relaxed_codes import RelaxedUniformCodes as RelaxedUniformCodes

@@ -115,6 +115,12 @@ class Autoregressive(TorchDistribution):
         condition_shape: the leading dimensions of the condition; the batch shape until ``expand``.
         device: where samples are made.
         validate_args: check values; by default torch's global setting.
+
+    Example:
+        >>> from pyro_vae.priors import GatedPixelCNN
+        >>> codes = GatedPixelCNN(num_codes=6, shape=(4, 4), channels=8, num_layers=2)()
+        >>> codes.event_shape, codes.tempered(temperature=0.7, top_k=3).sample((2,)).shape
+        (torch.Size([4, 4]), torch.Size([2, 4, 4]))
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -268,6 +274,12 @@ class PaddedText(constraints.Constraint):
 
     Args:
         num_words: with the pad.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import PaddedText
+        >>> PaddedText(num_words=5).check(torch.tensor([[4, 1, 0], [0, 1, 4]]))
+        tensor([ True, False])
     """
 
     is_discrete = True
@@ -287,7 +299,15 @@ class PaddedText(constraints.Constraint):
 
 
 class Texts(Autoregressive):
-    """An autoregressive distribution over texts ``(T,)``; its network gives pads behind a pad with probability 1."""
+    """An autoregressive distribution over texts ``(T,)``; its network gives pads behind a pad with probability 1.
+
+    Example:
+        >>> from pyro_vae.priors import TransformerPrior
+        >>> prior = TransformerPrior(6, (4, 4), text_length=3, num_words=5, width=8, num_layers=2, heads=2)
+        >>> texts = prior.text()
+        >>> type(texts).__name__, texts.sample((2,)).shape
+        ('Texts', torch.Size([2, 3]))
+    """
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:

@@ -1,30 +1,13 @@
-"""Data of which a part is given, and a Gaussian with independent dimensions from a network's output."""
+"""Data of which a part is given, and what masks leave out of a distribution."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import MaskedDistribution, TorchDistribution
 from torch import Tensor
-from torch.nn.functional import softplus
-
-
-def diagonal_normal(features: Tensor, min_scale: float = 1e-4) -> dist.TorchDistribution:
-    """N(mu, diag sigma^2) of features (mu, s), with sigma = softplus(s + shift) + min_scale, which is 1 at s = 0.
-
-    Args:
-        features: ``(..., 2 * dim)``, first mu, then s.
-        min_scale: lower bound of sigma.
-
-    Returns:
-        a distribution with event shape (dim,).
-    """
-    loc, raw = features.chunk(2, dim=-1)  # each (..., dim)
-    shift = math.log(math.expm1(1.0 - min_scale))  # softplus(shift) = 1 - min_scale
-    return dist.Normal(loc, softplus(raw + shift) + min_scale).to_event(1)
 
 
 class Completed(MaskedDistribution):
@@ -36,6 +19,14 @@ class Completed(MaskedDistribution):
         base: elementwise distribution, batch shape ``(..., *shape)``.
         given: the values, ``(..., *shape)``; what it holds in the places of missing elements does not matter.
         mask: bool, True where an element is given, ``(..., *shape)``.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_vae.distributions import Completed
+        >>> fn = Completed(dist.Normal(torch.zeros(3), 1.0), torch.ones(3), torch.tensor([True, True, False]))
+        >>> fn.mean, fn.log_prob(torch.zeros(3))
+        (tensor([1., 1., 0.]), tensor([ 0.0000,  0.0000, -0.9189]))
     """
 
     def __init__(self, base: TorchDistribution, given: Tensor, mask: Tensor) -> None:
@@ -79,18 +70,42 @@ def completed(fn: TorchDistribution, given: Tensor, mask: Tensor) -> TorchDistri
 
     Returns:
         a distribution with the event shape of ``fn``.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_vae.distributions import completed
+        >>> normal = dist.Normal(torch.zeros(5, 3), 1.0).to_event(1)
+        >>> completed(normal, torch.ones(5, 3), torch.tensor([True, True, False])).mean[0]
+        tensor([1., 1., 0.])
     """
     rank = len(fn.event_shape)
     return Completed(fn.base_dist, given, mask).to_event(rank)
 
 
 def has_mask(fn: Any) -> bool:
-    """Whether a distribution, or one that it wraps, leaves elements out by a mask."""
+    """Whether a distribution, or one that it wraps, leaves elements out by a mask.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_vae.distributions import has_mask
+        >>> has_mask(dist.Normal(0.0, 1.0).expand([2]).mask(torch.tensor([True, False])))
+        True
+    """
     return bool(_masks(fn))
 
 
 def counted_fraction(fn: Any) -> float:
-    """The part of a distribution's elements that no mask leaves out, over its whole batch."""
+    """The part of a distribution's elements that no mask leaves out, over its whole batch.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_vae.distributions import counted_fraction
+        >>> counted_fraction(dist.Normal(0.0, 1.0).expand([2]).mask(torch.tensor([True, False])))
+        0.5
+    """
     return math.prod(float(mask.double().mean()) for mask in _masks(fn))
 
 

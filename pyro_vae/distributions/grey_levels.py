@@ -16,11 +16,17 @@ from torch.nn.functional import cross_entropy, logsigmoid
 TOLERANCE = 1e-6  # absolute: room for a few roundings in float32, none for another grid
 
 
-class Levels(Constraint):
+class GreyLevels(Constraint):
     """Values k / (num_levels - 1), k = 0 ... num_levels - 1, up to rounding (1e-6).
 
     Args:
         num_levels: K, at least 2; 256 for bytes.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import GreyLevels
+        >>> GreyLevels(3).check(torch.tensor([0.0, 0.5, 0.7]))
+        tensor([ True,  True, False])
     """
 
     is_discrete = True
@@ -38,7 +44,7 @@ class Levels(Constraint):
 
     def __repr__(self) -> str:
         """The levels, for messages."""
-        return f"Levels(k/{self.num_levels - 1}, k = 0..{self.num_levels - 1})"
+        return f"GreyLevels(k/{self.num_levels - 1}, k = 0..{self.num_levels - 1})"
 
 
 def level_index(value: Tensor, num_levels: int) -> Tensor:
@@ -59,6 +65,13 @@ class DiscretizedCategorical(TorchDistribution):
     Args:
         logits: ``(*batch_shape, K)``, not necessarily normalized.
         validate_args: check arguments and data; by default torch's global setting.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import DiscretizedCategorical
+        >>> fn = DiscretizedCategorical(torch.zeros(5, 3))  # levels 0, 1/2 and 1
+        >>> fn.batch_shape, fn.mean[0]
+        (torch.Size([5]), tensor(0.5000))
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
@@ -70,9 +83,9 @@ class DiscretizedCategorical(TorchDistribution):
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Levels:
+    def support(self) -> GreyLevels:
         """The K levels."""
-        return Levels(self.num_levels)
+        return GreyLevels(self.num_levels)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiscretizedCategorical:
         """The same distribution with a larger batch shape, without copying."""
@@ -152,6 +165,14 @@ class DiscretizedLogisticMixture(TorchDistribution):
         log_scale: log s, ``(*batch_shape, M)``; values below -7 count as -7.
         num_levels: K.
         validate_args: check arguments and data; by default torch's global setting.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import DiscretizedLogisticMixture
+        >>> logits, loc, log_scale = torch.zeros(3, 5, 2)  # 5 elements, 2 components
+        >>> fn = DiscretizedLogisticMixture(logits, loc, log_scale, num_levels=4)
+        >>> fn.batch_shape, fn.log_prob(torch.tensor([0.0])).shape
+        (torch.Size([5]), torch.Size([5]))
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -172,9 +193,9 @@ class DiscretizedLogisticMixture(TorchDistribution):
         super().__init__(self.logits.shape[:-1], validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Levels:
+    def support(self) -> GreyLevels:
         """The K levels."""
-        return Levels(self.num_levels)
+        return GreyLevels(self.num_levels)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiscretizedLogisticMixture:
         """The same distribution with a larger batch shape, without copying."""

@@ -34,6 +34,13 @@ class LogitLaplace(TorchDistribution):
         validate_args: check arguments and data; by default torch's global setting.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092, appendix A.3.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import LogitLaplace
+        >>> fn = LogitLaplace(torch.zeros(5), torch.zeros(5))
+        >>> fn.sample().shape, fn.median[0]
+        (torch.Size([5]), tensor(0.5000))
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "log_scale": constraints.real}

@@ -1,4 +1,4 @@
-"""Grids of relaxed one-hot codes."""
+"""The relaxed (Gumbel-softmax) distribution over grids of one-hot codes."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ class RelaxedCodes(TorchDistribution):
         InputError: if the logits lack dimensions, or the temperature is a number that is not positive.
 
     Source: Maddison et al. 2017, arXiv:1611.00712; Jang et al. 2017, arXiv:1611.01144.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions import RelaxedCodes
+        >>> y = RelaxedCodes(torch.zeros(5, 6, 4, 4), temperature=0.5).rsample()  # of 6 codes on a grid of 4 x 4
+        >>> y.shape, torch.allclose(y.sum(1), torch.ones(5, 4, 4))
+        (torch.Size([5, 6, 4, 4]), True)
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -152,6 +159,11 @@ class RelaxedUniformCodes(RelaxedCodes):
         temperature: tau; on whose device samples are made, if it is a tensor.
         batch_shape: of independent grids.
         validate_args: check arguments and values; by default torch's global setting.
+
+    Example:
+        >>> from pyro_vae.distributions import RelaxedUniformCodes
+        >>> RelaxedUniformCodes(num_codes=6, shape=(4, 4), temperature=0.5).rsample((5,)).shape
+        torch.Size([5, 6, 4, 4])
     """
 
     def __init__(

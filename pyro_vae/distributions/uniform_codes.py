@@ -23,6 +23,11 @@ class UniformCodes(TorchDistribution):
         device: of the samples.
         dtype: of the log-probabilities; torch's default if not given.
         validate_args: check values; by default torch's global setting.
+
+    Example:
+        >>> from pyro_vae.distributions import UniformCodes
+        >>> UniformCodes(num_codes=6, shape=(4, 4)).sample((5,)).shape
+        torch.Size([5, 4, 4])
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}

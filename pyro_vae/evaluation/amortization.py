@@ -1,4 +1,4 @@
-"""What lies between the ELBO and log p(x): guides refined for each datum, and the gap in its parts."""
+"""Guides refined for each datum, and the gap between ELBO and log p(x) in its parts."""
 
 from __future__ import annotations
 
@@ -297,6 +297,15 @@ def likelihood_gap(
         InputError: as the three of them.
 
     Source: Cremer et al. 2018, arXiv:1801.03558.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> few = {"refine_options": {"num_steps": 5}, "annealing_options": {"num_temperatures": 5, "num_chains": 2}}
+        >>> gap = pyro_vae.likelihood_gap(model, guide, torch.ones(2, 1, 8, 8), particles=(1, 10), compile="off", **few)
+        >>> gap.elbo.refined.shape, sorted(gap.importance)
+        (torch.Size([2]), [1, 10])
     """
     if not particles:
         raise InputError("particles must name at least one number of importance samples, such as 5000")

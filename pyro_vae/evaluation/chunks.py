@@ -1,4 +1,4 @@
-"""Going through data and particles in bounded memory, with draws that do not depend on the bound."""
+"""Evaluation in chunks of data and particles: in bounded memory, with the same draws whatever the bound."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which latent sites are codes, which of the codes are used, and how evenly."""
+"""Codes: which latent sites hold them, which of a codebook are in use, and how evenly."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.results import Result
 from pyro_vae.programs.checks import check_present
+from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.nodes import data_first, in_data_plate, is_deterministic
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import as_programs, prime
@@ -31,7 +32,7 @@ class CodeSite(NamedTuple):
 
     Attributes:
         num_codes: K; its values are 0 … K-1.
-        shape: of one datum's codes: (height, width), (length,), or () for a single one.
+        shape: of one datum's codes: (height, width) or (length,).
     """
 
     num_codes: int
@@ -56,19 +57,25 @@ def support_or_none(fn: Any) -> constraints.Constraint | None:
         return None
 
 
-def code_sites(nodes: Mapping[str, Site]) -> dict[str, CodeSite]:
+def code_sites(nodes: Mapping[str, Site], arguments: Collection[str] = ()) -> dict[str, CodeSite]:
     """The sites of codes among the nodes of a model's trace, in its order.
 
-    A code site is a latent site in the data plate whose distribution in the *model* is over integers 0 … K-1. (A
-    guide's may be a point mass, which knows no K.) The model is to be traced with its data: what it generates is
-    latent too.
+    A code site is a latent site in the data plate, of a grid or a sequence whose distribution in the *model* is over
+    integers 0 … K-1 at every position. (A guide's may be a point mass, which knows no K.) A single integer a datum, as
+    a class, is a value and no code; a quantizer of one position says so by an event of shape (1,). The model is to be
+    traced with its data: what it generates is latent too.
+
+    Args:
+        nodes: of the model's trace.
+        arguments: what the model takes; sites of these names are data or context (labels that are known of some data).
     """
     found = {}
     for name, node in nodes.items():
-        if is_latent(node) and in_data_plate(node):
+        if is_latent(node) and in_data_plate(node) and name not in arguments:
             num_codes = number_of_codes(node["fn"])
-            if num_codes is not None:
-                found[name] = CodeSite(num_codes, tuple(data_first(node["value"], node).shape[1:]))
+            shape = () if num_codes is None else tuple(data_first(node["value"], node).shape[1:])
+            if num_codes is not None and shape:
+                found[name] = CodeSite(num_codes, shape)
     return found
 
 
@@ -78,7 +85,7 @@ def sites_of_codes(model: Callable[..., Any], guide: Callable[..., Any], split: 
     with quiet(programs, split.batch(slice(0, 1)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
             check_present(program, batch, who)
-        return code_sites(prime(*programs, batch)[0].nodes)
+        return code_sites(prime(*programs, batch)[0].nodes, accepted_arguments(programs[0]) or ())
 
 
 BATCH = 500  # data that are encoded at once, at most
@@ -198,13 +205,21 @@ def code_statistics(
             support, sites that do not match, and a guide that gives codes which the model does not have.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937 (perplexity of a codebook).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> x = torch.rand(20, 3, 16, 16).mul(255).byte()
+        >>> codes = pyro_vae.evaluation.code_statistics(model, pyro_vae.guides.VQGuide(model), x).sites["codes"]
+        >>> codes.shape, codes.counts.sum()
+        ((4, 4), tensor(320))
     """
     positive("memory_budget", memory_budget)
     with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting, bounds=False) as (
         pair,
         split,
     ):
-        sites = code_sites(pair.traces(split.batch(slice(0, 1))).model.nodes)
+        sites = code_sites(pair.traces(split.batch(slice(0, 1))).model.nodes, accepted_arguments(pair.model) or ())
         counts = {n: torch.zeros(s.num_codes, dtype=torch.int64, device=split.device) for n, s in sites.items()}
         for batch in split.batches(_batch_size(pair, split, memory_budget)) if sites else ():
             trace = poutine.trace(pair.guide).get_trace(**batch)

@@ -1,4 +1,4 @@
-"""Where data lie in latent space, and the directions in which they spread."""
+"""Latents of data under the guide: means, draws, and the directions in which they spread."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def free_sites(
         counted: also sites of a single integer per datum, whose values can be counted.
 
     Returns:
-        names, in the guide's order.
+        names, in the order in which the model draws them.
     """
     split = as_split(data, model)
     programs = as_programs(model, guide)
@@ -117,10 +117,10 @@ def free_sites(
             check_present(program, batch, who)
         model_trace, guide_trace = prime(*programs, batch)
     found = []
-    for name, node in guide_trace.nodes.items():
-        if is_latent(node) and in_data_plate(node) and name in model_trace.nodes:
-            value = data_first(node["value"], node)
-            fn = model_trace.nodes[name]["fn"]
+    for name in model_trace.nodes:
+        node = guide_trace.nodes.get(name)
+        if node is not None and is_latent(node) and in_data_plate(node):
+            value, fn = data_first(node["value"], node), model_trace.nodes[name]["fn"]
             real = value.is_floating_point() and not is_discrete(fn)
             if (real or (counted and value.dim() == 1)) and not is_point_mass(fn):
                 found.append(name)

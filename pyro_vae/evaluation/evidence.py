@@ -114,6 +114,7 @@ def elbo(
     positive("memory_budget", memory_budget)
     likelihood: dict[str, Tensor] = {}
     kl: dict[str, Tensor] = {}
+    ordered: list[str] = []
     how = {"max_plate_nesting": max_plate_nesting}
     with evaluating(model, guide, data, seed, device, **how) as (programs, split):
         programs.refuse_point_masses()
@@ -123,6 +124,7 @@ def elbo(
         missed = torch.zeros(len(split), dtype=torch.bool, device=split.device)  # a draw is outside the prior's support
 
         def look(piece: Piece) -> None:
+            nonlocal ordered
             pair = piece.traces
 
             def add(terms: dict[str, Tensor], name: str, value: Tensor, site: Site) -> None:
@@ -137,6 +139,7 @@ def elbo(
                 add(kl, name, site_kl(q, p, analytic=name in closed)[0], q)
             for name, site in pair.guide_factors().items():  # of log q
                 add(kl, name, log_prob(site, scaled=False), site)
+            ordered = list(pair.in_model_order(kl))
             outside = outside_prior(pair)
             if outside is not None:
                 missed[piece.rows] |= outside.any(0)
@@ -144,5 +147,6 @@ def elbo(
         Chunks(programs, split, num_particles, memory_budget).run(look)
     parts = [{name: value.cpu() for name, value in terms.items()} for terms in (likelihood, kl)]
     per_datum = torch.as_tensor(sum(parts[0].values()) - sum(parts[1].values()))
+    parts[1] = {name: parts[1][name] for name in ordered}
     per_datum = per_datum.masked_fill(missed.cpu(), -torch.inf)
     return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts)

@@ -1,4 +1,4 @@
-"""Distributions of a guide that are the same for all particles: taken apart into tensors and put together again."""
+"""A cache of a guide's distributions that are the same for all particles, as tensors."""
 
 from __future__ import annotations
 

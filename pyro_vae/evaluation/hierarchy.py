@@ -1,4 +1,4 @@
-"""What each level of a hierarchy of latents adds."""
+"""The levels of a hierarchy of latents, and reconstructions from the first of them alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Split
-from pyro_vae.evaluation.codes import number_of_codes
+from pyro_vae.evaluation.codes import code_sites
 from pyro_vae.evaluation.encoding import posterior_samples
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.programs.checks import check_present
+from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.nodes import in_data_plate, is_point_mass
 from pyro_vae.programs.program import Batch, as_programs, prime
 from pyro_vae.programs.session import quiet
@@ -55,6 +56,7 @@ def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         for program, who in zip(programs, ("model", "guide"), strict=True):
             check_present(program, batch, who)
         nodes = prime(*programs, batch)[0].nodes
+    codes = code_sites(nodes, accepted_arguments(programs[0]) or ())
     levels: list[Level] = []
     for name, node in nodes.items():
         if not (is_latent(node) and in_data_plate(node)):
@@ -62,7 +64,7 @@ def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         if levels and is_point_mass(node["fn"]) and node["value"].is_floating_point():
             levels[-1] = levels[-1]._replace(functions=(*levels[-1].functions, name))
         else:
-            levels.append(Level(name, (), number_of_codes(node["fn"]) is not None))
+            levels.append(Level(name, (), name in codes))
     return levels
 
 

@@ -1,4 +1,4 @@
-"""Moving through latent space: between points, and along directions that stand for attributes."""
+"""Interpolation between points of latent space, and directions that stand for attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each latent site, and each of its units, says about the data."""
+"""KL and activity of each latent site and of each of its units."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def latent_statistics(
         def look(piece: Piece) -> None:
             pair = piece.traces
             analytic = analytic_sites(pair)
-            sites = {name: (q, p) for name, (q, p) in pair.latent().items() if p is not None}
+            sites = pair.in_model_order({n: (q, p) for n, (q, p) in pair.latent().items() if p is not None})
             _check_known(free_bits, sites)
             for name, (q, p) in sites.items():
                 sums.setdefault(name, _Sums()).add(piece, q, p, analytic=name in analytic)

@@ -1,4 +1,4 @@
-"""What guides share: reading a model's shapes, and running its top-down pass with posteriors."""
+"""Helpers of guides: a model's data and latent shapes, and its top-down pass run with posteriors."""
 
 from __future__ import annotations
 

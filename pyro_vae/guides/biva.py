@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.guides.base import draw_top_down
 from pyro_vae.guides.ladder import residual
 from pyro_vae.models.biva import BIVA
@@ -37,6 +37,13 @@ class BIVAGuide(PyroModule):
         InputError: for a model that is no BIVA, an unknown activation or parameterization.
 
     Source: Maaløe et al. 2019, arXiv:1902.02102; Vahdat & Kautz 2020, arXiv:2007.03898 (residual).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.BIVA((1, 8, 8), latent_dims=(4, 2), widths=(8, 8), strides=(2, 1), num_blocks=1)
+        >>> guide = pyro_vae.guides.BIVAGuide(model, num_blocks=1)
+        >>> {name: tuple(z.shape) for name, z in pyro_vae.encode(model, guide, torch.ones(5, 1, 8, 8)).items()}
+        {'z1_bu': (5, 4), 'z2': (5, 2), 'z1_td': (5, 4)}
     """
 
     def __init__(
@@ -52,8 +59,7 @@ class BIVAGuide(PyroModule):
             raise InputError(f"BIVAGuide is for models.BIVA, got {type(model).__name__}; LadderGuide fits others")
         if parameterization not in ("absolute", "residual"):
             raise unknown("parameterization", parameterization, ("absolute", "residual"))
-        if num_blocks < 1:
-            raise InputError(f"num_blocks must be a positive integer, got {num_blocks}")
+        positive("num_blocks", num_blocks)
         act, shapes, sizes = make_activation(activation), model.shapes, model.latent_dims
         self.model, self.parameterization, self.num_stages = model, parameterization, len(sizes)
         below_top = range(len(sizes) - 1)

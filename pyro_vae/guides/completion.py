@@ -1,4 +1,4 @@
-"""The recognition model of completion, and the guide of a model without latents."""
+"""The guide of completion models, and the empty guide of models without latents."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.distributions import diagonal_normal
 from pyro_vae.errors import below_one
 from pyro_vae.models.completion import CompletionVAE, visible
-from pyro_vae.networks import make_encoder
+from pyro_vae.networks import diagonal_normal, make_encoder
 
 
 class CompletionGuide(PyroModule):
@@ -28,6 +27,14 @@ class CompletionGuide(PyroModule):
         min_scale: lower bound of sigma.
 
     Source: Sohn et al. 2015, NeurIPS 28.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.CompletionGuide(model, hidden_dims=(16,))
+        >>> x, mask = torch.ones(5, 1, 8, 8), torch.arange(8).expand(5, 1, 8, 8) < 4
+        >>> pyro_vae.encode(model, guide, {"x": x, "y": x, "mask": mask})["z"].shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -48,11 +55,20 @@ class CompletionGuide(PyroModule):
         """Sample z given data ``x``, their observed part ``y`` and ``mask``, each (batch, *data_shape)."""
         features = self.encoder(torch.cat([x, visible(y, mask)], -self.rank))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
-            return pyro.sample("z", diagonal_normal(features, self.min_scale))
+            return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))
 
 
 class EmptyGuide(PyroModule):
-    """The guide of a model without latents: it samples nothing, so that the ELBO is log p(x) itself."""
+    """The guide of a model without latents: it samples nothing, so that the ELBO is log p(x) itself.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionBaseline((1, 8, 8), baseline_hidden_dims=(16,))
+        >>> x, mask = torch.ones(5, 1, 8, 8), torch.arange(8).expand(5, 1, 8, 8) < 4
+        >>> batch = {"x": x, "y": x, "mask": mask}
+        >>> pyro_vae.log_likelihood(model, pyro_vae.guides.EmptyGuide(), batch, progress=False).per_datum.shape
+        torch.Size([5])
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,10 +8,9 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.distributions import diagonal_normal
 from pyro_vae.errors import below_one
 from pyro_vae.models.conditional import ConditionalVAE
-from pyro_vae.networks import ConditionalEncoder
+from pyro_vae.networks import ConditionalEncoder, diagonal_normal
 
 
 class ConditionalGuide(PyroModule):
@@ -28,6 +27,14 @@ class ConditionalGuide(PyroModule):
         min_scale: lower bound of sigma.
 
     Source: Sohn et al. 2015, NeurIPS 28.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.ConditionalVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.ConditionalGuide(model, hidden_dims=(16,))
+        >>> batch = {"x": torch.ones(5, 1, 8, 8), "y": torch.arange(5)}
+        >>> pyro_vae.encode(model, guide, batch)["z"].shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -52,4 +59,4 @@ class ConditionalGuide(PyroModule):
         """Sample z given data ``x`` (batch, *data_shape) and their context ``y`` (batch, ...)."""
         features = self.encoder(x, self.condition(y))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
-            return pyro.sample("z", diagonal_normal(features, self.min_scale))
+            return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))

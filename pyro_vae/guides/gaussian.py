@@ -10,11 +10,10 @@ import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from pyro_vae.errors import below_one
 from pyro_vae.guides.base import data_and_latent_shapes
-from pyro_vae.networks import make_encoder
+from pyro_vae.networks import diagonal_normal, make_encoder
 
 
 class GaussianGuide(PyroModule):
@@ -36,6 +35,13 @@ class GaussianGuide(PyroModule):
             not in the data plate.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> pyro_vae.encode(model, guide, torch.ones(5, 1, 8, 8))["z"].shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -51,19 +57,17 @@ class GaussianGuide(PyroModule):
         data_shape, latents = data_and_latent_shapes(model, data_site)
         self.latent_shapes = latents
         self.min_scale = below_one("min_scale", min_scale)
-        self.shift = math.log(math.expm1(1.0 - min_scale))  # softplus(shift) = 1 - min_scale
         size = sum(math.prod(shape) for shape in latents.values())
         self.encoder = make_encoder(encoder, data_shape, hidden_dims, 2 * size, activation)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given data ``x`` (batch, *data_shape)."""
-        loc, raw = self.encoder(x).chunk(2, dim=-1)  # each (batch, total latent size)
-        scale = softplus(raw + self.shift) + self.min_scale
+        q = diagonal_normal(self.encoder(x), self.min_scale)  # (batch, total latent size)
         sizes = [math.prod(shape) for shape in self.latent_shapes.values()]
         samples = {}
         with pyro.plate("data", x.shape[0], dim=-1):
             for (name, shape), m, s in zip(
-                self.latent_shapes.items(), loc.split(sizes, -1), scale.split(sizes, -1), strict=True
+                self.latent_shapes.items(), q.loc.split(sizes, -1), q.scale.split(sizes, -1), strict=True
             ):
                 event = m.shape[:-1] + shape  # (batch, *event shape of the site)
                 normal = dist.Normal(m.reshape(event), s.reshape(event))

@@ -31,6 +31,13 @@ class HierarchicalGuide(PyroModule):
         InputError: if the model's latents are not real vectors in the data plate, or not as many as hidden_dims.
 
     Source: Burda et al. 2016, arXiv:1509.00519.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.HierarchicalVAE((1, 8, 8), latent_dims=(4, 2), hidden_dims=(16, 8))
+        >>> guide = pyro_vae.guides.HierarchicalGuide(model, hidden_dims=(16, 8))
+        >>> {name: tuple(z.shape) for name, z in pyro_vae.encode(model, guide, torch.ones(5, 1, 8, 8)).items()}
+        {'z1': (5, 4), 'z2': (5, 2)}
     """
 
     def __init__(

@@ -48,6 +48,13 @@ class LadderGuide(PyroModule):
             for an unknown merge.
 
     Source: Sønderby et al. 2016, arXiv:1602.02282; Vahdat & Kautz 2020, arXiv:2007.03898 (residual).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.HierarchicalVAE((1, 8, 8), latent_dims=(4, 2), hidden_dims=(16, 8))
+        >>> guide = pyro_vae.guides.LadderGuide(model, hidden_dims=(16, 8))
+        >>> {name: tuple(z.shape) for name, z in pyro_vae.encode(model, guide, torch.ones(5, 1, 8, 8)).items()}
+        {'z2': (5, 2), 'z1': (5, 4)}
     """
 
     def __init__(

@@ -26,14 +26,21 @@ class VQGuide(PyroModule):
         channels: of the encoder's features; the model's decoder's if not given.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937, equations 1-3.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> guide = pyro_vae.guides.VQGuide(model)
+        >>> pyro_vae.encode(model, guide, torch.ones(5, 3, 16, 16))["codes"].shape
+        torch.Size([5, 4, 4])
     """
 
     def __init__(self, model: VQVAE, channels: int | None = None) -> None:
         super().__init__()
-        width, blocks, block_channels = model.widths
+        own, num_blocks, block_channels = model.widths
         self.model = model
-        self.encoder = GridEncoder(model.data_shape, channels or width, model.halvings, blocks, block_channels)
-        self.to_codes = CONV[len(model.grid)](channels or width, model.quantizer.dim, 1)
+        self.encoder = GridEncoder(model.data_shape, channels or own, model.halvings, num_blocks, block_channels)
+        self.to_codes = CONV[len(model.grid)](channels or own, model.quantizer.dim, 1)
 
     def forward(self, x: Tensor) -> None:
         """Sample the codes of data ``x`` (batch, *data_shape)."""
@@ -50,8 +57,8 @@ def sample_quantized(level: str, quantized: Quantized, rank: int) -> Tensor:
         quantized: codes ``(batch, *grid)``, z ``(batch, D, *grid)``, penalty ``(batch,)``.
         rank: of the grid.
     """
-    told = {"report": {"perplexity": quantized.perplexity, "usage": quantized.usage}}
-    pyro.sample(f"codes{level}", dist.Delta(quantized.codes, event_dim=rank), infer=told)
+    report = {"report": {"perplexity": quantized.perplexity, "usage": quantized.usage}}
+    pyro.sample(f"codes{level}", dist.Delta(quantized.codes, event_dim=rank), infer=report)
     z = pyro.sample(f"z{level}", dist.Delta(quantized.z, event_dim=rank + 1))
     penalty(f"quantization{level}", quantized.penalty)
     return z

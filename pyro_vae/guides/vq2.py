@@ -24,16 +24,23 @@ class VQ2Guide(PyroModule):
         model: whose quantizers it uses.
 
     Source: Razavi et al. 2019, arXiv:1906.00446, algorithm 1.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE2((3, 16, 16), num_codes=(32, 16), code_dim=4, channels=8)
+        >>> latents = pyro_vae.encode(model, pyro_vae.guides.VQ2Guide(model), torch.ones(5, 3, 16, 16))
+        >>> latents["codes_top"].shape, latents["codes_bottom"].shape
+        (torch.Size([5, 4, 4]), torch.Size([5, 8, 8]))
     """
 
     def __init__(self, model: VQVAE2) -> None:
         super().__init__()
-        channels, blocks, block_channels = model.widths
+        channels, num_blocks, block_channels = model.widths
         self.model, self.data_shape = model, model.data_shape
         self.encoders, self.maps, self.down = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         shape = model.data_shape
         for i, level in enumerate(model.levels):
-            self.encoders[level] = GridEncoder(shape, channels, model.halvings[i], blocks, block_channels)
+            self.encoders[level] = GridEncoder(shape, channels, model.halvings[i], num_blocks, block_channels)
             shape = self.encoders[level].out_shape
             quantizer, is_top = model.quantizers[level], i == len(model.levels) - 1
             given = 0 if is_top else channels  # of c_{l+1}
@@ -41,7 +48,7 @@ class VQ2Guide(PyroModule):
             if i:
                 finer = (channels, *model.grids[i - 1])
                 self.down[level] = GridDecoder(
-                    quantizer.dim + given, finer, channels, model.halvings[i], blocks, block_channels
+                    quantizer.dim + given, finer, channels, model.halvings[i], num_blocks, block_channels
                 )
 
     def forward(self, x: Tensor) -> None:

@@ -1,7 +1,6 @@
 from .base import Likelihood as Likelihood
 from .bernoulli import Bernoulli as Bernoulli
 from .categorical import Categorical as Categorical
-from .categorical import Categorical256 as Categorical256
 from .discretized_logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .location_scale import Gaussian as Gaussian
 from .location_scale import Laplace as Laplace

@@ -1,4 +1,4 @@
-"""What every likelihood is: a module from decoder features to a distribution over the data."""
+"""The base class of likelihoods: modules from decoder features to a distribution over the data."""
 
 from __future__ import annotations
 
@@ -62,6 +62,18 @@ class Likelihood(nn.Module):
     Attributes:
         num_parameters: how many numbers the decoder must give per element of the data.
         support: the constraint, elementwise, on the data that the likelihood is defined for.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_vae.likelihoods import Likelihood
+        >>> class Poisson(Likelihood):
+        ...     num_parameters, support = 1, dist.constraints.nonnegative_integer
+        ...     def forward(self, features, event_dim=3):
+        ...         (log_rate,) = self.split(features, event_dim)
+        ...         return dist.Poisson(log_rate.exp()).to_event(event_dim)
+        >>> Poisson()(torch.zeros(5, 1, 8, 8)).event_shape
+        torch.Size([1, 8, 8])
     """
 
     num_parameters: int = 1

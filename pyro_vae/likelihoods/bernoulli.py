@@ -1,4 +1,4 @@
-"""Binary data."""
+"""The Bernoulli likelihood, for binary data."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ class Bernoulli(Likelihood):
     """x in {0, 1}:  log p(x) = x log p + (1 - x) log(1 - p) nats,  with the features as logits of p.
 
     Grey data are no data of this likelihood: binarize them.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import Bernoulli
+        >>> p = Bernoulli()(torch.zeros(5, 1, 8, 8))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([5]), torch.Size([1, 8, 8]))
     """
 
     support = constraints.boolean

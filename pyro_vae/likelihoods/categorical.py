@@ -1,4 +1,4 @@
-"""Grey levels, each with a probability of its own."""
+"""The categorical likelihood, for grey levels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import DiscretizedCategorical, Levels
+from pyro_vae.distributions import DiscretizedCategorical, GreyLevels
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods.base import Likelihood, tilted_logits
 
@@ -21,6 +21,13 @@ class Categorical(Likelihood):
 
     Raises:
         InputError: if there are fewer than 2 levels.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import Categorical
+        >>> p = Categorical(num_levels=16)(torch.zeros(5, 16 * 3, 8, 8))  # 16 logits for each of 3 colours
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([5]), torch.Size([3, 8, 8]))
     """
 
     def __init__(self, num_levels: int = 256) -> None:
@@ -29,7 +36,7 @@ class Categorical(Likelihood):
             raise InputError(f"num_levels: a grey scale needs at least 2 levels, got {num_levels}")
         self.num_levels = num_levels
         self.num_parameters = num_levels
-        self.support = Levels(num_levels)
+        self.support = GreyLevels(num_levels)
 
     def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
         """The distribution over levels of the logits ``(..., K * C, *rest)``."""
@@ -40,8 +47,3 @@ class Categorical(Likelihood):
         """Logits of the distribution of greatest entropy with that mean, ``(K * C, *rest)``."""
         logits = tilted_logits(torch.linspace(0, 1, self.num_levels), mean)  # (K, C, *rest)
         return logits.flatten(0, 1)
-
-
-def Categorical256() -> Categorical:
-    """The :class:`Categorical` likelihood of bytes: 256 levels."""
-    return Categorical(256)

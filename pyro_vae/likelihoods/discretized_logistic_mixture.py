@@ -1,4 +1,4 @@
-"""Grey levels under a mixture of logistics."""
+"""The discretized mixture of logistics as a likelihood, for grey levels."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ class DiscretizedLogisticMixture(Likelihood):
 
     Raises:
         InputError: if there is no component, or fewer than 2 levels.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import DiscretizedLogisticMixture
+        >>> likelihood = DiscretizedLogisticMixture(num_components=5)
+        >>> p = likelihood(torch.zeros(2, likelihood.num_parameters * 3, 8, 8))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([2]), torch.Size([3, 8, 8]))
     """
 
     def __init__(self, num_components: int = 10, num_levels: int = 256) -> None:
@@ -40,7 +48,7 @@ class DiscretizedLogisticMixture(Likelihood):
         self.num_components = num_components
         self.num_levels = num_levels
         self.num_parameters = 3 * num_components
-        self.support = distributions.Levels(num_levels)
+        self.support = distributions.GreyLevels(num_levels)
 
     def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
         """The mixture of the features ``(..., 3M * C, *rest)``."""

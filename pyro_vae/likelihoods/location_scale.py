@@ -1,4 +1,4 @@
-"""Real data with Gaussian or Laplace noise: a location per element; a scale fixed, learned, or per element."""
+"""Gaussian and Laplace likelihoods, for real data, with a scale that is fixed, learned, or one per element."""
 
 from __future__ import annotations
 
@@ -77,6 +77,13 @@ class Gaussian(LocationScale):
 
     ``Gaussian(scale, min_scale)``: the scale s is the standard deviation, in the data's units; fixed, one
     learned scalar, or per pixel. See :class:`LocationScale` for the arguments and the lower bound.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import Gaussian
+        >>> p = Gaussian("per_pixel")(torch.zeros(5, 2 * 3, 8, 8))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([5]), torch.Size([3, 8, 8]))
     """
 
     family = dist.Normal
@@ -87,6 +94,13 @@ class Laplace(LocationScale):
 
     ``Laplace(scale, min_scale)``: the scale s is the mean absolute deviation, in the data's units; fixed, one
     learned scalar, or per pixel. See :class:`LocationScale` for the arguments and the lower bound.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import Laplace
+        >>> p = Laplace("learned")(torch.zeros(5, 3, 8, 8))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([5]), torch.Size([3, 8, 8]))
     """
 
     family = dist.Laplace

@@ -1,4 +1,4 @@
-"""Grey data under a logit-Laplace distribution."""
+"""The logit-Laplace likelihood, for grey data between 0 and 1."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ class LogitLaplace(Likelihood):
         InputError: unless 0 <= epsilon < 1/2.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092, appendix A.3.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import LogitLaplace
+        >>> p = LogitLaplace()(torch.zeros(5, 2 * 3, 8, 8))
+        >>> p.event_shape, p.mean[0, 0, 0, 0]
+        (torch.Size([3, 8, 8]), tensor(0.5000))
     """
 
     num_parameters = 2

@@ -1,4 +1,4 @@
-"""What the package's generative models share: the data plate, and what models of codes are given."""
+"""Base classes of generative models: the data plate, the start of the output bias, priors over codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.priors import Prior
 from pyro_vae.programs.context import Context
@@ -26,6 +26,17 @@ class GenerativeModel(PyroModule):
         data_shape: shape of one datum.
         likelihood: p(x | features).
         context: what is accepted as context, by argument name.
+
+    Example:
+        >>> import pyro, pyro_vae, torch
+        >>> import pyro.distributions as dist
+        >>> class Scaled(pyro_vae.models.GenerativeModel):
+        ...     def forward(self, x=None, *, num_samples=1):
+        ...         with self.data_plate(x, num_samples):
+        ...             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))  # (..., batch, 2)
+        ...             return pyro.sample("x", dist.Normal(2 * z, 0.1).to_event(1), obs=x)
+        >>> pyro_vae.sample(Scaled(), 5)["x"].shape
+        torch.Size([5, 2])
     """
 
     data_shape: tuple[int, ...]
@@ -44,13 +55,10 @@ class GenerativeModel(PyroModule):
         Raises:
             InputError: if num_samples is not a positive integer.
         """
-        if data is not None:
-            return pyro.plate("data", data.shape[0], dim=-1)
-        if num_samples < 1:
-            raise InputError(f"num_samples must be a positive integer, got {num_samples}")
-        return pyro.plate("data", num_samples, dim=-1)
+        size = positive("num_samples", num_samples) if data is None else data.shape[0]
+        return pyro.plate("data", size, dim=-1)
 
-    def start_at(self, decoder: nn.Module, mean: Tensor | None) -> None:
+    def init_output_bias(self, decoder: nn.Module, mean: Tensor | None) -> None:
         """Let a decoder's output bias start where the likelihood has the data's mean.
 
         Args:
@@ -68,31 +76,41 @@ class GenerativeModel(PyroModule):
             decoder.set_output_bias(self.likelihood.initial_bias(mean))
 
 
-def given_to(priors: nn.ModuleDict) -> dict[str, Context]:
-    """What priors over codes make a model take: a label ``y``, and a ``text``, which is drawn if it is not given."""
-    declared = {k: v for prior in priors.values() if isinstance(prior, Prior) for k, v in prior.context.items()}
-    given = {name: declared[name] for name in ("y", "text") if name in declared}
-    if _with_text(priors) is not None:
-        given["text"] = replace(given["text"], drawn=True)
-    return given
+class LatentCodeModel(GenerativeModel):
+    """A generative model whose latents are codes, with priors over them that can be replaced by learned ones.
 
-
-def sample_text(priors: nn.ModuleDict, text: Tensor | None) -> Tensor | None:
-    """text ~ p(text) of the first prior that has one, observed if it is given: the site ``text``.
-
-    So a model with such a prior is one of data and texts together, log p(x, text). Without one there is no site.
-
-    Args:
+    Attributes:
         priors: over the codes, by site, the coarsest first.
-        text: ``(batch, text_length)`` int64; None: to be drawn.
-
-    Returns:
-        the text that the priors are to be given.
     """
-    prior = _with_text(priors)
-    return text if prior is None else pyro.sample("text", prior.text(), obs=text)
 
+    priors: nn.ModuleDict
 
-def _with_text(priors: nn.ModuleDict) -> Prior | None:
-    """The first prior that is one over texts, too."""
-    return next((prior for prior in priors.values() if isinstance(prior, Prior) and prior.draws_text), None)
+    @property
+    def context(self) -> dict[str, Context]:  # type: ignore[override]
+        """What the priors are given: a class label ``y``, and a ``text``, which is drawn if it is not given."""
+        declared = {k: v for prior in self._learnable() for k, v in prior.context.items()}
+        given = {name: declared[name] for name in ("y", "text") if name in declared}
+        if self._prior_of_text() is not None:
+            given["text"] = replace(given["text"], drawn=True)
+        return given
+
+    def sample_text(self, text: Tensor | None) -> Tensor | None:
+        """text ~ p(text) of the first prior that has one, observed if it is given: the site ``text``.
+
+        So a model with such a prior is one of data and texts together, log p(x, text). Without one there is no site.
+
+        Args:
+            text: ``(batch, text_length)`` int64; None: to be drawn.
+
+        Returns:
+            the text that the priors are to be given.
+        """
+        prior = self._prior_of_text()
+        return text if prior is None else pyro.sample("text", prior.text(), obs=text)
+
+    def _learnable(self) -> list[Prior]:
+        return [prior for prior in self.priors.values() if isinstance(prior, Prior)]
+
+    def _prior_of_text(self) -> Prior | None:
+        """The first prior that is one over texts, too."""
+        return next((prior for prior in self._learnable() if prior.draws_text), None)

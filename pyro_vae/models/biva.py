@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.models.hierarchical import check_layers
@@ -45,6 +45,12 @@ class BIVA(GenerativeModel):
             activation, a data_mean of another shape.
 
     Source: Maaløe et al. 2019, arXiv:1902.02102.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.BIVA((1, 8, 8), latent_dims=(4, 2), widths=(8, 8), strides=(2, 1), num_blocks=1)
+        >>> {name: tuple(value.shape) for name, value in pyro_vae.sample(model, 5).items() if name.startswith("z")}
+        {'z2': (5, 2), 'z1_bu': (5, 4), 'z1_td': (5, 4)}
     """
 
     def __init__(
@@ -61,8 +67,7 @@ class BIVA(GenerativeModel):
     ) -> None:
         super().__init__()
         check_layers(latent_dims, widths)
-        if num_blocks < 1:
-            raise InputError(f"num_blocks must be a positive integer, got {num_blocks}")
+        positive("num_blocks", num_blocks)
         self.data_shape, self.latent_dims = tuple(data_shape), tuple(latent_dims)
         self.shapes = stage_shapes(self.data_shape, widths, strides)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
@@ -78,7 +83,7 @@ class BIVA(GenerativeModel):
         inner = shapes[0] if strides is None else (widths[0], *self.data_shape[1:])
         self.decoder = FeatureOutput(shapes[0], inner, self.feature_shape, act)
         self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self) -> dist.Distribution:
         """p(z_L) = N(0, I)."""

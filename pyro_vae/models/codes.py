@@ -1,4 +1,4 @@
-"""A prior over codes (and texts) as a generative model, of codes that are data."""
+"""Models whose data are codes: what a learned prior is trained as."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ class CodeModel(PyroModule):
 
     Args:
         prior: over the codes, which are the data ``x`` ``(batch, *grid)``, int64.
+
+    Example:
+        >>> import pyro_vae
+        >>> prior = pyro_vae.priors.GatedPixelCNN(num_codes=6, shape=(4, 4), channels=8, num_layers=2)
+        >>> model, guide = pyro_vae.models.CodeModel(prior), pyro_vae.guides.EmptyGuide()
+        >>> codes = pyro_vae.sample(model, 20)["x"]
+        >>> codes.shape, pyro_vae.ELBO().differentiable_loss(model, guide, x=codes).shape  # of -log p(codes)
+        (torch.Size([20, 4, 4]), torch.Size([]))
     """
 
     def __init__(self, prior: Prior) -> None:
@@ -43,6 +51,14 @@ class TextCodeModel(PyroModule):
 
     Args:
         prior: over the codes, the data ``x`` ``(batch, *grid)``, and over the data ``text`` ``(batch, text_length)``.
+
+    Example:
+        >>> import pyro_vae
+        >>> sizes = {"width": 8, "num_layers": 1, "heads": 2}
+        >>> prior = pyro_vae.priors.TransformerPrior(6, (4, 4), text_length=3, num_words=5, **sizes)
+        >>> drawn = pyro_vae.sample(pyro_vae.models.TextCodeModel(prior), 2, site="x")
+        >>> drawn["text"].shape, drawn["x"].shape
+        (torch.Size([2, 3]), torch.Size([2, 4, 4]))
     """
 
     def __init__(self, prior: Prior) -> None:

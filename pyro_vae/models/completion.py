@@ -1,4 +1,4 @@
-"""Completion of data of which a part is observed: the baseline network, and the conditional model around it."""
+"""Models that complete data of which a part is observed: a baseline network, and a VAE around it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.distributions import completed, diagonal_normal
-from pyro_vae.errors import InputError
+from pyro_vae.distributions import completed
+from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.networks import make_decoder, make_encoder
+from pyro_vae.networks import diagonal_normal, make_decoder, make_encoder
 from pyro_vae.programs.context import Context
 
 
@@ -42,6 +42,14 @@ class CompletionBaseline(GenerativeModel):
         InputError: for an unknown network or activation, or a data_mean of another shape.
 
     Source: Sohn et al. 2015, NeurIPS 28: the baseline NN of table 1.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionBaseline((1, 8, 8), baseline_hidden_dims=(16,))
+        >>> y, mask = torch.ones(3, 1, 8, 8), torch.arange(8).expand(3, 1, 8, 8) < 4  # the left half is observed
+        >>> x = pyro_vae.sample(model, 3, batch={"y": y, "mask": mask})["x"]
+        >>> x.shape, bool((x[mask] == 1).all())
+        (torch.Size([3, 1, 8, 8]), True)
     """
 
     def __init__(
@@ -62,13 +70,13 @@ class CompletionBaseline(GenerativeModel):
         }
         size = math.prod(self.data_shape)
         self.baseline = make_decoder(baseline, size, baseline_hidden_dims, self.feature_shape, activation)
-        self.start_at(self.baseline, data_mean)
+        self.init_output_bias(self.baseline, data_mean)
 
     def guess(self, seen: Tensor) -> Tensor:
         """The baseline's features ``(batch, P * channels, height, width)`` of what is visible, of y's shape."""
         return self.baseline(seen.flatten(-len(self.data_shape)))
 
-    def given(self, features: Tensor, y: Tensor, mask: Tensor) -> dist.Distribution:
+    def completed(self, features: Tensor, y: Tensor, mask: Tensor) -> dist.Distribution:
         """p(x | ., y): the elements of y where ``mask``, the likelihood of the features elsewhere."""
         return completed(self.likelihood(features, len(self.data_shape)), y, mask)
 
@@ -76,7 +84,7 @@ class CompletionBaseline(GenerativeModel):
         """Run the program on data ``x``, or complete each ``y`` (batch, *data_shape) where ``mask`` is False."""
         features = self.guess(visible(y, mask))
         with self.data_plate(y):
-            return pyro.sample("x", self.given(features, y, mask), obs=x)
+            return pyro.sample("x", self.completed(features, y, mask), obs=x)
 
 
 class CompletionVAE(CompletionBaseline):
@@ -101,6 +109,14 @@ class CompletionVAE(CompletionBaseline):
         InputError: for unknown networks or activations, a non-positive latent_dim, a data_mean of another shape.
 
     Source: Sohn et al. 2015, NeurIPS 28, section 4.1 (where the decoder, too, is a network of its own).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> y, mask = torch.ones(3, 1, 8, 8), torch.arange(8).expand(3, 1, 8, 8) < 4  # the left half is observed
+        >>> drawn = pyro_vae.sample(model, 3, batch={"y": y, "mask": mask})
+        >>> drawn["z"].shape, drawn["x"].shape
+        (torch.Size([3, 2]), torch.Size([3, 1, 8, 8]))
     """
 
     def __init__(
@@ -118,9 +134,7 @@ class CompletionVAE(CompletionBaseline):
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__(data_shape, likelihood, baseline, baseline_hidden_dims, activation, data_mean)
-        if latent_dim < 1:
-            raise InputError(f"latent_dim must be a positive integer, got {latent_dim}")
-        self.latent_dim = latent_dim
+        self.latent_dim = positive("latent_dim", latent_dim)
         channels, *rest = self.data_shape
         two = (2 * channels, *rest)  # what is visible, and the prediction
         self.prior_network = make_encoder(prior, two, prior_hidden_dims, 2 * latent_dim, activation)
@@ -131,10 +145,10 @@ class CompletionVAE(CompletionBaseline):
         rank = len(self.data_shape)
         seen = visible(y, mask)
         guess = self.guess(seen)  # (batch, P * channels, height, width)
-        b = self.given(guess, y, mask).mean  # (batch, *data_shape)
+        b = self.completed(guess, y, mask).mean  # (batch, *data_shape)
         with self.data_plate(y):
             pyro.deterministic("prediction", b, event_dim=rank)
             moments = self.prior_network(torch.cat([seen, b], -rank))  # (batch, 2 * latent_dim)
-            z = pyro.sample("z", diagonal_normal(moments))  # (..., batch, latent_dim)
+            z = pyro.sample("z", diagonal_normal(moments).to_event(1))  # (..., batch, latent_dim)
             features = guess + self.decoder(z)  # (..., batch, P * channels, height, width)
-            return pyro.sample("x", self.given(features, y, mask), obs=x)
+            return pyro.sample("x", self.completed(features, y, mask), obs=x)

@@ -9,11 +9,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.distributions import diagonal_normal
-from pyro_vae.errors import InputError
+from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.networks import MLP, Condition, OneHot, make_decoder
+from pyro_vae.networks import MLP, Condition, OneHot, diagonal_normal, make_decoder
 
 
 class ConditionalVAE(GenerativeModel):
@@ -41,6 +40,12 @@ class ConditionalVAE(GenerativeModel):
 
     Source: Sohn et al. 2015, "Learning structured output representation using deep conditional generative models",
     NeurIPS 28, equation 4.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.ConditionalVAE((1, 8, 8), pyro_vae.networks.OneHot(10), latent_dim=2)
+        >>> pyro_vae.sample(model, 3, batch={"y": torch.tensor([0, 1, 9])})["x"].shape
+        torch.Size([3, 1, 8, 8])
     """
 
     def __init__(
@@ -56,10 +61,8 @@ class ConditionalVAE(GenerativeModel):
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim must be a positive integer, got {latent_dim}")
         self.data_shape = tuple(data_shape)
-        self.latent_dim = latent_dim
+        self.latent_dim = positive("latent_dim", latent_dim)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.condition = condition if condition is not None else OneHot(10)
         self.context = {"y": self.condition.accepts}
@@ -67,11 +70,11 @@ class ConditionalVAE(GenerativeModel):
         self.decoder = make_decoder(
             decoder, latent_dim + self.condition.dim, hidden_dims, self.feature_shape, activation
         )
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self, c: Tensor) -> dist.Distribution:
         """p(z | y) of the features c(y) ``(batch, condition.dim)``, event shape (latent_dim,)."""
-        return diagonal_normal(self.prior_network(c))
+        return diagonal_normal(self.prior_network(c)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, y: Tensor) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each ``y`` (batch, ...)."""

@@ -1,4 +1,4 @@
-"""Which text belongs to which image: a contrastive model of pairs."""
+"""A contrastive model of images and texts, as CLIP's: which text belongs to which image."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ class ContrastiveModel(PyroModule):
         InputError: if the image is too small for the stages, or the heads cannot share the width.
 
     Source: Radford et al. 2021, arXiv:2103.00020 (temperature 0.07 at first, e^t at most 100).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.ContrastiveModel((3, 8, 8), vocabulary_size=10, text_length=4, dim=16)
+        >>> images, text = torch.rand(5, 3, 8, 8), torch.randint(10, (5, 4))
+        >>> model.embed_images(images).shape, model.score(images, text).shape
+        (torch.Size([5, 16]), torch.Size([5]))
     """
 
     def __init__(

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import RelaxedUniformCodes
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Likelihood, LogitLaplace
-from pyro_vae.models.base import GenerativeModel, given_to, sample_text
+from pyro_vae.models.base import LatentCodeModel
 from pyro_vae.networks.grids import grid_shape
 from pyro_vae.networks.pyramid import PyramidDecoder
 from pyro_vae.priors import UniformPrior
-from pyro_vae.programs.context import Context
 
 
-class DVAE(GenerativeModel):
+class DVAE(LatentCodeModel):
     r"""codes ~ p(codes);  x | codes ~ likelihood(decoder(e[codes])); in training mode mixtures of codes.
 
     .. math:: p(codes) = K^{-N} \text{ or a learned prior}, \quad
@@ -35,12 +34,12 @@ class DVAE(GenerativeModel):
 
     Args:
         data_shape: shape of one datum, (channels, height, width) or (channels, length); its sides must be multiples of
-            ``2 ** (groups - 1)``.
+            ``2 ** halvings``.
         num_codes: K.
         code_dim: D, dimensions of a code's vector.
-        width: n, channels of the finest group of the networks; the others have n 2^i.
-        groups: of the networks; the grid has ``2 ** -(groups - 1)`` of the data's sides.
-        blocks: residual blocks in a group.
+        halvings: the grid has ``2 ** -halvings`` of the data's sides; the networks have a group of blocks more.
+        channels: n, of the finest group of the networks; the others have n 2^i.
+        num_blocks: residual blocks in a group.
         likelihood: p(x | decoder features); logit-Laplace if not given.
         temperature: of the relaxed prior.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts at its mean.
@@ -49,6 +48,13 @@ class DVAE(GenerativeModel):
         InputError: if the data do not divide into a grid; for sizes that are not positive.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092, section 2.1 and appendix A.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.DVAE((3, 16, 16), num_codes=32, code_dim=4, halvings=2, channels=8)
+        >>> drawn = pyro_vae.sample(model, 5)
+        >>> drawn["codes"].shape, drawn["x"].shape
+        (torch.Size([5, 4, 4]), torch.Size([5, 3, 16, 16]))
     """
 
     temperature: Tensor
@@ -58,9 +64,9 @@ class DVAE(GenerativeModel):
         data_shape: Sequence[int],
         num_codes: int = 8192,
         code_dim: int = 128,
-        width: int = 256,
-        groups: int = 4,
-        blocks: int = 2,
+        halvings: int = 3,
+        channels: int = 256,
+        num_blocks: int = 2,
         likelihood: Likelihood | None = None,
         temperature: float = 1.0,
         data_mean: Tensor | None = None,
@@ -68,20 +74,13 @@ class DVAE(GenerativeModel):
         super().__init__()
         self.data_shape = tuple(data_shape)
         self.likelihood = likelihood if likelihood is not None else LogitLaplace()
-        self.grid = grid_shape(data_shape, groups - 1, "DVAE")
-        self.num_codes, self.widths = num_codes, (width, groups, blocks)
-        if code_dim < 1:
-            raise InputError(f"code_dim must be a positive integer, got {code_dim}")
+        self.grid = grid_shape(data_shape, halvings, "DVAE")
+        self.num_codes, self.halvings, self.widths = num_codes, halvings, (channels, num_blocks)
         self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
-        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim))
-        self.decoder = PyramidDecoder(code_dim, self.feature_shape, width, groups, blocks)
+        self.codebook = nn.Parameter(torch.randn(num_codes, positive("code_dim", code_dim)))
+        self.decoder = PyramidDecoder(code_dim, self.feature_shape, channels, halvings, num_blocks)
         self.register_buffer("temperature", positive_temperature(temperature))
-        self.start_at(self.decoder, data_mean)
-
-    @property
-    def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """What the prior is given: a class label ``y``, a ``text``."""
-        return given_to(self.priors)
+        self.init_output_bias(self.decoder, data_mean)
 
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
@@ -92,7 +91,7 @@ class DVAE(GenerativeModel):
             InputError: if the codes are a guide's in the other mode; in training, if the prior is a learned one.
         """
         with self.data_plate(x, num_samples):
-            text = sample_text(self.priors, text)
+            text = self.sample_text(text)
             prior = self._relaxed_prior() if self.training else self.priors["codes"](y=y, text=text)
             codes = pyro.sample("codes", prior)
             if codes.is_floating_point() != self.training:

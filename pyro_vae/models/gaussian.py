@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
 from pyro_vae.networks import make_decoder
@@ -35,6 +35,13 @@ class VAE(GenerativeModel):
         InputError: for an unknown decoder or activation, a non-positive latent_dim, a data_mean of another shape.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114; sizes of Burda et al. 2016, arXiv:1509.00519.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 28, 28), latent_dim=2)
+        >>> drawn = pyro_vae.sample(model, 5)
+        >>> drawn["z"].shape, drawn["x"].shape
+        (torch.Size([5, 2]), torch.Size([5, 1, 28, 28]))
     """
 
     def __init__(
@@ -48,14 +55,12 @@ class VAE(GenerativeModel):
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim must be a positive integer, got {latent_dim}")
         self.data_shape = tuple(data_shape)
-        self.latent_dim = latent_dim
+        self.latent_dim = positive("latent_dim", latent_dim)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
         self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self) -> dist.Distribution:
         """p(z) = N(0, I), event shape (latent_dim,)."""

@@ -40,6 +40,12 @@ class HierarchicalVAE(GenerativeModel):
             another shape.
 
     Source: Burda et al. 2016, arXiv:1509.00519 (two layers); Sønderby et al. 2016, arXiv:1602.02282 (five).
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.HierarchicalVAE((1, 8, 8), latent_dims=(4, 2), hidden_dims=(16, 8))
+        >>> {name: tuple(value.shape) for name, value in pyro_vae.sample(model, 5).items() if name != "x.mean"}
+        {'z2': (5, 2), 'z1': (5, 4), 'x': (5, 1, 8, 8)}
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class HierarchicalVAE(GenerativeModel):
             for (size, above), widths in zip(itertools.pairwise(latent_dims), hidden[1:], strict=True)
         )
         self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
-        self.start_at(self.decoder, data_mean)
+        self.init_output_bias(self.decoder, data_mean)
 
     def prior(self) -> dist.Distribution:
         """p(z_L) = N(0, I)."""

@@ -9,14 +9,13 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import DiscretizedLogisticMixture, Likelihood
-from pyro_vae.models.base import GenerativeModel, given_to, sample_text
+from pyro_vae.models.base import LatentCodeModel
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.grids import GridDecoder, grid_shape
 from pyro_vae.priors import UniformPrior
-from pyro_vae.programs.context import Context
 
 
-class VQVAE(GenerativeModel):
+class VQVAE(LatentCodeModel):
     r"""codes ~ p(codes);  z = e[codes];  x | z ~ likelihood(decoder(z)).
 
     .. math:: p(codes) = K^{-N} \text{ or a learned prior}, \quad z_i = e_{codes_i}, \quad x \sim likelihood(decoder(z))
@@ -33,7 +32,7 @@ class VQVAE(GenerativeModel):
         code_dim: D, dimensions of a code's vector.
         halvings: the grid has ``2 ** -halvings`` of the data's sides.
         channels: of the decoder's features.
-        blocks: residual blocks.
+        num_blocks: residual blocks.
         block_channels: channels inside them.
         likelihood: p(x | decoder features); a discretized logistic mixture of 5 components if not given.
         quantizer: options of :class:`~pyro_vae.networks.VectorQuantizer`.
@@ -43,6 +42,12 @@ class VQVAE(GenerativeModel):
         InputError: if the data do not divide into a grid; for sizes that are not positive; as the quantizer.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> {name: tuple(value.shape) for name, value in pyro_vae.sample(model, 5).items() if name != "x.mean"}
+        {'codes': (5, 4, 4), 'z': (5, 4, 4, 4), 'x': (5, 3, 16, 16)}
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class VQVAE(GenerativeModel):
         code_dim: int = 64,
         halvings: int = 2,
         channels: int = 128,
-        blocks: int = 2,
+        num_blocks: int = 2,
         block_channels: int = 32,
         likelihood: Likelihood | None = None,
         quantizer: dict[str, bool | int | float | str | None] | None = None,
@@ -62,23 +67,18 @@ class VQVAE(GenerativeModel):
         self.data_shape = tuple(data_shape)
         self.likelihood = likelihood if likelihood is not None else DiscretizedLogisticMixture(5)
         self.grid = grid_shape(data_shape, halvings, "VQVAE")
-        self.halvings, self.widths = halvings, (channels, blocks, block_channels)
+        self.halvings, self.widths = halvings, (channels, num_blocks, block_channels)
         self.quantizer = VectorQuantizer(num_codes, code_dim, len(self.grid), **(quantizer or {}))
-        self.decoder = GridDecoder(code_dim, self.feature_shape, channels, halvings, blocks, block_channels)
+        self.decoder = GridDecoder(code_dim, self.feature_shape, channels, halvings, num_blocks, block_channels)
         self.priors = nn.ModuleDict({"codes": UniformPrior(num_codes, self.grid)})
-        self.start_at(self.decoder, data_mean)
-
-    @property
-    def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """What the prior is given: a class label ``y``, a ``text``."""
-        return given_to(self.priors)
+        self.init_output_bias(self.decoder, data_mean)
 
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
-            text = sample_text(self.priors, text)
+            text = self.sample_text(text)
             codes = pyro.sample("codes", self.priors["codes"](y=y, text=text))  # (..., batch, *grid)
             e = self.quantizer.embed(codes)  # (..., batch, code_dim, *grid)
             z = pyro.sample("z", dist.Delta(e, event_dim=1 + len(self.grid)))

@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import DiscretizedLogisticMixture, Likelihood
-from pyro_vae.models.base import GenerativeModel, given_to, sample_text
+from pyro_vae.models.base import LatentCodeModel
 from pyro_vae.networks import VectorQuantizer
 from pyro_vae.networks.grids import GridDecoder, grid_shape
 from pyro_vae.priors import UniformPrior
-from pyro_vae.programs.context import Context
 
 LEVELS = {2: ("bottom", "top"), 3: ("bottom", "middle", "top")}
 
 
-class VQVAE2(GenerativeModel):
+class VQVAE2(LatentCodeModel):
     r"""codes_top ~ p(codes_top);  codes_bottom ~ p(codes_bottom | codes_top);  x ~ likelihood(decoder(all of them)).
 
     .. math:: p(x, codes) = p(codes_L) \prod_{l<L} p(codes_l \mid codes_{>l})\, p(x \mid z_1, \dots, z_L),
@@ -38,7 +37,7 @@ class VQVAE2(GenerativeModel):
         code_dim: D, dimensions of a code's vector.
         halvings: of the sides, from the data to the finest grid, and from each grid to the next coarser one.
         channels: of the decoder's features.
-        blocks: residual blocks.
+        num_blocks: residual blocks.
         block_channels: channels inside them.
         likelihood: p(x | decoder features); a discretized logistic mixture of 5 components if not given.
         quantizer: options of every level's :class:`~pyro_vae.networks.VectorQuantizer`.
@@ -49,6 +48,13 @@ class VQVAE2(GenerativeModel):
             the grids; as the quantizer.
 
     Source: Razavi et al. 2019, arXiv:1906.00446.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.VQVAE2((3, 16, 16), num_codes=(32, 16), code_dim=4, channels=8)
+        >>> drawn = pyro_vae.sample(model, 5)
+        >>> drawn["codes_top"].shape, drawn["codes_bottom"].shape, drawn["x"].shape
+        (torch.Size([5, 4, 4]), torch.Size([5, 8, 8]), torch.Size([5, 3, 16, 16]))
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class VQVAE2(GenerativeModel):
         code_dim: int = 64,
         halvings: Sequence[int] = (1, 1),
         channels: int = 128,
-        blocks: int = 2,
+        num_blocks: int = 2,
         block_channels: int = 64,
         likelihood: Likelihood | None = None,
         quantizer: dict[str, bool | int | float | str | None] | None = None,
@@ -75,7 +81,7 @@ class VQVAE2(GenerativeModel):
         self.levels, self.halvings, self.widths = (
             LEVELS[len(halvings)],
             tuple(halvings),
-            (channels, blocks, block_channels),
+            (channels, num_blocks, block_channels),
         )
         self.grids = [grid_shape(data_shape, sum(halvings[: i + 1]), "VQVAE2") for i in range(len(halvings))]
         self.rank = len(self.grids[0])
@@ -90,24 +96,19 @@ class VQVAE2(GenerativeModel):
         coarser: dict[str, tuple[int, Sequence[int]]] = {}
         for i in reversed(range(len(self.levels))):
             level, grid, before = self.levels[i], self.grids[i], code_dim * (2 if coarser else 1)
-            self.priors[f"codes_{level}"] = UniformPrior(num_codes[i], grid, coarser)
+            self.priors[f"codes_{level}"] = UniformPrior(num_codes[i], grid, coarser=coarser)
             coarser = coarser | {f"codes_{level}": (num_codes[i], grid)}
             if i:
                 self.enlarge[level] = GridDecoder(before, (code_dim, *self.grids[i - 1]), channels, halvings[i], 0)
-        self.decoder = GridDecoder(2 * code_dim, self.feature_shape, channels, halvings[0], blocks, block_channels)
-        self.start_at(self.decoder, data_mean)
-
-    @property
-    def context(self) -> dict[str, Context]:  # type: ignore[override]
-        """What the priors are given: a class label ``y``, a ``text``."""
-        return given_to(self.priors)
+        self.decoder = GridDecoder(2 * code_dim, self.feature_shape, channels, halvings[0], num_blocks, block_channels)
+        self.init_output_bias(self.decoder, data_mean)
 
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
-            text = sample_text(self.priors, text)
+            text = self.sample_text(text)
             coarser: dict[str, Tensor] = {}
             f: list[Tensor] = []  # what the coarser levels give to this one, (..., batch, code_dim, *grid)
             for level in reversed(self.levels):

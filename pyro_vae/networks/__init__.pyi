@@ -12,6 +12,7 @@ from .layers import apply_batched as apply_batched
 from .mlp import MLP as MLP
 from .mlp import MLPDecoder as MLPDecoder
 from .mlp import MLPEncoder as MLPEncoder
+from .mlp import diagonal_normal as diagonal_normal
 from .quantizer import Quantized as Quantized
 from .quantizer import VectorQuantizer as VectorQuantizer
 from .text_encoder import TextEncoder as TextEncoder

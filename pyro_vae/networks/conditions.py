@@ -1,4 +1,4 @@
-"""Encoders and decoders by name, and what a model is conditioned on as features."""
+"""Encoders and decoders by name, and networks for what a model is conditioned on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLPDecoder, MLPEncoder
 from pyro_vae.programs.context import Context, attribute_context, label_context
@@ -21,6 +21,17 @@ class Condition(nn.Module):
     Attributes:
         dim: how many features.
         accepts: which y are right.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import Condition
+        >>> from pyro_vae.programs.context import attribute_context
+        >>> class Angle(Condition):  # one number a datum, as sine and cosine
+        ...     dim, accepts = 2, attribute_context(1)
+        ...     def forward(self, y):
+        ...         return torch.cat([y.sin(), y.cos()], -1)
+        >>> Angle()(torch.zeros(5, 1)).shape
+        torch.Size([5, 2])
     """
 
     dim: int
@@ -39,6 +50,13 @@ class OneHot(Condition):
 
     Raises:
         InputError: if K is not at least 2.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import OneHot
+        >>> OneHot(num_classes=3)(torch.tensor([0, 2]))
+        tensor([[1., 0., 0.],
+                [0., 0., 1.]])
     """
 
     classes: Tensor
@@ -65,13 +83,17 @@ class Attributes(Condition):
 
     Raises:
         InputError: if A is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import Attributes
+        >>> Attributes(dim=40)(torch.zeros(5, 40)).shape
+        torch.Size([5, 40])
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise InputError(f"dim, the number of attributes, must be a positive integer, got {dim}")
-        self.dim = dim
+        self.dim = positive("dim, the number of attributes,", dim)
         self.accepts = attribute_context(dim)
 
     def forward(self, y: Tensor) -> Tensor:
@@ -103,6 +125,12 @@ def make_encoder(
 
     Raises:
         InputError: if the kind or activation is unknown, or the shape doesn't suit the kind.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import make_encoder
+        >>> make_encoder("conv", (1, 28, 28), (8, 16), 20)(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 20])
     """
     if isinstance(kind, nn.Module):
         return kind
@@ -130,6 +158,12 @@ def make_decoder(
 
     Raises:
         InputError: if the kind or activation is unknown, or the shape doesn't suit the kind.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import make_decoder
+        >>> make_decoder("conv", 20, (16, 8), (1, 28, 28))(torch.zeros(5, 20)).shape
+        torch.Size([5, 1, 28, 28])
     """
     if isinstance(kind, nn.Module):
         return kind
@@ -154,6 +188,13 @@ class ConditionalEncoder(nn.Module):
 
     Raises:
         InputError: if the kind or activation is unknown, or the shape doesn't suit the kind.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import ConditionalEncoder
+        >>> encoder = ConditionalEncoder("mlp", (1, 8, 8), dim=10, hidden_dims=(16,), out_dim=4)
+        >>> encoder(torch.zeros(5, 1, 8, 8), torch.zeros(5, 10)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(

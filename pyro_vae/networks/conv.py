@@ -58,6 +58,12 @@ class ConvEncoder(nn.Module):
 
     Raises:
         InputError: if the image is too small for the stages, or the activation is unknown.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import ConvEncoder
+        >>> ConvEncoder((3, 28, 28), hidden_dims=(8, 16), out_dim=20)(torch.zeros(5, 3, 28, 28)).shape
+        torch.Size([5, 20])
     """
 
     def __init__(
@@ -99,6 +105,12 @@ class ConvDecoder(nn.Module):
 
     Raises:
         InputError: if the image is too small for the stages, or the activation is unknown.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import ConvDecoder
+        >>> ConvDecoder(20, hidden_dims=(16, 8), out_shape=(3, 28, 28))(torch.zeros(5, 20)).shape
+        torch.Size([5, 3, 28, 28])
     """
 
     def __init__(

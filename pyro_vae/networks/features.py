@@ -1,4 +1,4 @@
-"""Maps between feature shapes: vectors (D,) and image features (C, H, W), with weight normalization."""
+"""Networks of BIVA: residual stages between feature shapes, (D,) and (C, H, W), with weight normalization."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from pyro_vae.errors import InputError
 from pyro_vae.networks.layers import apply_batched
-from pyro_vae.networks.mlp import as_gaussian, glorot_, set_bias_
+from pyro_vae.networks.mlp import MIN_VARIANCE, diagonal_normal, glorot_, set_bias_
 
 Shape = tuple[int, ...]
 
@@ -155,7 +155,7 @@ class FeatureGaussian(nn.Module):
 
     def forward(self, h: Tensor) -> dist.Normal:
         """The elementwise Gaussian ``(..., dim)`` at h ``(..., *shape)``."""
-        return as_gaussian(self.linear(self.activation(h)))
+        return diagonal_normal(self.linear(self.activation(h)), min_variance=MIN_VARIANCE)
 
 
 class FeatureOutput(nn.Module):

@@ -1,10 +1,9 @@
-"""Convolutional networks between data and grids of features, for images and for one-dimensional signals."""
+"""Encoder and decoder of VQ-VAEs: convolutional networks between images or signals and grids of features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
@@ -42,16 +41,16 @@ class ResidualStack(nn.Module):
         rank: of the grid, 1 or 2.
         channels: of h.
         hidden: channels between the two convolutions.
-        blocks: how many.
+        num_blocks: how many.
     """
 
-    def __init__(self, rank: int, channels: int, hidden: int, blocks: int) -> None:
+    def __init__(self, rank: int, channels: int, hidden: int, num_blocks: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(), CONV[rank](channels, hidden, 3, padding=1), nn.ReLU(), CONV[rank](hidden, channels, 1)
             )
-            for _ in range(blocks)
+            for _ in range(num_blocks)
         )
 
     def forward(self, h: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ class GridEncoder(nn.Module):
         in_shape: (C, height, width) or (C, length).
         channels: of the features; half as many after the first halving, if there are several.
         halvings: each halves the sides; 0: none.
-        blocks: residual blocks.
+        num_blocks: residual blocks.
         block_channels: channels inside them.
 
     Raises:
@@ -78,7 +77,7 @@ class GridEncoder(nn.Module):
     """
 
     def __init__(
-        self, in_shape: Sequence[int], channels: int, halvings: int, blocks: int = 2, block_channels: int = 32
+        self, in_shape: Sequence[int], channels: int, halvings: int, num_blocks: int = 2, block_channels: int = 32
     ) -> None:
         super().__init__()
         self.in_shape, self.rank = tuple(in_shape), len(in_shape) - 1
@@ -90,7 +89,7 @@ class GridEncoder(nn.Module):
             layers += [CONV[self.rank](before, after, 4, stride=2, padding=1), nn.ReLU()]
             before = after
         layers += [CONV[self.rank](before, channels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers, ResidualStack(self.rank, channels, block_channels, blocks))
+        self.layers = nn.Sequential(*layers, ResidualStack(self.rank, channels, block_channels, num_blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., *in_shape)`` to ``(..., *out_shape)``.
@@ -110,7 +109,7 @@ class GridDecoder(nn.Module):
         out_shape: (channels, *sides), the sides ``2 ** doublings`` times those of the grid.
         channels: of the features; half as many before the last doubling, if there are several.
         doublings: each doubles the sides; 0: none.
-        blocks: residual blocks.
+        num_blocks: residual blocks.
         block_channels: channels inside them.
 
     Raises:
@@ -125,7 +124,7 @@ class GridDecoder(nn.Module):
         out_shape: Sequence[int],
         channels: int,
         doublings: int,
-        blocks: int = 2,
+        num_blocks: int = 2,
         block_channels: int = 32,
     ) -> None:
         super().__init__()
@@ -133,7 +132,7 @@ class GridDecoder(nn.Module):
         self.in_shape = (in_channels, *grid_shape(out_shape, doublings, "decoder"))
         layers: list[nn.Module] = [
             CONV[self.rank](in_channels, channels, 3, padding=1),
-            ResidualStack(self.rank, channels, block_channels, blocks),
+            ResidualStack(self.rank, channels, block_channels, num_blocks),
         ]
         before = channels
         for i in range(doublings):
@@ -154,13 +153,10 @@ class GridDecoder(nn.Module):
         check_event_shape(z, self.in_shape, "decoder")
         return apply_batched(self.layers, z, self.rank + 1)
 
-    @torch.no_grad()
     def set_output_bias(self, bias: Tensor) -> None:
         """Set the bias of the output's channels to the mean over positions of a map ``out_shape``.
 
         Raises:
             InputError: if it has another shape.
         """
-        if tuple(bias.shape) != self.out_shape:
-            raise InputError(f"bias: expected shape {self.out_shape} (the decoder's output), got {tuple(bias.shape)}")
-        set_bias_(self.layers[-1].bias, bias.flatten(1).mean(1), self.out_shape[:1])
+        set_bias_(self.layers[-1].bias, bias, self.out_shape)

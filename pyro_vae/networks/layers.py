@@ -1,4 +1,4 @@
-"""Small layers for any number of leading batch dimensions, and activation functions by name."""
+"""Activation functions by name, and helpers for any number of leading batch dimensions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def apply_batched(fn: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> 
 
     Returns:
         ``(*leading, *out_event)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import apply_batched
+        >>> pool = torch.nn.AvgPool2d(2)
+        >>> apply_batched(pool, torch.zeros(7, 5, 3, 8, 8), event_dim=3).shape
+        torch.Size([7, 5, 3, 4, 4])
     """
     split = x.ndim - event_dim
     if split == 1:
@@ -66,6 +73,11 @@ def activation(name: str) -> nn.Module:
 
     Raises:
         InputError: if the name is unknown; the message has the nearest one.
+
+    Example:
+        >>> from pyro_vae.networks import activation
+        >>> activation("elu")
+        ELU(alpha=1.0)
     """
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)

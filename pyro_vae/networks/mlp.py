@@ -1,4 +1,4 @@
-"""Fully connected networks: plain, encoding, decoding, with a Gaussian's parameters as output."""
+"""Fully connected networks: plain ones, encoders, decoders, and those that give a Gaussian."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ def glorot_(module: nn.Module) -> None:
 def set_bias_(parameter: Tensor, bias: Tensor, out_shape: tuple[int, ...]) -> None:
     """Copy a bias of shape ``out_shape`` into a decoder's parameter, whatever that parameter's layout.
 
+    A parameter with one number a channel takes the mean over positions.
+
     Raises:
         InputError: if the bias has another shape.
     """
     if tuple(bias.shape) != out_shape:
         raise InputError(f"bias: expected shape {out_shape} (the decoder's output), got {tuple(bias.shape)}")
+    if parameter.numel() != bias.numel():
+        bias = bias.flatten(1).mean(1)
     parameter.copy_(bias.reshape(parameter.shape))
 
 
@@ -72,6 +76,12 @@ class MLP(nn.Module):
 
     Raises:
         InputError: if the activation is unknown or a size is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import MLP
+        >>> MLP(20, hidden_dims=(64, 64), out_dim=4)(torch.zeros(7, 5, 20)).shape
+        torch.Size([7, 5, 4])
     """
 
     def __init__(
@@ -103,6 +113,12 @@ class MLPEncoder(nn.Module):
         hidden_dims: sizes of the hidden layers.
         out_dim: number of features.
         activation: name of the activation.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import MLPEncoder
+        >>> MLPEncoder((1, 8, 8), hidden_dims=(16,), out_dim=4)(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(
@@ -131,6 +147,12 @@ class MLPDecoder(nn.Module):
         out_shape: shape of one output, e.g. ``(1, 28, 28)``.
         activation: name of the activation.
         batch_norm: normalize the hidden layers.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import MLPDecoder
+        >>> MLPDecoder(4, hidden_dims=(16,), out_shape=(1, 8, 8))(torch.zeros(7, 5, 4)).shape
+        torch.Size([7, 5, 1, 8, 8])
     """
 
     def __init__(
@@ -164,13 +186,32 @@ class MLPDecoder(nn.Module):
         set_bias_(self.mlp.out.bias, bias, self.out_shape)
 
 
-MIN_VARIANCE = 1e-5
+MIN_VARIANCE = 1e-5  # of the hierarchies' conditionals
 
 
-def as_gaussian(parameters: Tensor) -> dist.Normal:
-    """N(mu, softplus(s) + 1e-5), elementwise, of parameters (mu, s) side by side ``(..., 2 * dim)``."""
-    loc, raw = parameters.chunk(2, -1)  # each (..., dim)
-    return dist.Normal(loc, (softplus(raw) + MIN_VARIANCE).sqrt())
+def diagonal_normal(features: Tensor, min_scale: float = 1e-4, min_variance: float | None = None) -> dist.Normal:
+    """N(mu, diag sigma^2), elementwise, of features (mu, s): sigma = softplus(s + shift) + min_scale, 1 at s = 0.
+
+    Args:
+        features: ``(..., 2 * dim)``, first mu, then s.
+        min_scale: lower bound of sigma.
+        min_variance: in place of it, sigma^2 = softplus(s) + min_variance (Sønderby et al. 2016, arXiv:1602.02282).
+
+    Returns:
+        a distribution with batch shape ``(..., dim)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import diagonal_normal
+        >>> normal = diagonal_normal(torch.zeros(5, 4))
+        >>> normal.loc.shape, normal.scale[0]
+        (torch.Size([5, 2]), tensor([1., 1.]))
+    """
+    loc, raw = features.chunk(2, dim=-1)  # each (..., dim)
+    if min_variance is not None:
+        return dist.Normal(loc, (softplus(raw) + min_variance).sqrt())
+    shift = math.log(math.expm1(1.0 - min_scale))  # softplus(shift) = 1 - min_scale
+    return dist.Normal(loc, softplus(raw + shift) + min_scale)
 
 
 class GaussianHead(nn.Module):
@@ -191,7 +232,7 @@ class GaussianHead(nn.Module):
 
     def forward(self, h: Tensor) -> dist.Normal:
         """The elementwise Gaussian ``(..., out_dim)`` at h ``(..., in_dim)``."""
-        return as_gaussian(self.norm(self.linear(h)))
+        return diagonal_normal(self.norm(self.linear(h)), min_variance=MIN_VARIANCE)
 
 
 class GaussianMLP(nn.Module):

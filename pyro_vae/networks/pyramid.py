@@ -1,15 +1,14 @@
-"""Bottleneck residual networks between images and coarse grids, widest where coarsest."""
+"""Encoder and decoder of the discrete VAE: bottleneck residual networks, widest where the grid is coarsest."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import positive
 from pyro_vae.networks.grids import CONV, grid_shape
 from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.mlp import set_bias_
@@ -45,43 +44,46 @@ class BottleneckBlock(nn.Module):
 class _Group(nn.Sequential):
     """Blocks of one width."""
 
-    def __init__(self, rank: int, before: int, after: int, blocks: int, gain: float, kernels: Sequence[int]) -> None:
+    def __init__(
+        self, rank: int, before: int, after: int, num_blocks: int, gain: float, kernels: Sequence[int]
+    ) -> None:
         super().__init__(
-            *(BottleneckBlock(rank, before if i == 0 else after, after, gain, kernels) for i in range(blocks))
+            *(BottleneckBlock(rank, before if i == 0 else after, after, gain, kernels) for i in range(num_blocks))
         )
 
 
 class PyramidEncoder(nn.Module):
     """A 7x7 convolution, groups of bottleneck blocks with max-pooling between them, and a 1x1 convolution.
 
-    ``(..., C, *sides)`` to ``(..., out_channels, *grid)``; the grid has ``2 ** -(groups - 1)`` of the sides. Group i
-    has ``2 ** i`` times the width.
+    ``(..., C, *sides)`` to ``(..., out_channels, *grid)``; the grid has ``2 ** -halvings`` of the sides. Group i of
+    halvings + 1 has ``2 ** i`` times the channels.
 
     Args:
         in_shape: (C, height, width) or (C, length).
         out_channels: of the output.
-        width: of the first group.
-        groups: how many.
-        blocks: in each group.
+        channels: of the first group.
+        halvings: how often the sides are halved; there is a group more.
+        num_blocks: in each group.
 
     Raises:
-        InputError: if there is no group, block or width, or the sides are no multiples of ``2 ** (groups - 1)``.
+        InputError: if there is no block or channel, or the sides are no multiples of ``2 ** halvings``.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092, appendix A.2.
     """
 
     def __init__(
-        self, in_shape: Sequence[int], out_channels: int, width: int, groups: int = 4, blocks: int = 2
+        self, in_shape: Sequence[int], out_channels: int, channels: int, halvings: int = 3, num_blocks: int = 2
     ) -> None:
         super().__init__()
-        _check(width, groups, blocks, "encoder")
+        positive("channels", channels)
+        positive("num_blocks", num_blocks)
         self.in_shape, self.rank = tuple(in_shape), len(in_shape) - 1
-        self.out_shape = (out_channels, *grid_shape(in_shape, groups - 1, "encoder"))
-        rank, gain = self.rank, (groups * blocks) ** -2
-        widths = [width, *(width * 2**i for i in range(groups))]  # before the first group, after each
-        self.first = CONV[rank](self.in_shape[0], width, 7, padding=3)
+        self.out_shape = (out_channels, *grid_shape(in_shape, halvings, "encoder"))
+        rank, gain = self.rank, ((halvings + 1) * num_blocks) ** -2
+        widths = [channels, *(channels * 2**i for i in range(halvings + 1))]  # before the first group, after each
+        self.first = CONV[rank](self.in_shape[0], channels, 7, padding=3)
         pairs = itertools.pairwise(widths)
-        self.groups = nn.ModuleList(_Group(rank, a, b, blocks, gain, (3, 3, 3, 1)) for a, b in pairs)
+        self.groups = nn.ModuleList(_Group(rank, a, b, num_blocks, gain, (3, 3, 3, 1)) for a, b in pairs)
         self.last = CONV[rank](widths[-1], out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class PyramidEncoder(nn.Module):
         return apply_batched(self._encode, x, self.rank + 1)
 
     def _encode(self, x: Tensor) -> Tensor:
-        h = self.first(x)  # (batch, width, *sides)
+        h = self.first(x)  # (batch, channels, *sides)
         for i, group in enumerate(self.groups):
             h = group(POOL[self.rank](h, 2) if i else h)
         return self.last(h.relu())
@@ -109,25 +111,26 @@ class PyramidDecoder(nn.Module):
     Args:
         in_channels: of the grid.
         out_shape: (channels, *sides).
-        width: of the last group.
-        groups, blocks: as of the encoder.
+        channels: of the last group.
+        doublings, num_blocks: as halvings and blocks of the encoder.
 
     Raises:
         InputError: as the encoder.
     """
 
     def __init__(
-        self, in_channels: int, out_shape: Sequence[int], width: int, groups: int = 4, blocks: int = 2
+        self, in_channels: int, out_shape: Sequence[int], channels: int, doublings: int = 3, num_blocks: int = 2
     ) -> None:
         super().__init__()
-        _check(width, groups, blocks, "decoder")
+        positive("channels", channels)
+        positive("num_blocks", num_blocks)
         self.out_shape, self.rank = tuple(out_shape), len(out_shape) - 1
-        self.in_shape = (in_channels, *grid_shape(out_shape, groups - 1, "decoder"))
-        rank, gain = self.rank, (groups * blocks) ** -2
-        widths = [in_channels, *(width * 2**i for i in reversed(range(groups)))]
+        self.in_shape = (in_channels, *grid_shape(out_shape, doublings, "decoder"))
+        rank, gain = self.rank, ((doublings + 1) * num_blocks) ** -2
+        widths = [in_channels, *(channels * 2**i for i in reversed(range(doublings + 1)))]
         pairs = itertools.pairwise(widths)
-        self.groups = nn.ModuleList(_Group(rank, a, b, blocks, gain, (1, 3, 3, 3)) for a, b in pairs)
-        self.last = CONV[rank](width, self.out_shape[0], 1)
+        self.groups = nn.ModuleList(_Group(rank, a, b, num_blocks, gain, (1, 3, 3, 3)) for a, b in pairs)
+        self.last = CONV[rank](channels, self.out_shape[0], 1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map ``(..., *in_shape)`` to ``(..., *out_shape)``.
@@ -143,19 +146,10 @@ class PyramidDecoder(nn.Module):
             h = group(functional.interpolate(h, scale_factor=2.0, mode="nearest") if i else h)
         return self.last(h.relu())
 
-    @torch.no_grad()
     def set_output_bias(self, bias: Tensor) -> None:
         """Set the bias of the output's channels to the mean over positions of a map ``out_shape``.
 
         Raises:
             InputError: if it has another shape.
         """
-        if tuple(bias.shape) != self.out_shape:
-            raise InputError(f"bias: expected shape {self.out_shape} (the decoder's output), got {tuple(bias.shape)}")
-        set_bias_(self.last.bias, bias.flatten(1).mean(1), self.out_shape[:1])
-
-
-def _check(width: int, groups: int, blocks: int, who: str) -> None:
-    for name, value in {"width": width, "groups": groups, "blocks": blocks}.items():
-        if value < 1:
-            raise InputError(f"{who}: {name} must be a positive integer, got {value}")
+        set_bias_(self.last.bias, bias, self.out_shape)

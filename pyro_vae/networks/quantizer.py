@@ -180,6 +180,14 @@ class VectorQuantizer(nn.Module):
     Source: van den Oord et al. 2017, arXiv:1711.00937; Razavi et al. 2019, arXiv:1906.00446 (moving averages);
     Fifty et al. 2024, arXiv:2410.06424 (rotation trick); Yu et al. 2021, arXiv:2110.04627 (cosine distance); Dhariwal
     et al. 2020, arXiv:2005.00341 (restarts).
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import VectorQuantizer
+        >>> quantizer = VectorQuantizer(num_codes=32, dim=4)
+        >>> quantized = quantizer(torch.randn(5, 4, 8, 8))
+        >>> quantized.codes.shape, quantized.z.shape, quantized.penalty.shape
+        (torch.Size([5, 8, 8]), torch.Size([5, 4, 8, 8]), torch.Size([5]))
     """
 
     codebook: Tensor

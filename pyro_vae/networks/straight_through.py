@@ -1,4 +1,4 @@
-"""Codebook vectors in the place of what they approximate, with a gradient for it."""
+"""Straight-through gradients: codebook vectors in the place of an encoder's outputs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.networks.layers import apply_batched, check_event_shape
 
 PAD = 0
@@ -29,6 +29,12 @@ class TextEncoder(nn.Module):
         InputError: if the heads cannot share the width, or a size is not positive.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import TextEncoder
+        >>> TextEncoder(vocabulary_size=100, text_length=6, out_dim=16)(torch.randint(100, (5, 6))).shape
+        torch.Size([5, 16])
     """
 
     def __init__(
@@ -43,8 +49,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         sizes = {"vocabulary_size": vocabulary_size, "text_length": text_length, "width": width, "out_dim": out_dim}
         for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"{name} must be a positive integer, got {size}")
+            positive(name, size)
         if heads < 1 or width % heads:
             raise InputError(f"heads must divide the width {width}, got {heads}")
         self.text_length = text_length

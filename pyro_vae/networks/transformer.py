@@ -15,7 +15,7 @@ Attention = Literal["full", "sparse"]
 Kind = Literal["full", "row", "column", "window"]
 
 
-def layer_kinds(attention: Attention, depth: int) -> list[Kind]:
+def layer_kinds(attention: Attention, num_layers: int) -> list[Kind]:
     """What the layers of a transformer see, the first one first.
 
     Sparse: layer i (from 1) sees its column where (i - 2) mod 4 = 0, else about a row back; the last one sees a window.
@@ -26,9 +26,11 @@ def layer_kinds(attention: Attention, depth: int) -> list[Kind]:
     Source: Ramesh et al. 2021, arXiv:2102.12092, appendix B.1.
     """
     if attention == "full":
-        return ["full"] * depth
+        return ["full"] * num_layers
     if attention == "sparse":
-        return ["window" if i == depth else "column" if (i - 2) % 4 == 0 else "row" for i in range(1, depth + 1)]
+        return [
+            "window" if i == num_layers else "column" if (i - 2) % 4 == 0 else "row" for i in range(1, num_layers + 1)
+        ]
     raise unknown("attention", attention, ("full", "sparse"))
 
 
@@ -80,12 +82,12 @@ def _back(shape: Sequence[int]) -> Tensor:
     return place[:, None] - place
 
 
-def after_given(mask: Tensor, given: int) -> Tensor:
+def after_prompt(mask: Tensor, given: int) -> Tensor:
     """The same positions after ``given`` tokens that all of them see: ``(N, N)`` to ``(N, given + N)``."""
     return torch.cat([mask.new_ones(len(mask), given), mask], 1)
 
 
-def given_mask(text: int, others: int) -> Tensor:
+def prompt_mask(text: int, others: int) -> Tensor:
     """What the given tokens see, ``(P, P)``: those of the text what is before them in it, and the others all there are.
 
     So the text's own probabilities depend on nothing but the text.
@@ -175,12 +177,12 @@ class AttentionCache:
 class TransformerBlock(nn.Module):
     r"""x' = x + W_o attention(norm x), x'' = x' + W_2 gelu(W_1 norm x'): normalization before each part.
 
-    Maps back to x have no bias (the next maps have one), and start smaller by 1 / sqrt(2 depth).
+    Maps back to x have no bias (the next maps have one), and start smaller by 1 / sqrt(2 num_layers).
 
     Args:
         width: of x.
         heads: the width is divided among them.
-        depth: how many blocks there are.
+        num_layers: how many layers there are.
         dropout: of what is added to x, in training.
 
     Raises:
@@ -189,7 +191,7 @@ class TransformerBlock(nn.Module):
     Source: Radford et al. 2019 (GPT-2); Vaswani et al. 2017, arXiv:1706.03762.
     """
 
-    def __init__(self, width: int, heads: int, depth: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, num_layers: int, dropout: float) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise InputError(f"heads must divide the width, {width}, got {heads}")
@@ -200,7 +202,7 @@ class TransformerBlock(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
         for layer in (self.out, self.down):
-            layer.weight.data.mul_((2 * depth) ** -0.5)
+            layer.weight.data.mul_((2 * num_layers) ** -0.5)
 
     def forward(self, x: Tensor, mask: Tensor | None, given: Tensor | None = None) -> Tensor:
         """x'' of N tokens.

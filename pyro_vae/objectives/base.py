@@ -1,4 +1,4 @@
-"""The base of the package's objectives: Pyro ELBOs that stay on the device and report per site."""
+"""The base class of objectives: Pyro ELBOs that stay on the device and report their terms by site."""
 
 from __future__ import annotations
 
@@ -83,6 +83,18 @@ class Objective(pyro.infer.ELBO):
 
     Raises:
         InputError: if num_particles or max_plate_nesting is not a positive integer.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import Objective, Terms
+        >>> class Squared(Objective):  # of the error of x alone, for a model with the site x
+        ...     def pair_terms(self, pair):
+        ...         x = pair.model.nodes["x"]
+        ...         return Terms((x["value"] - x["fn"].mean).square().flatten(1).sum(1).mean())
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> Squared().differentiable_loss(model, guide, torch.ones(5, 1, 8, 8)).shape
+        torch.Size([])
     """
 
     def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
@@ -132,10 +144,11 @@ class Objective(pyro.infer.ELBO):
         return self.with_penalties(self.pair_terms(pair), pair)
 
     def with_penalties(self, terms: Terms, pair: TracePair) -> Terms:
-        """Add the guide's penalties to the loss, and what its sites report to the terms."""
+        """Add the guide's penalties to the loss, and what its sites report to the terms; KLs in the model's order."""
         for name, site in pair.penalties().items() if self.penalized else ():
             value = pair.per_datum(log_prob(site, scaled=False), site).mean()
             terms.loss, terms.penalty[name] = terms.loss + value, value.detach()
+        terms.kl, terms.kl_clamped = pair.in_model_order(terms.kl), pair.in_model_order(terms.kl_clamped)
         terms.report = pair.reports()
         return terms
 

@@ -35,6 +35,15 @@ class ELBO(Objective):
         InputError: for non-positive particles, negative free bits, free bits for a site that is not there.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> objective = pyro_vae.ELBO(num_particles=2, free_bits={"z": 0.5})
+        >>> loss = objective.differentiable_loss(model, guide, torch.ones(5, 1, 8, 8))
+        >>> loss.shape, loss.requires_grad
+        (torch.Size([]), True)
     """
 
     def __init__(

@@ -49,6 +49,14 @@ class IWAE(Objective):
     Raises:
         InputError: for non-positive particles, an unknown gradient, a latent site outside the data plate, or a guide
             that ``dreg`` and ``stl`` refuse.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> objective = pyro_vae.IWAE(num_particles=5, gradient="dreg")
+        >>> objective.differentiable_loss(model, guide, torch.ones(5, 1, 8, 8)).requires_grad
+        True
     """
 
     def __init__(self, num_particles: int = 5, gradient: Gradient = "standard", max_plate_nesting: int = 1) -> None:

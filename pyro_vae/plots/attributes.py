@@ -1,4 +1,4 @@
-"""Attributes of data in latent space: what more of one looks like, and which lie in the same direction."""
+"""Figures: directions in latent space that stand for labels, and which of them are alike."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ def attribute_arithmetic(
         InputError: for an attribute that all data have, or none; and a model that cannot be run without data.
 
     Source: Hou et al. 2016, arXiv:1610.00291.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5, "y": torch.arange(20) % 2})
+        >>> len(pyro_vae.plots.attribute_arithmetic(model, guide, split).axes)
+        1
     """
     check_drawable(split.shape)
     found = vectors_of(model, guide, split, labels, max_data, seed)
@@ -128,6 +136,14 @@ def attribute_correlation(
         InputError: for an attribute that all data have, or none.
 
     Source: Hou et al. 2016, arXiv:1610.00291.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=3, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5, "y": torch.arange(20) % 2})
+        >>> len(pyro_vae.plots.attribute_correlation(model, guide, split).axes)
+        2
     """
     found = vectors_of(model, guide, split, labels, max_data, seed)
     vectors = torch.cat([v.flatten(1) if v.dim() > 1 else v[:, None] for _, v in found.values()], 1)

@@ -1,11 +1,10 @@
-"""Panels, labels as colours, and points of latent space."""
+"""Helpers of figures: panels, colours of labels, and scatter plots of latents."""
 
 from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -38,19 +37,6 @@ def panels(count: int, width: float, height: float, most: int = 4) -> tuple[Figu
     for axes in every[count:]:
         axes.remove()
     return figure, every[:count]
-
-
-def from_the_top(names: Iterable[str]) -> list[str]:
-    """Latent sites with the top one first: by the number in their names, as in ``z3``, ``z2_td``, ``z2_bu``, ``z1``.
-
-    Names without a number come last; equal ones stay in the order in which they came.
-    """
-
-    def height(name: str) -> int:
-        number = re.search(r"\d+", name)
-        return int(number.group()) if number else -1
-
-    return sorted(names, key=height, reverse=True)
 
 
 MAX_CLASSES = 20  # more cannot be told apart by colour

@@ -1,4 +1,4 @@
-"""Codes beside the data that they stand for, and how evenly they are used."""
+"""Figures: codes beside the data that they stand for, and how often each code is used."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ def code_maps(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     Raises:
         NotApplicable: if there are no codes on a grid or in a sequence, or the data are neither images nor
             signals.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 3, 16, 16).mul(255).byte()})
+        >>> figure = pyro_vae.plots.code_maps(model, pyro_vae.guides.VQGuide(model), split, n=4)
+        >>> len(figure.axes)  # 4 data and their codes
+        8
     """
     every = sites_of_codes(model, guide, split)
     sites = {name: site for name, site in every.items() if len(site.shape) <= 2}
@@ -105,6 +113,14 @@ def codebook_usage(codes: CodeStatistics) -> Figure:
 
     Raises:
         NotApplicable: if there is no code site.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 3, 16, 16).mul(255).byte()})
+        >>> codes = pyro_vae.evaluation.code_statistics(model, pyro_vae.guides.VQGuide(model), split)
+        >>> len(pyro_vae.plots.codebook_usage(codes).axes)
+        1
     """
     if not codes.sites:
         raise NotApplicable("the model has no codes")

@@ -1,4 +1,4 @@
-"""Several completions of each of a few observed parts."""
+"""Figure: several completions of data of which a part is observed."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def completions(model: Callable[..., Any], split: Split, rows: int = 10, draws: 
 
     Raises:
         NotApplicable: if the model completes nothing or the data are no images.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.CompletionVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> x, mask = torch.ones(5, 1, 8, 8), torch.arange(8).expand(5, 1, 8, 8) < 4
+        >>> split = pyro_vae.data.Split({"x": x, "y": x, "mask": mask})
+        >>> len(pyro_vae.plots.completions(model, split, rows=2, draws=3).axes)
+        1
     """
     program = model if isinstance(model, Program) else Program(model)
     declared = declared_context(program)

@@ -1,4 +1,4 @@
-"""One latent under changing context."""
+"""Figure: what one latent is decoded to while the context y changes."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: i
         NotApplicable: if the model has no such context or the data are no images.
 
     Source: Yan et al. 2016, "Attribute2Image", arXiv:1512.00570, section 5 (progression).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.ConditionalVAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5, "y": torch.arange(20) % 10})
+        >>> len(pyro_vae.plots.progression(model, split, rows=2).axes)
+        1
     """
     program = model if isinstance(model, Program) else Program(model)
     declared = declared_context(program)

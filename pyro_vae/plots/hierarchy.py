@@ -1,4 +1,4 @@
-"""Reconstructions from the upper levels of a hierarchy alone."""
+"""Figure: reconstructions from the first latents of a hierarchy alone, then from more and more of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ NUM_AVERAGE = 500  # data of which the average stands for what is left out
 
 
 @figure(section="Reconstructions", caption="Reconstructions from the upper levels of latents alone.", order=1)
-def levels(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0) -> Figure:
+def reconstructions_by_level(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0
+) -> Figure:
     """Columns: data | from the first level only | from the first two | … | from all; a row for each datum.
 
     What is said of the data is drawn from the guide. Levels of codes that are left out have their vectors at the mean
@@ -39,6 +41,14 @@ def levels(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n
         InputError: for a model that cannot be run without data.
 
     Source: Razavi et al. 2019, arXiv:1906.00446, figure 3.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.HierarchicalVAE((1, 8, 8), latent_dims=(4, 2), hidden_dims=(16, 8))
+        >>> guide = pyro_vae.guides.HierarchicalGuide(model, hidden_dims=(16, 8))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.reconstructions_by_level(model, guide, split, n=4).axes)
+        1
     """
     check_drawable(split.shape)
     every = levels_of(model, guide, split)

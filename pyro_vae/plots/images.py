@@ -1,4 +1,4 @@
-"""Data as pictures: which data are shown, as what, and how many of them are laid out."""
+"""Helpers of figures: which data are drawn, as pictures or curves, and in what grid."""
 
 from __future__ import annotations
 

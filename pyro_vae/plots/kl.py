@@ -1,4 +1,4 @@
-"""The KL of each latent site: over training, and unit by unit."""
+"""Figures: the KL of each latent site over training, and unit by unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.evaluation.latent_units import ACTIVE, LatentStatistics, SiteStatistics
-from pyro_vae.plots.axes import from_the_top, panels
+from pyro_vae.plots.axes import panels
 from pyro_vae.plots.registry import NotApplicable, figure
 
 DEAD = 0.01  # nats: below, the colour scale is linear, above logarithmic
@@ -23,7 +23,7 @@ DEAD = 0.01  # nats: below, the colour scale is linear, above logarithmic
 
 @figure(section="Training", caption="Raw KL of every latent site over training.", order=1)
 def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Raw KL of every latent site (rows, the top one at the top) over epochs (columns), nats per datum.
+    """Raw KL of every latent site (rows, in the records' order: the model's) over epochs (columns), nats per datum.
 
     The colour scale is logarithmic from 0.01 nats on, so that a site of a hundredth of a nat and one of tens are both
     seen to change. Epochs without a value are grey.
@@ -36,13 +36,19 @@ def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
 
     Raises:
         NotApplicable: if no KL was recorded.
+
+    Example:
+        >>> from pyro_vae.plots import kl_heatmap
+        >>> figure = kl_heatmap([{"epoch": 1, "train/kl/z": 0.5}, {"epoch": 2, "train/kl/z": 3.0}])
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['z']
     """
     prefix = "train/kl/"
     rows = [record for record in records if any(key.startswith(prefix) for key in record)]
     if not rows:
         raise NotApplicable("the records hold no KL of a latent site")
-    names = dict.fromkeys(key.removeprefix(prefix) for record in rows for key in record if key.startswith(prefix))
-    sites = from_the_top(names)
+    found = (key.removeprefix(prefix) for record in rows for key in record if key.startswith(prefix))
+    sites = list(dict.fromkeys(found))
     first, last = rows[0]["epoch"], rows[-1]["epoch"]
     values = np.full((len(sites), last - first + 1), np.nan)
     for record in rows:
@@ -72,7 +78,7 @@ def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 @figure(section="Latents", caption="Raw KL of every unit, in falling order; active units in colour.")
 def kl_per_unit(latents: LatentStatistics) -> Figure:
-    """A panel per latent site, the top one first: the raw KL of its units in falling order, active ones in colour.
+    """A panel per latent site, in the model's order: the raw KL of its units in falling order, active ones in colour.
 
     Functions of other latents (the vectors of codes) have no panel: all their KL is 0.
 
@@ -85,6 +91,14 @@ def kl_per_unit(latents: LatentStatistics) -> Figure:
     Raises:
         NotApplicable: if there is no latent site, or none with units (codes under a prior that is no product
             over positions).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> latents = pyro_vae.evaluation.latent_statistics(model, guide, torch.ones(20, 1, 8, 8))
+        >>> len(pyro_vae.plots.kl_per_unit(latents).axes)
+        1
     """
     sites = {name: site for name, site in latents.sites.items() if not site.is_function}
     if all(site.kl_per_unit.numel() == 1 and site.variance is None for site in sites.values()):
@@ -92,8 +106,8 @@ def kl_per_unit(latents: LatentStatistics) -> Figure:
         raise NotApplicable(reason)
     figure, places = panels(len(sites), 4.2, 3.2)
     highest = max(site.kl_per_unit.max().item() for site in sites.values())
-    for axes, name in zip(places, from_the_top(sites), strict=True):
-        _draw(axes, name, sites[name])
+    for axes, (name, site) in zip(places, sites.items(), strict=True):
+        _draw(axes, name, site)
         axes.set_ylim(0, max(1.5 * highest, 10 * DEAD))
     if any(site.active is not None for site in sites.values()):
         handles = [Patch(color="C0", label=f"active: variance of the posterior mean over data > {ACTIVE:g}")]

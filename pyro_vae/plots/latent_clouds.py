@@ -1,4 +1,4 @@
-"""Where the data lie in latent space, and what each layer of latents tells apart."""
+"""Figures: scatter plots of the data in latent space, one panel a site."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, posterior_samples
-from pyro_vae.plots.axes import class_labels, clouds, from_the_top
+from pyro_vae.plots.axes import class_labels, clouds
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X
@@ -35,6 +35,14 @@ def latent_scatter(
 
     Raises:
         NotApplicable: if there are too few data, or no such latents.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.latent_scatter(model, guide, split).axes)
+        1
     """
     batch = pick(split, max_points, seed)
     names = free_sites(model, guide, split, counted=True)
@@ -42,7 +50,11 @@ def latent_scatter(
         reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
         raise NotApplicable(reason)
     sites = encode(model, guide, batch, seed=seed, sites=names)
-    return clouds(sites, class_labels(batch), f"{split.name}: posterior means of {len(batch['x'])} data")
+    return clouds(
+        {name: sites[name] for name in names},
+        class_labels(batch),
+        f"{split.name}: posterior means of {len(batch[X])} data",
+    )
 
 
 @figure(
@@ -53,7 +65,7 @@ def latent_scatter(
 def layer_pca(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, max_points: int = 2000, seed: int = 0
 ) -> Figure:
-    """A panel per latent site, the top one first: a draw z ~ q(z | x) of each datum in the sites' principal planes.
+    """A panel per latent site, in the model's order: a draw z ~ q(z | x) of each datum in the sites' principal planes.
 
     A site that the model does not use shows a round cloud of mixed colours. Units are flattened; two-dimensional
     latents are drawn as they are, one-dimensional ones as a histogram. Codes, whose numbers are names, and functions of
@@ -72,6 +84,14 @@ def layer_pca(
         NotApplicable: if there are too few data, or no such latents.
 
     Source: Sønderby et al. 2016, arXiv:1602.02282 (principal components of the samples of each layer).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.layer_pca(model, guide, split).axes)
+        1
     """
     batch = pick(split, max_points, seed)
     names = free_sites(model, guide, split, counted=True)
@@ -79,5 +99,8 @@ def layer_pca(
         reason = NO_FREE_SITE if not names else f"{len(batch['x'])} data are too few"
         raise NotApplicable(reason)
     sites = posterior_samples(model, guide, batch, seed=seed, sites=names)
-    ordered = {name: sites[name] for name in from_the_top(sites)}
-    return clouds(ordered, class_labels(batch), f"{split.name}: posterior samples of {len(batch['x'])} data")
+    return clouds(
+        {name: sites[name] for name in names},
+        class_labels(batch),
+        f"{split.name}: posterior samples of {len(batch[X])} data",
+    )

@@ -1,4 +1,4 @@
-"""A two-dimensional latent space, decoded."""
+"""Figure: what the decoder makes of a grid of points in a two-dimensional latent space."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def manifold_grid(n: int) -> Tensor:
 
     Returns:
         ``(n * n, 2)``, row by row from the top: z[0] grows to the right, z[1] upwards.
+
+    Example:
+        >>> from pyro_vae.plots import manifold_grid
+        >>> manifold_grid(5).shape
+        torch.Size([25, 2])
     """
     axis = torch.special.ndtri(torch.linspace(LOW, HIGH, n, dtype=torch.float64)).float()  # (n,)
     up, right = torch.meshgrid(axis.flip(0), axis, indexing="ij")
@@ -54,6 +59,12 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None)
         NotApplicable: for another model.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114, figure 4.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> len(pyro_vae.plots.manifold(model, n=5).axes)
+        1
     """
     program = model if isinstance(model, Program) else Program(model)
     if needed_to_generate(program):

@@ -1,4 +1,4 @@
-"""Walks through latent space: from one datum to another, and along single units."""
+"""Figures: interpolations between data, and traversals of single latent units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pyro_vae.data import Split
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.latent_space import Kind, decode_path, interpolate
-from pyro_vae.plots.axes import from_the_top
 from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
 from pyro_vae.plots.images import kind as kind_of
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
@@ -52,6 +51,14 @@ def interpolations(
         NotApplicable: if there are no two data, no real-valued latents, or data that are neither images nor
             vectors.
         InputError: for an unknown site or kind, fewer than 2 steps, and a model that cannot be run without data.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.interpolations(model, guide, split, pairs=2).axes)
+        1
     """
     check_drawable(split.shape)
     batch = pick(split, 2 * pairs, seed)
@@ -109,9 +116,17 @@ def traversals(
     Raises:
         NotApplicable: if there are no latents with real values of their own (as of codes), or the data are
             neither images nor vectors.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.traversals(model, guide, split, rows=2).axes)
+        1
     """
     check_drawable(split.shape)
-    sites = from_the_top(free_sites(model, guide, split))[:rows]
+    sites = free_sites(model, guide, split)[:rows]
     if not sites:
         raise NotApplicable(NO_FREE_SITE)
     some = picked(split, NUM_ENCODED, seed)

@@ -1,4 +1,4 @@
-"""How far a likelihood's bounds lie apart, and which data are least likely."""
+"""Figures: how far bounds of log p(x) lie apart, and which data are least likely."""
 
 from __future__ import annotations
 
@@ -86,6 +86,14 @@ def worst_data(
     Raises:
         NotApplicable: if the data are neither images nor vectors, or no datum has a k-hat.
         InputError: if ``measured`` is of another number of data.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.worst_data(model, guide, split, n=4).axes)
+        1
     """
     check_drawable(split.shape)
     if measured is None:

@@ -1,4 +1,4 @@
-"""Whether the data's latents, taken together, fill the prior."""
+"""Figure: the aggregated posterior q(z) of the data against the prior p(z)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, posterior_samples, principal_components
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.plots.axes import from_the_top, panels
+from pyro_vae.plots.axes import panels
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate
@@ -49,6 +49,14 @@ def aggregated_posterior(
         InputError: for a model that cannot be run without data.
 
     Source: Hoffman & Johnson 2016, "ELBO surgery" (the aggregated posterior and its distance from the prior).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.aggregated_posterior(model, guide, split, num_draws=100).axes)
+        1
     """
     batch = pick(split, num_draws, seed)
     n = len(batch[X])
@@ -62,14 +70,13 @@ def aggregated_posterior(
     posterior = posterior_samples(model, guide, repeated, seed=seed, sites=free)
     needed = {name for name in repeated if name in (X, *needed_to_generate(model, repeated))}
     prior = sample(model, num_draws, seed=seed, batch={name: repeated[name] for name in needed})
-    names = from_the_top(free)
-    figure, places = panels(len(names), 4.2, 4.0)
-    for axes, name in zip(places, names, strict=True):
+    figure, places = panels(len(free), 4.2, 4.0)
+    for axes, name in zip(places, free, strict=True):
         _draw(axes, name, *(v[name].reshape(len(v[name]), -1).double() for v in (posterior, prior)))
     shares = " and ".join(f"{100 * mass:.0f} %" for mass in MASS)
     handles = [Patch(color="C0", label="aggregated posterior q(z)")]
     handles.append(Line2D([], [], color="C1", label=f"prior p(z); in a plane, around {shares} of it"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(names) > 1 else 1, fontsize="small")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(free) > 1 else 1, fontsize="small")
     figure.suptitle(f"{split.name}: aggregated posterior of {n} data")
     return figure
 

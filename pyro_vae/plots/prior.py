@@ -1,4 +1,4 @@
-"""Samples of the model: of its priors, of scaled ones, of uniform ones against learned ones."""
+"""Figures: samples of a model under its priors, scaled priors, and uniform against learned priors."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ def prior_samples(
 
     Raises:
         NotApplicable: if the data are neither images nor vectors.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> len(pyro_vae.plots.prior_samples(model, n=9).axes)
+        1
     """
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     mean = shaped_like_x(draw(model, n, seed=seed, batch=batch, scales=scales, **how).mean, batch)  # (n, *shape)
@@ -140,6 +146,12 @@ def scaled_samples(
         InputError: for an unknown site, one without a scale, and factors that are not positive.
 
     Source: Maaløe et al. 2019, arXiv:1902.02102.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> len(pyro_vae.plots.scaled_samples(model, scales=(0.5, 1.0), n=4).axes)
+        1
     """
     program = model if isinstance(model, Program) else Program(model)
     if sites is None:
@@ -193,6 +205,13 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     Raises:
         NotApplicable: if the model has no learned prior, or the data are neither images nor vectors.
         InputError: for a model that cannot be run without data.
+
+    Example:
+        >>> import pyro_vae
+        >>> model = pyro_vae.models.VQVAE((3, 16, 16), num_codes=32, code_dim=4, channels=8)
+        >>> model.priors["codes"] = pyro_vae.priors.GatedPixelCNN(32, model.grid, channels=8, num_layers=2)
+        >>> [axes.get_title() for axes in pyro_vae.plots.uniform_and_learned(model).axes]
+        ['uniform prior', 'learned prior']
     """
     program = model if isinstance(model, Program) else Program(model)
     classes = _classes(program) if "y" in needed_to_generate(program) else []

@@ -1,4 +1,4 @@
-"""Data beside what the model makes of them."""
+"""Figure: data beside their reconstructions."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def reconstructions(
 
     Raises:
         NotApplicable: if the data are neither images nor vectors.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5})
+        >>> len(pyro_vae.plots.reconstructions(model, guide, split, n=4).axes)
+        1
     """
     check_drawable(split.shape)
     batch = pick(split, n, seed)

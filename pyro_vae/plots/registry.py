@@ -1,4 +1,4 @@
-"""Every figure by name: what it is drawn of, and where a report has it."""
+"""The registry of figures: their names, what each is drawn of, and which section of a report has it."""
 
 from __future__ import annotations
 
@@ -186,6 +186,10 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
     Raises:
         InputError: if the file cannot be written; an older one is left as it was.
+
+    Example:
+        >>> from pyro_vae.plots import save_figure, training_curves
+        >>> save_figure(training_curves([{"epoch": 1, "train/loss": 9.0}]), "training.png")
     """
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
 

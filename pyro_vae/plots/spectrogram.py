@@ -1,4 +1,4 @@
-"""Sound as pictures: which frequencies are heard when."""
+"""Figure: spectrograms of sound and of its reconstructions."""
 
 from __future__ import annotations
 

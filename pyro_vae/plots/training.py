@@ -1,4 +1,4 @@
-"""The course of training."""
+"""Figure: loss and KL over the epochs of training."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def training_curves(records: Records) -> Figure:
 
     Raises:
         NotApplicable: if there are no records.
+
+    Example:
+        >>> from pyro_vae.plots import training_curves
+        >>> figure = training_curves([{"epoch": 1, "train/loss": 9.0}, {"epoch": 2, "train/loss": 8.0}])
+        >>> [axes.get_title() for axes in figure.axes]
+        ['Loss']
     """
     records = [record for record in records if "epoch" in record]
     if not records:

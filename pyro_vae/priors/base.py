@@ -1,4 +1,4 @@
-"""What all priors over codes share: which grid, what they are given, condition to distribution."""
+"""Base classes of priors over codes: their grid, the context that they are given, and autoregressive ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from torch.distributions import constraints
 
 from pyro_vae.distributions import Autoregressive, PaddedText
 from pyro_vae.distributions.autoregressive import Condition, Steps
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import Context, label_context
 
 
-def check_layers(who: str, dropout: float, **sizes: int) -> None:
+def check_sizes(who: str, dropout: float, **sizes: int) -> None:
     """Check what all the networks have: sizes, by argument, and dropout.
 
     Raises:
         InputError: names the prior and the argument.
     """
     for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"{who}: {name} must be a positive integer, got {value}")
+        positive(f"{who}: {name}", value)
     if not 0 <= dropout < 1:
         raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")
 
@@ -53,7 +52,13 @@ class HeadSteps:
 
 
 class CodeGrid(NamedTuple):
-    """A grid of codes: how many there are, and the grid's shape."""
+    """A grid of codes: how many there are, and the grid's shape.
+
+    Example:
+        >>> from pyro_vae.priors import CodeGrid
+        >>> CodeGrid(num_codes=512, shape=(7, 7)).shape
+        (7, 7)
+    """
 
     num_codes: int
     shape: tuple[int, ...]
@@ -78,6 +83,15 @@ class Prior(nn.Module):
 
     Raises:
         InputError: for sizes that are not positive.
+
+    Example:
+        >>> from pyro_vae.distributions import UniformCodes
+        >>> from pyro_vae.priors import Prior
+        >>> class Uniform(Prior):
+        ...     def forward(self, **context):
+        ...         return UniformCodes(self.num_codes, self.shape)
+        >>> Uniform(num_codes=6, shape=(4, 4))().sample((2,)).shape
+        torch.Size([2, 4, 4])
     """
 
     seen: Tensor
@@ -139,7 +153,7 @@ class Prior(nn.Module):
             InputError: if the label, the text or a coarser grid is missing.
         """
 
-    def given(self, context: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    def own_context(self, context: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         """That part of a context that the prior has a use for.
 
         Raises:
@@ -211,6 +225,19 @@ class AutoregressivePrior(Prior):
     position).
 
     Args: see :class:`~pyro_vae.priors.base.Prior`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.priors import AutoregressivePrior
+        >>> class Independent(AutoregressivePrior):  # the same probabilities at every position
+        ...     def condition(self, context):
+        ...         return {}
+        ...     def logits(self, codes, condition):
+        ...         return torch.zeros(len(codes), self.num_codes, *self.shape)
+        ...     def steps(self, batch, condition):
+        ...         return lambda position, codes: torch.zeros(batch, self.num_codes)
+        >>> Independent(num_codes=6, shape=(4, 4))().sample((2,)).shape
+        torch.Size([2, 4, 4])
     """
 
     def forward(self, **context: Tensor | None) -> Autoregressive:
@@ -219,7 +246,7 @@ class AutoregressivePrior(Prior):
         Raises:
             InputError: if the label, the text or a coarser grid is missing, or has another shape.
         """
-        given = self.given(context)
+        given = self.own_context(context)
         events = {name: value.dim() - self.context_dim(name) for name, value in given.items()}
         leading = torch.broadcast_shapes(*(value.shape[: events[name]] for name, value in given.items()))
         batch = math.prod(leading)

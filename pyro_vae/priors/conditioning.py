@@ -1,4 +1,4 @@
-"""The condition of a convolutional prior: labels, and coarser codes as features, through gated units."""
+"""How convolutional priors are conditioned: gated units that take labels and coarser codes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class ResidualBlock(nn.Module):
         return x + self.here(relu(self.around(relu(x))))
 
 
-class GivenFeatures(nn.Module):
+class ContextFeatures(nn.Module):
     """Of a context, what gates take: "y" ``(batch,)`` and "features" ``(batch, channels, *shape)``, if there are any.
 
     Args:

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
 from pyro_vae.networks.transformer import CausalAttention
-from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_layers, transposed
-from pyro_vae.priors.conditioning import GateCondition, GivenFeatures, gate, pointwise
+from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes, transposed
+from pyro_vae.priors.conditioning import ContextFeatures, GateCondition, gate, pointwise
 
 
 class PixelCNNSteps:
@@ -154,6 +154,14 @@ class GatedPixelCNN(AutoregressivePrior):
 
     Source: van den Oord et al. 2016, arXiv:1606.05328; attention: Chen et al. 2017, arXiv:1712.09763; coarser codes:
     Razavi et al. 2019, arXiv:1906.00446.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.priors import GatedPixelCNN
+        >>> prior = GatedPixelCNN(num_codes=6, shape=(4, 4), num_classes=10, channels=8, num_layers=2)
+        >>> codes = prior(y=torch.arange(10))
+        >>> codes.batch_shape, codes.event_shape, codes.sample().shape
+        (torch.Size([10]), torch.Size([4, 4]), torch.Size([10, 4, 4]))
     """
 
     def __init__(
@@ -179,12 +187,12 @@ class GatedPixelCNN(AutoregressivePrior):
                 "GatedPixelCNN: attention_heads must not be negative and attention_every must be positive, "
                 f"got {attention_heads} and {attention_every}"
             )
-        check_layers("GatedPixelCNN", dropout, channels=channels, num_layers=num_layers)
+        check_sizes("GatedPixelCNN", dropout, channels=channels, num_layers=num_layers)
         if attention_heads and attention_every > num_layers:
             raise InputError(
                 f"GatedPixelCNN: attention_every must be at most the {num_layers} layers, got {attention_every}"
             )
-        self.given_features = GivenFeatures(self.coarser, self.shape, channels)
+        self.given_features = ContextFeatures(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             GatedLayer(

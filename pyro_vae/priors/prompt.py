@@ -1,4 +1,4 @@
-"""What a transformer is given, as tokens that stand before those of the codes."""
+"""The prompt of a transformer prior: text, label and coarser codes as tokens before those of the codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pyro_vae.networks.transformer import given_mask
+from pyro_vae.networks.transformer import prompt_mask
 from pyro_vae.priors.base import CodeGrid
 
 SCALE = 0.02  # standard deviation of embeddings at the start
@@ -54,7 +54,7 @@ class Prompt(nn.Module):
         self.places = nn.ModuleDict({name: Places(grid.shape, width) for name, grid in coarser.items()})
         others = (num_classes is not None) + sum(places.count for places in self.places.values())
         self.length = self.text + others
-        mask = given_mask(self.text, others) if others > 1 else None  # a single one comes last: simply causal
+        mask = prompt_mask(self.text, others) if others > 1 else None  # a single one comes last: simply causal
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, context: Mapping[str, Tensor], dropped: Tensor | None = None) -> Tensor:

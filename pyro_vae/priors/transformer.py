@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 from pyro_vae.distributions import Texts
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
-from pyro_vae.networks.transformer import Attention, TransformerBlock, after_given, grid_mask, layer_kinds
-from pyro_vae.priors.base import AutoregressivePrior, check_layers, transposed
+from pyro_vae.networks.transformer import Attention, TransformerBlock, after_prompt, grid_mask, layer_kinds
+from pyro_vae.priors.base import AutoregressivePrior, check_sizes, transposed
 from pyro_vae.priors.prompt import Places, Prompt, embedding, learned
 
 
@@ -214,7 +214,7 @@ def only_pads(logits: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, certain, logits)
 
 
-GIVEN = "given"  # in the condition: keys and values of the given tokens
+PROMPT = "prompt"  # in the condition: keys and values of its tokens
 
 
 class TransformerPrior(AutoregressivePrior):
@@ -237,7 +237,7 @@ class TransformerPrior(AutoregressivePrior):
         coarser: grids of coarser codes that it is given, by site name.
         text_length: T, words of a text; None: no text.
         num_words: words 0 … num_words - 1 of a text, of which 0 is the pad behind its end.
-        width, depth, heads: of the transformer.
+        width, num_layers, heads: of the transformer.
         attention: "full" or "sparse".
         window: side of the last layer's window with "sparse", odd.
         dropout: of what the layers add, in training; not at tokens that are given.
@@ -249,6 +249,14 @@ class TransformerPrior(AutoregressivePrior):
         InputError: for sizes that cannot be.
 
     Source: Ramesh et al. 2021, arXiv:2102.12092; guidance: Ho & Salimans 2022, arXiv:2207.12598.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.priors import TransformerPrior
+        >>> prior = TransformerPrior(6, (4, 4), text_length=3, num_words=5, width=8, num_layers=2, heads=2)
+        >>> text = prior.text().sample((2,))
+        >>> text.shape, prior(text=text).sample().shape
+        (torch.Size([2, 3]), torch.Size([2, 4, 4]))
     """
 
     def __init__(
@@ -260,7 +268,7 @@ class TransformerPrior(AutoregressivePrior):
         text_length: int | None = None,
         num_words: int | None = None,
         width: int = 128,
-        depth: int = 4,
+        num_layers: int = 4,
         heads: int = 4,
         attention: Attention = "full",
         window: int = 11,
@@ -269,7 +277,7 @@ class TransformerPrior(AutoregressivePrior):
         condition_dropout: float = 0.0,
     ) -> None:
         super().__init__(num_codes, shape, num_classes, coarser, text_length, num_words)
-        check_layers("TransformerPrior", dropout, width=width, depth=depth)
+        check_sizes("TransformerPrior", dropout, width=width, num_layers=num_layers)
         if len(self.shape) > 2:
             raise InputError(f"TransformerPrior needs a grid (height, width) or (length,), got {self.shape}")
         if not 0 < text_weight < 1:
@@ -283,16 +291,16 @@ class TransformerPrior(AutoregressivePrior):
         self.text_weight, self.condition_dropout = text_weight, condition_dropout
         self.prompt = Prompt(width, text_length, num_words, num_classes, self.coarser, condition_dropout > 0)
         self.embedding, self.start, self.places = embedding(num_codes, width), learned(1, width), Places(shape, width)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, depth, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, num_layers, dropout) for _ in range(num_layers))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_codes))
         self.text_head = None if num_words is None else nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_words))
-        self.kinds = layer_kinds(attention, depth)
+        self.kinds = layer_kinds(attention, num_layers)
         for kind in sorted({*self.kinds}):
             mask = grid_mask(kind, self.shape, window)
             plain = kind == "full" and not self.prompt.length  # then attention kernels know the mask
             self.register_buffer(f"{kind}_mask", mask if not plain else None, persistent=False)
-            masks = None if plain else after_given(mask, self.prompt.length)
-            self.register_buffer(f"{kind}_mask_given", masks, persistent=False)
+            masks = None if plain else after_prompt(mask, self.prompt.length)
+            self.register_buffer(f"{kind}_mask_after_prompt", masks, persistent=False)
 
     @property
     def draws_text(self) -> bool:
@@ -330,14 +338,14 @@ class TransformerPrior(AutoregressivePrior):
         return weight * (text + codes) / text, (1 - weight) * (text + codes) / codes
 
     def condition(self, context: Condition) -> Condition:
-        """The context, and keys and values of its tokens in every layer, ``(batch, depth, 2, heads, P, d)``."""
+        """The context, and keys and values of its tokens in every layer, ``(batch, num_layers, 2, heads, P, d)``."""
         if not self.prompt.length:
             return {}
         dropped = None
         if self.training and self.condition_dropout:
             batch = len(next(iter(context.values())))
             dropped = torch.rand(batch, dtype=torch.float32, device=self.device) < self.condition_dropout
-        return {**context, GIVEN: self._given(context, dropped)}
+        return {**context, PROMPT: self._keys_and_values(context, dropped)}
 
     def without(self, condition: Condition) -> Condition:
         """The condition without text and label, as it was learned with ``condition_dropout``.
@@ -347,11 +355,11 @@ class TransformerPrior(AutoregressivePrior):
         """
         if not self.condition_dropout:
             return super().without(condition)
-        context = {name: value for name, value in condition.items() if name != GIVEN}
-        dropped = torch.ones(len(condition[GIVEN]), dtype=torch.bool, device=self.device)
-        return {**context, GIVEN: self._given(context, dropped)}
+        context = {name: value for name, value in condition.items() if name != PROMPT}
+        dropped = torch.ones(len(condition[PROMPT]), dtype=torch.bool, device=self.device)
+        return {**context, PROMPT: self._keys_and_values(context, dropped)}
 
-    def _given(self, context: Condition, dropped: Tensor | None) -> Tensor:
+    def _keys_and_values(self, context: Condition, dropped: Tensor | None) -> Tensor:
         x, kept = self.prompt(context, dropped), []  # (batch, P, width)
         for i, block in enumerate(self.blocks):
             q, k, v = block.project(x)
@@ -365,8 +373,8 @@ class TransformerPrior(AutoregressivePrior):
         before = self.embedding(codes).flatten(1, -2)[:, :-1]  # (batch, N - 1, width)
         x = torch.cat([self.start.expand(len(before), 1, -1), before], 1) + self._places()
         for i, (block, kind) in enumerate(zip(self.blocks, self.kinds, strict=True)):
-            given = condition[GIVEN][:, i] if GIVEN in condition else None
-            x = block(x, getattr(self, f"{kind}_mask_given"), given)
+            given = condition[PROMPT][:, i] if PROMPT in condition else None
+            x = block(x, getattr(self, f"{kind}_mask_after_prompt"), given)
         return self.head(x).mT.unflatten(2, self.shape)
 
     def _places(self) -> Tensor:
@@ -381,7 +389,7 @@ class TransformerPrior(AutoregressivePrior):
     def _memory(self, layer: int, batch: int, condition: Condition) -> Memory | PickedMemory:
         heads, kind = self.blocks[layer].heads, self.kinds[layer]
         sizes = batch * heads, self.start.shape[1] // heads
-        given = condition[GIVEN][:, layer] if GIVEN in condition else None
+        given = condition[PROMPT][:, layer] if PROMPT in condition else None
         if kind in ("column", "window"):
             return PickedMemory(getattr(self, f"{kind}_mask"), self.start, *sizes, given)
         positions = math.prod(self.shape)

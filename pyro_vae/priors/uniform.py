@@ -1,4 +1,4 @@
-"""The prior that knows nothing."""
+"""The uniform prior over codes, which models of codes start with."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ class UniformPrior(Prior):
         coarser: the grids of coarser codes, which it has no use for and which a learned prior in its place is given.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937.
+
+    Example:
+        >>> from pyro_vae.priors import UniformPrior
+        >>> codes = UniformPrior(num_codes=6, shape=(4, 4))()
+        >>> codes.event_shape, codes.sample((2,)).shape
+        (torch.Size([4, 4]), torch.Size([2, 4, 4]))
     """
 
     origin: Tensor
@@ -31,9 +37,10 @@ class UniformPrior(Prior):
         self,
         num_codes: int,
         shape: Sequence[int],
+        *,
         coarser: Mapping[str, tuple[int, Sequence[int]]] | None = None,
     ) -> None:
-        super().__init__(num_codes, shape, None, coarser)
+        super().__init__(num_codes, shape, coarser=coarser)
         self.register_buffer("origin", torch.zeros(()), persistent=False)  # where samples are made
 
     @property

@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
-from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_layers, transposed
-from pyro_vae.priors.conditioning import GateCondition, GivenFeatures, gate, pointwise
+from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes, transposed
+from pyro_vae.priors.conditioning import ContextFeatures, GateCondition, gate, pointwise
 
 BLOCK = 64  # positions whose condition is computed together
 
@@ -132,6 +132,12 @@ class WaveNet(AutoregressivePrior):
         InputError: for a grid that is no sequence, and for sizes that cannot be.
 
     Source: van den Oord et al. 2016, arXiv:1609.03499.
+
+    Example:
+        >>> from pyro_vae.priors import WaveNet
+        >>> prior = WaveNet(num_codes=6, shape=(16,), channels=8, num_layers=4)
+        >>> prior.receptive_field, prior().sample((2,)).shape
+        (16, torch.Size([2, 16]))
     """
 
     def __init__(
@@ -153,9 +159,9 @@ class WaveNet(AutoregressivePrior):
             raise InputError(f"WaveNet: kernel must be at least 2, got {kernel}")
         if cycle is not None and cycle < 1:
             raise InputError(f"WaveNet: cycle must be a positive integer or None, got {cycle}")
-        check_layers("WaveNet", dropout, channels=channels, num_layers=num_layers)
+        check_sizes("WaveNet", dropout, channels=channels, num_layers=num_layers)
         cycle = cycle or whole_cycle(self.shape[0], kernel)
-        self.given_features = GivenFeatures(self.coarser, self.shape, channels)
+        self.given_features = ContextFeatures(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             DilatedLayer(

@@ -1,4 +1,4 @@
-"""Whether the weights of a pair of programs have p(x) as their mean: looked at once, by site, before they are used."""
+"""Checks, by site, that the weights p(x, z) / q(z | x) of a pair have p(x) as their mean."""
 
 from __future__ import annotations
 

@@ -30,6 +30,15 @@ def penalty(name: str, value: Tensor) -> None:
     Args:
         name: of the site.
         value: ``(..., batch)``, nats; a commitment term, say.
+
+    Example:
+        >>> import pyro, pyro_vae, torch
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         z = pyro.sample("z", pyro.distributions.Normal(x, 1.0).to_event(1))  # (..., batch, dim)
+        ...         pyro_vae.penalty("size", 0.1 * z.square().sum(-1))
+        >>> sorted(pyro.poutine.trace(guide).get_trace(torch.zeros(5, 2)).stochastic_nodes)
+        ['data', 'z']
     """
     pyro.sample(name, dist.Unit(value, has_rsample=True), obs=value.new_empty((*value.shape, 0)), infer=_marked())
 

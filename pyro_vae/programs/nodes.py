@@ -1,4 +1,4 @@
-"""What evaluation reads from the nodes of a trace."""
+"""Helpers that read one node of a trace: its plate, its mean, and whether it is a point mass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the parameters of Pyro's statements are: in modules of the programs, not in Pyro's global store."""
+"""Parameters of ``pyro.param`` and ``pyro.module``: kept in the programs' modules, not in Pyro's global store."""
 
 from __future__ import annotations
 

@@ -84,6 +84,10 @@ class TracePair:
                 found[name] = (site if p is None else masked_like(site, p), p)
         return found
 
+    def in_model_order(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by latent site in the order in which the model draws the sites; what only the guide has comes last."""
+        return {n: values[n] for n in dict.fromkeys((*self.model.nodes, *values)) if n in values}
+
     def counted_guide(self) -> Trace:
         """The guide's trace with its latent sites as they are counted (:meth:`latent`)."""
         trace = self.guide.copy()

@@ -1,4 +1,4 @@
-"""Whether a pair of programs may be run on many data and many particles at once: tried once on a few."""
+"""A trial run of a pair: whether many data and particles at once give what one at a time gives."""
 
 from __future__ import annotations
 

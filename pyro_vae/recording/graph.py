@@ -44,6 +44,11 @@ def choose_mode(compile: str, calls: int, *, graph_from: int, full_from: int) ->
 
     Raises:
         InputError: for an unknown mode.
+
+    Example:
+        >>> from pyro_vae.recording import choose_mode
+        >>> choose_mode("auto", calls=500, graph_from=100, full_from=10_000)
+        'graph'
     """
     if compile not in get_args(Compile):
         raise unknown("compile", compile, get_args(Compile))
@@ -156,6 +161,15 @@ class Recording:
 
     Raises:
         NotRecordable: if it cannot be recorded.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.recording import Recording
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> recording = Recording(layer, lambda x: (layer(x).square().mean(),), {"x": torch.ones(5, 3)}, True)
+        >>> (loss,), gradients = recording({"x": torch.zeros(5, 3)})
+        >>> loss.shape, [gradient.shape for gradient in gradients]
+        (torch.Size([]), [torch.Size([2, 3]), torch.Size([2])])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a program can change besides its registered tensors: seen before and after a call, and put back."""
+"""Snapshots of what a program can change besides its registered tensors, to be compared and put back."""
 
 from __future__ import annotations
 

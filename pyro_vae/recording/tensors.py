@@ -1,4 +1,4 @@
-"""What a recording does with tensors, caches and random states around the function that it records."""
+"""Helpers of recording: other tensors in a module's place, memory layouts, caches of transforms, random states."""
 
 from __future__ import annotations
 
@@ -17,13 +17,29 @@ def seen_by(transform: Transform) -> set[str]:
     """Names of the attributes that hold what a transform has seen, not what it is.
 
     The last input and output, the Jacobian there (Pyro's flows), and the inverse, which is made when it is asked for.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.recording import seen_by
+        >>> sorted(seen_by(torch.distributions.ExpTransform(cache_size=1)))
+        ['_cached_x_y', '_inv']
     """
     names = {name for name in vars(transform) if name.startswith("_cache") and name != "_cache_size"}
     return names if isinstance(transform, _InverseTransform) else names | {"_inv"}
 
 
 def forget(transform: Transform) -> None:
-    """Make a transform as one that has not seen anything."""
+    """Make a transform as one that has not seen anything.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.recording import forget
+        >>> transform = torch.distributions.ExpTransform(cache_size=1)
+        >>> y = transform(torch.zeros(3))
+        >>> forget(transform)
+        >>> transform._cached_x_y
+        (None, None)
+    """
     for name in seen_by(transform):
         nothing: Any = (None, None) if name == "_cached_x_y" else None
         transform.__dict__[name] = nothing
@@ -82,7 +98,14 @@ def copied(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expanded_along(t: Tensor) -> tuple[int, ...]:
-    """The dimensions along which a tensor repeats one and the same memory."""
+    """The dimensions along which a tensor repeats one and the same memory.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.recording import expanded_along
+        >>> expanded_along(torch.zeros(3, 1).expand(3, 4))
+        (1,)
+    """
     if t.layout is not torch.strided:
         return ()
     return tuple(i for i, (size, stride) in enumerate(zip(t.shape, t.stride(), strict=True)) if size > 1 and not stride)
@@ -104,7 +127,14 @@ def laid_out(t: Tensor, expanded: tuple[int, ...]) -> Tensor:
 
 
 def is_recorded(t: Tensor) -> bool:
-    """Whether a tensor is one of a run that is being recorded, and has no numbers."""
+    """Whether a tensor is one of a run that is being recorded, and has no numbers.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.recording import is_recorded
+        >>> is_recorded(torch.zeros(3))
+        False
+    """
     return isinstance(t, FakeTensor)
 
 

@@ -1,4 +1,4 @@
-"""What lies in a run directory, and what a page says of it."""
+"""What a report reads of a run: measurements, the course of training, and the commands that make it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory that a training belongs to: a run, a learned prior, a ranker."""
+"""Directories that belong to one training: a run, a learned prior, or a ranker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration may name without being trusted: the package's own classes, words and numbers."""
+"""The names that an untrusted configuration may use: the package's own classes, plain words and numbers."""
 
 from __future__ import annotations
 

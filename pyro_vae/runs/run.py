@@ -375,6 +375,15 @@ def load(
     Raises:
         InputError: see :class:`Run`; or if only one of model and guide is given.
         CorruptFileError: if a file is damaged.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> _ = pyro_vae.fit(model, guide, torch.ones(20, 1, 8, 8), epochs=1, out="runs/ones", progress=False)
+        >>> model, guide = pyro_vae.load("runs/ones", model=model, guide=guide)
+        >>> model.training
+        False
     """
     if model is None and guide is None:
         return Run(path, trust=trust).programs()

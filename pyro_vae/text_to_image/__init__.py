@@ -1,4 +1,4 @@
-"""Images of texts: candidates, their judges, and how right they are."""
+"""Text to image: candidates drawn for a text, scorers that rank them, and whether images show what the text says."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Images of texts, with their scores."""
+"""A figure of the images drawn for each text, with their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of texts: many candidates for each, of which a judge keeps the best."""
+"""Re-ranking: many candidate images are drawn for a text, and a scorer keeps the best."""
 
 from __future__ import annotations
 
@@ -72,6 +72,14 @@ def score_candidates(scorer: Scorer, candidates: Tensor, captions: Sequence[str]
 
     Raises:
         InputError: for another number of captions, or if the scorer gives no one number for each image.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.text_to_image import score_candidates
+        >>> def brightness(images, captions):
+        ...     return images.flatten(1).mean(1)
+        >>> score_candidates(brightness, torch.rand(2, 8, 3, 16, 16), ["a rose", "a camera"]).shape
+        torch.Size([2, 8])
     """
     if candidates.dim() != 5 or len(candidates) != len(captions):
         raise InputError(
@@ -99,6 +107,14 @@ def best_of(candidates: Tensor, scores: Tensor, num_best: int = 1) -> tuple[Tens
 
     Raises:
         InputError: if there are fewer candidates than that, or none, or their scores are another number of them or NaN.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.text_to_image import best_of
+        >>> candidates, scores = torch.rand(2, 8, 3, 16, 16), torch.rand(2, 8)  # 8 candidates for each of 2 texts
+        >>> images, best = best_of(candidates, scores, num_best=3)
+        >>> images.shape, best.shape
+        (torch.Size([2, 3, 3, 16, 16]), torch.Size([2, 3]))
     """
     if tuple(candidates.shape[:2]) != tuple(scores.shape) or scores.dim() != 2:
         raise InputError(f"scores must be {tuple(candidates.shape[:2])}, one a candidate, got {tuple(scores.shape)}")

@@ -1,4 +1,4 @@
-"""Whether images show the scenes that their captions tell: the nearest scene of all."""
+"""Accuracy of images of scenes: whether they show what their captions say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order in which an epoch's batches come: a pure function of seed, epoch and position."""
+"""The order of batches in an epoch: a pure function of seed, epoch and position."""
 
 from __future__ import annotations
 

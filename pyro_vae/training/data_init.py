@@ -1,4 +1,4 @@
-"""Initialization from data: weight-normalized layers, and modules that know how to do it themselves."""
+"""Initialization from the first data: weight-normalized layers, and modules with a method of their own."""
 
 from __future__ import annotations
 

@@ -23,6 +23,15 @@ class Schedule(ABC):
 
     Attributes:
         end: the epoch from which on the value is constant.
+
+    Example:
+        >>> from pyro_vae.training import Schedule
+        >>> class Step(Schedule):
+        ...     end = 10.0
+        ...     def __call__(self, epoch):
+        ...         return 0.0 if epoch < self.end else 1.0
+        >>> Step()(9.9), Step()(10.0)
+        (0.0, 1.0)
     """
 
     end: float = 0.0
@@ -33,7 +42,13 @@ class Schedule(ABC):
 
 
 class Constant(Schedule):
-    """The same value throughout."""
+    """The same value throughout.
+
+    Example:
+        >>> from pyro_vae.training import Constant
+        >>> Constant(0.5)(epoch=3)
+        0.5
+    """
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -57,7 +72,14 @@ class _Ramp(Schedule):
 
 
 class Linear(_Ramp):
-    """From ``start`` to ``stop`` in a straight line over ``epochs``, then ``stop`` (KL warm-up: 0 to 1)."""
+    """From ``start`` to ``stop`` in a straight line over ``epochs``, then ``stop`` (KL warm-up: 0 to 1).
+
+    Example:
+        >>> from pyro_vae.training import Linear
+        >>> warm_up = Linear(0.0, 1.0, epochs=10)
+        >>> warm_up(0), warm_up(5), warm_up(20)
+        (0.0, 0.5, 1.0)
+    """
 
     def __call__(self, epoch: float) -> float:
         """The value at a time in epochs."""
@@ -65,7 +87,14 @@ class Linear(_Ramp):
 
 
 class Cosine(_Ramp):
-    """From ``start`` to ``stop`` along half a cosine over ``epochs``, then ``stop``."""
+    """From ``start`` to ``stop`` along half a cosine over ``epochs``, then ``stop``.
+
+    Example:
+        >>> from pyro_vae.training import Cosine
+        >>> decay = Cosine(1.0, 0.0, epochs=10)
+        >>> decay(0), round(decay(5), 3), decay(20)
+        (1.0, 0.5, 0.0)
+    """
 
     def __call__(self, epoch: float) -> float:
         """The value at a time in epochs."""
@@ -76,6 +105,12 @@ class Stages(Schedule):
     """``values[i]`` for ``epochs[i]`` epochs each, then the last value (IWAE's learning rate: 8 stages).
 
     Source: Burda et al. 2016, arXiv:1509.00519, section 5.
+
+    Example:
+        >>> from pyro_vae.training import Stages
+        >>> rate = Stages([1e-3, 1e-4], epochs=[3, 3])
+        >>> rate(0), rate(3), rate(9)
+        (0.001, 0.0001, 0.0001)
     """
 
     def __init__(self, values: Sequence[float], epochs: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""All that a training run consists of, and how it is saved and restored."""
+"""The state of a training run, and how it is saved and restored."""
 
 from __future__ import annotations
 

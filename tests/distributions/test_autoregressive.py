@@ -17,7 +17,7 @@ TINY = {
         2, (2, 3), channels=4, num_layers=2, kernel=3, attention_heads=2, attention_every=1
     ),
     "wavenet": lambda: WaveNet(3, (4,), channels=4, num_layers=3),
-    "transformer": lambda: TransformerPrior(2, (3, 2), width=4, depth=3, heads=2, attention="sparse", window=3),
+    "transformer": lambda: TransformerPrior(2, (3, 2), width=4, num_layers=3, heads=2, attention="sparse", window=3),
 }
 
 

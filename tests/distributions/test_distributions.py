@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import constraints
 
-from pyro_vae.distributions import DiscretizedCategorical, DiscretizedLogisticMixture, Levels
+from pyro_vae.distributions import DiscretizedCategorical, DiscretizedLogisticMixture, GreyLevels
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +42,11 @@ def table(d, levels):
 def test_levels_accept_their_own_and_no_others():
     good = torch.tensor([0.0, 1.0, 17 / 255])
     bad = torch.tensor([17.5 / 255, 17.02 / 255, -1 / 255, 256 / 255, 300.0, math.nan, math.inf])
-    assert Levels(256).check(good).all() and not Levels(256).check(bad).any()
+    assert GreyLevels(256).check(good).all() and not GreyLevels(256).check(bad).any()
     bytes_as_floats = torch.arange(256, dtype=torch.uint8) / 255
-    assert Levels(256).check(bytes_as_floats).all()
-    assert Levels(256).check((bytes_as_floats - 0.5) * 2 / 2 + 0.5).all()  # rounding errors are forgiven
-    assert not Levels(2).check(bytes_as_floats[1:-1]).any()
+    assert GreyLevels(256).check(bytes_as_floats).all()
+    assert GreyLevels(256).check((bytes_as_floats - 0.5) * 2 / 2 + 0.5).all()  # rounding errors are forgiven
+    assert not GreyLevels(2).check(bytes_as_floats[1:-1]).any()
 
 
 @BOTH

@@ -10,11 +10,13 @@ import torch
 from code_pairs import NOISE, OneLevel, Signals, TwoLevels, decoded, images
 from pyro import poutine
 
+from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import code_statistics, elbo, latent_statistics, log_likelihood
 from pyro_vae.evaluation.codes import CodeSite, code_sites, sites_of_codes
 from pyro_vae.evaluation.encoding import encode, free_sites, mean_path, posterior_samples
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
+from pyro_vae.evaluation.hierarchy import levels_of
 
 
 # ------------------------------------------------------------------ which sites are codes
@@ -34,8 +36,8 @@ def test_code_sites_are_found_by_the_model_s_support():
             pyro.sample("x", dist.Categorical(torch.ones(2)), obs=x)
 
     nodes = poutine.trace(model).get_trace(torch.zeros(4, dtype=torch.int64)).nodes
+    assert code_sites(nodes, {"x", "row"}).keys() == {"grid", "inside"}  # labels that are known of some data
     assert code_sites(nodes) == {
-        "single": CodeSite(4, ()),
         "row": CodeSite(5, (2,)),
         "grid": CodeSite(6, (2, 3)),
         "inside": CodeSite(3, (7,)),
@@ -92,17 +94,17 @@ def test_perplexity_lies_between_one_code_and_all():
 def test_draws_of_a_random_guide_are_counted():
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("codes", dist.Categorical(torch.ones(3)))
+            pyro.sample("codes", dist.Categorical(torch.ones(1, 3)).to_event(1))
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("codes", dist.Categorical(torch.tensor([0.5, 0.5, 0.0]).expand(len(x), 3)))
+            pyro.sample("codes", dist.Categorical(torch.tensor([0.5, 0.5, 0.0]).expand(len(x), 1, 3)).to_event(1))
 
     site = code_statistics(model, guide, torch.zeros(4000)).sites["codes"]
     assert site.counts.sum() == 4000 and site.counts[2] == 0 and abs(site.counts[0] - 2000) < 5 * math.sqrt(1000)
     assert torch.equal(site.counts, code_statistics(model, guide, torch.zeros(4000)).sites["codes"].counts)
-    assert site.shape == () and site.num_positions == 1
+    assert site.shape == (1,) and site.num_positions == 1
 
 
 def test_a_model_without_codes_has_none_and_bad_numbers_are_refused():
@@ -294,3 +296,24 @@ def test_free_sites_are_real_and_no_functions_of_others():
     assert free_sites(model, guide, torch.zeros(5)) == ["z"]
     assert free_sites(model, guide, torch.zeros(5), counted=True) == ["z", "k"]
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_class_labels_are_no_codes():
+    """Neither a single class nor several labels that the model takes where they are known: no codebook is reported."""
+
+    def model(x, tags=None):
+        with pyro.plate("data", len(x), dim=-1):
+            y = pyro.sample("y", dist.Categorical(torch.ones(10)))
+            tags = pyro.sample("tags", dist.Categorical(torch.ones(2, 3)).to_event(1), obs=tags)
+            pyro.sample("x", dist.Normal(0.1 * (y + tags.sum(-1)), 1.0), obs=x)
+
+    def guide(x, tags=None):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("y", dist.Categorical(torch.ones(len(x), 10)))
+            if tags is None:
+                pyro.sample("tags", dist.Categorical(torch.ones(len(x), 2, 3)).to_event(1))
+
+    split = Split({"x": torch.zeros(6)})
+    assert sites_of_codes(model, guide, split) == code_statistics(model, guide, split).sites == {}
+    assert [level.is_code for level in levels_of(model, guide, split)] == [False, False]
+    assert list(latent_statistics(model, guide, split).sites) == ["y", "tags"]  # what they say of the data is told

@@ -11,7 +11,6 @@ from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import (
     Bernoulli,
     Categorical,
-    Categorical256,
     DiscretizedLogisticMixture,
     Gaussian,
     Laplace,
@@ -29,7 +28,7 @@ CASES = {
     "laplace per pixel": lambda: Laplace("per_pixel"),
     "logit-laplace": LogitLaplace,
     "logit-laplace, narrow margin": lambda: LogitLaplace(0.02),
-    "categorical 256": Categorical256,
+    "categorical 256": Categorical,
     "categorical 5": lambda: Categorical(5),
     "mixture of 1": lambda: DiscretizedLogisticMixture(1),
     "mixture of 10": DiscretizedLogisticMixture,
@@ -150,7 +149,7 @@ def test_grey_data_are_not_binary():
     grey = GREY.reshape(1, 16, 16).expand(5, 1, 16, 16)
     assert not d.support.check(grey).any()
     assert d.support.check((grey > 0.5).float()).all()
-    assert Categorical256()(torch.zeros(5, 256, 16, 16)).support.check(grey).all()
+    assert Categorical()(torch.zeros(5, 256, 16, 16)).support.check(grey).all()
     assert DiscretizedLogisticMixture()(torch.zeros(5, 30, 16, 16)).support.check(grey).all()
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.distributions import Completed, completed, counted_fraction, diagonal_normal
+from pyro_vae.distributions import Completed, completed, counted_fraction
 from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.evaluation.generate import decode, sample
 from pyro_vae.guides import CompletionGuide, ConditionalGuide, EmptyGuide
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import CompletionBaseline, CompletionVAE, ConditionalVAE
-from pyro_vae.networks import Attributes, OneHot
+from pyro_vae.networks import Attributes, OneHot, diagonal_normal
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.programs.program import as_programs
 
@@ -33,7 +33,7 @@ def linear_gaussian(seed=4):
 
 def exact_log_prob(model, x, y):
     """log p(x | y) of the marginal N(W m(y) + V y + b, W diag(s(y)^2) W' + NOISE^2 I), nats."""
-    prior = diagonal_normal(model.prior_network(y)).base_dist
+    prior = diagonal_normal(model.prior_network(y))
     weight, bias = model.decoder.mlp.out.weight, model.decoder.mlp.out.bias
     w, v = weight[:, :3], weight[:, 3:]
     mean = prior.loc @ w.T + y @ v.T + bias
@@ -45,7 +45,7 @@ def posterior(model):
     """q(z | x, y) as a diagonal Gaussian around the exact posterior mean, a little wider: bounded weights."""
 
     def guide(x, y):
-        prior = diagonal_normal(model.prior_network(y)).base_dist
+        prior = diagonal_normal(model.prior_network(y))
         weight, bias = model.decoder.mlp.out.weight, model.decoder.mlp.out.bias
         w, v = weight[:, :3], weight[:, 3:]
         precision = torch.diag_embed(prior.scale**-2) + w.T @ w / NOISE**2  # (n, 3, 3)
@@ -77,7 +77,7 @@ def test_samples_have_the_marginal_moments():
     y = torch.tensor([[0.5, -1.0]], dtype=torch.float64).expand(20_000, -1)
     x = sample(model, len(y), batch={"y": y}, batch_size=20_000)["x"]
     with torch.no_grad():
-        prior = diagonal_normal(model.prior_network(y[:1])).base_dist
+        prior = diagonal_normal(model.prior_network(y[:1]))
         weight, bias = model.decoder.mlp.out.weight, model.decoder.mlp.out.bias
         mean = prior.loc[0] @ weight[:, :3].T + y[0] @ weight[:, 3:].T + bias
     torch.testing.assert_close(x.mean(0), mean, atol=0.05, rtol=0)

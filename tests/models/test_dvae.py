@@ -37,7 +37,7 @@ GRIDS = torch.tensor(list(itertools.product(range(K), repeat=4))).reshape(-1, *G
 def toy(straight_through=False):
     """A dVAE of 3 codes on a 2x2 grid, away from its start, and a few data."""
     torch.manual_seed(3)
-    model = DVAE((1, 4, 4), K, code_dim=2, width=8, groups=2, blocks=1, likelihood=likelihoods.Gaussian(1.0))
+    model = DVAE((1, 4, 4), K, code_dim=2, halvings=1, channels=8, num_blocks=1, likelihood=likelihoods.Gaussian(1.0))
     guide = DVAEGuide(model, straight_through=straight_through)
     with torch.no_grad():
         for parameter in (*model.decoder.parameters(), *guide.encoder.parameters()):
@@ -212,11 +212,11 @@ def test_an_extraction_that_has_no_mode_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "grid"),
-    [((1, 28, 28), 3, (7, 7)), ((3, 32, 32), 3, (8, 8)), ((3, 64, 32), 4, (8, 4)), ((1, 8, 8), 1, (8, 8))],
+    ("shape", "halvings", "grid"),
+    [((1, 28, 28), 2, (7, 7)), ((3, 32, 32), 2, (8, 8)), ((3, 64, 32), 3, (8, 4)), ((1, 8, 8), 0, (8, 8))],
 )
-def test_grids(shape, groups, grid):
-    model = DVAE(shape, 5, code_dim=3, width=4, groups=groups, blocks=1)
+def test_grids(shape, halvings, grid):
+    model = DVAE(shape, 5, code_dim=3, halvings=halvings, channels=4, num_blocks=1)
     assert model.grid == grid
     guide = DVAEGuide(model)
     assert guide.encoder(torch.rand(2, *shape)).shape == (2, 5, *grid)
@@ -225,12 +225,12 @@ def test_grids(shape, groups, grid):
 
 def test_the_published_networks():
     """Widths n, 2n, 4n, 8n in groups of two blocks; the decoder backwards; 2 features per colour."""
-    encoder = PyramidEncoder((3, 64, 64), 32, width=8)
+    encoder = PyramidEncoder((3, 64, 64), 32, channels=8)
     assert encoder.first.kernel_size == (7, 7) and encoder.out_shape == (32, 8, 8)
     assert [group[-1].branch[-1].out_channels for group in encoder.groups] == [8, 16, 32, 64]
     assert [len(group) for group in encoder.groups] == [2] * 4
     assert [encoder.groups[3][0].branch[i].kernel_size[0] for i in (1, 3, 5, 7)] == [3, 3, 3, 1]
-    decoder = PyramidDecoder(16, (6, 64, 64), width=8)
+    decoder = PyramidDecoder(16, (6, 64, 64), channels=8)
     assert [group[-1].branch[-1].out_channels for group in decoder.groups] == [64, 32, 16, 8]
     assert decoder(torch.randn(2, 3, 16, 8, 8)).shape == (2, 3, 6, 64, 64)
     decoder.set_output_bias(torch.arange(6.0).reshape(6, 1, 1).expand(6, 64, 64))
@@ -240,7 +240,7 @@ def test_the_published_networks():
 def test_the_output_starts_at_the_mean_of_the_data():
     """What is shown of no features is each colour's mean."""
     mean = torch.tensor([0.2, 0.5, 0.9]).reshape(3, 1, 1).expand(3, 8, 8)
-    model = DVAE((3, 8, 8), 5, 2, 4, 2, 1, data_mean=mean)
+    model = DVAE((3, 8, 8), 5, 2, 1, 4, 1, data_mean=mean)
     features = model.decoder.last.bias.reshape(6, 1, 1).expand(6, 8, 8)
     shown = model.likelihood(features).mean
     torch.testing.assert_close(shown, mean)
@@ -248,12 +248,12 @@ def test_the_output_starts_at_the_mean_of_the_data():
 
 def test_bad_arguments():
     with pytest.raises(InputError, match="2 halvings need sides that are multiples of 4"):
-        DVAE((1, 30, 30), 5, groups=3)
+        DVAE((1, 30, 30), 5, halvings=2)
     with pytest.raises(InputError, match="temperature must be positive"):
-        DVAE((1, 8, 8), 5, 2, 4, 2, temperature=0.0)
+        DVAE((1, 8, 8), 5, 2, 1, 4, temperature=0.0)
     with pytest.raises(InputError, match="code_dim must be a positive integer"):
-        DVAE((1, 8, 8), 5, 0, 4, 2)
-    with pytest.raises(InputError, match="blocks must be a positive integer"):
-        DVAE((1, 8, 8), 5, 2, 4, 2, blocks=0)
-    with pytest.raises(InputError, match="width must be a positive integer"):
-        DVAEGuide(DVAE((1, 8, 8), 5, 2, 4, 2), width=0)
+        DVAE((1, 8, 8), 5, 0, 1, 4)
+    with pytest.raises(InputError, match="num_blocks must be a positive integer"):
+        DVAE((1, 8, 8), 5, 2, 1, 4, num_blocks=0)
+    with pytest.raises(InputError, match="channels must be a positive integer"):
+        DVAEGuide(DVAE((1, 8, 8), 5, 2, 1, 4), channels=0)

@@ -23,8 +23,8 @@ def own_parameters():
         yield
 
 
-TEXT = {"text_length": 4, "num_words": 5, "width": 8, "depth": 2, "heads": 2}
-SMALL = {"channels": 8, "block_channels": 4, "blocks": 1, "code_dim": 3, "likelihood": Gaussian(0.3)}
+TEXT = {"text_length": 4, "num_words": 5, "width": 8, "num_layers": 2, "heads": 2}
+SMALL = {"channels": 8, "block_channels": 4, "num_blocks": 1, "code_dim": 3, "likelihood": Gaussian(0.3)}
 
 
 def texts(n):
@@ -35,7 +35,7 @@ def texts(n):
 
 def pair(kind):
     if kind == "dvae":
-        model = DVAE((1, 8, 8), 6, code_dim=3, width=8, groups=2, blocks=1, likelihood=Gaussian(0.3))
+        model = DVAE((1, 8, 8), 6, code_dim=3, halvings=1, channels=8, num_blocks=1, likelihood=Gaussian(0.3))
         guide, grid = DVAEGuide(model), (4, 4)
     else:
         model = VQVAE((1, 8, 8), 6, halvings=1, **SMALL)

@@ -26,7 +26,7 @@ def own_parameters():
 
 
 K, N = 3, 2  # codes, positions of the grid (2, 1)
-SMALL = {"code_dim": 2, "channels": 4, "block_channels": 3, "blocks": 1}
+SMALL = {"code_dim": 2, "channels": 4, "block_channels": 3, "num_blocks": 1}
 
 
 def toy(learned: bool):

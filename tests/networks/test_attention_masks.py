@@ -7,12 +7,12 @@ import torch
 
 from pyro_vae.errors import InputError
 from pyro_vae.networks.transformer import (
-    after_given,
+    after_prompt,
     causal_mask,
     column_mask,
-    given_mask,
     grid_mask,
     layer_kinds,
+    prompt_mask,
     row_mask,
     window_mask,
 )
@@ -69,7 +69,7 @@ def test_causal(length):
 @pytest.mark.parametrize("kind", ["full", "row", "column", "window"])
 def test_all_that_is_given_is_always_visible(kind, given):
     mask = grid_mask(kind, (3, 4), 3)
-    whole = after_given(mask, given)
+    whole = after_prompt(mask, given)
     assert whole.shape == (12, given + 12)
     assert whole[:, :given].all() and torch.equal(whole[:, given:], mask)
 
@@ -79,9 +79,9 @@ def test_given_tokens(text, others):
     """A text looks back in itself only; a label and coarser codes see the text and each other."""
     total = text + others
     expected = [[(j <= i) if i < text else True for j in range(total)] for i in range(total)]
-    assert given_mask(text, others).tolist() == expected
+    assert prompt_mask(text, others).tolist() == expected
     if others == 1:  # the prior leaves such a mask away
-        assert torch.equal(given_mask(text, others), causal_mask(total))
+        assert torch.equal(prompt_mask(text, others), causal_mask(total))
 
 
 def test_order_of_layers():

@@ -35,7 +35,7 @@ def larger(network):
 
 def test_the_encoder_pools_maxima():
     torch.manual_seed(0)
-    encoder, x = PyramidEncoder((3, 8, 12), 5, width=4, groups=2), torch.randn(2, 3, 8, 12).double()
+    encoder, x = PyramidEncoder((3, 8, 12), 5, channels=4, halvings=1), torch.randn(2, 3, 8, 12).double()
     weights = larger(encoder)
 
     def halved(h):
@@ -47,7 +47,7 @@ def test_the_encoder_pools_maxima():
 
 def test_the_decoder_repeats_the_nearest():
     torch.manual_seed(0)
-    decoder, z = PyramidDecoder(5, (6, 8, 12), width=4, groups=2), torch.randn(2, 5, 4, 6).double()
+    decoder, z = PyramidDecoder(5, (6, 8, 12), channels=4, doublings=1), torch.randn(2, 5, 4, 6).double()
     weights = larger(decoder)
 
     def doubled(h):

@@ -54,7 +54,7 @@ def vae():
 def hand_written(model, guide, x, particles, analytic, beta=1.0, seed=0):
     """Loss of Kingma & Welling, without Pyro; the same noise as a plate of particles draws."""
     loc, raw = guide.encoder(x).chunk(2, -1)
-    scale = F.softplus(raw + guide.shift) + guide.min_scale
+    scale = F.softplus(raw + math.log(math.expm1(1 - guide.min_scale))) + guide.min_scale
     if seed is not None:
         torch.manual_seed(seed)
     noise = torch.randn(particles, 9, 2)

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import pyro_vae
 from pyro_vae import plots as figures
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
@@ -16,7 +17,7 @@ from pyro_vae.evaluation.encoding import posterior_samples, principal_components
 from pyro_vae.evaluation.generate import sample
 from pyro_vae.evaluation.latent_space import attribute_correlation, attribute_vectors, interpolate
 from pyro_vae.plots import NotApplicable
-from pyro_vae.plots.axes import from_the_top, panels
+from pyro_vae.plots.axes import panels
 from pyro_vae.plots.posterior import density
 
 SHAPE = (1, 4, 4)
@@ -63,13 +64,6 @@ def titles(figure):
 
 
 # ------------------------------------------------------------------ panels
-def test_sites_from_the_top():
-    assert from_the_top(["z1", "z2", "z10"]) == ["z10", "z2", "z1"]
-    assert from_the_top(["z1_bu", "z2_bu", "z3", "z2_td", "z1_td"]) == ["z3", "z2_bu", "z2_td", "z1_bu", "z1_td"]
-    assert from_the_top(["codes_top", "codes_bottom", "z1"]) == ["z1", "codes_top", "codes_bottom"]
-    assert from_the_top([]) == []
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 11, 29])
 def test_there_are_as_many_panels_as_asked(count):
     figure, places = panels(count, 2, 2)
@@ -79,7 +73,7 @@ def test_there_are_as_many_panels_as_asked(count):
 # ------------------------------------------------------------------ KL over epochs
 def test_heat_map_holds_the_records():
     records = [
-        {"epoch": e, "train/loss": 1.0, **{f"train/kl/z{i}": 10.0 ** (i - 4) * e for i in (1, 2, 3, 4, 5)}}
+        {"epoch": e, "train/loss": 1.0, **{f"train/kl/z{i}": 10.0 ** (i - 4) * e for i in (5, 4, 3, 2, 1)}}
         for e in range(3, 9)
     ]
     (axes, bar) = figures.kl_heatmap(records).axes
@@ -107,7 +101,7 @@ def test_units_are_drawn_in_falling_order_with_the_active_ones_in_colour():
     kl = torch.tensor([0.001, 2.0, 0.5, 0.02], dtype=torch.float64)
     site = SiteStatistics(kl.sum().item(), kl, True, None, torch.tensor([0.0, 1.0, 0.02, 0.005]))
     single = SiteStatistics(0.3, torch.tensor(0.3, dtype=torch.float64), True, None, torch.tensor(0.5))
-    figure = figures.kl_per_unit(LatentStatistics({"z1": site, "z2": single}, 10, 7, "toy"))
+    figure = figures.kl_per_unit(LatentStatistics({"z2": single, "z1": site}, 10, 7, "toy"))
     top, low = figure.axes
     assert top.get_title() == "z2: 1 of 1 units active, 0.30 nats"
     assert low.get_title() == "z1: 2 of 4 units active, 2.52 nats"
@@ -119,15 +113,15 @@ def test_units_are_drawn_in_falling_order_with_the_active_ones_in_colour():
 def test_units_of_a_hierarchy(split):
     statistics = latent_statistics(model, bottom_up, split)
     figure = figures.kl_per_unit(statistics)
-    assert [t.split(":")[0] for t in titles(figure)] == ["z3", "z2", "z1", "code"]
-    assert titles(figure)[3] == f"code: {abs(statistics.sites['code'].kl):.2f} nats"
+    assert [t.split(":")[0] for t in titles(figure)] == ["z3", "z2", "code", "z1"]
+    assert titles(figure)[2] == f"code: {abs(statistics.sites['code'].kl):.2f} nats"
 
 
 # ------------------------------------------------------------------ layers
 def test_layers_are_drawn_from_posterior_samples(split):
     drawn = posterior_samples(model, bottom_up, split, seed=2)
     figure = figures.layer_pca(model, bottom_up, split, seed=2)
-    by_name = dict(zip(["z3", "z2", "z1", "code"], figure.axes, strict=True))
+    by_name = dict(zip(["z3", "z2", "code", "z1"], figure.axes, strict=True))
     offsets = torch.as_tensor(by_name["z2"].collections[0].get_offsets().data)
     torch.testing.assert_close(offsets, drawn["z2"].double())
     offsets = torch.as_tensor(by_name["z1"].collections[0].get_offsets().data)
@@ -136,20 +130,25 @@ def test_layers_are_drawn_from_posterior_samples(split):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
 
 
-def test_layers_with_numbers_come_from_the_top(split):
+def test_layers_come_in_the_model_s_order_whatever_their_names_and_the_guide_s_order(split):
+    names = ["top", "z1", "z10", "z2", "a"]
+
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
-            for i in range(1, 6):
-                pyro.sample(f"z{i}", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            for name in names:
+                pyro.sample(name, dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(torch.zeros(SHAPE), 1.0).to_event(3), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
-            for i in range(1, 6):
-                pyro.sample(f"z{i}", dist.Normal(x.flatten(1)[:, :2], 1.0).to_event(1))
+            for name in reversed(names):
+                pyro.sample(name, dist.Normal(x.flatten(1)[:, :2], 1.0).to_event(1))
 
     figure = figures.layer_pca(model, guide, split)
-    assert titles(figure) == [f"z{i} (2 dimensions)" for i in (5, 4, 3, 2, 1)]
+    assert titles(figure) == [f"{name} (2 dimensions)" for name in names]
+    assert list(latent_statistics(model, guide, split).sites) == names
+    assert list(pyro_vae.ELBO().terms(model, guide, x=split.batch(slice(0, 4))["x"]).kl) == names
+    assert list(pyro_vae.IWAE(2).terms(model, guide, x=split.batch(slice(0, 4))["x"]).kl) == names
 
 
 # ------------------------------------------------------------------ aggregated posterior

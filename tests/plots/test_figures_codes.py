@@ -142,7 +142,7 @@ def test_usage_of_nothing(caplog):
 # ------------------------------------------------------------------ levels
 def test_levels_are_columns_from_the_data_to_all():
     two, split = TwoLevels(), images()
-    figure = figures.levels(two.model, two.guide, split, n=5)
+    figure = figures.reconstructions_by_level(two.model, two.guide, split, n=5)
     picture = canvas(figure.axes[0])[..., 0].float()
     x = pick(split, 5)["x"]
     told, every = two.quantized(x), two.quantized(pick(split, 500)["x"])
@@ -157,7 +157,7 @@ def test_levels_are_columns_from_the_data_to_all():
 
 def test_levels_of_a_gaussian_hierarchy_and_of_a_deep_one(caplog):
     split = Split({"x": torch.rand(4, 2)}, name="toy")
-    figure = figures.levels(three_layers, bottom_up, split)
+    figure = figures.reconstructions_by_level(three_layers, bottom_up, split)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["data", "z3\nonly", "down to\nz2", "all"]
     assert figure.get_suptitle().endswith("levels left out: drawn from the model")
 
@@ -173,11 +173,14 @@ def test_levels_of_a_gaussian_hierarchy_and_of_a_deep_one(caplog):
             for i in range(1, 21):
                 pyro.sample(f"z{i}", dist.Normal(x, 1.0).to_event(1))
 
-    figure = figures.levels(deep, guide, split)
+    figure = figures.reconstructions_by_level(deep, guide, split)
     names = [axes.get_title() for axes in figure.axes[:7]]
     assert names == ["data", "z20\nonly", "down to\nz16", "down to\nz12", "down to\nz9", "down to\nz5", "all"]
     one = OneLevel()
-    assert why_not(figures.levels, one.model, one.guide, images()) == "the model has only one level of latents"
+    assert (
+        why_not(figures.reconstructions_by_level, one.model, one.guide, images())
+        == "the model has only one level of latents"
+    )
 
 
 # ------------------------------------------------------------------ priors
@@ -259,7 +262,7 @@ DRAWN = [
     "training_curves",
     "kl_heatmap",
     "reconstructions",
-    "levels",
+    "reconstructions_by_level",
     "code_maps",
     "codebook_usage",
     "prior_samples",

@@ -66,7 +66,11 @@ def test_everything_before_a_position_if_deep_enough(kind, shape, options):
 
 @pytest.mark.parametrize(
     ("shape", "options"),
-    [((13,), {"depth": 1}), ((4, 5), {"depth": 1}), ((5, 4), {"depth": 3, "attention": "sparse", "window": 3})],
+    [
+        ((13,), {"num_layers": 1}),
+        ((4, 5), {"num_layers": 1}),
+        ((5, 4), {"num_layers": 3, "attention": "sparse", "window": 3}),
+    ],
 )
 def test_everything_before_a_position_for_a_transformer(shape, options):
     """One layer of full attention sees all; a row and a column do so together."""
@@ -78,7 +82,9 @@ def test_everything_before_a_position_for_a_transformer(shape, options):
 def test_receptive_field_of_a_sparse_transformer(layers, kind):
     """A layer alone (of two layers, the last one's window of one row and column is nearly nothing beside the row)."""
     height, width, window = 4, 5, 3
-    network = TransformerPrior(5, (height, width), width=8, depth=layers, heads=2, attention="sparse", window=window)
+    network = TransformerPrior(
+        5, (height, width), width=8, num_layers=layers, heads=2, attention="sparse", window=window
+    )
     found = dependence(network.double().eval())
 
     def around(i):  # tokens that the last layer sees at i

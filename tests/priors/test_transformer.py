@@ -80,7 +80,7 @@ def test_a_text_has_the_same_probability_whatever_else_is_given():
     network = strong("transformer-everything")
     given = context(network, 3)
     other = {**context(network, 3), "text": given["text"]}
-    one, two = (network(**c).condition["given"][:, :, :, :, : network.prompt.text] for c in (given, other))
+    one, two = (network(**c).condition["prompt"][:, :, :, :, : network.prompt.text] for c in (given, other))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
@@ -161,9 +161,9 @@ def test_guidance(scale):
 def test_conditions_are_left_out_in_training_as_often_as_said():
     network = strong("transformer-everything")
     given = context(network, 2000)
-    nothing = network.without(network(**given).condition)["given"]
-    whole = network(**given).condition["given"]
-    found = network.train()(**given).condition["given"]
+    nothing = network.without(network(**given).condition)["prompt"]
+    whole = network(**given).condition["prompt"]
+    found = network.train()(**given).condition["prompt"]
     dropped, kept = ((found == c).flatten(1).all(1) for c in (nothing, whole))
     assert (dropped ^ kept).all()
     assert dropped.double().mean().item() == pytest.approx(0.3, abs=5 * math.sqrt(0.3 * 0.7 / 2000))
@@ -236,7 +236,9 @@ def test_recorded_joint_loss():
 
 def test_conditions_are_left_out_in_recorded_steps_of_double_precision(caplog):
     """The same ones as in eager steps, also where the default type is another when the graph runs."""
-    network = TransformerPrior(4, (3,), text_length=2, num_words=5, width=4, depth=1, heads=1, condition_dropout=0.5)
+    network = TransformerPrior(
+        4, (3,), text_length=2, num_words=5, width=4, num_layers=1, heads=1, condition_dropout=0.5
+    )
     batch = {"x": codes(network, 64), **context(network, 64)}
     options = {"epochs": 1, "batch_size": 32, "device": "cpu", "progress": False, "precision": "64-true"}
     fit(TextCodeModel(network), EmptyGuide(), Split(batch, integers=True), compile="graph", **options)
@@ -267,7 +269,7 @@ def test_bad_texts():
         ({"text_length": 4, "num_words": 1}, "num_words must be at least 2, the pad and a word, got 1"),
         ({"heads": 3}, "heads must divide the width, 128, got 3"),
         ({"heads": 0}, "heads must divide the width, 128, got 0"),
-        ({"depth": 0}, "TransformerPrior: depth must be a positive integer, got 0"),
+        ({"num_layers": 0}, "TransformerPrior: num_layers must be a positive integer, got 0"),
         ({"width": 0}, "TransformerPrior: width must be a positive integer, got 0"),
         ({"dropout": 1.0}, "TransformerPrior: dropout must be a probability below 1, got 1.0"),
         ({"text_weight": 1.0}, "text_weight must lie between 0 and 1, got 1.0"),

@@ -16,6 +16,7 @@ from pyro_vae.recipes import read_recipe
 from pyro_vae.runs import Run
 
 SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 30}
+FEW = ["reconstructions", "reconstructions_by_level", "code_maps"]
 
 
 def trained(folder, name, data=None, seed=0, **model):
@@ -46,7 +47,7 @@ def reported(runs):
 
 @pytest.fixture
 def few_figures(monkeypatch):
-    monkeypatch.setattr("pyro_vae.reports.report.in_report", lambda: ["reconstructions", "levels", "code_maps"])
+    monkeypatch.setattr("pyro_vae.reports.report.in_report", lambda: FEW)
 
 
 def refused(capsys, *arguments):

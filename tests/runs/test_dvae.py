@@ -30,7 +30,7 @@ SMALL = {
     "data": {"name": "mnist5k", "limit": 40},
     "model": {
         "class_path": "pyro_vae.models.DVAE",
-        "init_args": {"num_codes": 5, "code_dim": 3, "width": 4, "groups": 3, "blocks": 1},
+        "init_args": {"num_codes": 5, "code_dim": 3, "halvings": 2, "channels": 4, "num_blocks": 1},
     },
     "guide": {"class_path": "pyro_vae.guides.DVAEGuide"},
     "fit": FIT | {"schedules": {"guide.temperature": COSINE}},

@@ -25,7 +25,7 @@ from pyro_vae.training.checkpoint import state_digest
 from pyro_vae.training.loop import Trainer
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu", "checkpoint_every": 0.0}
-SMALL = {"channels": 4, "block_channels": 3, "blocks": 1, "code_dim": 3}
+SMALL = {"channels": 4, "block_channels": 3, "num_blocks": 1, "code_dim": 3}
 VQ = {
     "data": {"name": "mnist5k", "binarization": "threshold", "limit": 40},
     "model": {

@@ -79,9 +79,9 @@ def test_the_sheet_shows_every_score():
 
 def test_guidance_and_temperature_are_those_of_the_prior():
     torch.manual_seed(0)
-    sizes = {"channels": 4, "block_channels": 3, "blocks": 1, "code_dim": 3, "likelihood": Gaussian(0.3)}
+    sizes = {"channels": 4, "block_channels": 3, "num_blocks": 1, "code_dim": 3, "likelihood": Gaussian(0.3)}
     model = VQVAE((1, 8, 8), 6, **sizes)
-    options = {"text_length": 3, "num_words": 5, "width": 8, "depth": 2, "heads": 2, "condition_dropout": 0.5}
+    options = {"text_length": 3, "num_words": 5, "width": 8, "num_layers": 2, "heads": 2, "condition_dropout": 0.5}
     prior = model.priors["codes"] = TransformerPrior(6, model.grid, **options)
     text = torch.tensor([[1, 2, 0], [3, 3, 3]])
     handler = Tempered(0.8, top_p=0.9, guidance=1.5)

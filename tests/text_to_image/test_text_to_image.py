@@ -22,7 +22,7 @@ from pyro_vae.text_to_image.ranking import draw_best
 from pyro_vae.training.loop import Trainer
 
 FIT = {"epochs": 1, "batch_size": 20, "device": "cpu", "compile": "off", "checkpoint_every": 0.0}
-TRANSFORMER = {"width": 8, "depth": 1, "heads": 2, "condition_dropout": 0.2}
+TRANSFORMER = {"width": 8, "num_layers": 1, "heads": 2, "condition_dropout": 0.2}
 PRIOR = {
     "prior": {"class_path": "pyro_vae.priors.TransformerPrior", "init_args": TRANSFORMER},
     "text": {"vocabulary_size": 300, "dropout": 0.2},
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
     lines = [f"{i:02d}.png\t{caption}" for i, caption in enumerate(scenes.captions(layout, objects))]
     (folder / "data" / "captions.txt").write_text("\n".join(lines))
     write(folder, "prior.yaml", PRIOR), write(folder, "ranker.yaml", RANKER)
-    network = {"num_codes": 5, "code_dim": 3, "width": 8, "groups": 2, "blocks": 1}
+    network = {"num_codes": 5, "code_dim": 3, "halvings": 1, "channels": 8, "num_blocks": 1}
     config = {
         "data": {"name": str(folder / "data")},
         "model": {"class_path": "pyro_vae.models.DVAE", "init_args": network},
