@@ -141,7 +141,6 @@ def refine(
     step_particles: int = 8,
     num_particles: int = 1000,
     batch_size: int = 100,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -162,7 +161,6 @@ def refine(
         step_particles: draws per datum in a step.
         num_particles: fresh draws per datum that both bounds are measured with.
         batch_size: data refined at once.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of all draws; the global random state is left as it was.
         device: where to; the programs' device if None.
         compile: as for :func:`~pyro_vae.evaluation.log_likelihood`.
@@ -191,7 +189,7 @@ def refine(
     if not learning_rate > 0:
         raise InputError(f"learning_rate must be positive, got {learning_rate}")
     amortized, refined = [], []
-    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting) as (pair, split):
+    with evaluating(model, guide, data, seed, device) as (pair, split):
         refiner, batch_size = _Refiner(pair, step_particles), pair.batch_size(batch_size)
         steps = num_steps * math.ceil(len(split) / batch_size)
         refiner.recorder.mode = choose_mode(compile, steps, graph_from=GRAPH_FROM, full_from=FULL_FROM)
@@ -268,7 +266,6 @@ def likelihood_gap(
     refine_options: Mapping[str, Any] | None = None,
     annealing_options: Mapping[str, Any] | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -288,7 +285,7 @@ def likelihood_gap(
         particles: numbers K of importance samples.
         refine_options: arguments of :func:`~pyro_vae.evaluation.refine` of its own, such as ``num_steps``.
         annealing_options: arguments of :func:`~pyro_vae.evaluation.ais` of its own, such as ``num_temperatures``.
-        memory_budget, max_plate_nesting, seed, device, compile, progress: as for the three of them.
+        memory_budget, seed, device, compile, progress: as for the three of them.
 
     Returns:
         all bounds per datum, their paired differences, the two parts of the gap.
@@ -312,7 +309,6 @@ def likelihood_gap(
     for k in particles:
         positive("particles", k)
     common: dict[str, Any] = {
-        "max_plate_nesting": max_plate_nesting,
         "seed": seed,
         "device": device,
         "compile": compile,

@@ -183,7 +183,6 @@ def code_statistics(
     data: Data | Split | Mapping[str, Tensor] | Tensor,
     *,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> CodeStatistics:
@@ -193,7 +192,6 @@ def code_statistics(
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
         memory_budget: bytes that the guide may take at once; no number depends on it.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws of a guide that has any; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
 
@@ -215,7 +213,7 @@ def code_statistics(
         ((4, 4), tensor(320))
     """
     positive("memory_budget", memory_budget)
-    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting, bounds=False) as (
+    with evaluating(model, guide, data, seed, device, bounds=False) as (
         pair,
         split,
     ):

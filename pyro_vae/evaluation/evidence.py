@@ -77,7 +77,6 @@ def elbo(
     num_particles: int = 10,
     analytic_kl: bool = True,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> EvidenceBound:
@@ -90,7 +89,6 @@ def elbo(
         analytic_kl: closed-form KL where one is registered and is the same expectation.
         memory_budget: bytes that the tensors computed at once may take; no number depends on it
             (:mod:`pyro_vae.evaluation.chunks`).
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
 
@@ -115,8 +113,7 @@ def elbo(
     likelihood: dict[str, Tensor] = {}
     kl: dict[str, Tensor] = {}
     ordered: list[str] = []
-    how = {"max_plate_nesting": max_plate_nesting}
-    with evaluating(model, guide, data, seed, device, **how) as (programs, split):
+    with evaluating(model, guide, data, seed, device) as (programs, split):
         programs.refuse_point_masses()
         if not anything_to_draw(programs, split):
             num_particles = 1

@@ -198,7 +198,6 @@ def log_likelihood(
     num_particles: int = 5000,
     memory_budget: int = MEMORY_BUDGET,
     vectorize: bool = True,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -220,7 +219,6 @@ def log_likelihood(
         memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
         vectorize: particles in a plate left of the data plate. Programs for which that gives other numbers (tried on
             two data) run with each datum repeated instead, and the log says why; False: all do.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
         compile: how chunks are run. "off": eagerly; "graph": recorded once as a graph of tensor operations, the same
@@ -249,8 +247,7 @@ def log_likelihood(
     """
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
-    with evaluating(model, guide, data, seed, device, **how) as (pair, split):
+    with evaluating(model, guide, data, seed, device, vectorize=vectorize) as (pair, split):
         pair.refuse_point_masses()
         keep_freed_memory()
         first = split.batch(slice(0, 1))

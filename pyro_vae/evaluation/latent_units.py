@@ -179,7 +179,6 @@ def latent_statistics(
     num_particles: int = 10,
     free_bits: float | Mapping[str, float] | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     vectorize: bool = True,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -197,7 +196,6 @@ def latent_statistics(
         num_particles: draws per datum; one, if the guide has nothing to draw.
         free_bits: nats, for every latent site or by site name, for ``kl_clamped``.
         memory_budget: bytes that the tensors computed at once may take; no number depends on it.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate left of the data plate (the programs must broadcast); False: each datum is
             repeated, which any program can do.
         seed: of the draws; the global random state is left as it was.
@@ -223,8 +221,7 @@ def latent_statistics(
     positive("memory_budget", memory_budget)
     _check_not_negative(free_bits)
     sums: dict[str, _Sums] = {}
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": False}
-    with evaluating(model, guide, data, seed, device, **how) as (programs, split):
+    with evaluating(model, guide, data, seed, device, vectorize=vectorize, bounds=False) as (programs, split):
         if not anything_to_draw(programs, split):
             num_particles = 1
         keep_freed_memory()

@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import pyro.infer
@@ -19,11 +19,9 @@ from torch import Tensor
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.pair import Pair, tried
 from pyro_vae.programs.parameters import module_parameters
-from pyro_vae.programs.traces import TracePair, log_prob, trace_pair
+from pyro_vae.programs.traces import TracePair, log_prob
 
 logger = logging.getLogger(__name__)
-
-MOST_AXES = 32  # of a batch; torch's tensors have 64
 
 
 @dataclass
@@ -79,10 +77,9 @@ class Objective(pyro.infer.ELBO):
 
     Args:
         num_particles: draws of the latents per datum, in one vectorized plate.
-        max_plate_nesting: batch dimensions taken by the programs' own plates (1: the data plate at -1).
 
     Raises:
-        InputError: if num_particles or max_plate_nesting is not a positive integer.
+        InputError: if num_particles is not a positive integer.
 
     Example:
         >>> import pyro_vae, torch
@@ -97,16 +94,12 @@ class Objective(pyro.infer.ELBO):
         torch.Size([])
     """
 
-    def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
-        positive("num_particles", num_particles)
-        if positive("max_plate_nesting", max_plate_nesting) > MOST_AXES:
-            raise InputError(f"max_plate_nesting must be at most {MOST_AXES}, got {max_plate_nesting}")
-        super().__init__(num_particles=num_particles, vectorize_particles=True)
-        self.plate_nesting = max_plate_nesting
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles=positive("num_particles", num_particles), vectorize_particles=True)
         self.penalized = True
+        self.pair: Pair | None = None  # as it was examined
         self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
-        self._layouts: UserDict[tuple[int, int], tuple[Any, ...]] = UserDict()  # a cache, of programs used directly
-        self._pair: Pair | None = None
+        self._tried: UserDict[tuple[int, int], Pair] = UserDict()  # a cache, of programs used directly
         self._validating = False
 
     @property
@@ -128,7 +121,7 @@ class Objective(pyro.infer.ELBO):
     def on(self, pair: Pair) -> Self:
         """The same objective for a pair that has been examined: how it is run, and how many data there are in all."""
         other = copy.copy(self)
-        other._pair, other._fallback = pair, UserDict()
+        other.pair, other._fallback = pair, UserDict()
         return other
 
     def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
@@ -158,24 +151,24 @@ class Objective(pyro.infer.ELBO):
         guide: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        rewrite: Callable[[Trace], Trace] | None = None,
+        rewrite: Callable[[Trace], Trace] = lambda trace: trace,
     ) -> TracePair:
-        layout = self._layout(model, guide, args, kwargs)
-        return trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting, rewrite, **layout)
+        pair = self._pair_of(model, guide, args, kwargs)
+        return pair.traces(kwargs, self.num_particles, rewrite, args)
 
-    def _layout(
+    def _pair_of(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    ) -> Pair:
         """How the pair is run: as it was examined, or, of programs used directly, as the first call finds them."""
-        if self._pair is not None:  # in training a factor counts, as it does with plain SVI
-            return self._pair.layout if self._validating else {**self._pair.layout, "left_out": frozenset()}
+        if self.pair is not None:  # in training a factor counts, as it does with plain SVI
+            left_out = self.pair.left_out if self._validating else frozenset()
+            return replace(self.pair, model=model, guide=guide, left_out=left_out)
         if self.num_particles == 1:
-            return {}
+            return Pair(model, guide)
         key = id(model), id(guide)
-        if key not in self._layouts:
-            found = tried(model, guide, args, kwargs, self.plate_nesting)
-            self._layouts[key] = (found, model, guide)  # held, so that no other object has their ids
-        return self._layouts[key][0]
+        if key not in self._tried:  # it holds them, so that no other object has their ids
+            self._tried[key] = tried(model, guide, args, kwargs)
+        return self._tried[key]
 
     def _score_function_terms(
         self,
@@ -198,7 +191,7 @@ class Objective(pyro.infer.ELBO):
             self._fallback[key] = pyro.infer.Trace_ELBO(
                 num_particles=self.num_particles,
                 vectorize_particles=self.num_particles > 1 and pair.copies == 1,
-                max_plate_nesting=self.plate_nesting,
+                max_plate_nesting=-pair.particle_dim - 1,
             )
             logger.warning(
                 "%s: guide site %s has no reparameterized samples; %s",

@@ -29,7 +29,6 @@ class ELBO(Objective):
             :func:`pyro_vae.programs.traces.analytic_sites`); otherwise at the drawn value.
         free_bits: lambda in **nats** (the literature's name notwithstanding), for every latent site or by site
             name. For training; evaluation reports the raw KL.
-        max_plate_nesting: batch dimensions of the programs' own plates.
 
     Raises:
         InputError: for non-positive particles, negative free bits, free bits for a site that is not there.
@@ -51,9 +50,8 @@ class ELBO(Objective):
         num_particles: int = 1,
         analytic_kl: bool = True,
         free_bits: float | dict[str, float] = 0.0,
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting)
+        super().__init__(num_particles)
         values = free_bits.values() if isinstance(free_bits, Mapping) else [free_bits]
         if any(v < 0 for v in values):
             raise InputError(f"free_bits must not be negative (nats per site), got {free_bits}")

@@ -37,7 +37,6 @@ def evaluating(
     seed: int,
     device: str | torch.device | None = None,
     *,
-    max_plate_nesting: int = 1,
     vectorize: bool = True,
     bounds: bool = True,
 ) -> Iterator[tuple[Pair, Split]]:
@@ -51,7 +50,6 @@ def evaluating(
         data: what to evaluate on.
         seed: of all draws inside the block.
         device: where to; the programs' own if None.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate, if the programs give the same numbers so; False: each datum is repeated.
         bounds: whether the guide's density is used, and so is to be the density of what it draws.
 
@@ -86,7 +84,6 @@ def evaluating(
             pair = examine(
                 *programs,
                 split.batch(slice(0, 2)),
-                max_plate_nesting,
                 vectorize=vectorize,
                 num_data=len(split),
                 bounds=bounds,

@@ -120,8 +120,9 @@ class TracePair:
         outer = next((f for f in frames if f.vectorized and f.dim <= -rank and f.name != PARTICLES), None)
         if outer is not None:
             raise InputError(
-                f"site '{site['name']}' is in plate '{outer.name}' at dim {outer.dim}, but only {rank - 1} batch "
-                f"dimensions were said to be the programs' own: use max_plate_nesting={-outer.dim}"
+                f"site '{site['name']}' is in plate '{outer.name}' at dim {outer.dim}, where the programs had none "
+                f"when they were run first, and the particles' plate is at dim {self.particle_dim}: let the programs "
+                "have the same plates in every run"
             )
         if value.dim() > rank or (value.dim() == rank and value.shape[0] not in (1, particles)):
             raise InputError(
@@ -148,60 +149,22 @@ class TracePair:
         return value if self.copies == 1 else value.reshape(self.size, self.copies).T  # (K, N)
 
 
-def trace_pair(
+def traced_pair(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    num_particles: int = 1,
-    max_plate_nesting: int = 1,
-    rewrite: Callable[[Trace], Trace] | None = None,
-    *,
-    repeated: bool = False,
-    num_data: int | None = None,
-    data_plates: frozenset[str] | None = None,
-    left_out: frozenset[str] = frozenset(),
-) -> TracePair:
-    """Trace the guide, and the model replayed against it, with all particles in one outer plate.
+    rewrite: Callable[[Trace], Trace] = lambda trace: trace,
+) -> tuple[Trace, Trace]:
+    """The traces of a model and of the guide that it is replayed against, as ``rewrite`` has made it."""
+    guide_trace = rewrite(poutine.trace(guide).get_trace(*args, **kwargs))
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
-    Args:
-        model, guide: Pyro programs with a data plate at dim -1.
-        args, kwargs: what both are called with.
-        num_particles: particles per datum, drawn in one plate at dim ``-(max_plate_nesting + 1)``.
-        max_plate_nesting: how many batch dimensions the programs' own plates use (1: the data plate).
-        rewrite: makes from the guide's trace the one that the model is replayed against.
-        repeated: no plate of particles: each datum is repeated instead, for programs that do not broadcast.
-        num_data, data_plates, left_out: see :class:`TracePair`.
 
-    Raises:
-        InputError: if the model has no data plate, or a latent site is in one program only.
-    """
-    copies = num_particles if repeated else 1
-    args, kwargs = repeated_arguments(args, kwargs, copies)
-    particle_dim = -(max_plate_nesting + 1)
-    model = in_particle_plate(model, num_particles // copies, particle_dim)
-    guide = in_particle_plate(guide, num_particles // copies, particle_dim)
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    if rewrite is not None:
-        guide_trace = rewrite(guide_trace)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    guide_trace, model_trace = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
-    check_sites(model_trace, guide_trace)
-    frame = data_frame(model_trace)
-    size = frame.size // copies
-    full_size = size * (frame.full_size or frame.size) / frame.size
-    return TracePair(
-        model_trace,
-        guide_trace,
-        num_particles,
-        particle_dim,
-        size,
-        full_size,
-        copies,
-        num_data,
-        data_plates,
-        left_out,
-    )
+def plate_dims(*traces: Trace) -> int:
+    """How many batch dimensions the plates of programs take, from the right; at least one, for the data."""
+    frames = (f for t in traces for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized)
+    return max((-f.dim for f in frames if f.name != PARTICLES), default=1)
 
 
 def repeat(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:

@@ -247,8 +247,8 @@ def fit(
     alone = locked(run) if run is not None and fabric.global_rank == 0 else nullcontext()
     with alone, private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
-        first, nesting = train.batch(slice(0, 2)), objective.plate_nesting
-        pair = examine(*programs, first, nesting, num_data=len(train), training=True, traces=traces)
+        first = train.batch(slice(0, 2))
+        pair = examine(*programs, first, num_data=len(train), training=True, traces=traces)
         check_trainable(pair, first)
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
