@@ -22,7 +22,7 @@ from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module
 from pyro_vae.programs.program import Batch, Program, prime, real_type
 from pyro_vae.programs.sites import Site, elementwise_support, innermost, inside_support, is_factor, kept
 from pyro_vae.programs.traces import is_latent, is_observed
-from pyro_vae.runtime import peak_bytes
+from pyro_vae.runtime import peak_bytes, same_random_state
 
 
 def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
@@ -37,11 +37,11 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: names the guide's class and the site.
     """
-    count = len(next(iter(batch.values())))
+    count, devices = len(next(iter(batch.values()))), [value.device for value in batch.values()]
     for module in guide.modules():
         if isinstance(module, AutoGuide) and not isinstance(module.model, AutoGuide):
             statements = ParamStatements(ParameterStore())
-            with torch.no_grad(), torch.random.fork_rng(), module_parameters(guide), statements:
+            with torch.no_grad(), same_random_state(*devices), module_parameters(guide), statements:
                 nodes = poutine.trace(module.model).get_trace(**batch).nodes
             name = next((n for n, site in nodes.items() if is_latent(site) and _grows(site, count)), None)
             if name is not None:

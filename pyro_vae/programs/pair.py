@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError
 from pyro_vae.programs.bounds import check_bound
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
-from pyro_vae.programs.program import Program, as_programs, prime
+from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime
 from pyro_vae.programs.traces import (
     TracePair,
     check_sites,
@@ -141,7 +140,7 @@ def examine(
         model_trace, guide_trace = traces or prime(model, guide, batch)
         check_sites(*(prune_subsample_sites(trace.copy()) for trace in (model_trace, guide_trace)))
         data_frame(model_trace)
-        with evaluated(model, guide), torch.no_grad():
+        with evaluation_mode(model, guide), torch.no_grad():
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
             trial = try_together(model, guide, batch, nesting := plate_dims(model_trace, guide_trace))
     how = {
@@ -167,7 +166,7 @@ def tried(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any,
     given = {**inspect.signature(target).bind_partial(*args).arguments, **kwargs}
     batch = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
     device = next((value.device for value in batch.values()), None)
-    with private_seed(0, device), torch.no_grad(), evaluated(*programs):
+    with private_seed(0, device), torch.no_grad(), evaluation_mode(*programs):
         with module_parameters(model, guide), ParamStatements(ParameterStore()):
             nesting = plate_dims(*traced_pair(model, guide, args, kwargs))
         if not batch or len(batch) < len([v for v in given.values() if v is not None]):
@@ -175,19 +174,6 @@ def tried(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any,
         trial = try_together(*programs, {name: value[:2] for name, value in batch.items()}, nesting)
     repeated = _chosen(trial, True)[0] if trial.together else False  # in training a batch may matter as a whole
     return Pair(model, guide, nesting, repeated, data_plates=trial.data_plates or None)
-
-
-@contextmanager
-def evaluated(*programs: Any) -> Iterator[None]:
-    """Programs in evaluation mode."""
-    modes = [(m, m.training) for program in programs for m in program.modules()]
-    for program in programs:
-        program.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _chosen(trial: Trial, vectorize: bool) -> tuple[bool, bool]:

@@ -6,7 +6,7 @@ import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import CodeType
 from typing import Any
@@ -30,6 +30,7 @@ from pyro_vae.programs.parameters import (
     module_parameters,
     take_awaited,
 )
+from pyro_vae.runtime import same_random_state
 
 Batch = Mapping[str, Tensor]
 
@@ -218,24 +219,36 @@ def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[P
     return wrapped[0], wrapped[1]
 
 
+@contextmanager
+def evaluation_mode(*programs: nn.Module) -> Iterator[list[tuple[nn.Module, bool]]]:
+    """Programs in evaluation mode, in which batch statistics, codebooks and averages do not move.
+
+    Yields:
+        the modes that modules are put back to; a block that lets programs own further modules adds those.
+    """
+    modes = [(module, module.training) for program in programs for module in program.modules()]
+    for program in programs:
+        program.eval()
+    try:
+        yield modes
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def prime(model: Program, guide: Program, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
     """Run both programs once, so that every parameter exists and is owned; the random state is left as it was.
 
     Returns:
         the model's and the guide's trace on the batch, for looking at their sites.
     """
-    devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
-    modes = [(module, module.training) for program in (model, guide) for module in program.modules()]
-    with torch.random.fork_rng(devices=devices):
-        model.eval(), guide.eval()  # batch statistics are not to move because somebody looked
-        found = [] if model.explored and guide.explored else adopt_what_is_used(model, guide, batch)
+    with same_random_state(*(v.device for v in batch.values())), evaluation_mode(model, guide) as modes:
+        modes += [] if model.explored and guide.explored else adopt_what_is_used(model, guide, batch)
         model.explored = guide.explored = True
         _check_nothing_awaited(model, guide)
         with torch.no_grad():
             guide_trace = poutine.trace(guide).get_trace(**batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
-    for module, training in (*modes, *found):
-        module.training = training
     return model_trace, guide_trace
 
 
