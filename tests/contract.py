@@ -16,9 +16,10 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, bidirectional, elbo, log_likelihood
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.programs.context import needed_to_generate, required_arguments
+from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Program, as_programs, prime
-from pyro_vae.programs.traces import is_latent, log_weights, plate_dims
+from pyro_vae.programs.traces import is_latent, plate_dims
 from pyro_vae.recording import Recording
 from pyro_vae.training.checkpoint import load_weights, named_weights, save_weights
 from pyro_vae.training.compiled import Step

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
@@ -22,10 +21,12 @@ from pyro_vae.evaluation.annealing.results import LikelihoodGap, RefinedBound
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Recorder
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.programs.context import X
+from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.traces import TracePair, log_weights
+from pyro_vae.programs.sites import innermost, rewrapped
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.recording import Compile, Outputs, choose_mode
 
 Offsets = Mapping[str, Tensor]  # by "site: parameter", (*inner, N, *event) unconstrained
@@ -66,7 +67,7 @@ def zero_offsets(pair: TracePair) -> dict[str, Tensor]:
     """
     offsets = {}
     for name, (q, _) in pair.latent().items():
-        base = _base(q["fn"])
+        base = innermost(q["fn"])
         taken = _parameters(base)
         if not q["fn"].has_rsample or not taken or any(_moves(base.arg_constraints[p]) for p in taken):
             raise InputError(
@@ -81,18 +82,16 @@ def zero_offsets(pair: TracePair) -> dict[str, Tensor]:
 
 def _shifted(fn: Any, offsets: Mapping[str, Tensor]) -> Any:
     """A distribution, inside its wrappers, with other parameters."""
-    if isinstance(fn, Independent):
-        return Independent(_shifted(fn.base_dist, offsets), fn.reinterpreted_batch_ndims)
-    if isinstance(fn, MaskedDistribution):
-        return MaskedDistribution(_shifted(fn.base_dist, offsets), fn._mask)
-    if isinstance(fn, ExpandedDistribution):
-        return _shifted(fn.base_dist, offsets).expand(fn.batch_shape)
-    values = {}
-    for name, value in _parameters(fn).items():
-        transform = transform_to(fn.arg_constraints[name])
-        unconstrained = transform.inv(value)
-        values[name] = transform(unconstrained + _repeated_to(offsets[name], unconstrained.shape))
-    return type(fn)(**values, validate_args=False)
+
+    def shifted(base: Any) -> Any:
+        values = {}
+        for name, value in _parameters(base).items():
+            transform = transform_to(base.arg_constraints[name])
+            unconstrained = transform.inv(value)
+            values[name] = transform(unconstrained + _repeated_to(offsets[name], unconstrained.shape))
+        return type(base)(**values, validate_args=False)
+
+    return rewrapped(fn, shifted)
 
 
 def _repeated_to(offset: Tensor, shape: torch.Size) -> Tensor:
@@ -108,12 +107,6 @@ def _moves(constraint: Any) -> bool:
     """Whether what a parameter may be depends on other parameters, as of the ends of an interval, or of a point."""
     ends = (getattr(constraint, name, None) for name in ("lower_bound", "upper_bound"))
     return constraints.is_dependent(constraint) or any(isinstance(end, Tensor) for end in ends)
-
-
-def _base(fn: Any) -> Any:
-    while isinstance(fn, (Independent, MaskedDistribution, ExpandedDistribution)):
-        fn = fn.base_dist
-    return fn
 
 
 def _parameters(fn: Any) -> dict[str, Tensor]:

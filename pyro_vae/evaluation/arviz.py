@@ -15,11 +15,11 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.importance import pareto_k
-from pyro_vae.programs.nodes import data_first
+from pyro_vae.programs.densities import log_weights_by_site
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import anything_to_draw, evaluating
-from pyro_vae.programs.sites import Site, is_factor
-from pyro_vae.programs.traces import TracePair, log_weights_by_site
+from pyro_vae.programs.sites import Site, data_first, is_factor
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import bytes_per_row
 
 if TYPE_CHECKING:

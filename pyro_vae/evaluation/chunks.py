@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.programs.densities import log_prob, site_kl
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
-from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, log_prob, repeat, site_kl, traced
+from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeat, traced
 from pyro_vae.recording import Mode, NotRecordable, Outputs, Recording, expanded_along
 from pyro_vae.runtime import bytes_per_row, peak_bytes, private_seed
 

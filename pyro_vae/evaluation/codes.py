@@ -18,12 +18,11 @@ from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.results import Result
 from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.context import accepted_arguments
-from pyro_vae.programs.nodes import data_first, in_data_plate, is_deterministic
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import evaluating, quiet
-from pyro_vae.programs.sites import elementwise_support
-from pyro_vae.programs.traces import Site, is_latent, repeat
+from pyro_vae.programs.sites import data_first, elementwise_support, in_data_plate
+from pyro_vae.programs.traces import Site, is_deterministic, is_latent, repeat
 from pyro_vae.runtime import bytes_per_row, private_seed
 
 

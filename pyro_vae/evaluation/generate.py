@@ -16,9 +16,9 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
 from pyro_vae.programs.handlers import Scaled, Tempered
-from pyro_vae.programs.nodes import data_first, in_data_plate, mean_of
 from pyro_vae.programs.program import Batch, Program, as_programs
 from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, quiet
+from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
 from pyro_vae.programs.traces import is_latent
 
 

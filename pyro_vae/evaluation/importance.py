@@ -18,10 +18,10 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED, Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_tensors
 from pyro_vae.evaluation.results import LogLikelihood, measured_sites
-from pyro_vae.programs.nodes import is_deterministic
+from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.traces import TracePair, in_particle_plate, log_weights, repeat, traced
+from pyro_vae.programs.traces import TracePair, in_particle_plate, is_deterministic, repeat, traced
 from pyro_vae.recording import Compile, Mode, Outputs, choose_mode, is_recorded
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
 

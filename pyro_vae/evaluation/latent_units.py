@@ -9,16 +9,24 @@ from typing import Any, NamedTuple
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import Result
-from pyro_vae.programs.nodes import is_point_mass, mean_or_none
+from pyro_vae.programs.densities import analytic_sites, closed_kl
 from pyro_vae.programs.session import anything_to_draw, evaluating
-from pyro_vae.programs.sites import Site, inside_support, is_delta, kept, may_leave, same_masks
-from pyro_vae.programs.traces import TracePair, analytic_sites
+from pyro_vae.programs.sites import (
+    Site,
+    factors,
+    inside_support,
+    is_point_mass,
+    kept,
+    may_leave,
+    mean_or_none,
+)
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import keep_freed_memory
 
 
@@ -48,34 +56,21 @@ def unit_kl(q: Site, p: Site, *, analytic: bool) -> UnitKL:
         q, p: the guide's and the model's site.
         analytic: take the closed form where one is registered with ``torch.distributions.kl``.
     """
-    (q_base, q_dims), (p_base, p_dims) = _factors(q["fn"]), _factors(p["fn"])
+    (q_base, q_dims), (p_base, p_dims) = factors(q["fn"]), factors(p["fn"])
     dims = min(q_dims, p_dims)
     if q["fn"].event_dim != p["fn"].event_dim:
         dims, q_fn, p_fn = 0, q["fn"], p["fn"]
     else:
         q_fn, p_fn = (_grouped(base, own - dims) for base, own in ((q_base, q_dims), (p_base, p_dims)))
-    if analytic and not is_delta(q["fn"]) and same_masks(q, p):
-        try:
-            value = kl_divergence(q_fn, p_fn)
-        except NotImplementedError:
-            pass
-        else:
-            return UnitKL(_masked(value, q["mask"], dims), dims, True)
+    closed = closed_kl(q, p, (q_fn, p_fn)) if analytic else None
+    if closed is not None:
+        return UnitKL(_masked(closed, q["mask"], dims), dims, True)
     log_p = p_fn.log_prob(p["value"])
     if may_leave(q["fn"], p["fn"]):
         inside = inside_support(p["fn"], p["value"], kept(p))
         log_p = torch.where(inside.reshape(*inside.shape, *(1,) * dims), log_p, -torch.inf)
     log_q, log_p = _masked(q_fn.log_prob(q["value"]), q["mask"], dims), _masked(log_p, p["mask"], dims)
     return UnitKL(log_q - log_p, dims, False)
-
-
-def _factors(fn: Any) -> tuple[Any, int]:
-    """What a distribution is a product of, and over how many dimensions."""
-    dims = 0
-    while isinstance(fn, torch.distributions.Independent):
-        dims += fn.reinterpreted_batch_ndims
-        fn = fn.base_dist
-    return fn, dims
 
 
 def _grouped(fn: Any, dims: int) -> Distribution:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.chunks import Chunks, Piece
+from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.sites import Site, is_discrete, is_factor, kept
-from pyro_vae.programs.traces import TracePair, log_prob
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import private_seed
 
 UNRELIABLE = 0.7  # k-hat above this: not even a smoothed estimate is to be trusted

@@ -14,6 +14,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.data_sites import site_of_run
 from pyro_vae.programs.program import Program, evaluation_mode
+from pyro_vae.programs.sites import REAL, elementwise, factors
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.runtime import same_random_state
 
@@ -49,7 +50,7 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
         if name == data or name in arguments:  # another data site
             continue
         support = site["fn"].support
-        if not _is_real(support):
+        if elementwise(support) not in REAL:
             raise InputError(
                 f"latent site '{name}' has support {support}, a Gaussian guide needs real values: "
                 "write a guide of your own for it"
@@ -60,12 +61,6 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
     if not latents:
         raise InputError("the model has no latent site for a guide to sample")
     return tuple(sites[data]["fn"].event_shape), latents
-
-
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):  # independent dimensions, mixtures
-        support = support.base_constraint
-    return support in (dist.constraints.real, dist.constraints.real_vector)
 
 
 def vectors_bottom_up(latents: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -147,8 +142,7 @@ def gaussian(name: str, fn: Any) -> dist.Normal:
     Raises:
         InputError: if it is not Gaussian; names the site.
     """
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
+    fn, _ = factors(fn)
     if not isinstance(fn, dist.Normal):
         raise InputError(
             f"latent site '{name}' is {type(fn).__name__}; a top-down guide merges Gaussians: make it a Normal, or "

@@ -17,9 +17,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError, positive
+from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.pair import Pair, tried
 from pyro_vae.programs.parameters import module_parameters
-from pyro_vae.programs.traces import TracePair, log_prob
+from pyro_vae.programs.traces import TracePair
 
 logger = logging.getLogger(__name__)
 

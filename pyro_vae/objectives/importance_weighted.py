@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.base import Objective, Terms
-from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, log_weights_by_site, repeated_arguments
+from pyro_vae.programs.densities import log_weights_by_site
+from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeated_arguments
 from pyro_vae.recording.tensors import with_tensors
 
 Gradient = Literal["standard", "dreg", "stl"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import InputError
+from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.handlers import is_penalty
 from pyro_vae.programs.sites import (
     Site,
@@ -27,7 +28,7 @@ from pyro_vae.programs.sites import (
     same_masks,
     without_masks,
 )
-from pyro_vae.programs.traces import is_latent, is_observed, log_prob
+from pyro_vae.programs.traces import is_latent, is_observed
 
 TOLERANCE = 1e-3  # nats: a density that differs by more is another one
 ROUNDING = 1e-5  # of float32, relative to the densities themselves

@@ -17,13 +17,13 @@ from torch import Tensor
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
-from pyro_vae.programs.checks import check_context, check_data, check_present, data_type
+from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.programs.data_sites import data_site, observed_data, same_numbers, site_of_run
-from pyro_vae.programs.nodes import check_whole, is_deterministic, mean_of
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime, real_type
-from pyro_vae.programs.traces import check_sites, traced
+from pyro_vae.programs.sites import mean_of
+from pyro_vae.programs.traces import check_sites, is_deterministic, traced
 from pyro_vae.runtime import as_device, check_seed, private_seed
 
 logger = logging.getLogger(__name__)
