@@ -140,7 +140,7 @@ class Objective(pyro.infer.ELBO):
     def with_penalties(self, terms: Terms, pair: TracePair) -> Terms:
         """Add the guide's penalties to the loss, and what its sites report to the terms; KLs in the model's order."""
         for name, site in pair.penalties().items() if self.penalized else ():
-            value = pair.per_datum(log_prob(site, scaled=False), site).mean()
+            value = pair.per_datum(log_prob(site), site).mean()
             terms.loss, terms.penalty[name] = terms.loss + value, value.detach()
         terms.kl, terms.kl_clamped = pair.in_model_order(terms.kl), pair.in_model_order(terms.kl_clamped)
         terms.report = pair.reports()

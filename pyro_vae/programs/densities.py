@@ -15,19 +15,19 @@ from pyro_vae.programs.sites import Site, inside_support, is_delta, kept, masked
 from pyro_vae.programs.traces import TracePair
 
 
-def log_prob(site: Site, *, scaled: bool = True, fn: Any = None) -> Tensor:
-    """log-density of a site's value in nats, per batch element; masked, and scaled unless told otherwise."""
-    value = (fn or site["fn"]).log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(value, site["scale"] if scaled else 1.0, site["mask"])
+def log_prob(site: Site) -> Tensor:
+    """log-density of a site's value in nats, per batch element; masked, without the site's scale."""
+    value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(value, 1.0, site["mask"])
 
 
-def log_prior(p: Site, q: Site, *, scaled: bool = True) -> Tensor:
+def log_prior(p: Site, q: Site) -> Tensor:
     """log-density of a latent's value under the model, as :func:`log_prob`; -inf where it is outside the support.
 
     Looked at only where the guide's distribution may leave the support of the model's: then a density's formula gives
     some number outside of it.
     """
-    value = log_prob(p, scaled=scaled)
+    value = log_prob(p)
     if not may_leave(q["fn"], p["fn"]):
         return value
     inside = inside_support(p["fn"], p["value"], kept(p))
@@ -61,10 +61,10 @@ def site_kl(q: Site, p: Site | None, *, analytic: bool) -> tuple[Tensor, Tensor]
     if raw is not None:
         raw = scale_and_mask(raw, 1.0, q["mask"])
         return raw, scale_and_mask(raw, q["scale"], None)
-    log_q = log_prob(q, scaled=False)
+    log_q = log_prob(q)
     if p is None:
         return log_q, scale_and_mask(log_q, q["scale"], None)
-    log_p = log_prior(p, q, scaled=False)
+    log_p = log_prior(p, q)
     weighted = scale_and_mask(log_q, q["scale"], None) - scale_and_mask(log_p, p["scale"], None)
     return log_q - log_p, weighted
 
@@ -108,12 +108,12 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
     """
     closed = analytic_sites(pair) if analytic else set()
     for site in pair.observed().values():
-        raw = log_prob(site, scaled=False)
+        raw = log_prob(site)
         yield Term("data", site, raw, scale_and_mask(raw, site["scale"], None))
     for name, (q, p) in pair.latent().items():
         yield Term("latent", q, *site_kl(q, p, analytic=name in closed))
     for site in pair.guide_factors().values():
-        raw = log_prob(site, scaled=False)
+        raw = log_prob(site)
         yield Term("factor", site, raw, scale_and_mask(raw, site["scale"], None))
 
 
@@ -183,7 +183,7 @@ def log_weights_by_site(
     parts, observed, kl = [], {}, {}
 
     def add(site: Site, sign: float, prior_of: Site | None = None) -> Tensor:
-        raw = log_prob(site, scaled=False) if prior_of is None else log_prior(site, prior_of, scaled=False)
+        raw = log_prob(site) if prior_of is None else log_prior(site, prior_of)
         weighted = scale_and_mask(raw, site["scale"], None) if scaled else raw
         parts.append(sign * pair.per_datum(weighted, site))
         return pair.per_datum(raw, site)

@@ -273,7 +273,7 @@ class Densities:
             pair = TracePair(model, guide, self.chains, self.particle_dim, size, size, **known)
 
             def summed(sites: list[Site]) -> Tensor:
-                return total([pair.per_datum(log_prob(site, scaled=False), site) for site in sites])
+                return total([pair.per_datum(log_prob(site), site) for site in sites])
 
             observed = summed(list(pair.observed().values()))
             prior = summed([model.nodes[name] for name in self.layout.parts])
