@@ -98,7 +98,7 @@ class Objective(pyro.infer.ELBO):
     def __init__(self, num_particles: int = 1) -> None:
         super().__init__(num_particles=positive("num_particles", num_particles), vectorize_particles=True)
         self.penalized = True
-        self.pair: Pair | None = None  # as it was examined
+        self._pair: Pair | None = None  # as it was examined
         self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
         self._tried: UserDict[tuple[int, int], Pair] = UserDict()  # a cache, of programs used directly
         self._validating = False
@@ -108,6 +108,11 @@ class Objective(pyro.infer.ELBO):
         """Why a score-function estimator had to be used, if it had: which sites of the guide."""
         sites = ", ".join(self._fallback)
         return f"guide site {sites} has no reparameterized samples (score-function estimator)" if sites else ""
+
+    @property
+    def nesting(self) -> int:
+        """Batch dimensions of the plates of the pair that it is for (:meth:`on`)."""
+        return 1 if self._pair is None else self._pair.nesting
 
     @abstractmethod
     def pair_terms(self, pair: TracePair) -> Terms:
@@ -122,7 +127,7 @@ class Objective(pyro.infer.ELBO):
     def on(self, pair: Pair) -> Self:
         """The same objective for a pair that has been examined: how it is run, and how many data there are in all."""
         other = copy.copy(self)
-        other.pair, other._fallback = pair, UserDict()
+        other._pair, other._fallback = pair, UserDict()
         return other
 
     def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
@@ -161,9 +166,9 @@ class Objective(pyro.infer.ELBO):
         self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Pair:
         """How the pair is run: as it was examined, or, of programs used directly, as the first call finds them."""
-        if self.pair is not None:  # in training a factor counts, as it does with plain SVI
-            left_out = self.pair.left_out if self._validating else frozenset()
-            return replace(self.pair, model=model, guide=guide, left_out=left_out)
+        if self._pair is not None:  # in training a factor counts, as it does with plain SVI
+            left_out = self._pair.left_out if self._validating else frozenset()
+            return replace(self._pair, model=model, guide=guide, left_out=left_out)
         if self.num_particles == 1:
             return Pair(model, guide)
         key = id(model), id(guide)

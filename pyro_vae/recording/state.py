@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from pyro_vae.programs.program import names_used
+from pyro_vae.programs.parameters import names_used
 from pyro_vae.recording.tensors import seen_by
 
 LONG = 10_000  # entries of a list or dict, beyond which only its length is looked at

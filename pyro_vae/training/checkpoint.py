@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from pyro_vae.files import check_no_links, write_atomically
 from pyro_vae.objectives.base import Objective
 from pyro_vae.programs.parameters import await_weights
 from pyro_vae.programs.program import Program
+from pyro_vae.training.metrics import METRICS
 from pyro_vae.training.schedules import Schedule
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ TYPES = (  # of saved tensors
 )
 MOST_ENTRIES = 1 << 20  # of a checkpoint
 MOST_SHARED = 1 << 26  # bytes of a checkpoint's tensors beyond twice the file's, if several have the same memory
-MOST_METRICS = 1 << 28  # bytes of a log
 
 
 def described(value: Any) -> str:
@@ -273,7 +271,7 @@ def copy_into(ours: dict[str, Tensor], saved: dict[str, Tensor], source: str) ->
 
 CHECKPOINT = Path("checkpoints") / "last.pt"
 PREVIOUS = Path("checkpoints") / "previous.pt"
-METRICS, WEIGHTS = "metrics.jsonl", "model.safetensors"
+WEIGHTS = "model.safetensors"
 FILES = (str(CHECKPOINT), str(PREVIOUS), METRICS, WEIGHTS)  # what training writes
 DAMAGED = "the last one is damaged"  # of a state that was read from the checkpoint before it
 SCHEMA: dict[str, Any] = {  # what a checkpoint holds; a finished one of an older version has its progress alone
@@ -406,65 +404,3 @@ def _says_of_training(file: Path) -> bool:
     if file.name == WEIGHTS:
         return file.exists() and are_trained(file)
     return file.exists() and file.stat().st_size > 0
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics log; a last line cut off by a kill is left out.
-
-    Raises:
-        CorruptFileError: if another line is not a JSON object of finite numbers, or it is no file, or huge.
-    """
-    path = run / METRICS
-    if not path.exists():
-        return []
-    if not path.is_file() or path.stat().st_size > MOST_METRICS:
-        raise CorruptFileError(
-            f"{path} should be a log of training, a file of at most {MOST_METRICS >> 20} MiB: remove it, and go on"
-        )
-    text = path.read_text(errors="replace")
-    lines = text.splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
-                raise ValueError("a record has an integer 'epoch'")
-            odd = next((key for key, value in record.items() if not _finite(value)), None)
-            if odd is not None:
-                raise ValueError(f"'{odd}' is no finite number")
-            records.append(record)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines) and not text.endswith("\n"):
-                break
-            told = "it is nested too deeply" if isinstance(error, RecursionError) else error
-            raise CorruptFileError(
-                f"{path}, line {number}, is not a record of training: {told}. Remove the line, then go on"
-            ) from error
-    return records
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-def rewrite_metrics(run: Path, records: list[dict[str, Any]]) -> None:
-    """Replace the log by these records, atomically."""
-    text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records)
-    write_atomically(run / METRICS, lambda path: path.write_text(text))
-
-
-def append_metrics(run: Path, record: dict[str, Any]) -> None:
-    """Add one record to the log.
-
-    Raises:
-        InputError: if it cannot be written (full disk, no permission).
-    """
-    line = json.dumps(record, allow_nan=False) + "\n"
-    try:
-        handle = os.open(run / METRICS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        with open(handle, "a") as file:
-            file.write(line)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {run / METRICS}: {error}. The last checkpoint is unharmed; free some disk space, then resume"
-        ) from error
