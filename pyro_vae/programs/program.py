@@ -48,14 +48,14 @@ def real_type(*programs: nn.Module) -> torch.dtype | None:
 class Program(nn.Module):
     """A Pyro program that is called with a whole batch and owns what it trains.
 
-    ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a
-    program without a ``y`` argument is never handed ``y``; the data, ``x``, may have another name there
-    (:func:`data_argument`). A PyroModule keeps its own parameters. A plain
-    function's are found where it keeps them: modules that it refers to (globals or closure, itself or through
-    its helper functions) become submodules. Whatever else a program turns out to use when it is run first
-    (:func:`prime`), as modules behind objects of one's own and bare parameters, is adopted then
-    (:func:`~pyro_vae.programs.parameters.adopt_what_is_used`). ``pyro.param`` values become parameters in a private store; a module keeps it as its
-    submodule ``pyro_params``. Pyro's global parameter store is neither read nor written.
+    ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a program without a
+    ``y`` argument is never handed ``y``; the data, ``x``, may have another name there (:func:`data_argument`). A
+    PyroModule keeps its own parameters. A plain function's are found where it keeps them: modules that it refers to
+    (globals or closure, itself or through its helper functions) become submodules. Whatever else a program turns out to
+    use when it is run first (:func:`prime`), as modules behind objects of one's own and bare parameters, is adopted
+    then (:func:`~pyro_vae.programs.parameters.adopt_what_is_used`). ``pyro.param`` values become parameters in a
+    private store; a module keeps it as its submodule ``pyro_params``. Pyro's global parameter store is neither read nor
+    written.
 
     Args:
         program: a module or a function with Pyro statements.

@@ -333,11 +333,10 @@ def _read(path: Path) -> dict[str, Any]:
     if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
         raise ValueError("its parts are packed, or overlap")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    odd = isinstance(state, dict) and next(
-        (k for k, kind in SCHEMA.items() if not isinstance(state.get(k), kind)), None
-    )
-    if not isinstance(state, dict) or odd or not _texts(state.get("experiment")):
-        raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'no state'})")
+    whole = state if isinstance(state, dict) else {}
+    odd = next((key for key, kind in SCHEMA.items() if not isinstance(whole.get(key), kind)), None)
+    if odd or not all(isinstance(text, str) for pair in (whole.get("experiment") or {}).items() for text in pair):
+        raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'experiment'})")
     _check_tensors(state, 2 * size + MOST_SHARED)
     digest = state.pop("digest", None)  # older ones have none
     if digest is not None and digest != state_digest(state):
@@ -371,11 +370,6 @@ def _check_tensors(state: Any, most: int) -> None:
             raise ValueError("its tensors are larger than the file")
 
 
-def _texts(value: Any) -> bool:
-    """Whether a value is missing, or texts by their names."""
-    return value is None or all(isinstance(each, str) for pair in value.items() for each in pair)
-
-
 def check_directory(run: Path, resume: bool) -> None:
     """Check that training may write in a directory.
 
@@ -401,6 +395,4 @@ def check_directory(run: Path, resume: bool) -> None:
 
 
 def _says_of_training(file: Path) -> bool:
-    if file.name == WEIGHTS:
-        return file.exists() and are_trained(file)
-    return file.exists() and file.stat().st_size > 0
+    return are_trained(file) if file.name == WEIGHTS else file.exists() and file.stat().st_size > 0
