@@ -26,7 +26,7 @@ class ELBO(Objective):
         num_particles: draws per datum for the expectation.
         analytic_kl: take a site's KL in closed form where one is registered with
             ``torch.distributions.kl`` and where that is the same expectation (see
-            :func:`pyro_vae.programs.traces.analytic_sites`); otherwise at the drawn value.
+            :func:`pyro_vae.programs.densities.analytic_sites`); otherwise at the drawn value.
         free_bits: lambda in **nats** (the literature's name notwithstanding), for every latent site or by site
             name. For training; evaluation reports the raw KL.
 
