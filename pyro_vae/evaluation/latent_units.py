@@ -181,9 +181,9 @@ def latent_statistics(
     r"""KL of each latent site and of its units, and how many units are active.
 
     A KL is taken in closed form where one is registered and is the same expectation (see
-    :func:`~pyro_vae.programs.densities.analytic_sites`), else at the draws. A site that depends on other latents has the
-    mean :math:`E_q[z_d | x]` over their draws; the variance that this estimate adds is subtracted (with one particle it
-    cannot be, and counts as activity).
+    :func:`~pyro_vae.programs.densities.analytic_sites`), else at the draws. A site that depends on other latents has
+    the mean :math:`E_q[z_d | x]` over their draws; the variance that this estimate adds is subtracted (with one
+    particle it cannot be, and counts as activity).
 
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
