@@ -1,4 +1,4 @@
-"""Parameters of ``pyro.param`` and ``pyro.module``, kept in the programs' modules; and what programs use beside them."""
+"""Parameters of ``pyro.param`` and ``pyro.module``, kept in the programs' modules; what programs use beside them."""
 
 from __future__ import annotations
 
