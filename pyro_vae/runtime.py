@@ -59,17 +59,31 @@ def check_seed(seed: int) -> int:
 
 
 @contextmanager
-def private_seed(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed the CPU's generator and the device's for the length of a block, then put their states back.
+def same_random_state(*devices: torch.device | None) -> Iterator[list[int]]:
+    """Random numbers inside leave the generators of the CPU and of devices as they were.
 
     Args:
-        seed: of both generators.
-        device: a device that is used inside the block (None: the CPU only).
+        devices: those that are used inside the block (None: the CPU, which always is).
+
+    Yields:
+        the numbers of the CUDA devices among them.
     """
-    cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
+    cuda = sorted({device.index or 0 for device in devices if device is not None and device.type == "cuda"})
     with torch.random.fork_rng(devices=cuda):
+        yield cuda
+
+
+@contextmanager
+def private_seed(seed: int, *devices: torch.device | None) -> Iterator[None]:
+    """Seed the CPU's generator and those of devices for the length of a block, then put their states back.
+
+    Args:
+        seed: of all generators.
+        devices: as for :func:`same_random_state`.
+    """
+    with same_random_state(*devices) as cuda:
         torch.default_generator.manual_seed(seed)
-        for index in cuda:
+        for index in cuda:  # not torch.manual_seed, which would seed devices that nobody restores
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
 
@@ -186,7 +200,7 @@ def bytes_per_row(run: Callable[[int], Any], first: int = 4, last: int = 10_000,
         return peak_bytes(lambda: run(rows))
 
     if most < math.inf:
-        with torch.random.fork_rng(devices=[]):  # the stream of an estimate's draws is not to depend on this
+        with same_random_state():  # the stream of an estimate's draws is not to depend on this
             one = peak(1)
         if 3 * one > most:
             return max(float(one), 1.0)

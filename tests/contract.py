@@ -16,8 +16,10 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, bidirectional, elbo, log_likelihood
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.programs.context import needed_to_generate, required_arguments
+from pyro_vae.programs.densities import log_weights
+from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Program, as_programs, prime
-from pyro_vae.programs.traces import is_latent, log_weights, trace_pair
+from pyro_vae.programs.traces import is_latent, plate_dims
 from pyro_vae.recording import Recording
 from pyro_vae.training.checkpoint import load_weights, named_weights, save_weights
 from pyro_vae.training.compiled import Step
@@ -27,14 +29,13 @@ class PairContract:
     """Tests that a pair inherits.
 
     A subclass writes :meth:`make_pair`. It may set ``learning_rate``, ``steps`` for a pair that is slow to improve,
-    ``plate_nesting`` for one with plates inside the data plate, ``has_latents = False`` for one without latents,
+    ``has_latents = False`` for one without latents,
     ``has_randomness = False`` for a guide of point masses, and ``has_continuous_latents = False`` where latents are
     codes. A model that needs context is given the batch's.
     """
 
     learning_rate = 3e-3
     steps = 30
-    plate_nesting = 1
     has_latents = True
     has_randomness = True
     has_continuous_latents = True
@@ -57,7 +58,7 @@ class PairContract:
 
     def traces(self):
         model, guide, batch = self.programs()
-        return trace_pair(model, guide, (), batch, 1, self.plate_nesting)
+        return Pair(model, guide).traces(batch)
 
     # -------------------------------------------------------------------------- sites and shapes
     def test_model_and_guide_have_the_same_sites(self):
@@ -78,7 +79,8 @@ class PairContract:
         self.check_particles(model.eval(), guide.eval(), batch)
 
     def check_particles(self, model, guide, batch, k=3):
-        pair = trace_pair(model, guide, (), batch, k, self.plate_nesting)
+        plates = Pair(model, guide).traces(batch)
+        pair = Pair(model, guide, plate_dims(plates.model, plates.guide)).traces(batch, k)
         together = log_weights(pair, scaled=False)  # (K, N)
         assert together.shape == (k, pair.size)
         for particle in range(k):
@@ -90,7 +92,7 @@ class PairContract:
             def replayed(drawn=drawn, **kwargs):
                 return poutine.replay(guide, trace=drawn)(**kwargs)
 
-            alone = trace_pair(model, replayed, (), batch, 1, self.plate_nesting)
+            alone = Pair(model, replayed).traces(batch)
             row = log_weights(alone, scaled=False)[0]
             torch.testing.assert_close(row, together[particle], rtol=1e-4, atol=1e-3)
 
@@ -108,7 +110,7 @@ class PairContract:
 
     def test_a_batch_of_another_size(self):
         model, guide, batch = self.programs()
-        objective = ELBO(max_plate_nesting=self.plate_nesting)
+        objective = ELBO()
         for n in (1, 5):
             part = {name: value[:n] for name, value in batch.items()}
             model.eval(), guide.eval()  # batch statistics of one datum are nobody's contract
@@ -117,7 +119,7 @@ class PairContract:
     # -------------------------------------------------------------------------- learning
     def test_every_parameter_gets_a_gradient(self):
         model, guide, batch = self.programs()
-        ELBO(num_particles=4, max_plate_nesting=self.plate_nesting)(model, guide)(**batch).backward()
+        ELBO(num_particles=4)(model, guide)(**batch).backward()
         without = [
             n
             for n, p in named_weights(model, guide).items()
@@ -130,18 +132,18 @@ class PairContract:
     def test_the_elbo_is_finite_and_improves(self):
         *programs, batch = self.programs()
         state = torch.get_rng_state()
-        before = elbo(*programs, batch, num_particles=20, max_plate_nesting=self.plate_nesting)
+        before = elbo(*programs, batch, num_particles=20)
         fit(
             *programs,
             batch,
-            objective=ELBO(max_plate_nesting=self.plate_nesting),
+            objective=ELBO(),
             epochs=self.steps,
             batch_size=len(batch["x"]),
             learning_rate=self.learning_rate,
             progress=False,
             device="cpu",
         )
-        after = elbo(*programs, batch, num_particles=20, max_plate_nesting=self.plate_nesting)
+        after = elbo(*programs, batch, num_particles=20)
         assert before.per_datum.isfinite().all() and after.per_datum.isfinite().all()
         assert after.mean > before.mean + 0.1
         assert torch.equal(torch.get_rng_state(), state)
@@ -155,7 +157,7 @@ class PairContract:
             fit(
                 *programs,
                 Data(split, validation=split.subset(5) if validated else None),
-                objective=ELBO(max_plate_nesting=self.plate_nesting),
+                objective=ELBO(),
                 epochs=2,
                 batch_size=-(-len(split) // 2),
                 learning_rate=self.learning_rate,
@@ -171,7 +173,7 @@ class PairContract:
     def test_the_recorded_step_equals_the_eager_step(self, objective):
         """Loss, terms and gradients to 1e-5 with the same random numbers, also for a batch not recorded with."""
         model, guide, batch = self.programs()
-        step = Step(model, guide, objective(num_particles=3, max_plate_nesting=self.plate_nesting))
+        step = Step(model, guide, objective(num_particles=3))
         recording = Recording(step, step, batch, differentiate=True)
         recording.check(batch, 1e-5)
         recording.check({name: value.flip(0) for name, value in batch.items()}, 1e-5)
@@ -185,7 +187,7 @@ class PairContract:
                 p.add_(0.3 * torch.randn_like(p))
 
         def bound(k):
-            options = {"num_particles": k, "max_plate_nesting": self.plate_nesting}
+            options = {"num_particles": k}
             return sum(log_likelihood(model, guide, batch, seed=s, **options).mean for s in range(5)) / 5
 
         few, many = bound(1), bound(50)
@@ -195,11 +197,11 @@ class PairContract:
         else:  # every draw's weight is p(x) itself
             assert many == few
         for k in (1, 4):
-            assert math.isfinite(IWAE(k, max_plate_nesting=self.plate_nesting).loss(model, guide, **batch))
+            assert math.isfinite(IWAE(k).loss(model, guide, **batch))
 
     def test_annealing_bounds_the_likelihood_from_both_sides(self):
         model, guide, batch = self.pair()
-        options = {"num_temperatures": 12, "num_leapfrog": 2, "num_chains": 4, "max_plate_nesting": self.plate_nesting}
+        options = {"num_temperatures": 12, "num_leapfrog": 2, "num_chains": 4}
         if not self.has_continuous_latents:
             with pytest.raises(InputError, match=r"is discrete|is a point mass|no latent site"):
                 ais(model, guide, batch, **options)
@@ -215,7 +217,7 @@ class PairContract:
         model, guide, batch = self.pair()
         batch = Split(batch).batch(slice(None))
         pyro.set_rng_seed(0)
-        loss = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=self.plate_nesting)
+        loss = Trace_ELBO(num_particles=4, vectorize_particles=True)
         try:
             svi = SVI(_called(model), _called(guide), pyro.optim.Adam({"lr": self.learning_rate}), loss)
             before = sum(svi.evaluate_loss(**batch) for _ in range(5))
@@ -235,7 +237,7 @@ class PairContract:
                     p.add_(0.05 * torch.rand_like(p))
         save_weights(tmp_path / "model.safetensors", model, guide)
         fresh_model, fresh_guide, _ = self.programs()
-        options = {"num_particles": 2, "max_plate_nesting": self.plate_nesting}
+        options = {"num_particles": 2}
         wanted = log_likelihood(model, guide, batch, **options).per_datum
         assert not torch.equal(log_likelihood(fresh_model, fresh_guide, batch, **options).per_datum, wanted)
         load_weights(tmp_path / "model.safetensors", fresh_model, fresh_guide)
@@ -247,8 +249,8 @@ class PairContract:
         model.train(training), guide.train(not training)
         modes = [m.training for program in (model, guide) for m in program.modules()]
         before = copy.deepcopy(dict(named_weights(model, guide)))
-        elbo(model, guide, batch, num_particles=1, max_plate_nesting=self.plate_nesting)
-        log_likelihood(model, guide, batch, num_particles=2, max_plate_nesting=self.plate_nesting)
+        elbo(model, guide, batch, num_particles=1)
+        log_likelihood(model, guide, batch, num_particles=2)
         assert [m.training for program in (model, guide) for m in program.modules()] == modes
         for name, value in named_weights(model, guide).items():
             assert torch.equal(value, before[name]), name

@@ -52,11 +52,6 @@ def each(
         pytest.fail(f"{len(failures)} of {len(block)} programs:\n\n" + "\n\n".join(failures), pytrace=False)
 
 
-def options(program: Program) -> dict:
-    """What every estimator must be told of a program."""
-    return {"max_plate_nesting": program.max_plate_nesting}
-
-
 def check_estimate(
     program: Program, estimate: Callable[[int, int], LogLikelihood], right: Tensor | None = None
 ) -> None:

@@ -77,7 +77,6 @@ def program_with_inner_plate(b: Draws, seed: int) -> Program:
         lambda _: truth.exact(x, keep),
         {"x": counted},
         {"x": kind == "Normal"},
-        max_plate_nesting=2,
         deterministic=not top and inner == "none",
         sampled=lambda r: truth.sampled(x, keep, r),
     )

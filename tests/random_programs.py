@@ -43,7 +43,6 @@ class Program:
             is a point mass), nats, ``(N,)`` float64.
         counted: elements of each datum that no mask leaves out, ``(N,)``, by data site.
         density: whether a data site is one (or a probability), by name.
-        max_plate_nesting: batch dimensions of its plates.
         deterministic: whether any number of particles gives the expected value.
         refusal: "never", "allowed" or "required".
         sampled: of a number R: log of R weights p(x | z), z from the prior, ``(R, N)``, by torch alone.
@@ -58,7 +57,6 @@ class Program:
     truth: Callable[[bool], Tensor] = field(repr=False)
     counted: dict[str, Tensor]
     density: dict[str, bool]
-    max_plate_nesting: int = 1
     deterministic: bool = False
     refusal: str = "never"
     sampled: Callable[[int], Tensor] | None = field(default=None, repr=False)

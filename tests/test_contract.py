@@ -163,7 +163,5 @@ class InnerPlateGuide(PyroModule):
 
 
 class TestInnerPlate(PairContract):
-    plate_nesting = 2
-
     def make_pair(self):
         return InnerPlateModel(), InnerPlateGuide(), {"x": torch.randn(16, 2) @ torch.randn(2, 4)}

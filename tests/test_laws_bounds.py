@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from exact_values import plain_weights, total
-from laws import ERRORS, check_mean, each, options, repeated, seeds
+from laws import ERRORS, check_mean, each, repeated, seeds
 
 from pyro_vae import IWAE
 from pyro_vae.errors import InputError
@@ -55,7 +55,7 @@ def elbo_is_the_bound(program, analytic_kl):
     reference = Reference(program)
 
     def check(k, seed):
-        given = {"num_particles": k, "analytic_kl": analytic_kl, "seed": seed, **options(program)}
+        given = {"num_particles": k, "analytic_kl": analytic_kl, "seed": seed}
         found = elbo(program.model, program.guide, program.batch, **given).per_datum
         agrees(program, reference, found, k, f"elbo(analytic_kl={analytic_kl})")
 
@@ -77,7 +77,7 @@ def elbo_of_one_particle(program):
     def check(k, seed):
         times = k // 5
         batch = repeated(program.batch, times)
-        found = elbo(program.model, program.guide, batch, num_particles=1, seed=seed, **options(program)).per_datum
+        found = elbo(program.model, program.guide, batch, num_particles=1, seed=seed).per_datum
         agrees(program, reference, found.reshape(-1, times).mean(1), times, "elbo(num_particles=1)")
 
     twice(check)
@@ -85,7 +85,7 @@ def elbo_of_one_particle(program):
 
 def kl_by_site_is_the_same(program):
     """KL of latent_statistics and of elbo, site by site; they are the same numbers where none is drawn."""
-    given = {"num_particles": 2000, "seed": 0, **options(program)}
+    given = {"num_particles": 2000, "seed": 0}
     bound = elbo(program.model, program.guide, program.batch, **given)
     statistics = latent_statistics(program.model, program.guide, program.batch, **given)
     parts = plain_weights(program, DRAWS, seed=5)
@@ -134,7 +134,7 @@ def objective_is_the_elbo(program):
     for analytic_kl in (True, False):
 
         def check(k, seed, analytic_kl=analytic_kl):
-            objective = ELBO(k, analytic_kl=analytic_kl, max_plate_nesting=program.max_plate_nesting)
+            objective = ELBO(k, analytic_kl=analytic_kl)
             found = -loss(objective, program, program.batch, seed)
             agrees_on_average(reference, found, k, f"ELBO(analytic_kl={analytic_kl})")
 
@@ -152,16 +152,15 @@ def agrees_on_average(reference, found, num_particles, what):
 
 def objective_of_one_particle(program):
     reference, times = Reference(program), 1000
-    objective = ELBO(1, max_plate_nesting=program.max_plate_nesting)
+    objective = ELBO(1)
     found = -loss(objective, program, repeated(program.batch, times), 3)
     agrees_on_average(reference, found, times, "ELBO(1) of many copies")
 
 
 def one_particle_of_both(program):
     """IWAE(1) is ELBO(1) without closed forms, draw by draw."""
-    given = {"max_plate_nesting": program.max_plate_nesting}
-    one = loss(IWAE(1, **given), program, program.batch, 7)
-    two = loss(ELBO(1, analytic_kl=False, **given), program, program.batch, 7)
+    one = loss(IWAE(1), program, program.batch, 7)
+    two = loss(ELBO(1, analytic_kl=False), program, program.batch, 7)
     assert torch.allclose(one, two, atol=1e-4, rtol=1e-4), f"IWAE(1) {one}, ELBO(1, analytic_kl=False) {two}"
 
 
@@ -169,10 +168,8 @@ def iwae_is_log_likelihood(program):
     """IWAE of many particles is log p(x), as log_likelihood is, both with its standard error."""
 
     def check(k, seed):
-        found = -loss(IWAE(k, max_plate_nesting=program.max_plate_nesting), program, program.batch, seed)
-        told = log_likelihood(
-            program.model, program.guide, program.batch, num_particles=k, seed=seed, compile="off", **options(program)
-        )
+        found = -loss(IWAE(k), program, program.batch, seed)
+        told = log_likelihood(program.model, program.guide, program.batch, num_particles=k, seed=seed, compile="off")
         error = (1 / told.effective_sample_size - 1 / told.num_particles).clamp(min=0).sqrt()
         if (told.pareto_k > 0.7).any():
             assert found < program.expected.mean() + ERRORS * error.mean() + 1e-3

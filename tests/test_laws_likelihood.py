@@ -8,7 +8,7 @@ import torch
 from exact_values import mean_weight, plain_weights, total
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import check_estimate, check_mean, each, joined, options, rows, seeds
+from laws import check_estimate, check_mean, each, joined, rows, seeds
 from random_programs import batch_dependent_program
 
 from pyro_vae.errors import InputError
@@ -26,7 +26,7 @@ def estimate(program, k, seed, batch=None, **given):
         program.batch if batch is None else batch,
         num_particles=k,
         seed=seed,
-        **(options(program) | {"compile": "off"} | given),
+        **({"compile": "off"} | given),
     )
 
 
@@ -137,7 +137,7 @@ def test_dimensions_are_the_elements_that_count(block):
 def test_data_that_change_each_others_density_are_refused_or_run_alone(seed):
     """There is no density of a datum; what may be told is that of a batch of one."""
     program = batch_dependent_program(seed)
-    k, given = 20_000, {"seed": 0, **options(program)}
+    k, given = 20_000, {"seed": 0}
     try:
         likelihood = log_likelihood(program.model, program.guide, program.batch, num_particles=k, **given)
         bound = elbo(program.model, program.guide, program.batch, num_particles=500, **given)
@@ -157,7 +157,7 @@ def test_data_that_change_each_others_density_are_refused_or_run_alone(seed):
 
 # ----------------------------------------------------------------- annealing
 def annealing_is_unbiased(program):
-    given = {"num_temperatures": 8, "num_leapfrog": 2, "compile": "off", **options(program)}
+    given = {"num_temperatures": 8, "num_leapfrog": 2, "compile": "off"}
     for chains, seed in ((300, 0), (3000, 1)):
         result = ais(program.model, program.guide, program.batch, num_chains=chains, seed=seed, **given)
         found, error = mean_weight(result.log_weights)

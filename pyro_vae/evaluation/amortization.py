@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
@@ -22,10 +21,12 @@ from pyro_vae.evaluation.annealing.results import LikelihoodGap, RefinedBound
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Recorder
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.programs.context import X
+from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.traces import TracePair, log_weights
+from pyro_vae.programs.sites import innermost, rewrapped
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.recording import Compile, Outputs, choose_mode
 
 Offsets = Mapping[str, Tensor]  # by "site: parameter", (*inner, N, *event) unconstrained
@@ -66,7 +67,7 @@ def zero_offsets(pair: TracePair) -> dict[str, Tensor]:
     """
     offsets = {}
     for name, (q, _) in pair.latent().items():
-        base = _base(q["fn"])
+        base = innermost(q["fn"])
         taken = _parameters(base)
         if not q["fn"].has_rsample or not taken or any(_moves(base.arg_constraints[p]) for p in taken):
             raise InputError(
@@ -81,18 +82,16 @@ def zero_offsets(pair: TracePair) -> dict[str, Tensor]:
 
 def _shifted(fn: Any, offsets: Mapping[str, Tensor]) -> Any:
     """A distribution, inside its wrappers, with other parameters."""
-    if isinstance(fn, Independent):
-        return Independent(_shifted(fn.base_dist, offsets), fn.reinterpreted_batch_ndims)
-    if isinstance(fn, MaskedDistribution):
-        return MaskedDistribution(_shifted(fn.base_dist, offsets), fn._mask)
-    if isinstance(fn, ExpandedDistribution):
-        return _shifted(fn.base_dist, offsets).expand(fn.batch_shape)
-    values = {}
-    for name, value in _parameters(fn).items():
-        transform = transform_to(fn.arg_constraints[name])
-        unconstrained = transform.inv(value)
-        values[name] = transform(unconstrained + _repeated_to(offsets[name], unconstrained.shape))
-    return type(fn)(**values, validate_args=False)
+
+    def shifted(base: Any) -> Any:
+        values = {}
+        for name, value in _parameters(base).items():
+            transform = transform_to(base.arg_constraints[name])
+            unconstrained = transform.inv(value)
+            values[name] = transform(unconstrained + _repeated_to(offsets[name], unconstrained.shape))
+        return type(base)(**values, validate_args=False)
+
+    return rewrapped(fn, shifted)
 
 
 def _repeated_to(offset: Tensor, shape: torch.Size) -> Tensor:
@@ -108,12 +107,6 @@ def _moves(constraint: Any) -> bool:
     """Whether what a parameter may be depends on other parameters, as of the ends of an interval, or of a point."""
     ends = (getattr(constraint, name, None) for name in ("lower_bound", "upper_bound"))
     return constraints.is_dependent(constraint) or any(isinstance(end, Tensor) for end in ends)
-
-
-def _base(fn: Any) -> Any:
-    while isinstance(fn, (Independent, MaskedDistribution, ExpandedDistribution)):
-        fn = fn.base_dist
-    return fn
 
 
 def _parameters(fn: Any) -> dict[str, Tensor]:
@@ -141,7 +134,6 @@ def refine(
     step_particles: int = 8,
     num_particles: int = 1000,
     batch_size: int = 100,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -162,7 +154,6 @@ def refine(
         step_particles: draws per datum in a step.
         num_particles: fresh draws per datum that both bounds are measured with.
         batch_size: data refined at once.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of all draws; the global random state is left as it was.
         device: where to; the programs' device if None.
         compile: as for :func:`~pyro_vae.evaluation.log_likelihood`.
@@ -191,7 +182,7 @@ def refine(
     if not learning_rate > 0:
         raise InputError(f"learning_rate must be positive, got {learning_rate}")
     amortized, refined = [], []
-    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting) as (pair, split):
+    with evaluating(model, guide, data, seed, device) as (pair, split):
         refiner, batch_size = _Refiner(pair, step_particles), pair.batch_size(batch_size)
         steps = num_steps * math.ceil(len(split) / batch_size)
         refiner.recorder.mode = choose_mode(compile, steps, graph_from=GRAPH_FROM, full_from=FULL_FROM)
@@ -268,7 +259,6 @@ def likelihood_gap(
     refine_options: Mapping[str, Any] | None = None,
     annealing_options: Mapping[str, Any] | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -288,7 +278,7 @@ def likelihood_gap(
         particles: numbers K of importance samples.
         refine_options: arguments of :func:`~pyro_vae.evaluation.refine` of its own, such as ``num_steps``.
         annealing_options: arguments of :func:`~pyro_vae.evaluation.ais` of its own, such as ``num_temperatures``.
-        memory_budget, max_plate_nesting, seed, device, compile, progress: as for the three of them.
+        memory_budget, seed, device, compile, progress: as for the three of them.
 
     Returns:
         all bounds per datum, their paired differences, the two parts of the gap.
@@ -312,7 +302,6 @@ def likelihood_gap(
     for k in particles:
         positive("particles", k)
     common: dict[str, Any] = {
-        "max_plate_nesting": max_plate_nesting,
         "seed": seed,
         "device": device,
         "compile": compile,

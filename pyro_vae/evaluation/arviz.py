@@ -15,11 +15,11 @@ from torch import Tensor
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.importance import pareto_k
-from pyro_vae.programs.nodes import data_first
+from pyro_vae.programs.densities import log_weights_by_site
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import anything_to_draw, evaluating
-from pyro_vae.programs.sites import Site, is_factor
-from pyro_vae.programs.traces import TracePair, log_weights_by_site
+from pyro_vae.programs.sites import Site, data_first, is_factor
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import bytes_per_row
 
 if TYPE_CHECKING:
@@ -158,7 +158,6 @@ def to_arviz(
     resample: bool = False,
     num_particles: int = 5000,
     vectorize: bool = True,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> InferenceData:
@@ -177,7 +176,7 @@ def to_arviz(
             of ``num_particles`` of the guide's, chosen with a probability proportional to its importance weight, so
             that the draws become the posterior's as the number of particles grows; the bounds are from all particles.
         num_particles: K, where draws are resampled.
-        vectorize, max_plate_nesting, seed, device: as for :func:`~pyro_vae.evaluation.log_likelihood`.
+        vectorize, seed, device: as for :func:`~pyro_vae.evaluation.log_likelihood`.
 
     Raises:
         InputError: if ArviZ 0.x is not installed (``pip install 'pyro-vae[arviz]'``); for non-positive numbers; if all
@@ -188,8 +187,7 @@ def to_arviz(
     arviz = _arviz()
     positive("num_draws", num_draws)
     positive("num_particles", num_particles)
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
-    with evaluating(model, guide, data, seed, device, **how) as (pair, split):
+    with evaluating(model, guide, data, seed, device, vectorize=vectorize) as (pair, split):
         pair.refuse_point_masses()
         if not anything_to_draw(pair, split):
             logger.info("one draw is taken: the guide draws nothing, all %d would be the same", num_draws)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.programs.densities import log_prob, site_kl
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
-from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, log_prob, repeat, site_kl, traced
+from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeat, traced
 from pyro_vae.recording import Mode, NotRecordable, Outputs, Recording, expanded_along
 from pyro_vae.runtime import bytes_per_row, peak_bytes, private_seed
 
@@ -155,14 +156,14 @@ class Chunks:
         for q, p in traces.latent().values():
             traces.per_datum(site_kl(q, p, analytic=False)[0], q).double()
         for site in traces.observed().values():
-            traces.per_datum(log_prob(site, scaled=False), site).double()
+            traces.per_datum(log_prob(site), site).double()
 
     def _known_again(self, first: Batch) -> bool:
         """Whether the guide's densities can be had at values that it has drawn before: some flows keep no inverse."""
         held = self._held(self._draws(first, 2), slice(0, 1), slice(0, 2), 2)
         try:
             latent = replace(self.pair, guide=poutine.replay(self.pair.guide, trace=held)).traces(first, 2).latent()
-            [log_prob(q, scaled=False) for q, _ in latent.values()]
+            [log_prob(q) for q, _ in latent.values()]
         except Exception:  # a transform may say so in any way
             return False
         return True

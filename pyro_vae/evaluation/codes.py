@@ -18,12 +18,11 @@ from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.results import Result
 from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.context import accepted_arguments
-from pyro_vae.programs.nodes import data_first, in_data_plate, is_deterministic
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import evaluating, quiet
-from pyro_vae.programs.sites import elementwise_support
-from pyro_vae.programs.traces import Site, is_latent, repeat
+from pyro_vae.programs.sites import data_first, elementwise_support, in_data_plate
+from pyro_vae.programs.traces import Site, is_deterministic, is_latent, repeat
 from pyro_vae.runtime import bytes_per_row, private_seed
 
 
@@ -183,7 +182,6 @@ def code_statistics(
     data: Data | Split | Mapping[str, Tensor] | Tensor,
     *,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> CodeStatistics:
@@ -193,7 +191,6 @@ def code_statistics(
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
         memory_budget: bytes that the guide may take at once; no number depends on it.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws of a guide that has any; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
 
@@ -215,7 +212,7 @@ def code_statistics(
         ((4, 4), tensor(320))
     """
     positive("memory_budget", memory_budget)
-    with evaluating(model, guide, data, seed, device, max_plate_nesting=max_plate_nesting, bounds=False) as (
+    with evaluating(model, guide, data, seed, device, bounds=False) as (
         pair,
         split,
     ):

@@ -14,10 +14,9 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_present, data_type
 from pyro_vae.programs.context import X
-from pyro_vae.programs.nodes import data_first, in_data_plate, is_point_mass, mean_of, mean_or_none
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import as_split, check_pair, quiet
-from pyro_vae.programs.sites import is_discrete
+from pyro_vae.programs.sites import data_first, in_data_plate, is_discrete, is_point_mass, mean_of, mean_or_none
 from pyro_vae.programs.traces import Site, is_latent, traced
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty

@@ -13,9 +13,8 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import PerDatum, mean_and_error, nats, not_finite
+from pyro_vae.programs.densities import bound_terms, outside_prior
 from pyro_vae.programs.session import anything_to_draw, evaluating
-from pyro_vae.programs.sites import Site
-from pyro_vae.programs.traces import analytic_sites, log_prob, outside_prior, site_kl
 from pyro_vae.runtime import keep_freed_memory
 
 
@@ -77,7 +76,6 @@ def elbo(
     num_particles: int = 10,
     analytic_kl: bool = True,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> EvidenceBound:
@@ -90,7 +88,6 @@ def elbo(
         analytic_kl: closed-form KL where one is registered and is the same expectation.
         memory_budget: bytes that the tensors computed at once may take; no number depends on it
             (:mod:`pyro_vae.evaluation.chunks`).
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
 
@@ -115,8 +112,7 @@ def elbo(
     likelihood: dict[str, Tensor] = {}
     kl: dict[str, Tensor] = {}
     ordered: list[str] = []
-    how = {"max_plate_nesting": max_plate_nesting}
-    with evaluating(model, guide, data, seed, device, **how) as (programs, split):
+    with evaluating(model, guide, data, seed, device) as (programs, split):
         programs.refuse_point_masses()
         if not anything_to_draw(programs, split):
             num_particles = 1
@@ -127,18 +123,11 @@ def elbo(
             nonlocal ordered
             pair = piece.traces
 
-            def add(terms: dict[str, Tensor], name: str, value: Tensor, site: Site) -> None:
+            for kind, site, raw, _ in bound_terms(pair, analytic=analytic_kl):
+                terms, name = likelihood if kind == "data" else kl, site["name"]
                 if name not in terms:
                     terms[name] = torch.zeros(len(split), dtype=torch.float64, device=split.device)
-                terms[name][piece.rows] += piece.share * pair.per_datum(value, site).double().mean(0)
-
-            for name, site in pair.observed().items():
-                add(likelihood, name, log_prob(site, scaled=False), site)
-            closed = analytic_sites(pair) if analytic_kl else set()
-            for name, (q, p) in pair.latent().items():
-                add(kl, name, site_kl(q, p, analytic=name in closed)[0], q)
-            for name, site in pair.guide_factors().items():  # of log q
-                add(kl, name, log_prob(site, scaled=False), site)
+                terms[name][piece.rows] += piece.share * pair.per_datum(raw, site).double().mean(0)
             ordered = list(pair.in_model_order(kl))
             outside = outside_prior(pair)
             if outside is not None:

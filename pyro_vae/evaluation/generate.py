@@ -16,9 +16,9 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
 from pyro_vae.programs.handlers import Scaled, Tempered
-from pyro_vae.programs.nodes import data_first, in_data_plate, mean_of
 from pyro_vae.programs.program import Batch, Program, as_programs
 from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, quiet
+from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
 from pyro_vae.programs.traces import is_latent
 
 
@@ -67,8 +67,10 @@ def sample(
         >>> {name: tuple(value.shape) for name, value in drawn.items()}
         {'z': (5, 2), 'x': (5, 1, 8, 8), 'x.mean': (5, 1, 8, 8)}
     """
-    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "scales": scales}
-    return draw(model, num_samples, seed=seed, site=site, batch=batch, batch_size=batch_size, **how).values
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    return draw(
+        model, num_samples, seed=seed, site=site, batch=batch, batch_size=batch_size, scales=scales, **how
+    ).values
 
 
 class Drawn(NamedTuple):
@@ -97,12 +99,9 @@ def draw(
     batch: Batch | None = None,
     batch_size: int = 500,
     scales: Mapping[str, float] | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    guidance: float = 0.0,
+    **how: Any,
 ) -> Drawn:
-    """As :func:`sample`, with the name of the data site."""
+    """As :func:`sample`, with the name of the data site; how: :class:`~pyro_vae.programs.handlers.Tempered`."""
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
             raise InputError(f"{name} must be a positive integer, got {number}")
@@ -112,7 +111,7 @@ def draw(
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
     run = Scaled(scales or {})(program)
-    tempered = Tempered(temperature, top_k, top_p, guidance)
+    tempered = Tempered(**how)
     if tempered.changes_anything:
         run = tempered(run)
     parts: dict[str, list[Tensor]] = {}

@@ -14,9 +14,9 @@ from pyro_vae.evaluation.encoding import posterior_samples
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.context import accepted_arguments
-from pyro_vae.programs.nodes import in_data_plate, is_point_mass
 from pyro_vae.programs.program import Batch, as_programs, prime
 from pyro_vae.programs.session import quiet
+from pyro_vae.programs.sites import in_data_plate, is_point_mass
 from pyro_vae.programs.traces import is_latent
 
 

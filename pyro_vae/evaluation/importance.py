@@ -18,10 +18,10 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED, Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_tensors
 from pyro_vae.evaluation.results import LogLikelihood, measured_sites
-from pyro_vae.programs.nodes import is_deterministic
+from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.traces import TracePair, in_particle_plate, log_weights, repeat, traced
+from pyro_vae.programs.traces import TracePair, in_particle_plate, is_deterministic, repeat, traced
 from pyro_vae.recording import Compile, Mode, Outputs, choose_mode, is_recorded
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
 
@@ -198,7 +198,6 @@ def log_likelihood(
     num_particles: int = 5000,
     memory_budget: int = MEMORY_BUDGET,
     vectorize: bool = True,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -220,7 +219,6 @@ def log_likelihood(
         memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
         vectorize: particles in a plate left of the data plate. Programs for which that gives other numbers (tried on
             two data) run with each datum repeated instead, and the log says why; False: all do.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
         compile: how chunks are run. "off": eagerly; "graph": recorded once as a graph of tensor operations, the same
@@ -249,8 +247,7 @@ def log_likelihood(
     """
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize}
-    with evaluating(model, guide, data, seed, device, **how) as (pair, split):
+    with evaluating(model, guide, data, seed, device, vectorize=vectorize) as (pair, split):
         pair.refuse_point_masses()
         keep_freed_memory()
         first = split.batch(slice(0, 1))

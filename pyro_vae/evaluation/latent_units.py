@@ -9,16 +9,24 @@ from typing import Any, NamedTuple
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import Result
-from pyro_vae.programs.nodes import is_point_mass, mean_or_none
+from pyro_vae.programs.densities import analytic_sites, closed_kl
 from pyro_vae.programs.session import anything_to_draw, evaluating
-from pyro_vae.programs.sites import Site, inside_support, is_delta, kept, may_leave, same_masks
-from pyro_vae.programs.traces import TracePair, analytic_sites
+from pyro_vae.programs.sites import (
+    Site,
+    factors,
+    inside_support,
+    is_point_mass,
+    kept,
+    may_leave,
+    mean_or_none,
+)
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import keep_freed_memory
 
 
@@ -48,34 +56,21 @@ def unit_kl(q: Site, p: Site, *, analytic: bool) -> UnitKL:
         q, p: the guide's and the model's site.
         analytic: take the closed form where one is registered with ``torch.distributions.kl``.
     """
-    (q_base, q_dims), (p_base, p_dims) = _factors(q["fn"]), _factors(p["fn"])
+    (q_base, q_dims), (p_base, p_dims) = factors(q["fn"]), factors(p["fn"])
     dims = min(q_dims, p_dims)
     if q["fn"].event_dim != p["fn"].event_dim:
         dims, q_fn, p_fn = 0, q["fn"], p["fn"]
     else:
         q_fn, p_fn = (_grouped(base, own - dims) for base, own in ((q_base, q_dims), (p_base, p_dims)))
-    if analytic and not is_delta(q["fn"]) and same_masks(q, p):
-        try:
-            value = kl_divergence(q_fn, p_fn)
-        except NotImplementedError:
-            pass
-        else:
-            return UnitKL(_masked(value, q["mask"], dims), dims, True)
+    closed = closed_kl(q, p, (q_fn, p_fn)) if analytic else None
+    if closed is not None:
+        return UnitKL(_masked(closed, q["mask"], dims), dims, True)
     log_p = p_fn.log_prob(p["value"])
     if may_leave(q["fn"], p["fn"]):
         inside = inside_support(p["fn"], p["value"], kept(p))
         log_p = torch.where(inside.reshape(*inside.shape, *(1,) * dims), log_p, -torch.inf)
     log_q, log_p = _masked(q_fn.log_prob(q["value"]), q["mask"], dims), _masked(log_p, p["mask"], dims)
     return UnitKL(log_q - log_p, dims, False)
-
-
-def _factors(fn: Any) -> tuple[Any, int]:
-    """What a distribution is a product of, and over how many dimensions."""
-    dims = 0
-    while isinstance(fn, torch.distributions.Independent):
-        dims += fn.reinterpreted_batch_ndims
-        fn = fn.base_dist
-    return fn, dims
 
 
 def _grouped(fn: Any, dims: int) -> Distribution:
@@ -179,7 +174,6 @@ def latent_statistics(
     num_particles: int = 10,
     free_bits: float | Mapping[str, float] | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    max_plate_nesting: int = 1,
     vectorize: bool = True,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -187,9 +181,9 @@ def latent_statistics(
     r"""KL of each latent site and of its units, and how many units are active.
 
     A KL is taken in closed form where one is registered and is the same expectation (see
-    :func:`~pyro_vae.programs.traces.analytic_sites`), else at the draws. A site that depends on other latents has the
-    mean :math:`E_q[z_d | x]` over their draws; the variance that this estimate adds is subtracted (with one particle it
-    cannot be, and counts as activity).
+    :func:`~pyro_vae.programs.densities.analytic_sites`), else at the draws. A site that depends on other latents has
+    the mean :math:`E_q[z_d | x]` over their draws; the variance that this estimate adds is subtracted (with one
+    particle it cannot be, and counts as activity).
 
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
@@ -197,7 +191,6 @@ def latent_statistics(
         num_particles: draws per datum; one, if the guide has nothing to draw.
         free_bits: nats, for every latent site or by site name, for ``kl_clamped``.
         memory_budget: bytes that the tensors computed at once may take; no number depends on it.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate left of the data plate (the programs must broadcast); False: each datum is
             repeated, which any program can do.
         seed: of the draws; the global random state is left as it was.
@@ -223,8 +216,7 @@ def latent_statistics(
     positive("memory_budget", memory_budget)
     _check_not_negative(free_bits)
     sums: dict[str, _Sums] = {}
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": False}
-    with evaluating(model, guide, data, seed, device, **how) as (programs, split):
+    with evaluating(model, guide, data, seed, device, vectorize=vectorize, bounds=False) as (programs, split):
         if not anything_to_draw(programs, split):
             num_particles = 1
         keep_freed_memory()

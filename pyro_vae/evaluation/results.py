@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.chunks import Chunks, Piece
+from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.sites import Site, is_discrete, is_factor, kept
-from pyro_vae.programs.traces import TracePair, log_prob
+from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import private_seed
 
 UNRELIABLE = 0.7  # k-hat above this: not even a smoothed estimate is to be trusted
@@ -120,7 +121,7 @@ def _found(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
             counted[name] += _counted(traces.model.nodes[name], traces)
         for name in fixed:
             site = traces.model.nodes[name]
-            nats[name] += traces.per_datum(log_prob(site, scaled=False), site).double().sum().item()
+            nats[name] += traces.per_datum(log_prob(site), site).double().sum().item()
 
     Chunks(pair, split, 1, memory_budget).run(look)
     n = len(split)
@@ -141,7 +142,7 @@ def _counted(site: Site, traces: TracePair) -> float:
 def _without_latents(pair: Pair, split: Split) -> set[str]:
     """The data sites whose log-likelihood is the same for all particles."""
     traces = pair.traces(split.batch(slice(0, 2)), 3)
-    values = {name: traces.per_datum(log_prob(site, scaled=False), site) for name, site in traces.observed().items()}
+    values = {name: traces.per_datum(log_prob(site), site) for name, site in traces.observed().items()}
     return {name for name, value in values.items() if bool((value == value[:1]).all())}
 
 

@@ -7,20 +7,20 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.context import accepted_arguments, required_arguments
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.context import X, accepted_arguments, required_arguments
+from pyro_vae.programs.data_sites import site_of_run
+from pyro_vae.programs.program import Program, evaluation_mode
+from pyro_vae.programs.sites import REAL, elementwise, factors
+from pyro_vae.programs.traces import is_latent, traced
+from pyro_vae.runtime import same_random_state
 
 
-def data_and_latent_shapes(
-    model: Callable[..., Any], data_site: str
-) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
-    """Event shapes of the data site and of the latent sites, in the order in which the model draws them.
+def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """Event shapes of the data site (x, or else the only one) and of the latent sites, in the order of drawing.
 
     The model is run once without data, in evaluation mode; modes and random state are put back.
 
@@ -35,23 +35,22 @@ def data_and_latent_shapes(
             f"the model needs {', '.join(needed)}, which this guide does not look at: use the guide that belongs "
             "to the model, or write one with these arguments"
         )
-    modes = [(module, module.training) for module in program.modules()]
-    program.eval()  # one datum has no batch statistics
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            trace = prune_subsample_sites(poutine.trace(program).get_trace(num_samples=1))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
-    if data_site not in sites:
-        raise InputError(f"the model has no data site '{data_site}'; its sites are: {', '.join(sites)}")
+    with evaluation_mode(program), same_random_state(), torch.no_grad():  # of one datum no batch statistics
+        trace = traced(program, num_samples=1)
+        sites = {n: s for n, s in trace.nodes.items() if is_latent(s)}
+        try:
+            data = X if X in sites else site_of_run(program, trace, {}, None, None)
+        except InputError as error:
+            raise InputError(
+                f"which of the model's sites is its data cannot be told ({', '.join(sites)}): call the site x, or "
+                "write a guide of your own"
+            ) from error
     latents, arguments = {}, accepted_arguments(program.program) or ()
     for name, site in sites.items():
-        if name == data_site or name in arguments:  # another data site
+        if name == data or name in arguments:  # another data site
             continue
         support = site["fn"].support
-        if not _is_real(support):
+        if elementwise(support) not in REAL:
             raise InputError(
                 f"latent site '{name}' has support {support}, a Gaussian guide needs real values: "
                 "write a guide of your own for it"
@@ -61,13 +60,7 @@ def data_and_latent_shapes(
         latents[name] = tuple(site["fn"].event_shape)
     if not latents:
         raise InputError("the model has no latent site for a guide to sample")
-    return tuple(sites[data_site]["fn"].event_shape), latents
-
-
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):  # independent dimensions, mixtures
-        support = support.base_constraint
-    return support in (dist.constraints.real, dist.constraints.real_vector)
+    return tuple(sites[data]["fn"].event_shape), latents
 
 
 def vectors_bottom_up(latents: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -149,8 +142,7 @@ def gaussian(name: str, fn: Any) -> dist.Normal:
     Raises:
         InputError: if it is not Gaussian; names the site.
     """
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
+    fn, _ = factors(fn)
     if not isinstance(fn, dist.Normal):
         raise InputError(
             f"latent site '{name}' is {type(fn).__name__}; a top-down guide merges Gaussians: make it a Normal, or "

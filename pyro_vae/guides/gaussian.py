@@ -28,7 +28,6 @@ class GaussianGuide(PyroModule):
         hidden_dims: widths of the encoder's layers from x to z (conv: channels).
         activation: its nonlinearity, by name.
         min_scale: lower bound of sigma.
-        data_site: the site, and the name of the argument, that the guide is conditioned on.
 
     Raises:
         InputError: if the model has no such data site, has no latent site, or has one that is not real-valued or
@@ -51,10 +50,9 @@ class GaussianGuide(PyroModule):
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
         min_scale: float = 1e-4,
-        data_site: str = "x",
     ) -> None:
         super().__init__()
-        data_shape, latents = data_and_latent_shapes(model, data_site)
+        data_shape, latents = data_and_latent_shapes(model)
         self.latent_shapes = latents
         self.min_scale = below_one("min_scale", min_scale)
         size = sum(math.prod(shape) for shape in latents.values())

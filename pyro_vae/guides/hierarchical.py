@@ -49,7 +49,7 @@ class HierarchicalGuide(PyroModule):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.data_shape, latents = data_and_latent_shapes(model, "x")
+        self.data_shape, latents = data_and_latent_shapes(model)
         sizes = vectors_bottom_up(latents)  # z1, …, zL
         check_layers(list(sizes.values()), hidden_dims)
         self.names = list(sizes)

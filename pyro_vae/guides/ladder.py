@@ -70,7 +70,7 @@ class LadderGuide(PyroModule):
         super().__init__()
         if merge not in MERGES:
             raise unknown("merge", merge, MERGES)
-        self.data_shape, latents = data_and_latent_shapes(model, "x")
+        self.data_shape, latents = data_and_latent_shapes(model)
         sizes = vectors_bottom_up(latents)  # z1, …, zL
         check_layers(list(sizes.values()), hidden_dims)
         self.names, self.merge, self.model = list(sizes), MERGES[merge], model

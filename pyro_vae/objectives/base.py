@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import pyro.infer
@@ -17,13 +17,12 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError, positive
+from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.pair import Pair, tried
 from pyro_vae.programs.parameters import module_parameters
-from pyro_vae.programs.traces import TracePair, log_prob, trace_pair
+from pyro_vae.programs.traces import TracePair
 
 logger = logging.getLogger(__name__)
-
-MOST_AXES = 32  # of a batch; torch's tensors have 64
 
 
 @dataclass
@@ -79,10 +78,9 @@ class Objective(pyro.infer.ELBO):
 
     Args:
         num_particles: draws of the latents per datum, in one vectorized plate.
-        max_plate_nesting: batch dimensions taken by the programs' own plates (1: the data plate at -1).
 
     Raises:
-        InputError: if num_particles or max_plate_nesting is not a positive integer.
+        InputError: if num_particles is not a positive integer.
 
     Example:
         >>> import pyro_vae, torch
@@ -97,16 +95,12 @@ class Objective(pyro.infer.ELBO):
         torch.Size([])
     """
 
-    def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
-        positive("num_particles", num_particles)
-        if positive("max_plate_nesting", max_plate_nesting) > MOST_AXES:
-            raise InputError(f"max_plate_nesting must be at most {MOST_AXES}, got {max_plate_nesting}")
-        super().__init__(num_particles=num_particles, vectorize_particles=True)
-        self.plate_nesting = max_plate_nesting
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles=positive("num_particles", num_particles), vectorize_particles=True)
         self.penalized = True
+        self._pair: Pair | None = None  # as it was examined
         self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
-        self._layouts: UserDict[tuple[int, int], tuple[Any, ...]] = UserDict()  # a cache, of programs used directly
-        self._pair: Pair | None = None
+        self._tried: UserDict[tuple[int, int], Pair] = UserDict()  # a cache, of programs used directly
         self._validating = False
 
     @property
@@ -114,6 +108,11 @@ class Objective(pyro.infer.ELBO):
         """Why a score-function estimator had to be used, if it had: which sites of the guide."""
         sites = ", ".join(self._fallback)
         return f"guide site {sites} has no reparameterized samples (score-function estimator)" if sites else ""
+
+    @property
+    def nesting(self) -> int:
+        """Batch dimensions of the plates of the pair that it is for (:meth:`on`)."""
+        return 1 if self._pair is None else self._pair.nesting
 
     @abstractmethod
     def pair_terms(self, pair: TracePair) -> Terms:
@@ -146,7 +145,7 @@ class Objective(pyro.infer.ELBO):
     def with_penalties(self, terms: Terms, pair: TracePair) -> Terms:
         """Add the guide's penalties to the loss, and what its sites report to the terms; KLs in the model's order."""
         for name, site in pair.penalties().items() if self.penalized else ():
-            value = pair.per_datum(log_prob(site, scaled=False), site).mean()
+            value = pair.per_datum(log_prob(site), site).mean()
             terms.loss, terms.penalty[name] = terms.loss + value, value.detach()
         terms.kl, terms.kl_clamped = pair.in_model_order(terms.kl), pair.in_model_order(terms.kl_clamped)
         terms.report = pair.reports()
@@ -158,24 +157,24 @@ class Objective(pyro.infer.ELBO):
         guide: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        rewrite: Callable[[Trace], Trace] | None = None,
+        rewrite: Callable[[Trace], Trace] = lambda trace: trace,
     ) -> TracePair:
-        layout = self._layout(model, guide, args, kwargs)
-        return trace_pair(model, guide, args, kwargs, self.num_particles, self.plate_nesting, rewrite, **layout)
+        pair = self._pair_of(model, guide, args, kwargs)
+        return pair.traces(kwargs, self.num_particles, rewrite, args)
 
-    def _layout(
+    def _pair_of(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    ) -> Pair:
         """How the pair is run: as it was examined, or, of programs used directly, as the first call finds them."""
         if self._pair is not None:  # in training a factor counts, as it does with plain SVI
-            return self._pair.layout if self._validating else {**self._pair.layout, "left_out": frozenset()}
+            left_out = self._pair.left_out if self._validating else frozenset()
+            return replace(self._pair, model=model, guide=guide, left_out=left_out)
         if self.num_particles == 1:
-            return {}
+            return Pair(model, guide)
         key = id(model), id(guide)
-        if key not in self._layouts:
-            found = tried(model, guide, args, kwargs, self.plate_nesting)
-            self._layouts[key] = (found, model, guide)  # held, so that no other object has their ids
-        return self._layouts[key][0]
+        if key not in self._tried:  # it holds them, so that no other object has their ids
+            self._tried[key] = tried(model, guide, args, kwargs)
+        return self._tried[key]
 
     def _score_function_terms(
         self,
@@ -198,7 +197,7 @@ class Objective(pyro.infer.ELBO):
             self._fallback[key] = pyro.infer.Trace_ELBO(
                 num_particles=self.num_particles,
                 vectorize_particles=self.num_particles > 1 and pair.copies == 1,
-                max_plate_nesting=self.plate_nesting,
+                max_plate_nesting=-pair.particle_dim - 1,
             )
             logger.warning(
                 "%s: guide site %s has no reparameterized samples; %s",

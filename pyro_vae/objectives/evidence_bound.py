@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from pyro.distributions.util import scale_and_mask
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.base import Objective, Terms
-from pyro_vae.programs.traces import TracePair, analytic_sites, log_prob, site_kl, subsample_scale, total
+from pyro_vae.programs.densities import bound_terms, total
+from pyro_vae.programs.traces import TracePair
 
 
 class ELBO(Objective):
@@ -26,10 +26,9 @@ class ELBO(Objective):
         num_particles: draws per datum for the expectation.
         analytic_kl: take a site's KL in closed form where one is registered with
             ``torch.distributions.kl`` and where that is the same expectation (see
-            :func:`pyro_vae.programs.traces.analytic_sites`); otherwise at the drawn value.
+            :func:`pyro_vae.programs.densities.analytic_sites`); otherwise at the drawn value.
         free_bits: lambda in **nats** (the literature's name notwithstanding), for every latent site or by site
             name. For training; evaluation reports the raw KL.
-        max_plate_nesting: batch dimensions of the programs' own plates.
 
     Raises:
         InputError: for non-positive particles, negative free bits, free bits for a site that is not there.
@@ -51,9 +50,8 @@ class ELBO(Objective):
         num_particles: int = 1,
         analytic_kl: bool = True,
         free_bits: float | dict[str, float] = 0.0,
-        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting)
+        super().__init__(num_particles)
         values = free_bits.values() if isinstance(free_bits, Mapping) else [free_bits]
         if any(v < 0 for v in values):
             raise InputError(f"free_bits must not be negative (nats per site), got {free_bits}")
@@ -77,42 +75,25 @@ class ELBO(Objective):
 
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
-        subsample = subsample_scale(pair)
         log_likelihood, kl, kl_clamped, loss = {}, {}, {}, []
-        for name, site in pair.observed().items():
-            raw = log_prob(site, scaled=False)
-            weighted = scale_and_mask(raw, site["scale"], None)
-            loss.append(-pair.per_datum(weighted, site).mean() / self._subsample(pair, site, subsample))
-            log_likelihood[name] = pair.per_datum(raw.detach(), site).mean()
-
-        analytic = analytic_sites(pair) if self.analytic_kl else set()
-        for name, (q, p) in pair.latent().items():
-            raw, weighted = site_kl(q, p, analytic=name in analytic)
-            raw_mean = pair.per_datum(raw, q).mean()
-            term = pair.per_datum(weighted, q).mean() / self._subsample(pair, q, subsample)
-            kl[name] = raw_mean.detach()
-            free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
-            if free > 0.0:
-                term = term + self._free_bits_gap(free, raw_mean, pair, q, subsample)
-                kl_clamped[name] = kl[name].clamp(min=free)
+        for kind, site, raw, weighted in bound_terms(pair, analytic=self.analytic_kl):
+            name = site["name"]
+            # a subsampled plate scales its sites by full_size / size; the mean over data takes that back
+            subsample = 1.0 if name in pair.shared else pair.subsample_scale
+            term = pair.per_datum(weighted, site).mean() / subsample
+            if kind == "data":
+                term, log_likelihood[name] = -term, pair.per_datum(raw.detach(), site).mean()
+            elif kind == "latent":
+                raw_mean = pair.per_datum(raw, site).mean()
+                kl[name] = raw_mean.detach()
+                free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
+                if free > 0.0:  # weight * (lambda - KL) lifts a KL below its free bits up to them, without its gradient
+                    weight = torch.as_tensor(site["scale"], device=raw_mean.device).mean() / subsample
+                    term = term + weight * (free - raw_mean).clamp(min=0)
+                    kl_clamped[name] = kl[name].clamp(min=free)
             loss.append(term)
-        for site in pair.guide_factors().values():  # of log q
-            value = scale_and_mask(log_prob(site, scaled=False), site["scale"], None)
-            loss.append(pair.per_datum(value, site).mean() / self._subsample(pair, site, subsample))
         self._check_free_bits(kl)
         return Terms(total(loss), log_likelihood, kl, kl_clamped)
-
-    @staticmethod
-    def _subsample(pair: TracePair, site: dict, scale: float) -> float:
-        """A subsampled plate scales its sites by full_size / size; the mean over data takes that back."""
-        return 1.0 if site["name"] in pair.shared else scale
-
-    def _free_bits_gap(
-        self, free: float, kl: torch.Tensor, pair: TracePair, site: dict, subsample: float
-    ) -> torch.Tensor:
-        """What lifts a KL below its free bits up to them: weight * (lambda - KL), which cancels its gradient."""
-        weight = torch.as_tensor(site["scale"], device=kl.device).mean() / self._subsample(pair, site, subsample)
-        return weight * (free - kl).clamp(min=0)
 
     def _check_free_bits(self, kl: Mapping[str, torch.Tensor]) -> None:
         if isinstance(self.free_bits, Mapping):

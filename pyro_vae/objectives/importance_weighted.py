@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.base import Objective, Terms
-from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, log_weights_by_site, repeated_arguments
+from pyro_vae.programs.densities import log_weights_by_site
+from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeated_arguments
 from pyro_vae.recording.tensors import with_tensors
 
 Gradient = Literal["standard", "dreg", "stl"]
@@ -44,7 +45,6 @@ class IWAE(Objective):
     Args:
         num_particles: K.
         gradient: which estimator.
-        max_plate_nesting: batch dimensions of the programs' own plates.
 
     Raises:
         InputError: for non-positive particles, an unknown gradient, a latent site outside the data plate, or a guide
@@ -59,8 +59,8 @@ class IWAE(Objective):
         True
     """
 
-    def __init__(self, num_particles: int = 5, gradient: Gradient = "standard", max_plate_nesting: int = 1) -> None:
-        super().__init__(num_particles, max_plate_nesting)
+    def __init__(self, num_particles: int = 5, gradient: Gradient = "standard") -> None:
+        super().__init__(num_particles)
         if gradient not in ("standard", "dreg", "stl"):
             raise unknown("gradient", gradient, ("standard", "dreg", "stl"))
         self.gradient = gradient

@@ -14,10 +14,9 @@ from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import is_image, labelled_columns, pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, declared_context
-from pyro_vae.programs.nodes import data_first
 from pyro_vae.programs.program import Program
 from pyro_vae.programs.session import generated, quiet
-from pyro_vae.programs.sites import Site
+from pyro_vae.programs.sites import Site, data_first
 from pyro_vae.programs.traces import is_latent
 
 MISSING = (0.62, 0.74, 0.88)  # the colour of what is not observed

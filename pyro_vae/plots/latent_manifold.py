@@ -14,9 +14,9 @@ from pyro_vae.evaluation.generate import decode
 from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, shaped_like_x, told_range
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate
-from pyro_vae.programs.nodes import in_data_plate, mean_of
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.sites import factors, in_data_plate, mean_of
 from pyro_vae.programs.traces import Site, is_latent
 
 LOW, HIGH = 0.02, 0.98  # quantiles of the prior at the edges
@@ -78,7 +78,7 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None)
     if reason:
         raise NotApplicable(reason)
     ((name, node),) = latents.items()
-    normal = _innermost(node["fn"])
+    normal = factors(node["fn"])[0]
     loc, scale = normal.loc.reshape(-1, 2)[0].cpu(), normal.scale.reshape(-1, 2)[0].cpu()
     mean = decode(program, {name: loc + scale * manifold_grid(n)}, batch=x)
     return _draw(shaped_like_x(mean, x), name, n, grey_range(x.get(X)))
@@ -93,15 +93,9 @@ def _why_not(latents: dict[str, Site], shape: tuple[int, ...]) -> str:
     event = tuple(node["fn"].event_shape)
     if event != (2,) or not in_data_plate(node):
         return f"it needs a latent of 2 dimensions per datum, '{name}' has event shape {event}"
-    if not isinstance(_innermost(node["fn"]), dist.Normal):
-        return f"it needs a Gaussian prior, that of '{name}' is {type(_innermost(node['fn'])).__name__}"
+    if not isinstance(factors(node["fn"])[0], dist.Normal):
+        return f"it needs a Gaussian prior, that of '{name}' is {type(factors(node['fn'])[0]).__name__}"
     return ""
-
-
-def _innermost(fn: Any) -> Any:
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    return fn
 
 
 def _draw(mean: Tensor, name: str, n: int, limits: Limits) -> Figure:

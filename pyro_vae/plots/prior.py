@@ -29,9 +29,9 @@ from pyro_vae.plots.images import (
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X, declared_context, needed_to_generate
 from pyro_vae.programs.handlers import scaled, tempered
-from pyro_vae.programs.nodes import in_data_plate
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.sites import in_data_plate
 from pyro_vae.programs.traces import is_latent
 
 MAX_CURVES = 64

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import InputError
+from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.handlers import is_penalty
 from pyro_vae.programs.sites import (
     Site,
@@ -27,7 +28,7 @@ from pyro_vae.programs.sites import (
     same_masks,
     without_masks,
 )
-from pyro_vae.programs.traces import is_latent, is_observed, log_prob
+from pyro_vae.programs.traces import is_latent, is_observed
 
 TOLERANCE = 1e-3  # nats: a density that differs by more is another one
 ROUNDING = 1e-5  # of float32, relative to the densities themselves
@@ -90,9 +91,7 @@ def check_bound(
                     f"{_kind(p)}: what it cannot draw is missing from the bound"
                 )
     factors = [
-        n
-        for n, s in guide_trace.nodes.items()
-        if is_observed(s) and not is_penalty(s) and bool(log_prob(s, scaled=False).any())
+        n for n, s in guide_trace.nodes.items() if is_observed(s) and not is_penalty(s) and bool(log_prob(s).any())
     ]
     masked = [n for n, q in latents.items() if n in model_trace.nodes and not _equal_masks(q, model_trace.nodes[n])]
     if not (functions or auxiliary or factors or masked):
@@ -103,7 +102,7 @@ def check_bound(
     jacobian = _log_det(guide, guide_trace, model_trace, auxiliary, functions, batch) if auxiliary else 0.0
     if found.point_masses and not factors:
         return found
-    size = sum((log_prob(site, scaled=False).double().abs().sum() for site in latents.values()), torch.zeros(()))
+    size = sum((log_prob(site).double().abs().sum() for site in latents.values()), torch.zeros(()))
 
     def near(nats: Tensor | float) -> bool:
         return bool(torch.as_tensor(nats).abs() < TOLERANCE + ROUNDING * size.nan_to_num())
@@ -177,15 +176,15 @@ def _excess(model: Trace, guide: Trace, latents: Mapping[str, Site]) -> Tensor |
     total: Tensor | float = 0.0
     for name, site in latents.items():
         if is_delta(site["fn"]):
-            total = total + log_prob(site, scaled=False).double().sum()
+            total = total + log_prob(site).double().sum()
         elif name not in model.nodes or not _equal_masks(site, model.nodes[name]):
             whole = without_masks(site["fn"]).log_prob(site["value"]).double().sum()
-            total = total + log_prob(site, scaled=False).double().sum() - whole
+            total = total + log_prob(site).double().sum() - whole
     return total
 
 
 def _sum(guide: Trace, names: list[str]) -> Tensor | float:
-    return sum((log_prob(guide.nodes[n], scaled=False).double().sum() for n in names), 0.0)
+    return sum((log_prob(guide.nodes[n]).double().sum() for n in names), 0.0)
 
 
 def _log_det(

@@ -20,9 +20,9 @@ from pyro_vae.programs.context import X, declared_context, required_arguments
 from pyro_vae.programs.handlers import LastSite
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
 from pyro_vae.programs.program import Batch, Program, prime, real_type
-from pyro_vae.programs.sites import Site, elementwise_support, innermost, inside_support, is_factor, kept
-from pyro_vae.programs.traces import is_latent, is_observed
-from pyro_vae.runtime import peak_bytes
+from pyro_vae.programs.sites import Site, elementwise, elementwise_support, innermost, inside_support, is_factor, kept
+from pyro_vae.programs.traces import data_plates, is_latent, is_observed
+from pyro_vae.runtime import peak_bytes, same_random_state
 
 
 def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
@@ -37,11 +37,11 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: names the guide's class and the site.
     """
-    count = len(next(iter(batch.values())))
+    count, devices = len(next(iter(batch.values()))), [value.device for value in batch.values()]
     for module in guide.modules():
         if isinstance(module, AutoGuide) and not isinstance(module.model, AutoGuide):
             statements = ParamStatements(ParameterStore())
-            with torch.no_grad(), torch.random.fork_rng(), module_parameters(guide), statements:
+            with torch.no_grad(), same_random_state(*devices), module_parameters(guide), statements:
                 nodes = poutine.trace(module.model).get_trace(**batch).nodes
             name = next((n for n, site in nodes.items() if is_latent(site) and _grows(site, count)), None)
             if name is not None:
@@ -272,15 +272,12 @@ def check_support(name: str, site: Site, value: Tensor, entry: str | None = None
 
 def _depends_on_parameters(support: Any) -> bool:
     """Whether a constraint holds tensors (bounds that differ between data), so that it fits one batch only."""
-    base = support
-    while hasattr(base, "base_constraint"):
-        base = base.base_constraint
-    return any(isinstance(v, Tensor) and v.numel() > 1 for v in vars(base).values())
+    return any(isinstance(v, Tensor) and v.numel() > 1 for v in vars(elementwise(support)).values())
 
 
 def _complaint(name: str, fn: Any, value: Tensor, entry: str) -> str:
     fn, low, high = innermost(fn), value.min().item(), value.max().item()
-    base = getattr(fn.support, "base_constraint", fn.support)
+    base = elementwise(fn.support)
     text = (
         f"data '{entry}' (values from {low:.4g} to {high:.4g}) lie outside the support {base} of its likelihood "
         f"{type(fn).__name__}{'' if name == entry else f' at site {name!r}'}"
@@ -292,3 +289,30 @@ def _complaint(name: str, fn: Any, value: Tensor, entry: str) -> str:
             "or 'threshold'), or choose a likelihood for grey data (Gaussian, Categorical)"
         )
     return text
+
+
+def check_whole(trace: Trace, size: int | None = None) -> None:
+    """Refuse plates of which a run of a program takes a random part.
+
+    Scaled up, such a part makes an unbiased estimate of a log-density, which training may use. Its exponential is no
+    unbiased estimate of the density; and without the scale it is the density of fewer data.
+
+    Args:
+        trace: of a program.
+        size: number of data that it was given, all of which must be in the data plate; None: not looked at.
+
+    Raises:
+        InputError: names the site, the plate and the sizes.
+    """
+    over_data = data_plates(trace) if any(is_observed(site) for site in trace.nodes.values()) else frozenset()
+    for site in trace.nodes.values():
+        for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
+            if frame.name not in over_data and frame.full_size in (None, frame.size):
+                continue  # of a fixed size, that of no data
+            whole = size or frame.size if frame.dim == -1 else frame.full_size or frame.size
+            if frame.size != whole:
+                raise InputError(
+                    f"site '{site['name']}': plate '{frame.name}' takes {frame.size} of {whole} at random in every run "
+                    "(subsample_size), and no likelihood can be had from a part: let the program take all of them in "
+                    f"evaluation (a module: subsample_size={frame.size} if self.training else None)"
+                )

@@ -16,6 +16,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import X
 from pyro_vae.programs.sites import Site, is_factor
 from pyro_vae.programs.traces import is_observed
+from pyro_vae.runtime import same_random_state
 
 ROWS = 2  # data that a model is given to see which site becomes observed
 
@@ -97,7 +98,7 @@ def site_of_run(
     latent = {name: _first_rows(site, count) for name, site in drawn.items() if not site["is_observed"]}
     for candidate in _candidates(trace, latent, data):
         x = candidate[torch.arange(count, device=candidate.device) % len(candidate)]
-        with torch.random.fork_rng(devices=_gpus([x, *rows.values()])):
+        with same_random_state(*(v.device for v in (x, *rows.values()))):
             try:
                 found = poutine.trace(_Given(latent)(program)).get_trace(**{**rows, X: x, "num_samples": count})
             except Exception:  # data do not look like this; a program may fail at it in any way
@@ -159,7 +160,3 @@ def same_numbers(value: Any, x: Tensor) -> bool:
     if not isinstance(value, Tensor) or value.numel() != x.numel():
         return False
     return torch.equal(value.detach().flatten().double(), x.detach().flatten().double())
-
-
-def _gpus(tensors: Sequence[Tensor]) -> list[int]:
-    return sorted({t.device.index for t in tensors if t.device.type == "cuda"})

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import Independent
 
 from pyro_vae.errors import InputError, positive
+from pyro_vae.programs.sites import innermost, rewrapped
 
 PENALTY = "penalty"  # marks a site in its ``infer``
 
@@ -167,8 +167,9 @@ class Scaled(Messenger):
         if msg["name"] in self.factors and not msg["is_observed"]:
             fn = scaled(msg["fn"], self.factors[msg["name"]])
             if fn is None:
+                name = type(innermost(msg["fn"])).__name__
                 raise InputError(
-                    f"scales: the distribution of site '{msg['name']}' ({_name(msg['fn'])}) has no location and scale; "
+                    f"scales: the distribution of site '{msg['name']}' ({name}) has no location and scale; "
                     f"those that have are {', '.join(f.__name__ for f in _FAMILIES)} and MultivariateNormal"
                 )
             msg["fn"] = fn
@@ -176,22 +177,17 @@ class Scaled(Messenger):
 
 def scaled(fn: Any, factor: float) -> Any | None:
     """A distribution with its scale multiplied by a factor; None if it has no location and scale."""
-    if isinstance(fn, dist.Independent):
-        base = scaled(fn.base_dist, factor)
-        return None if base is None else base.to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, dist.MultivariateNormal):
-        return dist.MultivariateNormal(fn.loc, scale_tril=factor * fn.scale_tril)
-    family = next((family for family in _FAMILIES if isinstance(fn, family)), None)
-    if family is None:
-        return None
-    parameters = {name: getattr(fn, name) for name in family.arg_constraints}
-    return family(**parameters | {"scale": factor * fn.scale})
 
+    def change(base: Any) -> Any | None:
+        if isinstance(base, dist.MultivariateNormal):
+            return dist.MultivariateNormal(base.loc, scale_tril=factor * base.scale_tril)
+        family = next((family for family in _FAMILIES if isinstance(base, family)), None)
+        if family is None:
+            return None
+        parameters = {name: getattr(base, name) for name in family.arg_constraints}
+        return family(**parameters | {"scale": factor * base.scale})
 
-def _name(fn: Any) -> str:
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    return type(fn).__name__
+    return rewrapped(fn, change)
 
 
 class Tempered(Messenger):
@@ -264,7 +260,7 @@ class Tempered(Messenger):
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
         if self.guidance:
-            guided = _inside(msg["fn"], "guided", lambda base: base.guided(self.guidance) if base.condition else None)
+            guided = rewrapped(msg["fn"], partial(_guided, scale=self.guidance))
             self._guided |= guided is not None
             msg["fn"] = guided if guided is not None else msg["fn"]
         fn = tempered(msg["fn"], self.temperature, self.top_k, self.top_p)
@@ -276,23 +272,13 @@ class Tempered(Messenger):
 def tempered(fn: Any, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Any | None:
     """A distribution with a temperature, inside its wrappers (independent, expanded, masked); None if it has none."""
     options = {} if top_p is None else {"top_p": top_p}
-    return _inside(fn, "tempered", lambda base: base.tempered(temperature, top_k, **options))
+    return rewrapped(
+        fn, lambda base: base.tempered(temperature, top_k, **options) if hasattr(base, "tempered") else None
+    )
 
 
-def _inside(fn: Any, method: str, change: Callable[[Any], Any | None]) -> Any | None:
-    """A distribution changed inside its wrappers, where what has the method is; None if nothing has, or is changed."""
-    if hasattr(fn, method):
-        return change(fn)
-    if not isinstance(fn, (Independent, ExpandedDistribution, MaskedDistribution)):
-        return None
-    base = _inside(fn.base_dist, method, change)
-    if base is None:
-        return None
-    if isinstance(fn, Independent):
-        return base.to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, ExpandedDistribution):
-        return ExpandedDistribution(base, fn.batch_shape)
-    return base.mask(fn._mask)
+def _guided(base: Any, scale: float) -> Any | None:
+    return base.guided(scale) if hasattr(base, "guided") and base.condition else None
 
 
 class LastSite(Messenger):

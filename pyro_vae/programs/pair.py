@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +15,17 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.bounds import check_bound
-from pyro_vae.programs.program import Program, as_programs, prime
-from pyro_vae.programs.traces import TracePair, check_sites, data_frame, trace_pair
+from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
+from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime
+from pyro_vae.programs.traces import (
+    TracePair,
+    check_sites,
+    data_frame,
+    in_particle_plate,
+    plate_dims,
+    repeated_arguments,
+    traced_pair,
+)
 from pyro_vae.programs.trial import Trial, try_together
 from pyro_vae.runtime import private_seed
 
@@ -32,7 +40,7 @@ class Pair:
 
     Attributes:
         model, guide: the programs.
-        nesting: batch dimensions of their own plates.
+        nesting: batch dimensions of their own plates, :func:`~pyro_vae.programs.traces.plate_dims`.
         repeated: particles are no plate; each datum is repeated instead.
         alone: each datum is run in a batch of its own.
         num_data: how many data share what is outside the data plate; None: those of a batch.
@@ -54,20 +62,36 @@ class Pair:
     doubts: tuple[str, ...] = field(default=())
 
     def traces(
-        self, batch: Batch, num_particles: int = 1, rewrite: Callable[[Trace], Trace] | None = None
+        self,
+        batch: Mapping[str, Any],
+        num_particles: int = 1,
+        rewrite: Callable[[Trace], Trace] = lambda trace: trace,
+        args: tuple[Any, ...] = (),
     ) -> TracePair:
-        """Run both on a batch, with so many particles of each datum."""
-        return trace_pair(self.model, self.guide, (), batch, num_particles, self.nesting, rewrite, **self.layout)
+        """Trace the guide, and the model replayed against it, with so many particles of each datum.
 
-    @property
-    def layout(self) -> dict[str, Any]:
-        """The arguments of :func:`~pyro_vae.programs.traces.trace_pair` that say how a pair is run."""
-        return {
-            "repeated": self.repeated,
-            "num_data": self.num_data,
-            "data_plates": self.data_plates,
-            "left_out": self.left_out,
-        }
+        Args:
+            batch: what both are called with, by name.
+            num_particles: K, in one plate left of the programs' own.
+            rewrite: makes from the guide's trace the one that the model is replayed against.
+            args: what both are called with by position.
+
+        Raises:
+            InputError: if the model has no data plate, or a latent site is in one program only.
+        """
+        copies = num_particles if self.repeated else 1
+        args, batch = repeated_arguments(args, batch, copies)
+        in_plate, nesting = num_particles // copies, self.nesting
+        programs = [in_particle_plate(p, in_plate, -(nesting + 1)) for p in (self.model, self.guide)]
+        model, guide = map(prune_subsample_sites, traced_pair(*programs, args, batch, rewrite))
+        check_sites(model, guide)
+        frame = data_frame(model)
+        size = frame.size // copies
+        full_size = size * (frame.full_size or frame.size) / frame.size
+        if in_plate == 1:
+            nesting = max(nesting, plate_dims(model, guide))
+        how = self.num_data, self.data_plates, self.left_out
+        return TracePair(model, guide, num_particles, -(nesting + 1), size, full_size, copies, *how)
 
     def batch_size(self, wanted: int) -> int:
         """How many data may be run together, of so many that might."""
@@ -91,7 +115,6 @@ def examine(
     model: Program,
     guide: Program,
     batch: Batch,
-    nesting: int = 1,
     *,
     vectorize: bool = True,
     num_data: int | None = None,
@@ -104,7 +127,6 @@ def examine(
     Args:
         model, guide: programs, run in evaluation mode.
         batch: two data (or the only one).
-        nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate, if that gives the same numbers; False: each datum is repeated.
         num_data: how many data there are in all.
         bounds: whether the guide's density matters (not if it is not looked at).
@@ -118,9 +140,9 @@ def examine(
         model_trace, guide_trace = traces or prime(model, guide, batch)
         check_sites(*(prune_subsample_sites(trace.copy()) for trace in (model_trace, guide_trace)))
         data_frame(model_trace)
-        with evaluated(model, guide), torch.no_grad():
+        with evaluation_mode(model, guide), torch.no_grad():
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
-            trial = try_together(model, guide, batch, nesting)
+            trial = try_together(model, guide, batch, nesting := plate_dims(model_trace, guide_trace))
     how = {
         "num_data": num_data,
         "data_plates": trial.data_plates or None,
@@ -132,42 +154,26 @@ def examine(
     return Pair(model, guide, nesting, repeated, alone, **how)
 
 
-def tried(
-    model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Batch, nesting: int
-) -> dict[str, Any]:
-    """How programs that are called directly, as by plain SVI, are to be run with particles; see :attr:`Pair.layout`.
+def tried(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Batch) -> Pair:
+    """A pair that is called directly, as by plain SVI, and has several particles: how it is to be run.
 
     Args:
         model, guide: modules or functions.
         args, kwargs: what they are called with, tensors with the data first among them.
-        nesting: batch dimensions of the programs' own plates.
     """
     programs = as_programs(model, guide)
     target = model.forward if isinstance(model, nn.Module) else model
-    try:
-        given = {**inspect.signature(target).bind_partial(*args).arguments, **kwargs}
-    except TypeError:  # told when it is called
-        return {}
-    batch = {name: value[:2] for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
-    if not batch or len(batch) < len([v for v in given.values() if v is not None]):
-        return {}
-    with private_seed(0, next(iter(batch.values())).device), evaluated(*programs):
-        trial = try_together(*programs, batch, nesting)
+    given = {**inspect.signature(target).bind_partial(*args).arguments, **kwargs}
+    batch = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
+    device = next((value.device for value in batch.values()), None)
+    with private_seed(0, device), torch.no_grad(), evaluation_mode(*programs):
+        with module_parameters(model, guide), ParamStatements(ParameterStore()):
+            nesting = plate_dims(*traced_pair(model, guide, args, kwargs))
+        if not batch or len(batch) < len([v for v in given.values() if v is not None]):
+            return Pair(model, guide, nesting)
+        trial = try_together(*programs, {name: value[:2] for name, value in batch.items()}, nesting)
     repeated = _chosen(trial, True)[0] if trial.together else False  # in training a batch may matter as a whole
-    return {"repeated": repeated, "data_plates": trial.data_plates or None}
-
-
-@contextmanager
-def evaluated(*programs: Any) -> Iterator[None]:
-    """Programs in evaluation mode."""
-    modes = [(m, m.training) for program in programs for m in program.modules()]
-    for program in programs:
-        program.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    return Pair(model, guide, nesting, repeated, data_plates=trial.data_plates or None)
 
 
 def _chosen(trial: Trial, vectorize: bool) -> tuple[bool, bool]:

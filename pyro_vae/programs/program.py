@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import dis
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import partial
-from types import CodeType
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import X, accepted_arguments, data_argument
 from pyro_vae.programs.parameters import (
     ALSO_USED,
+    LIBRARIES,
     STORE,
     AlsoUsed,
     ParameterStore,
     ParamStatements,
+    adopt_what_is_used,
     known_store,
     make_ready,
     module_parameters,
+    names_used,
     take_awaited,
 )
+from pyro_vae.runtime import same_random_state
 
 Batch = Mapping[str, Tensor]
 
@@ -48,14 +48,14 @@ def real_type(*programs: nn.Module) -> torch.dtype | None:
 class Program(nn.Module):
     """A Pyro program that is called with a whole batch and owns what it trains.
 
-    ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a
-    program without a ``y`` argument is never handed ``y``; the data, ``x``, may have another name there
-    (:func:`data_argument`). A PyroModule keeps its own parameters. A plain
-    function's are found where it keeps them: modules that it refers to (globals or closure, itself or through
-    its helper functions) become submodules. Whatever else a program turns out to use when it is run first
-    (:func:`prime`), as modules behind objects of one's own and bare parameters, is adopted then
-    (:func:`adopt_what_is_used`). ``pyro.param`` values become parameters in a private store; a module keeps it as its
-    submodule ``pyro_params``. Pyro's global parameter store is neither read nor written.
+    ``Program(f)(**batch)`` runs ``f`` with those entries of the batch that it has arguments for, so a program without a
+    ``y`` argument is never handed ``y``; the data, ``x``, may have another name there (:func:`data_argument`). A
+    PyroModule keeps its own parameters. A plain function's are found where it keeps them: modules that it refers to
+    (globals or closure, itself or through its helper functions) become submodules. Whatever else a program turns out to
+    use when it is run first (:func:`prime`), as modules behind objects of one's own and bare parameters, is adopted
+    then (:func:`~pyro_vae.programs.parameters.adopt_what_is_used`). ``pyro.param`` values become parameters in a
+    private store; a module keeps it as its submodule ``pyro_params``. Pyro's global parameter store is neither read nor
+    written.
 
     Args:
         program: a module or a function with Pyro statements.
@@ -168,7 +168,7 @@ def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
             owner = value.__self__
             visit_all({name: owner} if isinstance(owner, nn.Module) else dict(getattr(owner, "__dict__", {})))
             visit(name, value.__func__)
-        elif inspect.isfunction(value) and str(value.__module__).partition(".")[0] not in _LIBRARIES:
+        elif inspect.isfunction(value) and str(value.__module__).partition(".")[0] not in LIBRARIES:
             visit_all(names_used(value))
             visit(name, getattr(value, "__wrapped__", None))
 
@@ -178,28 +178,6 @@ def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
 
     visit("module", function)
     return found
-
-
-_LIBRARIES = {"torch", "pyro", "pyro_vae", "numpy"}  # their functions hold no parameters of the user's
-
-
-def names_used(function: Any) -> dict[str, Any]:
-    """What a function's code refers to by a global or closed-over name, nested functions' code included."""
-
-    def names(code: CodeType) -> Iterator[str]:
-        for instruction in dis.get_instructions(code):  # code.co_names has the names of attributes as well
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                yield instruction.argval
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                yield from names(constant)
-
-    space = function.__globals__
-    used = {name: space[name] for name in names(function.__code__) if name in space}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with suppress(ValueError):  # a name that is not bound yet
-            used[name] = cell.cell_contents
-    return used
 
 
 def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Program, Program]:
@@ -218,24 +196,36 @@ def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[P
     return wrapped[0], wrapped[1]
 
 
+@contextmanager
+def evaluation_mode(*programs: nn.Module) -> Iterator[list[tuple[nn.Module, bool]]]:
+    """Programs in evaluation mode, in which batch statistics, codebooks and averages do not move.
+
+    Yields:
+        the modes that modules are put back to; a block that lets programs own further modules adds those.
+    """
+    modes = [(module, module.training) for program in programs for module in program.modules()]
+    for program in programs:
+        program.eval()
+    try:
+        yield modes
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def prime(model: Program, guide: Program, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
     """Run both programs once, so that every parameter exists and is owned; the random state is left as it was.
 
     Returns:
         the model's and the guide's trace on the batch, for looking at their sites.
     """
-    devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
-    modes = [(module, module.training) for program in (model, guide) for module in program.modules()]
-    with torch.random.fork_rng(devices=devices):
-        model.eval(), guide.eval()  # batch statistics are not to move because somebody looked
-        found = [] if model.explored and guide.explored else adopt_what_is_used(model, guide, batch)
+    with same_random_state(*(v.device for v in batch.values())), evaluation_mode(model, guide) as modes:
+        modes += [] if model.explored and guide.explored else adopt_what_is_used(model, guide, batch)
         model.explored = guide.explored = True
         _check_nothing_awaited(model, guide)
         with torch.no_grad():
             guide_trace = poutine.trace(guide).get_trace(**batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
-    for module, training in (*modes, *found):
-        module.training = training
     return model_trace, guide_trace
 
 
@@ -248,158 +238,3 @@ def _check_nothing_awaited(model: Program, guide: Program) -> None:
                     f"the {who}'s weights that were loaded hold '{next(iter(awaited))}', which its program does not "
                     "use: they were saved from another program"
                 )
-
-
-DEPTH = 6  # of the objects, one in another, among which a name is looked for
-
-
-def adopt_what_is_used(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> list[tuple[nn.Module, bool]]:
-    """Run a guide and its model once, and let them own what they used and nobody did: then it is trained and saved.
-
-    What they used is seen by itself: modules by their calls, parameters in the graph of the sites' log-densities and
-    values. So it does not matter how a program came by them: by an object's attribute, a dataclass, a registry, a
-    closure. Modules found are put into evaluation mode for the run, and on the batch's device.
-
-    Args:
-        model, guide: programs in evaluation mode.
-        batch: data.
-
-    Returns:
-        the modules that were adopted, with the modes that they were in.
-
-    Raises:
-        InputError: for a tensor that requires a gradient and is no parameter of anything.
-    """
-    device = next((value.device for value in batch.values()), torch.device("cpu"))
-    found: list[tuple[nn.Module, bool]] = []
-    trace = None
-    for program, who in ((guide, "guide"), (model, "model")):
-        calls = _Calls([model, guide], device)
-        run = program if trace is None else poutine.replay(program, trace=trace)
-        with calls, torch.enable_grad():
-            trace = poutine.trace(run).get_trace(**batch)
-            leaves = _leaves(trace)
-        found += calls.modes
-        missing: list[Any] = [module for module in calls.outermost() if _has_state(module)]
-        covered = {id(p) for p in (*model.parameters(), *guide.parameters())} | {id(v) for v in batch.values()}
-        covered |= {id(p) for module in missing for p in module.parameters()}
-        for leaf in leaves:
-            if id(leaf) not in covered:
-                if not isinstance(leaf, nn.Parameter):
-                    raise InputError(
-                        f"the {who} uses a tensor {tuple(leaf.shape)} that requires a gradient and is no parameter, so "
-                        "that nobody would train or save it: make it a torch.nn.Parameter or a pyro.param, or detach it"
-                    )
-                missing.append(leaf)
-        names = _names(program.program, {id(value) for value in missing}) if missing else {}
-        for i, value in enumerate(missing):
-            program.adopt(names.get(id(value), f"{type(value).__name__.lower()}_{i}"), value)
-    return found
-
-
-class _Calls:
-    """Sees which modules are called inside a block that nobody owns, and makes them ready.
-
-    Attributes:
-        modes: those modules and all inside them, with the modes that they were in.
-    """
-
-    def __init__(self, owners: list[Program], device: torch.device) -> None:
-        self.known = {id(module) for owner in owners for module in owner.modules()}
-        self.device = device
-        self.modes: list[tuple[nn.Module, bool]] = []
-        self._called: list[nn.Module] = []
-
-    def __enter__(self) -> None:
-        self._handle = register_module_forward_pre_hook(self._see)
-
-    def __exit__(self, *error: object) -> None:
-        self._handle.remove()
-
-    def outermost(self) -> list[nn.Module]:
-        """The modules that are inside no other one of them."""
-        inside = {id(m) for module in self._called for m in module.modules() if m is not module}
-        return [module for module in self._called if id(module) not in inside]
-
-    def _see(self, module: nn.Module, _: object) -> None:
-        if id(module) in self.known:
-            return
-        new = [m for m in module.modules() if id(m) not in self.known]
-        self.modes += [(m, m.training) for m in new]
-        self.known |= {id(m) for m in new}
-        self._called.append(module)
-        module.to(self.device).eval()
-
-
-def _has_state(module: nn.Module) -> bool:
-    """Whether a module's mode, weights or statistics matter: not those of an activation."""
-    return any(True for _ in (*module.parameters(), *module.buffers())) or any(
-        isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules()
-    )
-
-
-def _leaves(trace: poutine.Trace) -> list[Tensor]:
-    """The tensors that are to be trained, in the graph of what a trace's sites are made of; in a fixed order."""
-    roots: list[Tensor] = []
-    for site in trace.nodes.values():
-        if site["type"] == "sample":
-            try:
-                roots.append(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
-            except (ValueError, NotImplementedError, RuntimeError):
-                pass  # told by the checks of data and shapes, which come next
-            scale = site["scale"]
-            roots += [scale] if isinstance(scale, Tensor) else []
-        if isinstance(site.get("value"), Tensor):
-            roots.append(site["value"])
-    leaves: dict[int, Tensor] = {id(t): t for t in roots if t.requires_grad and t.grad_fn is None}
-    stack, known = [t.grad_fn for t in roots if t.grad_fn is not None], set()
-    while stack:
-        node: Any = stack.pop()
-        if node in known:
-            continue
-        known.add(node)
-        if hasattr(node, "variable"):
-            leaves[id(node.variable)] = node.variable
-        stack += [following for following, _ in node.next_functions if following is not None]
-    return list(leaves.values())
-
-
-def _names(program: Any, wanted: set[int]) -> dict[int, str]:
-    """What a program would call some of its objects: the path of attributes, entries and variables to each."""
-    names: dict[int, str] = {}
-    seen: set[int] = set()
-    level: list[tuple[str, Any]] = [("", program)]
-    for _ in range(DEPTH):
-        following = []
-        for path, value in level:
-            if id(value) in wanted and id(value) not in names:
-                names[id(value)] = path or type(value).__name__.lower()
-            if id(value) not in seen:
-                seen.add(id(value))
-                following += [(f"{path}_{name}" if path else name, item) for name, item in _inside(value)]
-        level = following
-    return names
-
-
-def _inside(value: Any) -> Iterator[tuple[str, Any]]:
-    """What an object refers to, with names of letters, digits and underscores."""
-
-    items: Mapping[Any, Any] = {}
-    if isinstance(value, Mapping):
-        items = value
-    elif isinstance(value, (list, tuple)):
-        items = dict(enumerate(value))
-    elif isinstance(value, functools.partial):
-        items = {"function": value.func, "arguments": value.args, **value.keywords}
-    elif inspect.ismethod(value):
-        items = {"self": value.__self__, "function": value.__func__}
-    elif inspect.isfunction(value):
-        if str(value.__module__).partition(".")[0] not in _LIBRARIES:
-            items = names_used(value) | {"wrapped": getattr(value, "__wrapped__", None)}
-    elif not isinstance(value, (Tensor, type, str, bytes, int, float)) and not inspect.ismodule(value):
-        slots = {name: getattr(value, name) for name in getattr(type(value), "__slots__", ()) if hasattr(value, name)}
-        items = {**slots, **getattr(value, "__dict__", {})}
-        if isinstance(value, nn.Module):
-            items = items | {"forward": type(value).forward}
-    for name, item in list(items.items())[:1000]:
-        yield "".join(c if c.isalnum() else "_" for c in str(name)).strip("_"), item

@@ -17,13 +17,13 @@ from torch import Tensor
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
-from pyro_vae.programs.checks import check_context, check_data, check_present, data_type
+from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.programs.data_sites import data_site, observed_data, same_numbers, site_of_run
-from pyro_vae.programs.nodes import check_whole, is_deterministic, mean_of
 from pyro_vae.programs.pair import Pair, examine
-from pyro_vae.programs.program import Program, as_programs, prime, real_type
-from pyro_vae.programs.traces import check_sites, traced
+from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime, real_type
+from pyro_vae.programs.sites import mean_of
+from pyro_vae.programs.traces import check_sites, is_deterministic, traced
 from pyro_vae.runtime import as_device, check_seed, private_seed
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ def evaluating(
     seed: int,
     device: str | torch.device | None = None,
     *,
-    max_plate_nesting: int = 1,
     vectorize: bool = True,
     bounds: bool = True,
 ) -> Iterator[tuple[Pair, Split]]:
@@ -51,7 +50,6 @@ def evaluating(
         data: what to evaluate on.
         seed: of all draws inside the block.
         device: where to; the programs' own if None.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         vectorize: particles in a plate, if the programs give the same numbers so; False: each datum is repeated.
         bounds: whether the guide's density is used, and so is to be the density of what it draws.
 
@@ -71,32 +69,16 @@ def evaluating(
     for program in programs:
         program.to(split.device)
     split = split.to(split.device, data_type(*programs, split))
-    modes = [(m, m.training) for program in programs for m in program.modules()]
-    try:
-        for program in programs:
-            program.eval()
-        with torch.no_grad(), private_seed(seed, split.device):
-            traces = check_data(*programs, split)
-            for trace in traces:
-                check_whole(trace, min(2, len(split)))
-            _warn_of_initial_values({name for p in programs for name in p.store.names} - known)
-            modes += [(m, True) for p in programs for m in p.modules() if m not in {module for module, _ in modes}]
-            for program in programs:
-                program.eval()
-            pair = examine(
-                *programs,
-                split.batch(slice(0, 2)),
-                max_plate_nesting,
-                vectorize=vectorize,
-                num_data=len(split),
-                bounds=bounds,
-                traces=traces,
-            )
+    with evaluation_mode(*programs), torch.no_grad(), private_seed(seed, split.device):
+        traces = check_data(*programs, split)
+        for trace in traces:
+            check_whole(trace, min(2, len(split)))
+        _warn_of_initial_values({name for p in programs for name in p.store.names} - known)
+        how: dict[str, Any] = {"vectorize": vectorize, "num_data": len(split), "bounds": bounds, "traces": traces}
+        with evaluation_mode(*programs):  # with the modules that they have been found to use
+            pair = examine(*programs, split.batch(slice(0, 2)), **how)
             with pyro.validation_enabled(False):
                 yield pair, split
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def anything_to_draw(pair: Pair, split: Split) -> bool:
@@ -130,27 +112,16 @@ def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -
         InputError: for what is no seed; if the batch holds context that a program says it does not take.
     """
     check_seed(seed)
-    modes = [(module, module.training) for program in programs for module in program.modules()]
     tensors = [t for program in programs for t in (*program.parameters(), *program.buffers())]
     if tensors:
         batch = {name: value.to(tensors[0].device) for name, value in batch.items()}
         real = real_type(*programs)
         batch = batch if real is None else {name: as_real(value, real) for name, value in batch.items()}
     used = [*tensors, *batch.values()]
-    devices = sorted({t.device.index for t in used if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
+    with private_seed(seed, *(t.device for t in used)), torch.no_grad(), evaluation_mode(*programs):
         for program in programs:
             check_context(program, batch)
-        for index in devices:  # not torch.manual_seed, which would seed devices that nobody restores
-            torch.cuda.default_generators[index].manual_seed(seed)
-        try:
-            for module, _ in modes:
-                module.training = False
-            yield dict(batch)
-        finally:
-            for module, training in modes:
-                module.training = training
+        yield dict(batch)
 
 
 def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable[..., Any]) -> Split:
@@ -324,13 +295,9 @@ def _told(reason: Exception | None) -> str:
 
 def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Tensor], count: int) -> str | None:
     """The first site whose value or mean is another for other data, with the same random numbers; None if none is."""
-    devices = [data.device.index] if data.device.type == "cuda" else []
 
     def drawn(x: Tensor) -> dict[str, list[Tensor]]:
-        with torch.random.fork_rng(devices=devices):
-            torch.random.default_generator.manual_seed(0)
-            for index in devices:
-                torch.cuda.default_generators[index].manual_seed(0)
+        with private_seed(0, data.device):
             trace = traced(run, **context, **{X: x}, num_samples=count)
         nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
         return {name: [node["value"], mean_of(node)] for name, node in nodes.items()}

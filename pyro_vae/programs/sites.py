@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -21,11 +21,65 @@ ANGLE = constraints.interval(-math.pi, math.pi)
 _ANGLES = (dist.VonMises, torch.distributions.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 
 
+WRAPPERS = (torch.distributions.Independent, MaskedDistribution, ExpandedDistribution)
+
+
 def innermost(fn: Any) -> Any:
     """A distribution inside its wrappers (independent, expanded, masked)."""
     while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def factors(fn: Any) -> tuple[Any, int]:
+    """What a distribution is a product of, and over how many of its dimensions."""
+    dims = 0
+    while isinstance(fn, torch.distributions.Independent):
+        fn, dims = fn.base_dist, dims + fn.reinterpreted_batch_ndims
+    return fn, dims
+
+
+def rewrapped(fn: Any, change: Callable[[Any], Any | None], *, masks: bool = True) -> Any | None:
+    """A distribution changed inside its wrappers (independent, expanded, masked).
+
+    Args:
+        fn: the distribution.
+        change: makes another one of what is inside; None: there is none.
+        masks: keep the masks.
+    """
+    if not isinstance(fn, WRAPPERS):
+        return change(fn)
+    base = rewrapped(fn.base_dist, change, masks=masks)
+    if base is None:
+        return None
+    if isinstance(fn, torch.distributions.Independent):
+        return Independent(base, fn.reinterpreted_batch_ndims)
+    if isinstance(fn, MaskedDistribution):
+        return MaskedDistribution(base, fn._mask) if masks else base
+    return base.expand(fn.batch_shape)
+
+
+def elementwise(constraint: Any) -> Any:
+    """The constraint on each number, inside those that make it one of events or of mixtures."""
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return constraint
+
+
+def in_data_plate(site: Site) -> bool:
+    """Whether a site has a value per datum."""
+    return any(frame.dim == -1 for frame in site["cond_indep_stack"])
+
+
+def data_first(value: Tensor, site: Site) -> Tensor:
+    """Bring a site's value ``(..., batch, *event)`` to ``(batch, ..., *event)``."""
+    return value.movedim(value.dim() - 1 - site["fn"].event_dim, 0)
+
+
+def mean_of(site: Site) -> Tensor:
+    """The mean of a site's distribution where it has one, else the site's value; ``(batch, ..., *event)``."""
+    mean = mean_or_none(site["fn"])
+    return data_first(site["value"] if mean is None else mean, site)
 
 
 def is_factor(site: Site) -> bool:
@@ -43,12 +97,9 @@ def elementwise_support(fn: Any) -> constraints.Constraint | None:
     if of_angles(fn):
         return ANGLE
     try:
-        support = fn.support
+        return elementwise(fn.support)
     except (NotImplementedError, AttributeError):
         return None
-    while isinstance(support, (constraints.independent, constraints.MixtureSameFamilyConstraint)):
-        support = support.base_constraint
-    return support
 
 
 def of_angles(fn: Any) -> bool:
@@ -61,6 +112,25 @@ def of_angles(fn: Any) -> bool:
     if isinstance(fn, torch.distributions.MixtureSameFamily):
         return of_angles(fn.component_distribution)
     return isinstance(fn, _ANGLES)
+
+
+def is_point_mass(fn: Any) -> bool:
+    """Whether a distribution has one value only, whatever the noise: a Delta without a density of its own."""
+    fn = innermost(fn)
+    if isinstance(fn, torch.distributions.TransformedDistribution):
+        return is_point_mass(fn.base_dist)
+    return isinstance(fn, dist.Delta) and not bool(fn.log_density.any())
+
+
+def mean_or_none(fn: Any) -> Tensor | None:
+    """A distribution's mean, or None if it has none; a point mass at integers has none, for they are names."""
+    try:
+        mean = fn.mean
+    except (NotImplementedError, AttributeError):
+        return None
+    if not mean.is_floating_point():
+        return None
+    return None if bool(mean.isnan().any()) else mean  # nan: torch's way to say so, e.g. of Categorical
 
 
 def is_discrete(fn: Any) -> bool | None:
@@ -136,7 +206,7 @@ def masks_of(site: Site) -> list[Mask]:
     """
     masks: list[Mask] = [(site["mask"], 0)]
     fn, seen = site["fn"], 0
-    while isinstance(fn, (torch.distributions.Independent, MaskedDistribution, ExpandedDistribution)):
+    while isinstance(fn, WRAPPERS):
         if isinstance(fn, torch.distributions.Independent):
             seen += fn.reinterpreted_batch_ndims
         elif isinstance(fn, MaskedDistribution):
@@ -195,13 +265,7 @@ def masked_like(q: Site, p: Site) -> Site:
 
 def without_masks(fn: Any) -> Any:
     """A distribution without the masks in its wrappers."""
-    if isinstance(fn, MaskedDistribution):
-        return without_masks(fn.base_dist)
-    if isinstance(fn, torch.distributions.Independent):
-        return Independent(without_masks(fn.base_dist), fn.reinterpreted_batch_ndims)
-    if isinstance(fn, ExpandedDistribution):
-        return without_masks(fn.base_dist).expand(fn.batch_shape)
-    return fn
+    return rewrapped(fn, lambda base: base, masks=False)
 
 
 def _same_memory(a: Any, b: Any) -> bool:

@@ -7,17 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.handlers import is_penalty
-from pyro_vae.programs.sites import Site, inside_support, is_delta, is_factor, kept, masked_like, may_leave, same_masks
+from pyro_vae.programs.sites import Site, is_factor, is_point_mass, masked_like
 
 PARTICLES = "particles"
 
@@ -67,6 +64,11 @@ class TracePair:
     def __post_init__(self) -> None:
         plates = self.data_plates or data_plates(self.model)
         self.shared = shared_sites(self.model, self.guide, plates)
+
+    @property
+    def subsample_scale(self) -> float:
+        """What Pyro multiplied the sites of a subsampled data plate with."""
+        return self.full_size / self.size
 
     def observed(self) -> dict[str, Site]:
         """The data sites (and factors) of the model, in program order."""
@@ -120,8 +122,9 @@ class TracePair:
         outer = next((f for f in frames if f.vectorized and f.dim <= -rank and f.name != PARTICLES), None)
         if outer is not None:
             raise InputError(
-                f"site '{site['name']}' is in plate '{outer.name}' at dim {outer.dim}, but only {rank - 1} batch "
-                f"dimensions were said to be the programs' own: use max_plate_nesting={-outer.dim}"
+                f"site '{site['name']}' is in plate '{outer.name}' at dim {outer.dim}, where the programs had none "
+                f"when they were run first, and the particles' plate is at dim {self.particle_dim}: let the programs "
+                "have the same plates in every run"
             )
         if value.dim() > rank or (value.dim() == rank and value.shape[0] not in (1, particles)):
             raise InputError(
@@ -148,60 +151,22 @@ class TracePair:
         return value if self.copies == 1 else value.reshape(self.size, self.copies).T  # (K, N)
 
 
-def trace_pair(
+def traced_pair(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    num_particles: int = 1,
-    max_plate_nesting: int = 1,
-    rewrite: Callable[[Trace], Trace] | None = None,
-    *,
-    repeated: bool = False,
-    num_data: int | None = None,
-    data_plates: frozenset[str] | None = None,
-    left_out: frozenset[str] = frozenset(),
-) -> TracePair:
-    """Trace the guide, and the model replayed against it, with all particles in one outer plate.
+    rewrite: Callable[[Trace], Trace] = lambda trace: trace,
+) -> tuple[Trace, Trace]:
+    """The traces of a model and of the guide that it is replayed against, as ``rewrite`` has made it."""
+    guide_trace = rewrite(poutine.trace(guide).get_trace(*args, **kwargs))
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
-    Args:
-        model, guide: Pyro programs with a data plate at dim -1.
-        args, kwargs: what both are called with.
-        num_particles: particles per datum, drawn in one plate at dim ``-(max_plate_nesting + 1)``.
-        max_plate_nesting: how many batch dimensions the programs' own plates use (1: the data plate).
-        rewrite: makes from the guide's trace the one that the model is replayed against.
-        repeated: no plate of particles: each datum is repeated instead, for programs that do not broadcast.
-        num_data, data_plates, left_out: see :class:`TracePair`.
 
-    Raises:
-        InputError: if the model has no data plate, or a latent site is in one program only.
-    """
-    copies = num_particles if repeated else 1
-    args, kwargs = repeated_arguments(args, kwargs, copies)
-    particle_dim = -(max_plate_nesting + 1)
-    model = in_particle_plate(model, num_particles // copies, particle_dim)
-    guide = in_particle_plate(guide, num_particles // copies, particle_dim)
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    if rewrite is not None:
-        guide_trace = rewrite(guide_trace)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    guide_trace, model_trace = prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
-    check_sites(model_trace, guide_trace)
-    frame = data_frame(model_trace)
-    size = frame.size // copies
-    full_size = size * (frame.full_size or frame.size) / frame.size
-    return TracePair(
-        model_trace,
-        guide_trace,
-        num_particles,
-        particle_dim,
-        size,
-        full_size,
-        copies,
-        num_data,
-        data_plates,
-        left_out,
-    )
+def plate_dims(*traces: Trace) -> int:
+    """How many batch dimensions the plates of programs take, from the right; at least one, for the data."""
+    frames = (f for t in traces for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized)
+    return max((-f.dim for f in frames if f.name != PARTICLES), default=1)
 
 
 def repeat(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
@@ -319,151 +284,6 @@ def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
         )
 
 
-def log_prob(site: Site, *, scaled: bool = True, fn: Any = None) -> Tensor:
-    """log-density of a site's value in nats, per batch element; masked, and scaled unless told otherwise."""
-    value = (fn or site["fn"]).log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(value, site["scale"] if scaled else 1.0, site["mask"])
-
-
-def log_prior(p: Site, q: Site, *, scaled: bool = True) -> Tensor:
-    """log-density of a latent's value under the model, as :func:`log_prob`; -inf where it is outside the support.
-
-    Looked at only where the guide's distribution may leave the support of the model's: then a density's formula gives
-    some number outside of it.
-    """
-    value = log_prob(p, scaled=scaled)
-    if not may_leave(q["fn"], p["fn"]):
-        return value
-    inside = inside_support(p["fn"], p["value"], kept(p))
-    return torch.where(inside, value, -torch.inf)
-
-
-def subsample_scale(pair: TracePair) -> float:
-    """What Pyro multiplied the sites of a subsampled data plate with: full_size / size."""
-    return pair.full_size / pair.size
-
-
-def analytic_sites(pair: TracePair) -> set[str]:
-    """The latent sites whose KL may be taken in closed form, the other sites' samples being held.
-
-    E over z_i of log q(z_i | .) - log p(z_i | .) is a KL only if p's conditional depends on nothing that the
-    guide draws after z_i. By the order of the programs: all that the model draws before z_i, the guide has
-    drawn before z_i as well. For the other sites the closed form would be a different, biased objective.
-    """
-    guide_order = list(pair.latent())
-    model_order = [n for n in pair.model.nodes if n in pair.latent()]
-    sites = set()
-    for name in model_order:
-        before = set(model_order[: model_order.index(name)])
-        if before <= set(guide_order[: guide_order.index(name)]):
-            sites.add(name)
-    return sites
-
-
-def site_kl(q: Site, p: Site | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
-    """KL of one latent site in nats, per batch element: raw, and as weighted by the sites' scales.
-
-    Closed form where ``analytic``, registered for the two distributions, and of all that they leave out alike, else
-    log q(z) - log p(z) at the drawn value. An auxiliary site (``p`` None) contributes log q(z).
-    """
-    if p is not None and analytic and not is_delta(q["fn"]) and same_masks(q, p):
-        try:
-            raw = kl_divergence(q["fn"], p["fn"])
-        except NotImplementedError:
-            pass
-        else:
-            raw = scale_and_mask(raw, 1.0, q["mask"])
-            return raw, scale_and_mask(raw, q["scale"], None)
-    log_q = log_prob(q, scaled=False)
-    if p is None:
-        return log_q, scale_and_mask(log_q, q["scale"], None)
-    log_p = log_prior(p, q, scaled=False)
-    weighted = scale_and_mask(log_q, q["scale"], None) - scale_and_mask(log_p, p["scale"], None)
-    return log_q - log_p, weighted
-
-
-def total(terms: list[Tensor]) -> Tensor:
-    """Sum of a list of tensors of equal shape (zero-dimensional zero if there are none)."""
-    return torch.stack(terms).sum(0) if len(terms) > 1 else (terms[0] if terms else torch.zeros(()))
-
-
-def check_per_datum(pair: TracePair, name: str) -> None:
-    """Refuse a site that all data share, where a density of each datum is asked for.
-
-    Raises:
-        InputError: names it.
-    """
-    if name in pair.shared:
-        raise InputError(
-            f"site '{name}' is outside the data plate: all data share it, so that p(x) is no product over data and a "
-            "bound per datum is not defined. elbo gives a bound on the whole data's log p, per datum, if every datum "
-            "is evaluated with it; else put the site into the data plate"
-        )
-
-
-def outside_prior(pair: TracePair) -> Tensor | None:
-    """Which particles ``(num_particles, size)`` have a latent outside the support of the model; None: none can.
-
-    Such a particle weighs nothing, whatever the model's networks make of it (often not a number).
-    """
-    found = None
-    for q, p in pair.latent().values():
-        if p is not None and may_leave(q["fn"], p["fn"]):
-            inside = inside_support(p["fn"], p["value"], kept(p))
-            wrong = pair.per_datum(scale_and_mask((~inside).to(torch.get_default_dtype()), 1.0, p["mask"]), p) > 0
-            found = wrong if found is None else found | wrong
-    return found
-
-
-def log_weights(pair: TracePair, *, scaled: bool = True) -> Tensor:
-    """log w = log p(x, z) - log q(z | x) of every particle and datum, ``(num_particles, size)``, nats.
-
-    Args:
-        pair: traces of one batch.
-        scaled: apply the sites' scales (KL weights; a subsampled plate's factor is taken out); False: log p, log q.
-
-    Raises:
-        InputError: if a latent site is outside the data plate.
-    """
-    return log_weights_by_site(pair, scaled=scaled)[0]
-
-
-def log_weights_by_site(
-    pair: TracePair, *, scaled: bool = True, guide_sites: dict[str, Site] | None = None
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """log w, and what it is made of: every density is evaluated once.
-
-    Args:
-        pair, scaled: as for :func:`log_weights`.
-        guide_sites: latent sites to take log q from, in place of the guide trace's.
-
-    Returns:
-        log w; raw log p(x | z) of each data site; raw log q(z) - log p(z) of each latent site; all
-        ``(num_particles, size)``.
-
-    Raises:
-        InputError: if a latent site is outside the data plate.
-    """
-    subsample = pair.full_size / pair.size if scaled else 1.0
-    parts, observed, kl = [], {}, {}
-
-    def add(site: Site, sign: float, prior_of: Site | None = None) -> Tensor:
-        raw = log_prob(site, scaled=False) if prior_of is None else log_prior(site, prior_of, scaled=False)
-        weighted = scale_and_mask(raw, site["scale"], None) if scaled else raw
-        parts.append(sign * pair.per_datum(weighted, site))
-        return pair.per_datum(raw, site)
-
-    for name, site in pair.observed().items():
-        observed[name] = add(site, 1.0)
-    for name, (q, p) in pair.latent().items():
-        check_per_datum(pair, name)
-        if guide_sites:
-            q = guide_sites[name] if p is None else masked_like(guide_sites[name], p)
-        kl[name] = add(q, -1.0)
-        if p is not None:
-            kl[name] = kl[name] - add(p, 1.0, q)
-    for name, site in pair.guide_factors().items():
-        check_per_datum(pair, name)
-        add(site, -1.0)
-    log_w, outside = total(parts) / subsample, outside_prior(pair)
-    return log_w if outside is None else torch.where(outside, -torch.inf, log_w), observed, kl
+def is_deterministic(pair: TracePair) -> bool:
+    """Whether a guide has nothing to draw, so that all particles are the same: every latent is a point mass."""
+    return all(is_point_mass(q["fn"]) for q, _ in pair.latent().values())

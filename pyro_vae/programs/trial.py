@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.programs.sites import Site, is_factor
+from pyro_vae.programs.sites import Site, factors, is_factor
 from pyro_vae.programs.traces import in_particle_plate, is_latent, is_observed, traced
 
 ERROR = 1e-4  # relative to a site's largest number: rounding of other sizes of tensors is less
@@ -213,9 +213,7 @@ class _Cells:
 
     def _cell(self, site: Site, k: int, n: int, particles: int, data: int) -> Tensor:
         """Log-densities of one particle and datum: of every number, where a site's numbers are independent."""
-        fn, events = site["fn"], 0
-        while isinstance(fn, torch.distributions.Independent):
-            events, fn = events + fn.reinterpreted_batch_ndims, fn.base_dist
+        fn, events = factors(site["fn"])
         value = fn.log_factor if is_factor(site) and hasattr(fn, "log_factor") else fn.log_prob(site["value"])
         mask = site["mask"]
         if isinstance(mask, Tensor):

@@ -26,9 +26,9 @@ from pyro_vae.recording.tensors import (
     expanded_along,
     forget,
     laid_out,
-    same_random_state,
     with_tensors,
 )
+from pyro_vae.runtime import same_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Recording:
         """
 
         def run() -> list[Tensor]:
-            with same_random_state(batch), torch.enable_grad():
+            with same_random_state(*(v.device for v in batch.values())), torch.enable_grad():
                 self.eager(copied(batch))
             return [b.clone() for b in self._present_buffers()]
 
@@ -288,7 +288,7 @@ class Recording:
         results = []
         for run in (self.eager, self):
             try:
-                with same_random_state(batch):
+                with same_random_state(*(v.device for v in batch.values())):
                     outputs, gradients = run(copied(batch))
                 buffers = [b.clone() for b in self._present_buffers()]
             except Exception as error:

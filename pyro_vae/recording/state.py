@@ -10,6 +10,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from pyro_vae.programs.program import names_used
+from pyro_vae.programs.parameters import names_used
 from pyro_vae.recording.tensors import seen_by
 
 LONG = 10_000  # entries of a list or dict, beyond which only its length is looked at
@@ -43,13 +44,16 @@ class Snapshot:
     def __init__(self, module: nn.Module, *, keep: bool = True) -> None:
         self.module, self._keep = module, keep
         self.leaves: dict[str, Any] = {}  # by path: what can be compared
+        self._times: dict[str, int] = {}
         self.transforms: list[Transform] = []
         self._undo: list[Callable[[], None]] = []
         self._undo_buffers: list[Callable[[], None]] = []
         self._seen: set[int] = set()
         self._tensors: dict[int, tuple[Tensor, Tensor]] = {}
         self._buffers = {id(b) for b in module.buffers()}
-        self._add_generators()
+        self._alive: list[Any] = []  # objects that are told apart by their ids
+        self._visit("the state of Python's random numbers", random._inst)  # type: ignore[attr-defined]
+        self._visit("the state of NumPy's random numbers", np.random.mtrand._rand)  # type: ignore[attr-defined]
         self._visit("", module)
 
     def changed(self) -> str | None:
@@ -85,14 +89,19 @@ class Snapshot:
 
     def _visit(self, path: str, value: Any) -> None:
         if isinstance(value, _SCALARS):
-            self.leaves[path] = repr(value)
+            self._add(path, repr(value))
         elif isinstance(value, Tensor):
             self._visit_tensor(path, value)
         elif isinstance(value, itertools.count):
-            self.leaves[path] = repr(value)
+            self._add(path, repr(value))
         elif id(value) not in self._seen:
             self._seen.add(id(value))
             self._visit_object(path, value)
+
+    def _add(self, path: str, leaf: Any) -> None:
+        """Several leaves may have one path: variables of one name in several closures."""
+        times = self._times[path] = self._times.get(path, 0) + 1
+        self.leaves[path if times == 1 else f"{path} ({times})"] = leaf
 
     def _visit_tensor(self, path: str, value: Tensor) -> None:
         small = isinstance(value, nn.Parameter) or id(value) in self._buffers or value.numel() <= LARGE
@@ -101,7 +110,7 @@ class Snapshot:
         if id(value) not in self._buffers and not path.endswith(_BUFFER):
             kept = self._tensors.get(id(value))
             address = value.data_ptr() if kept else 0
-            self.leaves[path] = (value, kept[1] if kept else None, value._version, address)
+            self._add(path, (value, kept[1] if kept else None, value._version, address))
 
     def _visit_object(self, path: str, value: Any) -> None:
         if isinstance(value, dict) and len(value) <= LONG:
@@ -109,8 +118,8 @@ class Snapshot:
             for key, item in list(value.items()):
                 self._visit(f"{path}[{key!r}]", item)
         elif isinstance(value, (list, deque)) and len(value) <= LONG:
-            self._undo.append(functools.partial(_put_back_list, value, list(value)))
-            self.leaves[f"len({path})"] = len(value)
+            self._undo.append(functools.partial(_put_back, value, list(value)))
+            self._add(f"len({path})", len(value))
             for i, item in enumerate(list(value)):
                 self._visit(f"{path}[{i}]", item)
         elif isinstance(value, tuple):
@@ -124,14 +133,17 @@ class Snapshot:
             self._visit_function(path, value)
         elif isinstance(value, type):
             self._visit_class(value)
-        elif isinstance(value, (np.random.Generator, random.Random, torch.Generator)):
-            self._add_generator(path, value)
+        elif isinstance(value, (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)):
+            state, put_back = _state_of(value)
+            self._add(path, state)
+            self._undo.append(put_back)
         elif isinstance(value, (nn.Module, Distribution, Transform)) or _of_the_user(type(value)):
             self._visit_attributes(path, value)
         elif isinstance(value, (list, dict, deque)):
-            self.leaves[path] = len(value)
+            self._add(path, len(value))
         else:
-            self.leaves[path] = _Identity(value)
+            self._alive.append(value)
+            self._add(path, id(value))
 
     def _visit_attributes(self, path: str, value: Any) -> None:
         attributes = getattr(value, "__dict__", {})
@@ -172,44 +184,27 @@ class Snapshot:
                 self._undo.append(functools.partial(function.__globals__.__setitem__, name, item))
             self._visit(f"{name}, which {function.__name__}() uses", item)
         for cell in function.__closure__ or ():
-            content = cell.cell_contents if _bound(cell) else None
-            if isinstance(content, _SCALARS) and _bound(cell):
-                self._undo.append(functools.partial(setattr, cell, "cell_contents", content))
+            with suppress(ValueError):  # it is not bound yet
+                if isinstance(cell.cell_contents, _SCALARS):
+                    self._undo.append(functools.partial(setattr, cell, "cell_contents", cell.cell_contents))
         self._visit(path, getattr(function, "__wrapped__", None))
-
-    def _add_generators(self) -> None:
-        self.leaves["the state of Python's random numbers"] = python = random.getstate()
-        self._undo.append(lambda: random.setstate(python))
-        state = np.random.get_state()
-        self.leaves["the state of NumPy's random numbers"] = repr((state[1].tobytes(), *state[2:]))  # type: ignore[union-attr]
-        self._undo.append(lambda: np.random.set_state(state))
-
-    def _add_generator(self, path: str, generator: Any) -> None:
-        if isinstance(generator, torch.Generator):
-            self.leaves[path] = state = generator.get_state()
-            self._undo.append(lambda: generator.set_state(state))
-        elif isinstance(generator, random.Random):
-            self.leaves[path] = own = generator.getstate()
-            self._undo.append(lambda: generator.setstate(own))
-        else:
-            bits = generator.bit_generator.state
-            self.leaves[path] = repr(bits)
-            self._undo.append(lambda: setattr(generator.bit_generator, "state", bits))
 
 
 _BUFFER = " (buffer)"
 
 
-class _Identity:
-    """An object that is only compared by being the same one."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+def _state_of(generator: Any) -> tuple[Any, Callable[[], None]]:
+    """The state of a random generator, to compare, and what puts it back."""
+    if isinstance(generator, (torch.Generator, np.random.RandomState)):
+        state, put_back = generator.get_state(), generator.set_state
+    elif isinstance(generator, random.Random):
+        state, put_back = generator.getstate(), generator.setstate
+    else:
+        state, put_back = generator.bit_generator.state, functools.partial(setattr, generator.bit_generator, "state")
+    return state if isinstance(state, Tensor) else repr(state), lambda: put_back(state)
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, _Identity) and isinstance(b, _Identity):
-        return a.value is b.value
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
     if isinstance(a, tuple) and a and isinstance(a[0], Tensor):  # a tensor, its value, version, address
@@ -231,16 +226,15 @@ def _content(container: dict) -> dict:
     return {k: copy.copy(v) if isinstance(v, itertools.count) else v for k, v in container.items()}
 
 
-def _put_back(container: dict, content: dict) -> None:
-    if container.keys() != content.keys() or any(container[k] is not v for k, v in content.items()):
+def _put_back(container: Any, content: Any) -> None:
+    ours, theirs = (
+        list(each.items()) if isinstance(each, dict) else list(enumerate(each)) for each in (container, content)
+    )
+    if len(ours) != len(theirs) or any(
+        (k is not n and k != n) or v is not w for (k, v), (n, w) in zip(ours, theirs, strict=True)
+    ):
         container.clear()
-        container.update(content)
-
-
-def _put_back_list(container: Any, content: list) -> None:
-    if len(container) != len(content) or any(a is not b for a, b in zip(container, content, strict=True)):
-        container.clear()
-        container.extend(content)
+        (container.update if isinstance(container, dict) else container.extend)(content)
 
 
 def _join(path: str, name: str) -> str:
@@ -253,11 +247,3 @@ def _root(module: Any) -> str:
 
 def _of_the_user(cls: type) -> bool:
     return cls is SimpleNamespace or _root(cls.__module__) not in _LIBRARIES
-
-
-def _bound(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True

@@ -136,11 +136,3 @@ def is_recorded(t: Tensor) -> bool:
         False
     """
     return isinstance(t, FakeTensor)
-
-
-@contextmanager
-def same_random_state(batch: Mapping[str, Tensor]) -> Iterator[None]:
-    """Random numbers inside leave the generators of the CPU and of the batch's devices as they were."""
-    devices = sorted({v.device.index for v in batch.values() if v.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        yield

@@ -28,7 +28,8 @@ from pyro_vae.runs.known import foreign_names
 from pyro_vae.runs.learned_priors import PRIORS, parse_prior_config
 from pyro_vae.runs.measurements import SPLITS, read_json
 from pyro_vae.runs.run import FIRST, Run, load
-from pyro_vae.training.checkpoint import CHECKPOINT, METRICS, read_metrics
+from pyro_vae.training.checkpoint import CHECKPOINT
+from pyro_vae.training.metrics import METRICS, read_metrics
 
 NUMBER = int | float | None
 OBJECTS = ("kl", "reconstruction", "metrics", "rows")

@@ -24,8 +24,8 @@ from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.programs.checks import check_data
 from pyro_vae.programs.context import X
-from pyro_vae.programs.nodes import is_point_mass
 from pyro_vae.programs.program import as_programs
+from pyro_vae.programs.sites import is_point_mass
 from pyro_vae.runtime import private_seed
 from pyro_vae.training.checkpoint import state_digest
 

@@ -13,7 +13,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.files import write_json
 from pyro_vae.runs.config import CONFIG, is_first_process
 from pyro_vae.training import FitResult
-from pyro_vae.training.checkpoint import CHECKPOINT, METRICS, PREVIOUS, WEIGHTS, are_trained
+from pyro_vae.training.checkpoint import CHECKPOINT, PREVIOUS, WEIGHTS, are_trained
+from pyro_vae.training.metrics import METRICS
 
 SUMMARY = "summary.json"
 TARGETS = (CONFIG, WEIGHTS, SUMMARY, METRICS, "checkpoints", "first", "priors", "ranker")  # what a training makes

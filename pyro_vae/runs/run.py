@@ -45,9 +45,9 @@ from pyro_vae.training.checkpoint import (
     load_checkpoint,
     load_weights,
     named_weights,
-    read_metrics,
     save_weights,
 )
+from pyro_vae.training.metrics import read_metrics
 from pyro_vae.training.state import ALL_EPOCHS
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.program import Batch, Program
+from pyro_vae.programs.program import Batch, Program, evaluation_mode
 from pyro_vae.training.batches import EpochBatches
 
 
@@ -119,10 +119,9 @@ def recompute_statistics(model: Program, guide: Program, batches: Iterable[Batch
         model, guide: own the layers.
         batches: of training data.
     """
-    modes = [(module, module.training) for program in (model, guide) for module in program.modules()]
-    model.train(), guide.train()
-    layers = [layer for layer in norm_layers(nn.ModuleList([model, guide])) if layer.training]
-    try:
+    with evaluation_mode(model, guide):
+        model.train(), guide.train()
+        layers = [layer for layer in norm_layers(nn.ModuleList([model, guide])) if layer.training]
         model.eval(), guide.eval()
         for layer in layers:
             layer.training = True
@@ -130,6 +129,3 @@ def recompute_statistics(model: Program, guide: Program, batches: Iterable[Batch
             for batch in batches:
                 guide_trace = poutine.trace(guide).get_trace(**batch)
                 poutine.replay(model, trace=guide_trace)(**batch)
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from pyro_vae.files import check_no_links, write_atomically
 from pyro_vae.objectives.base import Objective
 from pyro_vae.programs.parameters import await_weights
 from pyro_vae.programs.program import Program
+from pyro_vae.training.metrics import METRICS
 from pyro_vae.training.schedules import Schedule
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ TYPES = (  # of saved tensors
 )
 MOST_ENTRIES = 1 << 20  # of a checkpoint
 MOST_SHARED = 1 << 26  # bytes of a checkpoint's tensors beyond twice the file's, if several have the same memory
-MOST_METRICS = 1 << 28  # bytes of a log
 
 
 def described(value: Any) -> str:
@@ -273,7 +271,7 @@ def copy_into(ours: dict[str, Tensor], saved: dict[str, Tensor], source: str) ->
 
 CHECKPOINT = Path("checkpoints") / "last.pt"
 PREVIOUS = Path("checkpoints") / "previous.pt"
-METRICS, WEIGHTS = "metrics.jsonl", "model.safetensors"
+WEIGHTS = "model.safetensors"
 FILES = (str(CHECKPOINT), str(PREVIOUS), METRICS, WEIGHTS)  # what training writes
 DAMAGED = "the last one is damaged"  # of a state that was read from the checkpoint before it
 SCHEMA: dict[str, Any] = {  # what a checkpoint holds; a finished one of an older version has its progress alone
@@ -335,11 +333,10 @@ def _read(path: Path) -> dict[str, Any]:
     if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
         raise ValueError("its parts are packed, or overlap")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    odd = isinstance(state, dict) and next(
-        (k for k, kind in SCHEMA.items() if not isinstance(state.get(k), kind)), None
-    )
-    if not isinstance(state, dict) or odd or not _texts(state.get("experiment")):
-        raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'no state'})")
+    whole = state if isinstance(state, dict) else {}
+    odd = next((key for key, kind in SCHEMA.items() if not isinstance(whole.get(key), kind)), None)
+    if odd or not all(isinstance(text, str) for pair in (whole.get("experiment") or {}).items() for text in pair):
+        raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'experiment'})")
     _check_tensors(state, 2 * size + MOST_SHARED)
     digest = state.pop("digest", None)  # older ones have none
     if digest is not None and digest != state_digest(state):
@@ -373,11 +370,6 @@ def _check_tensors(state: Any, most: int) -> None:
             raise ValueError("its tensors are larger than the file")
 
 
-def _texts(value: Any) -> bool:
-    """Whether a value is missing, or texts by their names."""
-    return value is None or all(isinstance(each, str) for pair in value.items() for each in pair)
-
-
 def check_directory(run: Path, resume: bool) -> None:
     """Check that training may write in a directory.
 
@@ -403,68 +395,4 @@ def check_directory(run: Path, resume: bool) -> None:
 
 
 def _says_of_training(file: Path) -> bool:
-    if file.name == WEIGHTS:
-        return file.exists() and are_trained(file)
-    return file.exists() and file.stat().st_size > 0
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics log; a last line cut off by a kill is left out.
-
-    Raises:
-        CorruptFileError: if another line is not a JSON object of finite numbers, or it is no file, or huge.
-    """
-    path = run / METRICS
-    if not path.exists():
-        return []
-    if not path.is_file() or path.stat().st_size > MOST_METRICS:
-        raise CorruptFileError(
-            f"{path} should be a log of training, a file of at most {MOST_METRICS >> 20} MiB: remove it, and go on"
-        )
-    text = path.read_text(errors="replace")
-    lines = text.splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
-                raise ValueError("a record has an integer 'epoch'")
-            odd = next((key for key, value in record.items() if not _finite(value)), None)
-            if odd is not None:
-                raise ValueError(f"'{odd}' is no finite number")
-            records.append(record)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines) and not text.endswith("\n"):
-                break
-            told = "it is nested too deeply" if isinstance(error, RecursionError) else error
-            raise CorruptFileError(
-                f"{path}, line {number}, is not a record of training: {told}. Remove the line, then go on"
-            ) from error
-    return records
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-def rewrite_metrics(run: Path, records: list[dict[str, Any]]) -> None:
-    """Replace the log by these records, atomically."""
-    text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records)
-    write_atomically(run / METRICS, lambda path: path.write_text(text))
-
-
-def append_metrics(run: Path, record: dict[str, Any]) -> None:
-    """Add one record to the log.
-
-    Raises:
-        InputError: if it cannot be written (full disk, no permission).
-    """
-    line = json.dumps(record, allow_nan=False) + "\n"
-    try:
-        handle = os.open(run / METRICS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        with open(handle, "a") as file:
-            file.write(line)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {run / METRICS}: {error}. The last checkpoint is unharmed; free some disk space, then resume"
-        ) from error
+    return are_trained(file) if file.name == WEIGHTS else file.exists() and file.stat().st_size > 0

@@ -60,7 +60,7 @@ class _WithRankNoise(nn.Module):
     def __init__(self, program: nn.Module, rank: int, world: int, objective: Objective) -> None:
         super().__init__()
         self.program = program
-        self.noise = (rank, world, objective.num_particles, -(objective.plate_nesting + 1))
+        self.noise = (rank, world, objective.num_particles, -(objective.nesting + 1))
 
     def forward(self, **batch: Any) -> Any:
         with RankNoise(*self.noise):

@@ -23,8 +23,8 @@ from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
 from pyro_vae.programs.checks import check_data, data_type
-from pyro_vae.programs.pair import Batch, Pair, evaluated, examine
-from pyro_vae.programs.program import as_programs, prime, real_type
+from pyro_vae.programs.pair import Batch, Pair, examine
+from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
 from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
 from pyro_vae.programs.traces import is_latent
 from pyro_vae.recording import Compile, choose_mode
@@ -53,7 +53,7 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
         InputError: for hints of enumeration and baselines, which are not followed, and for a guide that draws outside
             the support of the model.
     """
-    with evaluated(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
+    with evaluation_mode(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
         traces = pair.traces(batch)
     for site in (*traces.guide.nodes.values(), *traces.model.nodes.values()):
         if site["type"] == "sample" and is_latent(site):
@@ -247,8 +247,8 @@ def fit(
     alone = locked(run) if run is not None and fabric.global_rank == 0 else nullcontext()
     with alone, private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
-        first, nesting = train.batch(slice(0, 2)), objective.plate_nesting
-        pair = examine(*programs, first, nesting, num_data=len(train), training=True, traces=traces)
+        first = train.batch(slice(0, 2))
+        pair = examine(*programs, first, num_data=len(train), training=True, traces=traces)
         check_trainable(pair, first)
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)

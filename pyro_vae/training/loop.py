@@ -26,6 +26,7 @@ from pyro_vae.training import checkpoint as files
 from pyro_vae.training.averages import SOME, WeightEMA, norm_layers, recompute_statistics
 from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.compiled import CompiledStep, Step, Update
+from pyro_vae.training.metrics import append_metrics
 from pyro_vae.training.schedules import Schedule, ScheduledBuffers
 from pyro_vae.training.state import ALL_EPOCHS, TrainingState
 
@@ -219,7 +220,7 @@ class Trainer(TrainingState):
         record["seconds"] = round(at.seconds, 3)
         self.records.append(record)
         if self.run and self.fabric.global_rank == 0:
-            files.append_metrics(self.run, record)
+            append_metrics(self.run, record)
 
     def _judge(self, loss: float, record: dict[str, Any]) -> None:
         """Remember the best weights; stop when patience is at its end. Counts once the KL weight is final."""

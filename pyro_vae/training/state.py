@@ -21,6 +21,7 @@ from pyro_vae.training import checkpoint as files
 from pyro_vae.training.averages import WeightEMA
 from pyro_vae.training.checkpoint import check_same, copy_into, load_weights, named_weights, save_weights
 from pyro_vae.training.compiled import Step
+from pyro_vae.training.metrics import read_metrics, rewrite_metrics
 from pyro_vae.training.optimizer import checked_moments
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class TrainingState:
     def start(self) -> None:
         """Leave a readable run directory before the first step."""
         if self.run is not None and self.fabric.global_rank == 0:
-            files.rewrite_metrics(self.run, [])
+            rewrite_metrics(self.run, [])
         self.save()
 
     def _remedy(self) -> str:
@@ -208,8 +209,8 @@ class TrainingState:
         if self._writes:
             if files.DAMAGED in state:  # else the next save would put it in the place of the one that is whole
                 (self.run / files.CHECKPOINT).unlink()
-            records = [r for r in files.read_metrics(self.run) if r["epoch"] <= self.at.epoch]
-            files.rewrite_metrics(self.run, records)
+            records = [r for r in read_metrics(self.run) if r["epoch"] <= self.at.epoch]
+            rewrite_metrics(self.run, records)
             self.records = records
 
     @torch.no_grad()

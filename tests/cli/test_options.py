@@ -60,7 +60,7 @@ def test_what_the_recipe_says_of_the_other_class_is_kept_or_named_as_dropped(tmp
 def test_the_class_that_it_was_and_other_options_of_it_change_nothing_else(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         config = configured(tmp_path, monkeypatch, "iwae", "--objective", "IWAE", "--model.latent_dim", "3")
-    assert config["objective"]["init_args"] == {"num_particles": 5, "gradient": "dreg", "max_plate_nesting": 1}
+    assert config["objective"]["init_args"] == {"num_particles": 5, "gradient": "dreg"}
     assert config["model"]["init_args"]["latent_dim"] == 3
     assert config["model"]["init_args"]["hidden_dims"] == [200, 200]
     assert not [m for m in caplog.messages if "in place of" in m]

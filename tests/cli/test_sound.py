@@ -147,7 +147,7 @@ def test_samples_are_written_and_older_ones_removed(run, capsys):
 def test_mu_law_levels_under_a_categorical_likelihood(tmp_path, capsys):
     for i in range(10):
         tone(tmp_path / "tones" / f"{i}.wav", 250, loudness=0.5)
-    likelihood = {"class_path": "pyro_vae.likelihoods.Categorical"}
+    likelihood = {"class_path": "pyro_vae.likelihoods.Categorical", "init_args": {"num_levels": 256}}
     model = {
         "class_path": "pyro_vae.models.VAE",
         "init_args": {"latent_dim": 2, "hidden_dims": [8], "likelihood": likelihood},

@@ -14,9 +14,9 @@ from pyro_vae.evaluation.annealing.path import AnnealedPath
 from pyro_vae.programs.session import evaluating
 
 
-def on(model, guide, data, num_chains=4, nesting=1, vectorize=True, start="guide"):
+def on(model, guide, data, num_chains=4, vectorize=True, start="guide"):
     """The densities of all data."""
-    how = {"max_plate_nesting": nesting, "vectorize": vectorize, "bounds": start == "guide"}
+    how = {"vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(model, guide, data, 0, **how) as (pair, split):
         return AnnealedPath(pair, start, num_chains).on(split.batch(slice(0, len(split))))
 
@@ -60,7 +60,7 @@ def test_densities_are_those_written_by_hand(vectorize, start):
     seen = []
     model, guide, by_hand = nested(seen)
     z, w, x = torch.rand(5, 2) + 0.2, torch.rand(5, 3) + 0.2, torch.rand(5, 3, 2)
-    densities = on(model, guide, x, 4, 2, vectorize, start)
+    densities = on(model, guide, x, 4, vectorize, start)
     seen.clear()
     given = densities.at_values({"z": z, "w": w})
     for point, log_z, log_w in (
@@ -119,7 +119,7 @@ def test_what_a_mask_leaves_out_does_not_disturb(inside):
     m = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]]).bool().repeat(12, 1)
     s = x.double()
     exact = ((torch.lgamma(s + 2) - (s + 2) * math.log(2) - torch.lgamma(s + 1)) * m).sum(1)
-    result = ais(model, guide, {"x": x, "m": m}, num_temperatures=250, max_plate_nesting=2)
+    result = ais(model, guide, {"x": x, "m": m}, num_temperatures=250)
     error = result.per_datum - exact
     assert error.std() < 0.08 and error.mean().abs() < 4 * error.std() / math.sqrt(36)
     assert 0.55 < result.acceptance.min() and result.acceptance.max() < 0.75

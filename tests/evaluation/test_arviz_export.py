@@ -105,7 +105,7 @@ def test_several_sites_plates_and_factors(arviz):
                 pyro.sample("u", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     x = torch.arange(5.0)
-    found = to_arviz(model, guide, x, num_draws=6, max_plate_nesting=2)
+    found = to_arviz(model, guide, x, num_draws=6)
     assert set(found.posterior) == {"k", "u"} and set(found.log_likelihood) == set(found.observed_data) == {"x"}
     assert found.posterior["k"].shape == (1, 6, 5) and found.posterior["u"].shape == (1, 6, 5, 4, 2)
     (same,) = [u for k, u in seen if len(k) == 6 and np.array_equal(k[:, 0], found.posterior["k"][0])]

@@ -185,7 +185,7 @@ def test_inner_plates_shared_sites_discrete_and_auxiliary_ones(num_particles, ve
 
     x = torch.randn(50, generator=torch.Generator().manual_seed(0))
     options = {"num_particles": num_particles, "vectorize": vectorize}
-    found = latent_statistics(model, guide, x, max_plate_nesting=2, **options).sites
+    found = latent_statistics(model, guide, x, **options).sites
     assert set(found) == {"weight", "code", "z"}
     assert found["z"].active.tolist() == [[True, True, False], [False] * 3]
     half = 0.5 * x.square().mean().item()

@@ -410,7 +410,7 @@ def test_dimensions_count_inner_plates_and_leave_factors_out():
     x = torch.randn(12, 5)
     truth = dist.MultivariateNormal(torch.zeros(5), torch.eye(5) + torch.ones(5, 5)).log_prob(x)
     for k in (1, 20):
-        result = log_likelihood(model, guide, x, num_particles=k, max_plate_nesting=2)
+        result = log_likelihood(model, guide, x, num_particles=k)
         assert result.num_dimensions == 5
         torch.testing.assert_close(result.per_datum.float(), truth, rtol=1e-4, atol=1e-4)
 

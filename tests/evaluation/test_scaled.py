@@ -46,6 +46,7 @@ def test_the_noise_is_the_same_and_the_spread_exactly_scaled():
         dist.Logistic(LOC, torch.tensor(2.0)),
         dist.MultivariateNormal(LOC, torch.tensor([[2.0, 0.3], [0.3, 1.0]])),
         dist.Normal(LOC.expand(3, 2), 1.0).to_event(1).to_event(1),
+        dist.Normal(LOC, 2.0).mask(torch.tensor([True, True])).to_event(1),
     ],
     ids=lambda fn: type(fn).__name__,
 )

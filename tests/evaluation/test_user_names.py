@@ -16,6 +16,7 @@ from pyro_vae.evaluation import elbo, log_likelihood
 from pyro_vae.evaluation.encoding import encode, posterior_samples
 from pyro_vae.evaluation.generate import decode, reconstruct, sample
 from pyro_vae.evaluation.latent_space import decode_path
+from pyro_vae.guides import GaussianGuide
 from pyro_vae.programs.context import data_argument, required_arguments
 from pyro_vae.programs.program import Program
 
@@ -171,6 +172,18 @@ def test_of_several_data_sites_the_one_that_is_x_is_found_and_else_asked_for():
         decode(halves, z)
     torch.testing.assert_close(decode(halves, z, site="lower"), decoder(z["z"]).detach()[:, 2:])
     assert sample(halves, 5, site="upper")["upper.mean"].shape == (5, 2, 4)
+
+
+def test_a_gaussian_guide_finds_the_data_site():
+    found = []
+    for model in (reference, data_model):
+        torch.manual_seed(0)
+        its_guide = GaussianGuide(model, hidden_dims=(8,))
+        assert its_guide.latent_shapes == {"z": (2,)}
+        found.append(log_likelihood(model, its_guide, data(), num_particles=5).per_datum)
+    assert torch.equal(*found)
+    with pytest.raises(InputError, match=r"cannot be told \(z, upper, lower\): call the site x"):
+        GaussianGuide(halves)
 
 
 def test_a_latent_called_x_is_not_taken_for_the_data():

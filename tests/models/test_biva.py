@@ -11,8 +11,8 @@ from pyro_vae.guides import BIVAGuide
 from pyro_vae.models import BIVA, VAE
 from pyro_vae.models.biva import stage_shapes
 from pyro_vae.objectives import ELBO
+from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Program
-from pyro_vae.programs.traces import trace_pair
 
 SIZES = {"latent_dims": (4, 3, 2), "widths": (6, 5, 4), "num_blocks": 1}
 
@@ -25,7 +25,7 @@ def pair(strides=None, **options):
 
 def test_two_latents_a_stage_but_one_at_the_top():
     model, guide, batch = pair()
-    traces = trace_pair(model, guide, (), batch)
+    traces = Pair(model, guide).traces(batch)
     assert [n for n, s in traces.model.nodes.items() if s["type"] == "sample"] == [
         "z3", "z2_bu", "z2_td", "z1_bu", "z1_td", "x",
     ]  # fmt: skip
@@ -37,7 +37,7 @@ def test_images_shrink_by_the_strides():
     assert stage_shapes((3, 28, 28), (64,) * 6, (2, 1, 1, 1, 1, 2)) == [(64, 14, 14)] * 5 + [(64, 7, 7)]
     assert stage_shapes((1, 9, 7), (8, 4), (2, 2)) == [(8, 5, 4), (4, 3, 2)]
     model, guide, batch = pair((2, 1, 2))
-    assert trace_pair(model, guide, (), batch, 3).model.nodes["x"]["fn"].event_shape == (1, 9, 7)
+    assert Pair(model, guide).traces(batch, 3).model.nodes["x"]["fn"].event_shape == (1, 9, 7)
 
 
 def test_a_bottom_up_latent_depends_on_the_ones_below_and_a_top_down_one_on_all():

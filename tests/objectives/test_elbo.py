@@ -19,7 +19,9 @@ from pyro_vae.guides import GaussianGuide
 from pyro_vae.models import VAE
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.programs.handlers import KLWeighted
+from pyro_vae.programs.pair import examine
 from pyro_vae.programs.parameters import module_parameters
+from pyro_vae.programs.program import as_programs
 
 
 def loss_of(objective, model, guide, *args, seed=0, **kwargs):
@@ -384,14 +386,38 @@ def test_plates_inside_the_data_plate(particles):
     x = torch.randn(7, 3)
     options = {"vectorize_particles": True, "max_plate_nesting": 2}
     for ours, theirs in (
-        (ELBO(particles, False, 0.0, 2), Trace_ELBO(particles, **options)),
-        (ELBO(particles, True, 0.0, 2), TraceMeanField_ELBO(particles, **options)),
+        (ELBO(particles, False), Trace_ELBO(particles, **options)),
+        (ELBO(particles, True), TraceMeanField_ELBO(particles, **options)),
     ):
         torch.manual_seed(2)
         expected = theirs.loss(model, guide, x) / 7
         assert loss_of(ours, model, guide, x, seed=2).item() == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(InputError, match=r"is in plate 'parts' at dim -2.*max_plate_nesting=2"):
-        loss_of(ELBO(), model, guide, x)
+
+
+def test_a_plate_that_comes_later_is_found_or_told():
+    """A program may have an inner plate in training only: one particle takes no plate of its own, several do."""
+    parts = 0
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+            if parts:
+                with pyro.plate("parts", parts):
+                    pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.8 * x, 0.4))
+
+    x = torch.randn(7)
+    one, several = (ELBO(k, False).on(examine(*as_programs(model, guide), {"x": x})) for k in (1, 2))
+    parts = 3
+    torch.manual_seed(1)
+    expected = Trace_ELBO(max_plate_nesting=2).loss(model, guide, x) / 7
+    assert loss_of(one, model, guide, x, seed=1).item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(InputError, match=r"site 'y' is in plate 'parts' at dim -3.*the particles' plate is at dim -2"):
+        loss_of(several, model, guide, x)
 
 
 # ------------------------------------------------------------------------------ KL weights

@@ -252,8 +252,8 @@ def test_gradients_with_a_plate_inside_the_data_plate(gradient):
     model, guide = WideModel(copies), WideGuide(copies)
     x = torch.tensor([0.8, -1.1, 0.2], dtype=torch.float64).repeat(copies, 1)
     num_particles = 1 if gradient == "stl" else 3
-    standard = module_gradients(IWAE(num_particles, max_plate_nesting=2), model, guide, x)
-    other = module_gradients(IWAE(num_particles, gradient, max_plate_nesting=2), model, guide, x)
+    standard = module_gradients(IWAE(num_particles), model, guide, x)
+    other = module_gradients(IWAE(num_particles, gradient), model, guide, x)
     for name in standard:
         (one, error_one), (two, error_two) = standard[name], other[name]
         assert abs(one - two) < 4 * math.hypot(error_one, error_two)

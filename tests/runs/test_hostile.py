@@ -335,8 +335,8 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     ({"guide/init_args/min_scale": "nan"}, ["config.yaml", "min_scale"]),
     ({"guide/init_args/min_scale": 2.0}, ["config.yaml", "min_scale"]),
     (
-        {"objective": {"class_path": "pyro_vae.objectives.IWAE", "init_args": {"max_plate_nesting": -1}}},
-        ["config.yaml", "max_plate_nesting"],
+        {"objective": {"class_path": "pyro_vae.objectives.IWAE", "init_args": {"num_particles": -1}}},
+        ["config.yaml", "num_particles"],
     ),
 ]
 

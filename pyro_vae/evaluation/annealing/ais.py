@@ -41,7 +41,6 @@ def ais(
     start: Start = "guide",
     memory_budget: int = MEMORY_BUDGET,
     vectorize: bool = True,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -72,7 +71,6 @@ def ais(
             more temperatures.
         memory_budget: bytes that one evaluation of the densities may take; what a chain takes is measured.
         vectorize: chains in a plate left of the data plate; False: each datum is repeated instead.
-        max_plate_nesting: batch dimensions of the programs' own plates.
         seed: of all draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
         compile: as for :func:`~pyro_vae.evaluation.log_likelihood`.
@@ -98,7 +96,7 @@ def ais(
     """
     options = Annealing(num_chains, num_temperatures, num_leapfrog, schedule, start)
     positive("memory_budget", memory_budget)
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
+    how = {"vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(model, guide, data, seed, device, **how) as (pair, split):
         pair.refuse_point_masses()
         sites = measured_sites(pair, split, memory_budget)

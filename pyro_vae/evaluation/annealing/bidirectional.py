@@ -36,7 +36,6 @@ def bidirectional(
     start: Start = "guide",
     memory_budget: int = MEMORY_BUDGET,
     vectorize: bool = True,
-    max_plate_nesting: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
@@ -59,7 +58,7 @@ def bidirectional(
         num_data: how many are drawn.
         batch: context that the model is given, ``(num_data, ...)`` each.
         num_chains, num_temperatures, num_leapfrog, schedule, start: as for :func:`~pyro_vae.evaluation.ais`.
-        memory_budget, vectorize, max_plate_nesting, seed, device, compile, progress: likewise.
+        memory_budget, vectorize, seed, device, compile, progress: likewise.
 
     Returns:
         bounds per datum (nats), the gap with its standard error, warnings.
@@ -88,7 +87,7 @@ def bidirectional(
         for program in programs:
             program.to(device)
     data, latents = _drawn(*programs, num_data, batch, seed)
-    how = {"max_plate_nesting": max_plate_nesting, "vectorize": vectorize, "bounds": start == "guide"}
+    how = {"vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(*programs, data, (seed + 1) % SEEDS, device, **how) as (pair, split):
         pair.refuse_point_masses()
         path = AnnealedPath(pair, start, num_chains)

@@ -16,11 +16,11 @@ from pyro_vae.evaluation.annealing.unconstrained import Layout, Unconstrained, c
 from pyro_vae.evaluation.chunks import Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_numbers, site_tensors
 from pyro_vae.programs.context import X
-from pyro_vae.programs.nodes import in_data_plate
+from pyro_vae.programs.densities import log_prob, total
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch, Program
-from pyro_vae.programs.sites import is_delta
-from pyro_vae.programs.traces import Site, TracePair, in_particle_plate, is_latent, log_prob, repeat, total, traced
+from pyro_vae.programs.sites import in_data_plate, is_delta
+from pyro_vae.programs.traces import Site, TracePair, in_particle_plate, is_latent, repeat, traced
 from pyro_vae.recording import Mode, Outputs
 
 FROM_PRIOR = 'anneal from the prior, start="prior", which needs no guide'
@@ -273,7 +273,7 @@ class Densities:
             pair = TracePair(model, guide, self.chains, self.particle_dim, size, size, **known)
 
             def summed(sites: list[Site]) -> Tensor:
-                return total([pair.per_datum(log_prob(site, scaled=False), site) for site in sites])
+                return total([pair.per_datum(log_prob(site), site) for site in sites])
 
             observed = summed(list(pair.observed().values()))
             prior = summed([model.nodes[name] for name in self.layout.parts])

@@ -16,7 +16,7 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.program import Batch, Program
-from pyro_vae.programs.sites import ANGLE, kept, masks_of, of_angles
+from pyro_vae.programs.sites import ANGLE, REAL, elementwise, kept, masks_of, of_angles
 from pyro_vae.programs.traces import Site, TracePair, is_latent, traced
 
 DRAWS = 1000  # of the prior, where bounds alone do not tell
@@ -69,9 +69,8 @@ def _without_mixtures(support: Any) -> Any:
 
 def _bounds(support: Any) -> tuple[Tensor, Tensor] | None:
     """Least and greatest value of each number, or None where that does not say all."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if support in (constraints.real, constraints.real_vector):
+    support = elementwise(support)
+    if support in REAL:
         return torch.tensor(-torch.inf), torch.tensor(torch.inf)
     known = {"lower_bound": -torch.inf, "upper_bound": torch.inf}
     if not any(hasattr(support, name) for name in known):
