@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.densities import log_prob, site_kl
+from pyro_vae.programs.densities import bound_terms, log_prob
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeat, traced
@@ -152,11 +152,8 @@ class Chunks:
 
     def _densities(self, batch: Batch, count: int) -> None:
         """What is computed of a piece, or more."""
-        traces = self.pair.traces(batch, count)
-        for q, p in traces.latent().values():
-            traces.per_datum(site_kl(q, p, analytic=False)[0], q).double()
-        for site in traces.observed().values():
-            traces.per_datum(log_prob(site), site).double()
+        for term in bound_terms(self.pair.traces(batch, count), analytic=False):
+            term.raw.double()
 
     def _known_again(self, first: Batch) -> bool:
         """Whether the guide's densities can be had at values that it has drawn before: some flows keep no inverse."""

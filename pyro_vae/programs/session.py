@@ -20,6 +20,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.programs.data_sites import data_site, observed_data, same_numbers, site_of_run
+from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime, real_type
 from pyro_vae.programs.sites import mean_of
@@ -191,7 +192,7 @@ def _same_sites(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> 
     except Exception:  # what that is, the check says
         return True
     try:
-        check_sites(*traces)
+        check_sites(*traces, summed_sites(*traces).model)
     except InputError:
         return False
     return True

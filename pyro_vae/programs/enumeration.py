@@ -1,0 +1,353 @@
+"""Discrete latents that are summed over exactly: which they are, runs at all their values, and the sums."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import opt_einsum
+import torch
+from pyro.ops import packed
+from pyro.ops.contract import contract_tensor_tree
+from pyro.ops.rings import LogRing
+from pyro.poutine import Trace
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+from pyro_vae.programs.sites import Site, in_data_plate
+
+if TYPE_CHECKING:
+    from pyro_vae.programs.traces import TracePair
+
+MOST = 2**28  # numbers in one table of log-densities
+LOWEST = -1e30  # nats: what is below is no density
+
+Factors = dict[frozenset[str], list[Tensor]]  # packed log-densities, by the plates that they are in
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The latent sites of a pair that are summed over, not drawn.
+
+    Attributes:
+        model: those that the guide does not have.
+        guide: those that the guide has, with ``infer={"enumerate": "parallel"}``.
+    """
+
+    model: frozenset[str] = frozenset()
+    guide: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All of them."""
+        return self.model | self.guide
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+
+NOTHING = Sums()
+
+
+def summed_sites(model: Trace, guide: Trace) -> Sums:
+    """Which latent sites of a pair are summed over: discrete ones that the guide marks as Pyro does, or does not have.
+
+    Args:
+        model, guide: traces, in which all sites are drawn.
+
+    Raises:
+        InputError: names a site that is marked and cannot be enumerated, is enumerated by samples
+            (``infer["num_samples"]``), or is shared by all data.
+    """
+    latent = {name: s for name, s in model.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
+    of_guide = {name for name, s in guide.nodes.items() if s["type"] == "sample" and _marked(s)}
+    of_model = {name for name, s in latent.items() if name not in guide.nodes and (_marked(s) or _countable(s["fn"]))}
+    for name in of_guide | of_model:
+        site = latent.get(name, guide.nodes.get(name))
+        if not _countable(site["fn"]):
+            raise InputError(
+                f"latent site '{name}' is marked to be enumerated, but its {type(site['fn']).__name__} has no finite "
+                "list of values (of several discrete numbers of a datum only an inner plate can be enumerated, not an "
+                "event: leave out .to_event); take the mark away, and let the guide draw it"
+            )
+        if site["infer"].get("num_samples") is not None:
+            raise InputError(
+                f"latent site '{name}' is to be enumerated by samples (infer['num_samples']), which is no exact sum: "
+                "leave num_samples out"
+            )
+        if not in_data_plate(site):
+            raise InputError(
+                f"latent site '{name}' is outside the data plate: a sum over its values would join all data; put it "
+                "into the data plate, or let the guide draw it"
+            )
+        if name not in latent:
+            raise InputError(f"the guide enumerates site '{name}', which the model does not have as a latent")
+    return Sums(frozenset(of_model), frozenset(of_guide))
+
+
+def _marked(site: Site) -> bool:
+    return site["infer"].get("enumerate") in ("parallel", "sequential") and not site["is_observed"]
+
+
+def _countable(fn: Any) -> bool:
+    if not getattr(fn, "has_enumerate_support", False):
+        return False
+    try:
+        fn.enumerate_support(expand=False)
+    except NotImplementedError:  # an event of several numbers
+        return False
+    return True
+
+
+class Marked(Messenger):
+    """A handler that marks sites to be enumerated, in Pyro's way, and no others.
+
+    Args:
+        sites: their names.
+    """
+
+    def __init__(self, sites: frozenset[str]) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def _pyro_sample(self, msg: Any) -> None:
+        wanted = "parallel" if msg["name"] in self.sites else None
+        if msg["infer"].get("enumerate") != wanted:
+            msg["infer"] = {**msg["infer"], "enumerate": wanted}
+
+
+class AllValues(EnumMessenger):
+    """A handler under which sites have all their values at once, each site along a dimension of its own.
+
+    Args:
+        sites: their names.
+        first_dim: the first free dimension from the right, negative; None: those left free by the run before.
+    """
+
+    def __init__(self, sites: frozenset[str], first_dim: int | None = None) -> None:
+        super().__init__(first_dim)
+        self._marks = Marked(sites)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self._marks._pyro_sample(msg)
+        super()._pyro_sample(msg)
+        size = math.prod(getattr(msg["fn"], "batch_shape", ()))
+        if size > MOST:
+            raise InputError(
+                f"site '{msg['name']}' would have {size:,} terms ({' x '.join(map(str, msg['fn'].batch_shape))}: data, "
+                "particles and all values of what is summed): fewer data or particles at once, fewer values, or let "
+                "the guide draw some of these latents"
+            )
+
+
+def with_all_values(
+    model: Callable[..., Any], guide: Callable[..., Any], sums: Sums, nesting: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Both programs under :class:`AllValues`, the guide to be run first.
+
+    Args:
+        model, guide: in the plate of particles, if there is one.
+        sums: what is summed over; if nothing, the programs are given back.
+        nesting: batch dimensions of their own plates.
+    """
+    if not sums:
+        return model, guide
+    return AllValues(sums.model)(model), AllValues(sums.guide, -(nesting + 2))(guide)
+
+
+def alone_with_all_values(model: Callable[..., Any], sums: Sums, nesting: int) -> Callable[..., Any]:
+    """A model under :class:`AllValues` that is run without the guide."""
+    return AllValues(sums.model, -(nesting + 2))(model) if sums else model
+
+
+class _StableRing(LogRing):
+    """Sums of products of exponentials that neither overflow nor underflow: one dimension after another."""
+
+    def sumproduct(self, terms: Sequence[Tensor], dims: Iterable[str]) -> Tensor:
+        """log of the sum over ``dims`` of the product of exp(terms), packed."""
+        terms, left = list(terms), set(dims)
+        while left:
+            dim = min(sorted(left), key=lambda d: _joint_size([t for t in terms if d in t._pyro_dims]))
+            left.remove(dim)
+            joined = _added([t for t in terms if dim in t._pyro_dims])
+            place = joined._pyro_dims.index(dim)
+            rest = joined.logsumexp(place)
+            rest._pyro_dims = joined._pyro_dims.replace(dim, "")
+            terms = [t for t in terms if dim not in t._pyro_dims] + [rest]
+        return _added(terms)
+
+
+def _joint_size(terms: Sequence[Tensor]) -> int:
+    return math.prod({d: n for t in terms for d, n in zip(t._pyro_dims, t.shape, strict=True)}.values())
+
+
+def _added(terms: Sequence[Tensor]) -> Tensor:
+    size = _joint_size(terms)
+    if size > MOST:
+        raise InputError(
+            f"the sum over discrete latents has {size:,} terms at once: fewer data or particles at once, or let the "
+            "guide draw some of these latents"
+        )
+    dims = terms[0]._pyro_dims
+    found: Tensor = terms[0]
+    if len(terms) > 1:
+        broadcast = packed.broadcast_all(*terms)
+        dims, found = broadcast[0]._pyro_dims, sum(broadcast[1:], broadcast[0])
+        found._pyro_dims = dims
+    return found
+
+
+class Tables:
+    """Log-densities of a pair's sites at all values of what is summed, and the sums.
+
+    Args:
+        pair: traces that were made under :class:`AllValues`.
+        summed: the sites over which is summed here; the others' dimensions stay.
+    """
+
+    def __init__(self, pair: TracePair, summed: frozenset[str]) -> None:
+        self.pair = pair
+        pair.guide.symbolize_dims()
+        pair.model.symbolize_dims(pair.guide.plate_to_symbol)
+        self._dims = {**pair.guide.symbol_to_dim, **pair.model.symbol_to_dim}
+        self._plates = {symbol: name for name, symbol in pair.model.plate_to_symbol.items()}
+        nodes = {**pair.guide.nodes, **pair.model.nodes}
+        self._symbols = {name: nodes[name]["infer"]["_enumerate_symbol"] for name in pair.sums.names}
+        self.summed = {self._symbols[name] for name in summed}
+        self._names = {symbol: name for name, symbol in self._symbols.items()}
+        self._priors = {
+            self._symbols[n]: self.packed(log_prob_of_all(pair.model.nodes[n]), pair.model.nodes[n]) for n in summed
+        }
+
+    def packed(self, value: Tensor, *sites: Site) -> tuple[frozenset[str], Tensor]:
+        """A batch-shaped value of a site (or of two of one name), with its plates, its dimensions named."""
+        names: dict[int, str] = {}
+        for site in sites:
+            names |= site["infer"].get("_dim_to_symbol", {})
+        plates = frozenset(names[f.dim] for s in sites for f in s["cond_indep_stack"] if f.vectorized)
+        try:
+            return plates, packed.pack(value, names)
+        except ValueError as error:
+            raise InputError(
+                f"site '{sites[0]['name']}' has batch shape {tuple(value.shape)}, in which some dimensions are neither "
+                "plates nor values of discrete latents: declare event dimensions with .to_event"
+            ) from error
+
+    def depends(self, factor: tuple[frozenset[str], Tensor]) -> bool:
+        """Whether a log-density depends on what is summed."""
+        return not self.summed.isdisjoint(factor[1]._pyro_dims)
+
+    def chains(self, factors: Mapping[str, list[tuple[frozenset[str], Tensor]]]) -> dict[str, Tensor]:
+        r"""What each of the sites adds to the log of the sum, in their order.
+
+        .. math:: \log \sum_c p(c) \prod_{j \le i} f_j(c) - \log \sum_c p(c) \prod_{j < i} f_j(c)
+
+        for site i, whose factor f_i (a density, say) depends on what is summed. The terms add up to the log of the
+        sum over everything.
+
+        Args:
+            factors: of each site, log f packed.
+
+        Returns:
+            by site ``(num_particles, size)``; of more than eight sites in one sum, the latents' together, and the
+            data's.
+        """
+        found: dict[str, Tensor] = {}
+        for names, priors in self._components(factors):
+            groups = [[name] for name in names]
+            if len(names) > APART:
+                latent = [name for name in names if name in self.pair.guide.nodes]
+                groups = [group for group in (latent, [n for n in names if n not in latent]) if group]
+            before: Tensor | float = 0.0
+            for i, group in enumerate(groups):
+                together = [f for names in groups[: i + 1] for name in names for f in factors[name]]
+                now = self._log_sum([*priors, *together], self.pair.model.nodes[group[0]])
+                found[_joined(group)] = now - before
+                before = now
+        return found
+
+    def _components(self, factors: Mapping[str, Any]) -> list[tuple[list[str], list[Any]]]:
+        """Sites whose factors hang together by what is summed, with the summed sites' own densities."""
+        every = {**{(s,): [f] for s, f in self._priors.items()}, **factors}
+        left = {name: {d for f in every[name] for d in f[1]._pyro_dims} & self.summed for name in every}
+        components = []
+        while left:
+            members = [next(iter(left))]
+            symbols = left.pop(members[0])
+            while joined := [name for name, its in left.items() if its & symbols]:
+                for name in joined:
+                    symbols |= left.pop(name)
+                    members.append(name)
+            names = [name for name in factors if name in members]
+            if names:
+                components.append((names, [self._priors[s] for s in sorted(symbols)]))
+        return components
+
+    def _log_sum(self, factors: list[tuple[frozenset[str], Tensor]], site: Site) -> Tensor:
+        """log of the sum over what is summed of the product of factors, ``(num_particles, size)``."""
+        tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+        for plates, value in factors:
+            tree.setdefault(plates, []).append(value)
+        symbols = {d for terms in tree.values() for t in terms for d in t._pyro_dims} & self.summed
+        try:
+            contracted = contract_tensor_tree(tree, symbols, ring=_StableRing())
+        except NotImplementedError as error:
+            raise InputError(
+                f"the sum over {', '.join(sorted(self._names[s] for s in symbols))} cannot be taken plate by plate: "
+                f"{error}"
+            ) from error
+        return sum(self.per_datum(plates, term, site) for plates, terms in contracted.items() for term in terms)
+
+    def per_datum(self, plates: frozenset[str], value: Tensor, site: Site) -> Tensor:
+        """A packed value, averaged over what the guide enumerates, as ``(num_particles, size)``.
+
+        Its inner plates are summed.
+        """
+        if not self.summed.isdisjoint(value._pyro_dims):
+            names = ", ".join(sorted(self._names[d] for d in self.summed & set(value._pyro_dims)))
+            raise InputError(f"site '{site['name']}' has a value for every value of {names}, which is summed over")
+        plates, value = self._expected((plates, value))
+        plain = packed.unpack(value, self._dims)
+        frames = tuple(f for f in site["cond_indep_stack"] if self.pair.model.plate_to_symbol.get(f.name) in plates)
+        return self.pair.per_datum(plain, {**site, "cond_indep_stack": frames})
+
+    def _expected(self, factor: tuple[frozenset[str], Tensor]) -> tuple[frozenset[str], Tensor]:
+        r"""E over the guide's enumerated sites of a value that depends on them, :math:`\sum_y q(y) f(y)`, packed."""
+        plates, value = factor
+        guide = self.pair.guide
+        q: dict[str, tuple[frozenset[str], Tensor]] = {}
+        pending = [d for d in value._pyro_dims if self._names.get(d) in self.pair.sums.guide]
+        while pending:
+            name = self._names[pending.pop()]
+            if name in q:
+                continue
+            q[name] = self.packed(log_prob_of_all(guide.nodes[name]), guide.nodes[name])
+            pending += [d for d in q[name][1]._pyro_dims if self._names.get(d) in self.pair.sums.guide]
+        if not q:
+            return factor
+        gone = {self._symbols[name] for name in q}
+        operands = [value.clamp(min=torch.finfo(value.dtype).min / 2), *(log_q.exp() for _, log_q in q.values())]
+        dims = [value._pyro_dims, *(log_q._pyro_dims for _, log_q in q.values())]
+        left = "".join(sorted(set("".join(dims)) - gone))
+        found = opt_einsum.contract(f"{','.join(dims)}->{left}", *operands, backend="torch")
+        found = torch.where(found < LOWEST, -torch.inf, found)
+        found._pyro_dims = left
+        return plates.union(*(its for its, _ in q.values())), found
+
+
+APART = 8  # sites of one sum that are told apart, at most
+
+
+def log_prob_of_all(site: Site) -> Tensor:
+    """log-density of a summed site at all its values, which add up to one: neither masked nor scaled."""
+    value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return value
+
+
+def _joined(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, …, {names[-1]}"
