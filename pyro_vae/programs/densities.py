@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -132,6 +132,25 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
             log_q = log_prob(q)
             log_q, weighted_q = (pair.per_datum(v, q) for v in (log_q, scale_and_mask(log_q, q["scale"], None)))
             yield Term("latent", q, log_q - log_p, weighted_q - weighted)
+
+
+def model_densities(pair: TracePair, latents: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """log p(z) of latent sites and log p(x | z) of all data sites and factors, ``(num_particles, size)`` each.
+
+    Args:
+        pair: of which the model's trace is looked at.
+        latents: names.
+    """
+    sums = _Sums(pair, pair.sums.model)
+    prior, observed = [], []
+    for into, sites in ((observed, pair.observed().values()), (prior, [pair.model.nodes[name] for name in latents])):
+        for site in sites:
+            raw = log_prob(site, scaled=False)
+            if not sums.take(site, raw, site if into is prior else None):
+                into.append(pair.per_datum(raw, site))
+    for _, latent, value in sums.terms():
+        (observed if latent is None else prior).append(value)
+    return total(prior), total(observed)
 
 
 class _Sums:
