@@ -24,6 +24,7 @@ from pyro_vae.programs.sites import Site, in_data_plate
 if TYPE_CHECKING:
     from pyro_vae.programs.traces import TracePair
 
+PARTICLES = "particles"  # the name of their plate
 MOST = 2**28  # numbers in one table of log-densities
 LOWEST = -1e30  # nats: what is below is no density
 
@@ -223,6 +224,41 @@ class Tables:
         self._priors = {
             self._symbols[n]: self.packed(log_prob_of_all(pair.model.nodes[n]), pair.model.nodes[n]) for n in summed
         }
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Zeros that are added to log p of each summed site, by name, packed: to differentiate by.
+
+        The derivative of the log of a sum by them is the posterior probability of each value.
+        """
+        found = {}
+        for symbol, (plates, value) in self._priors.items():
+            leaf = torch.zeros_like(value, requires_grad=True)
+            dims, value = value._pyro_dims, value + leaf
+            leaf._pyro_dims = value._pyro_dims = dims
+            self._priors[symbol], found[self._names[symbol]] = (plates, value), leaf
+        return found
+
+    def of_values(self, name: str, value: Tensor, dims: str) -> Tensor:
+        """A sum over particles of what each value of a summed site has, ``(size, *inner plates, number of values)``.
+
+        Args:
+            name: of the site.
+            value: packed.
+            dims: its dimensions.
+        """
+        site, pair = self.pair.model.nodes[name], self.pair
+        plates = {f.name: (f.dim, f.size) for f in site["cond_indep_stack"] if f.vectorized}
+        data = [n for n, (dim, _) in plates.items() if dim == -1]
+        inner = sorted((n for n in plates if n != PARTICLES and n not in data), key=lambda n: plates[n][0])
+        symbol_of = {n: pair.model.plate_to_symbol[n] for n in plates}
+        keep = "".join([symbol_of[n] for n in (*data, *inner)] + [self._symbols[name]])
+        missing = [d for d in keep if d not in dims]  # plates of one
+        value = opt_einsum.contract(f"{dims}->{''.join(d for d in keep if d in dims)}", value, backend="torch")
+        for d in missing:
+            value = value.unsqueeze(keep.index(d))
+        if pair.copies > 1:
+            value = value.unflatten(0, (pair.size, pair.copies)).sum(1)
+        return value
 
     def packed(self, value: Tensor, *sites: Site) -> tuple[frozenset[str], Tensor]:
         """A batch-shaped value of a site (or of two of one name), with its plates, its dimensions named."""
