@@ -20,11 +20,13 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.sites import Site, in_data_plate
+from pyro_vae.runtime import LimitedMemory
 
 if TYPE_CHECKING:
     from pyro_vae.programs.traces import TracePair
 
 PARTICLES = "particles"  # the name of their plate
+ONE_DATUM, TENSORS = 2 * 2**30, 10**6  # bytes that a datum may take in all, and how many tensors
 MOST = 2**28  # numbers in one table of log-densities
 LOWEST = -1e30  # nats: what is below is no density
 
@@ -103,6 +105,34 @@ def _countable(fn: Any) -> bool:
     except NotImplementedError:  # an event of several numbers
         return False
     return True
+
+
+def check_terms(run: Callable[[], object], sums: Sums, model: Trace, guide: Trace) -> None:
+    """Run a pair on one datum with all values of what is summed over, in bounded memory.
+
+    Args:
+        run: does so.
+        sums: what is summed over.
+        model, guide: traces in which it is drawn.
+
+    Raises:
+        InputError: if that takes too much memory; says how many terms there are.
+    """
+    sizes = {n: len(({**guide.nodes, **model.nodes})[n]["fn"].enumerate_support(expand=False)) for n in sums.names}
+    terms = " x ".join(f"{size} ({name})" for name, size in sorted(sizes.items())[:APART])
+    told = (
+        f"all values of what is summed over take more than {ONE_DATUM / 2**30:.0f} GiB for a single datum: "
+        f"{terms}{' …' if len(sizes) > APART else ''}, {math.prod(sizes.values()):,} terms where all depend on one "
+        "another. Let the guide draw some of these latents; use pyro.markov for chains, and inner plates for latents "
+        "that are independent"
+    )
+    try:
+        with LimitedMemory(ONE_DATUM, TENSORS, told):
+            run()
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise InputError(told) from error
 
 
 class Marked(Messenger):

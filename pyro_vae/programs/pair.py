@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.bounds import check_bound
-from pyro_vae.programs.enumeration import NOTHING, Sums, summed_sites, with_all_values
+from pyro_vae.programs.enumeration import NOTHING, Sums, check_terms, summed_sites, with_all_values
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime
 from pyro_vae.programs.traces import (
@@ -148,6 +148,10 @@ def examine(
         data_frame(model_trace)
         with evaluation_mode(model, guide), torch.no_grad():
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
+            if sums:
+                first = {name: value[:1] for name, value in batch.items()}
+                nesting = plate_dims(model_trace, guide_trace)
+                check_terms(lambda: Pair(model, guide, nesting, sums=sums).traces(first), sums, *pruned)
             trial = try_together(model, guide, batch, nesting := plate_dims(model_trace, guide_trace), sums)
     how = {
         "num_data": num_data,
