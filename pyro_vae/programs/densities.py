@@ -145,7 +145,7 @@ def model_densities(pair: TracePair, latents: Sequence[str]) -> tuple[Tensor, Te
     prior, observed = [], []
     for into, sites in ((observed, pair.observed().values()), (prior, [pair.model.nodes[name] for name in latents])):
         for site in sites:
-            raw = log_prob(site, scaled=False)
+            raw = log_prob(site)
             if not sums.take(site, raw, site if into is prior else None):
                 into.append(pair.per_datum(raw, site))
     for _, latent, value in sums.terms():
