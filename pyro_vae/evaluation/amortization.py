@@ -183,6 +183,7 @@ def refine(
         raise InputError(f"learning_rate must be positive, got {learning_rate}")
     amortized, refined = [], []
     with evaluating(model, guide, data, seed, device) as (pair, split):
+        pair = pair.drawn()
         refiner, batch_size = _Refiner(pair, step_particles), pair.batch_size(batch_size)
         steps = num_steps * math.ceil(len(split) / batch_size)
         refiner.recorder.mode = choose_mode(compile, steps, graph_from=GRAPH_FROM, full_from=FULL_FROM)

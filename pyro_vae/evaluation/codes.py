@@ -216,7 +216,9 @@ def code_statistics(
         pair,
         split,
     ):
+        pair = pair.drawn()
         sites = code_sites(pair.traces(split.batch(slice(0, 1))).model.nodes, accepted_arguments(pair.model) or ())
+        sites = {name: site for name, site in sites.items() if name not in pair.sums.model}
         counts = {n: torch.zeros(s.num_codes, dtype=torch.int64, device=split.device) for n, s in sites.items()}
         for batch in split.batches(_batch_size(pair, split, memory_budget)) if sites else ():
             trace = poutine.trace(pair.guide).get_trace(**batch)

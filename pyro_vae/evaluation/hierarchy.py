@@ -47,6 +47,8 @@ class Level(NamedTuple):
 def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split) -> list[Level]:
     """The levels of a model's latents, in its order: a site that it draws, with the point masses after it.
 
+    What the guide does not draw, since it is summed over, is none.
+
     Args:
         model, guide: the programs.
         split: data, one of which is looked at.
@@ -55,7 +57,8 @@ def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     with quiet(programs, split.batch(slice(0, 1)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
             check_present(program, batch, who)
-        nodes = prime(*programs, batch)[0].nodes
+        model_trace, guide_trace = prime(*programs, batch)
+        nodes = {name: node for name, node in model_trace.nodes.items() if name in guide_trace.nodes}
     codes = code_sites(nodes, accepted_arguments(programs[0]) or ())
     levels: list[Level] = []
     for name, node in nodes.items():

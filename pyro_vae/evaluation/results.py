@@ -142,7 +142,12 @@ def _counted(site: Site, traces: TracePair) -> float:
 def _without_latents(pair: Pair, split: Split) -> set[str]:
     """The data sites whose log-likelihood is the same for all particles."""
     traces = pair.traces(split.batch(slice(0, 2)), 3)
-    values = {name: traces.per_datum(log_prob(site), site) for name, site in traces.observed().items()}
+    values = {name: (site, log_prob(site)) for name, site in traces.observed().items()}
+    values = {
+        name: traces.per_datum(value, site)
+        for name, (site, value) in values.items()
+        if not pair.sums or value.dim() <= -traces.particle_dim  # else it depends on what is summed over
+    }
     return {name for name, value in values.items() if bool((value == value[:1]).all())}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -96,6 +96,10 @@ class Pair:
             nesting = max(nesting, plate_dims(model, guide))
         how = self.num_data, self.data_plates, self.left_out, self.sums
         return TracePair(model, guide, num_particles, -(nesting + 1), size, full_size, copies, *how)
+
+    def drawn(self) -> Pair:
+        """The same pair, with what the guide enumerates drawn by it: for what looks at draws."""
+        return replace(self, sums=Sums(self.sums.model))
 
     def batch_size(self, wanted: int) -> int:
         """How many data may be run together, of so many that might."""

@@ -10,8 +10,10 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import nn
 
 import pyro_vae
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import posterior_probabilities
+from pyro_vae.evaluation import latent_statistics, posterior_probabilities
+from pyro_vae.reports import write_report
 
 P_C = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 
@@ -258,6 +260,34 @@ def test_fit_recorded_or_not(real, discrete_guide, compile):
     result = pyro_vae.fit(pair.model, pair.guide, real, compile=compile, precision="64-true", **how)
     assert pyro_vae.log_likelihood(result.model, result.guide, real, num_particles=200).mean > before + 0.5
     assert ("train/kl/c" in result.records[-1]) is discrete_guide
+
+
+# ------------------------------------------------------------------ every other tool
+@pytest.mark.parametrize("discrete_guide", [True, False])
+def test_statistics_of_latents_are_those_of_the_bound(real, discrete_guide):
+    pair = ClusteredLatent(discrete_guide=discrete_guide)
+    statistics = latent_statistics(pair.model, pair.guide, real, num_particles=2000).sites
+    bound = pyro_vae.elbo(pair.model, pair.guide, real, num_particles=2000)
+    assert sorted(statistics) == sorted(bound.kl)
+    for name, value in bound.kl.items():
+        assert abs(statistics[name].kl - value.mean()) < 0.1 * (1 + value.mean().abs())
+
+
+@pytest.mark.parametrize("discrete_guide", [True, False])
+def test_a_report_shows_what_there_is(real, discrete_guide, tmp_path, caplog):
+    pair = ClusteredLatent(discrete_guide=discrete_guide)
+    data = Data(Split({"x": real}), test=Split({"x": real}))
+    how = {"epochs": 2, "batch_size": 4, "progress": False, "device": "cpu", "precision": "64-true"}
+    result = pyro_vae.fit(pair.model, pair.guide, data, out=tmp_path, **how)
+    write_report(tmp_path, result.model, result.guide, data, particles=20)
+    assert "no figure" not in caplog.text and "failed" not in (tmp_path / "report.json").read_text()
+
+
+def test_estimators_of_densities_refuse_a_guide_with_all_values(real):
+    pair = ClusteredLatent(discrete_guide=True)
+    objective = pyro_vae.IWAE(3, "dreg")
+    with pytest.raises(InputError, match="site c has all its values"):
+        objective.differentiable_loss(pair.model, pair.guide, real)
 
 
 # ------------------------------------------------------------------ refusals
