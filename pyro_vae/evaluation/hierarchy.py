@@ -15,7 +15,7 @@ from pyro_vae.evaluation.generate import decode
 from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.program import Batch, as_programs, prime
-from pyro_vae.programs.session import quiet
+from pyro_vae.programs.session import in_evaluation
 from pyro_vae.programs.sites import in_data_plate, is_point_mass
 from pyro_vae.programs.traces import is_latent
 
@@ -54,7 +54,7 @@ def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         split: data, one of which is looked at.
     """
     programs = as_programs(model, guide)
-    with quiet(programs, split.batch(slice(0, 1)), seed=0) as batch:
+    with in_evaluation(programs, split.batch(slice(0, 1)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
             check_present(program, batch, who)
         model_trace, guide_trace = prime(*programs, batch)
@@ -137,10 +137,10 @@ def reconstruct_by_level(
     """
     count = len(next(iter(batch.values())))
     values = posterior_samples(model, guide, batch, batch_size=count, seed=seed)
-    told = []
+    found = []
     for known in counts or range(1, len(levels) + 1):
         held = {name: values[name] for level in levels[:known] for name in level.sites}
         for name in (name for level in levels[known:] for name in level.sites if name in average):
             held[name] = average[name].expand(count, *average[name].shape)
-        told.append(decode(model, held, seed=seed, batch=batch))
-    return told
+        found.append(decode(model, held, seed=seed, batch=batch))
+    return found

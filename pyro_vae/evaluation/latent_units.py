@@ -136,12 +136,12 @@ class SiteStatistics:
 
     def to_dict(self) -> dict[str, object]:
         """The statistics as plain values, nats; what is not defined for the site is left out."""
-        told: dict[str, object] = {"kl": self.kl, "kl_per_unit": self.kl_per_unit.tolist()}
+        entry: dict[str, object] = {"kl": self.kl, "kl_per_unit": self.kl_per_unit.tolist()}
         if self.kl_clamped is not None:
-            told["kl_clamped"] = self.kl_clamped
+            entry["kl_clamped"] = self.kl_clamped
         if self.active is not None:
-            told |= {"active": self.active.tolist(), "num_active": self.num_active, "num_units": self.active.numel()}
-        return told
+            entry |= {"active": self.active.tolist(), "num_active": self.num_active, "num_units": self.active.numel()}
+        return entry
 
 
 @dataclass
@@ -164,11 +164,11 @@ class LatentStatistics(Result):
     def rows(self) -> dict[str, str]:
         """The KL of each site, and how many of its units are active."""
 
-        def told(site: SiteStatistics) -> str:
+        def entry(site: SiteStatistics) -> str:
             active = "" if site.active is None else f", {site.num_active} of {site.active.numel()} units active"
             return f"{site.kl:.2f} nats{active}"
 
-        return {f"KL of {name}": told(site) for name, site in self.sites.items()}
+        return {f"KL of {name}": entry(site) for name, site in self.sites.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values, nats."""

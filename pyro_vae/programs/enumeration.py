@@ -69,10 +69,10 @@ def summed_sites(model: Trace, guide: Trace) -> Sums:
     """
     latent = {name: s for name, s in model.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
     of_guide = {name for name, s in guide.nodes.items() if s["type"] == "sample" and _marked(s)}
-    of_model = {name for name, s in latent.items() if name not in guide.nodes and (_marked(s) or _countable(s["fn"]))}
+    of_model = {name for name, s in latent.items() if name not in guide.nodes and (_marked(s) or is_countable(s["fn"]))}
     for name in of_guide | of_model:
         site = latent.get(name, guide.nodes.get(name))
-        if not _countable(site["fn"]):
+        if not is_countable(site["fn"]):
             raise InputError(
                 f"latent site '{name}' is marked to be enumerated, but its {type(site['fn']).__name__} has no finite "
                 "list of values (of several discrete numbers of a datum only an inner plate can be enumerated, not an "
@@ -97,7 +97,8 @@ def _marked(site: Site) -> bool:
     return site["infer"].get("enumerate") in ("parallel", "sequential") and not site["is_observed"]
 
 
-def _countable(fn: Any) -> bool:
+def is_countable(fn: Any) -> bool:
+    """Whether a distribution has a finite list of values for each number of its batch."""
     if not getattr(fn, "has_enumerate_support", False):
         return False
     try:
@@ -120,19 +121,19 @@ def check_terms(run: Callable[[], object], sums: Sums, model: Trace, guide: Trac
     """
     sizes = {n: len(({**guide.nodes, **model.nodes})[n]["fn"].enumerate_support(expand=False)) for n in sums.names}
     terms = " x ".join(f"{size} ({name})" for name, size in sorted(sizes.items())[:APART])
-    told = (
+    message = (
         f"all values of what is summed over take more than {ONE_DATUM / 2**30:.0f} GiB for a single datum: "
         f"{terms}{' …' if len(sizes) > APART else ''}, {math.prod(sizes.values()):,} terms where all depend on one "
         "another. Let the guide draw some of these latents; use pyro.markov for chains, and inner plates for latents "
         "that are independent"
     )
     try:
-        with LimitedMemory(ONE_DATUM, TENSORS, told):
+        with LimitedMemory(ONE_DATUM, TENSORS, message):
             run()
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        raise InputError(told) from error
+        raise InputError(message) from error
 
 
 class Marked(Messenger):

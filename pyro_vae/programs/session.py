@@ -98,7 +98,7 @@ def _warn_of_initial_values(names: set[str]) -> None:
 
 
 @contextmanager
-def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
+def in_evaluation(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
     """Evaluation mode, no gradients, and a random state of its own; all is put back afterwards.
 
     Args:
@@ -217,7 +217,7 @@ def generated(
     site: str | None = None,
     run: Callable[..., Any] | None = None,
     *,
-    looks: Literal["refused", "told"] = "refused",
+    looks: Literal["refused", "logged"] = "refused",
 ) -> Generated:
     """Run a model without its data, for a plate of ``count`` data.
 
@@ -230,7 +230,7 @@ def generated(
         batch: its other arguments, ``(count, ...)`` each; and ``x``, rows of data, as many as there are.
         site: the data site; found, if None.
         run: what to call in its stead: the program under handlers.
-        looks: what becomes of a model that looks at the rows: it is refused, or it is told in the log.
+        looks: what becomes of a model that looks at the rows: it is refused, or logged.
 
     Raises:
         InputError: if the model lacks context that it needs; if it can only be run with data, and there are none or it

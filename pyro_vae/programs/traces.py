@@ -118,7 +118,7 @@ class TracePair:
     def reports(self) -> dict[str, Tensor]:
         """Numbers that the guide's sites carry in ``infer["report"]``, by ``name/site``."""
         sites = {n: s["infer"].get("report") or {} for n, s in self.guide.nodes.items() if is_latent(s)}
-        return {f"{key}/{name}": value.detach() for name, told in sites.items() for key, value in told.items()}
+        return {f"{key}/{name}": value.detach() for name, numbers in sites.items() for key, value in numbers.items()}
 
     def tables(self, summed: frozenset[str]) -> Tables:
         """The densities at all values of what is summed, of which some sites are summed here; see :class:`Tables`."""
@@ -277,9 +277,9 @@ def data_frame(trace: Trace) -> Any:
         return any_frame
     sizes = {f.size: name for name, f in frames.items()}
     if len(sizes) > 1:
-        told = ", ".join(f"'{name}' in a plate of {size}" for size, name in sizes.items())
+        text = ", ".join(f"'{name}' in a plate of {size}" for size, name in sizes.items())
         raise InputError(
-            f"the data sites are in plates at dim -1 of different sizes: {told}; all must be over the data"
+            f"the data sites are in plates at dim -1 of different sizes: {text}; all must be over the data"
         )
     return next(iter(frames.values()))
 

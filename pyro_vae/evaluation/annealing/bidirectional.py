@@ -19,7 +19,7 @@ from pyro_vae.evaluation.generate import draw
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.program import Program, as_programs
-from pyro_vae.programs.session import as_batch, evaluating, quiet
+from pyro_vae.programs.session import as_batch, evaluating, in_evaluation
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.recording import Compile
 from pyro_vae.runtime import SEEDS, as_device, check_seed
@@ -95,10 +95,10 @@ def bidirectional(
         path = AnnealedPath(pair, start, num_chains)
         lower, upper = [], []
         with options.chunks(path, split, memory_budget, compile, progress, directions=2) as chunks:
-            for rows, densities, sizes, told in chunks:
+            for rows, densities, sizes, step in chunks:
                 exact = {name: value[rows].to(split.device) for name, value in latents.items()}
-                lower.append(forwards(densities, options.beta, sizes, num_leapfrog, told))
-                upper.append(backwards(densities, densities.at_values(exact), options.beta, sizes, num_leapfrog, told))
+                lower.append(forwards(densities, options.beta, sizes, num_leapfrog, step))
+                upper.append(backwards(densities, densities.at_values(exact), options.beta, sizes, num_leapfrog, step))
         below, above = Weights.joined(lower), Weights.joined(upper)
         return BidirectionalBounds(
             below.log_w, above.log_w, torch.stack([below.acceptance, above.acceptance]), options.settings
@@ -142,13 +142,13 @@ def _drawn(
 
 def _sampled(program: Program, batch: Mapping[str, Tensor], seed: int) -> set[str]:
     """The sites that a program samples when it is given a batch, of which two rows are tried."""
-    with quiet([program], {name: value[:2] for name, value in batch.items()}, seed) as rows:
+    with in_evaluation([program], {name: value[:2] for name, value in batch.items()}, seed) as rows:
         trace = traced(program, **rows)
     return {name for name, node in trace.nodes.items() if is_latent(node) and not node["infer"].get("is_auxiliary")}
 
 
 def _summed(model: Program, guide: Program, batch: Mapping[str, Tensor], seed: int) -> frozenset[str]:
     """The latent sites of the model that the guide does not have, and that are summed over."""
-    with quiet([model, guide], {name: value[:2] for name, value in batch.items()}, seed) as rows:
+    with in_evaluation([model, guide], {name: value[:2] for name, value in batch.items()}, seed) as rows:
         drawn = traced(guide, **rows)
         return summed_sites(traced(poutine.replay(model, trace=drawn), **rows), drawn).model

@@ -109,9 +109,9 @@ def _check_known_everywhere(name: str, site: Site) -> None:
         with torch.no_grad():
             site["fn"].log_prob(site["value"].clone())
     except (KeyError, NotImplementedError) as error:
-        told = str(error).strip("'\"") or type(error).__name__
+        text = str(error).strip("'\"") or type(error).__name__
         raise InputError(
-            f"latent site '{name}': the guide's density at values that it has not drawn itself is not known ({told}): "
+            f"latent site '{name}': the guide's density at values that it has not drawn itself is not known ({text}): "
             f"{FROM_PRIOR}"
         ) from error
 
