@@ -51,7 +51,7 @@ class Classes(Extra):
             y = split.tensors.get("y")
             if y is not None and not (y.dtype == torch.int64 and -1 <= y.min() and y.max() < len(self.names)):
                 raise InputError(
-                    f"{split.name}: y must be labels from 0 to {len(self.names) - 1}, as there are classes, or -1, not known"
+                    f"{split.name}: y must be labels from 0 to {len(self.names) - 1} (of the classes) or -1 (not known)"
                 )
 
 
