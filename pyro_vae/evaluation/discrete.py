@@ -1,16 +1,19 @@
-"""Posterior probabilities of discrete latents that are summed over exactly."""
+"""Posterior probabilities of discrete latents that are summed over exactly, and what they say of labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.data import Data, Split
-from pyro_vae.errors import InputError, positive
+from pyro_vae.errors import InputError, NotApplicable, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
+from pyro_vae.evaluation.results import Result, Scores, metric
+from pyro_vae.programs.context import X, accepted_arguments, declared_context
 from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.session import anything_to_draw, evaluating
 
@@ -93,3 +96,101 @@ def posterior_probabilities(
 
         Chunks(pair, split, num_particles, memory_budget).run(look)
     return {name: (p / p.sum(-1, keepdim=True)).to(torch.get_default_dtype()) for name, p in found.items()}
+
+
+UNKNOWN = -1  # a label that is not known
+
+
+@metric
+def accuracy(model: Callable[..., Any], guide: Callable[..., Any], split: Split, memory_budget: int) -> Result:
+    """Whether the most probable label given the data alone is the right one, for labels that a model may be without."""
+    partial = [name for name, context in declared_context(model).items() if context.drawn and name in split.keys]
+    labels = [name for name in partial if is_labels(split.tensors[name])]
+    if not labels:
+        raise NotApplicable("the model has no labels that the data could be without")
+    name = labels[0]
+    y = split.batch(slice(None))[name].cpu()
+    hidden = Split(
+        {**split.tensors, name: torch.full_like(split.tensors[name], UNKNOWN)}, mask=split.mask, name=split.name
+    )
+    found = posterior_probabilities(model, guide, hidden, memory_budget=memory_budget)
+    p = found.get(f"{name}_unobserved", found.get(name))
+    if p is None or bool((y == UNKNOWN).any()):
+        raise NotApplicable(f"{name} is not summed over, or not known of all these data")
+    return Scores((p.argmax(-1) == y).double(), f"accuracy of {name}, which is not given", unit="")
+
+
+def is_labels(value: Tensor) -> bool:
+    """Whether a tensor of the data is a class label, one a datum."""
+    return value.dtype == torch.int64 and value.dim() == 1
+
+
+@dataclass
+class Clusters(Result):
+    """How the most probable value of a discrete latent goes with the labels of the data.
+
+    Attributes:
+        sites: by latent site a table ``(values, labels)`` of counts.
+    """
+
+    sites: dict[str, Tensor]
+
+    @property
+    def purity(self) -> dict[str, float]:
+        """Share of data with the commonest label of their cluster."""
+        return {name: (table.max(1).values.sum() / table.sum()).item() for name, table in self.sites.items()}
+
+    @property
+    def normalized_information(self) -> dict[str, float]:
+        r"""Mutual information of clusters and labels over the mean of their entropies, between 0 and 1."""
+        return {name: _information(table.double() / table.sum()) for name, table in self.sites.items()}
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """Purity and normalized mutual information of each site."""
+        information = self.normalized_information
+        return {
+            f"clusters of {name}": f"purity {share:.3f}, normalized mutual information {information[name]:.3f}"
+            for name, share in self.purity.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain values."""
+        return {
+            "purity": self.purity,
+            "normalized_mutual_information": self.normalized_information,
+            "counts": {name: table.tolist() for name, table in self.sites.items()},
+        }
+
+
+def _information(p: Tensor) -> float:
+    """2 I(a, b) / (H(a) + H(b)) of a joint table of probabilities."""
+
+    def entropy(q: Tensor) -> Tensor:
+        return -torch.special.xlogy(q, q).sum()
+
+    marginals = entropy(p.sum(0)) + entropy(p.sum(1))
+    return (2 * (marginals - entropy(p)) / marginals).item() if marginals > 0 else 1.0
+
+
+@metric
+def clusters(model: Callable[..., Any], guide: Callable[..., Any], split: Split, memory_budget: int) -> Clusters:
+    """What the discrete latents that are summed over have to do with labels that the model does not know of."""
+    labels = [
+        n for n, v in split.tensors.items() if n != X and is_labels(v) and n not in (accepted_arguments(model) or ())
+    ]
+    if not labels:
+        raise NotApplicable("the data have no labels, or the model is given them")
+    try:
+        found = posterior_probabilities(model, guide, split, memory_budget=memory_budget)
+    except InputError as error:
+        raise NotApplicable(str(error)) from error
+    y = split.batch(slice(None))[labels[0]].cpu()
+    sites = {}
+    for name, p in found.items():
+        if p.dim() == 2:  # one value a datum
+            size = int(y.max()) + 1
+            sites[name] = torch.bincount(p.argmax(-1) * size + y, minlength=p.shape[1] * size).reshape(-1, size)
+    if not sites:
+        raise NotApplicable("no discrete latent has one value a datum")
+    return Clusters(sites)
