@@ -36,7 +36,7 @@ def calmed(model, guide, share):
     with torch.no_grad():
         [m for m in guide.encoder.modules() if isinstance(m, torch.nn.Linear)][-1].weight.zero_()
         [m for m in guide.encoder.modules() if isinstance(m, torch.nn.Linear)][-1].bias.zero_()
-        [m for m in model.decoder.modules() if isinstance(m, torch.nn.Linear)][0].weight[:, :2] *= share
+        next(m for m in model.decoder.modules() if isinstance(m, torch.nn.Linear)).weight[:, :2] *= share
 
 
 @pytest.mark.parametrize("estimate", [pyro_vae.log_likelihood, pyro_vae.elbo])
