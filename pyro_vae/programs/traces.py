@@ -13,9 +13,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.enumeration import NOTHING, PARTICLES, Sums, Tables
+from pyro_vae.programs.enumeration import NOTHING, PARTICLES, Sums
 from pyro_vae.programs.handlers import is_penalty
 from pyro_vae.programs.sites import Site, is_factor, is_point_mass, masked_like
+from pyro_vae.programs.tables import Tables
 
 
 def traced(program: Callable[..., Any], **arguments: Any) -> Trace:
