@@ -48,6 +48,7 @@ from .evaluation.amortization import likelihood_gap as likelihood_gap
 from .evaluation.amortization import refine as refine
 from .evaluation.annealing.ais import ais as ais
 from .evaluation.annealing.bidirectional import bidirectional as bidirectional
+from .evaluation.discrete import posterior_probabilities as posterior_probabilities
 from .evaluation.encoding import encode as encode
 from .evaluation.evidence import elbo as elbo
 from .evaluation.generate import decode as decode

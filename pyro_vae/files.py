@@ -197,8 +197,8 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         value = yaml.load(text, _Loader)  # a safe one
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date with a 13th month
-        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise CorruptFileError(f"{source} is not valid YAML: {told}") from error
+        words = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise CorruptFileError(f"{source} is not valid YAML: {words}") from error
     if not isinstance(value, dict):
         raise CorruptFileError(f"{source} should hold a YAML mapping with keys data, model, guide, …")
     check_shape(value, source)

@@ -150,15 +150,15 @@ class LimitedMemory(PeakMemory):
         InputError: inside the block.
     """
 
-    def __init__(self, most_bytes: int, most_tensors: int, told: str) -> None:
+    def __init__(self, most_bytes: int, most_tensors: int, message: str) -> None:
         super().__init__()
-        self.most_bytes, self.most_tensors, self.told = most_bytes, most_tensors, told
+        self.most_bytes, self.most_tensors, self.message = most_bytes, most_tensors, message
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and look at what there is now."""
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if self.live > self.most_bytes or len(self._known) > self.most_tensors:
-            raise InputError(self.told)
+            raise InputError(self.message)
         return result
 
 
@@ -235,5 +235,5 @@ def check_room(label: object, nbytes: int, remedy: str = "give fewer data") -> N
         InputError: naming the file.
     """
     if COPIES * nbytes > memory_bytes():
-        told = f"{COPIES} times {nbytes / 2**30:,.1f} GiB, but this machine has {memory_bytes() / 2**30:,.1f}"
-        raise InputError(f"{label}: would take {told}; {remedy}")
+        message = f"{COPIES} times {nbytes / 2**30:,.1f} GiB, but this machine has {memory_bytes() / 2**30:,.1f}"
+        raise InputError(f"{label}: would take {message}; {remedy}")

@@ -474,7 +474,7 @@ def test_full_disk_while_saving(function, tmp_path, monkeypatch):
 
 def test_full_disk_while_logging(tmp_path, monkeypatch):
     """The log's line comes through half; the run resumes as if nothing had been."""
-    from pyro_vae.training import checkpoint
+    from pyro_vae.training import metrics
 
     train(*pair(), out=tmp_path / "whole")
 
@@ -493,7 +493,7 @@ def test_full_disk_while_logging(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "open", Full, raising=False)
+        patch.setattr(metrics, "open", Full, raising=False)
         with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl: .*No space left"):
             train(*pair(), out=tmp_path / "run", checkpoint_every=0.0)
     train(*pair(), out=tmp_path / "run", resume=True)

@@ -29,7 +29,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
     },
     "errors": {"NotApplicable", "NotRecordable"},
     "made from data or a training, in docs": {
-        *("Classes", "Extra", "Loaded"),
+        *("Classes", "Extra", "RawData"),
         "ContrastiveScorer",
         "Data",
         "Run",

@@ -97,13 +97,13 @@ def _run(arguments: list[str]) -> int:
     _log(level)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(USAGE.format(commands=columns({f"  {name}": told for name, (_, told) in COMMANDS.items()})), end="")
+            print(USAGE.format(commands=columns({f"  {name}": what for name, (_, what) in COMMANDS.items()})), end="")
         elif arguments[0] == "--version":
             print(__version__)
         elif arguments[0] == "--completion":
             from pyro_vae.cli.parsing import completion_script
 
-            print(completion_script(arguments[1:], {name: told for name, (_, told) in COMMANDS.items()}, command))
+            print(completion_script(arguments[1:], {name: what for name, (_, what) in COMMANDS.items()}, command))
         else:
             command(arguments[0])(arguments[1:])
     except UsageError as error:
@@ -162,5 +162,5 @@ def _silence(stream: Any) -> None:
 
 def _of_the_machine(error: RuntimeError) -> bool:
     """Whether PyTorch says by this error that memory is spent or that there is no such device."""
-    told = str(error)
-    return any(words in told for words in ("can't allocate memory", "CUDA", "NVIDIA", "not enough memory", "No space"))
+    text = str(error)
+    return any(words in text for words in ("can't allocate memory", "CUDA", "NVIDIA", "not enough memory", "No space"))

@@ -22,8 +22,8 @@ from pyro_vae.runs.measurements import (
     SplitName,
     part_of,
     plain,
+    print_then_write,
     table,
-    told_then_written,
     warned,
     with_id,
     write_measurement,
@@ -147,5 +147,5 @@ def _tell(run: Run, name: str, measured: Callable[[], Found], options: Any) -> F
     else:
         warnings = [f"  warning: {warning}" for warning in result["warnings"]]
         text = "\n".join([table(run.path, result, found.rows), *warnings])
-    told_then_written(text, lambda: write_measurement(run.path, name, result, arrays))
+    print_then_write(text, lambda: write_measurement(run.path, name, result, arrays))
     return found

@@ -14,8 +14,8 @@ from pyro_vae.runs.measurements import (
     SplitName,
     measure,
     plain,
+    print_then_write,
     table,
-    told_then_written,
 )
 
 
@@ -46,6 +46,6 @@ def evaluate(arguments: Sequence[str]) -> None:
     )
     result = measured.result
     text = json.dumps(plain(result), allow_nan=False) if options.json else table(run.path, result, measured.rows)
-    told_then_written(text, lambda: measured.write(run.path))
+    print_then_write(text, lambda: measured.write(run.path))
     for sentence in result["warnings"]:
         logging.warning("warning: %s", sentence)

@@ -50,14 +50,14 @@ class Help(jsonargparse.DefaultHelpFormatter):
         return super()._format_usage(usage, actions, groups, prefix)
 
     def _expand_help(self, action: Any) -> str:
-        told = re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
-        found = re.fullmatch(r"(.*?) \(((?:required|type: |default: ).*)\)", told, flags=re.DOTALL)
-        told, facts = (found[1], found[2]) if found else (told, "")
+        text = re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
+        found = re.fullmatch(r"(.*?) \(((?:required|type: |default: ).*)\)", text, flags=re.DOTALL)
+        text, facts = (found[1], found[2]) if found else (text, "")
         default = re.search(r"default: (?!null)(.*)$", facts)
         required = " (required)" if facts.startswith("required") else ""
         if any("." in name for name in action.option_strings):  # of a section: its documentation has the rest
-            told = re.split(r"(?<=[^.])\.(?: |$)|; (?=\")|: (?=\")", told)[0]
-        return told.rstrip(".").replace("``", "") + (f" ({default[0]})" if default else required)
+            text = re.split(r"(?<=[^.])\.(?: |$)|; (?=\")|: (?=\")", text)[0]
+        return text.rstrip(".").replace("``", "") + (f" ({default[0]})" if default else required)
 
     def add_argument(self, action: Any) -> None:
         """Leave out what every section and schedule has: a file, and help on its classes."""
@@ -239,8 +239,8 @@ def completion_script(
         raise UsageError(f"--completion takes one of {', '.join(shtab.SUPPORTED_SHELLS)}")
     whole = argparse.ArgumentParser(prog="pyro-vae")
     places = whole.add_subparsers()
-    for name, told in commands.items():
-        part = places.add_parser(name, help=told, add_help=False)
+    for name, text in commands.items():
+        part = places.add_parser(name, help=text, add_help=False)
         for action in parser_of(command(name), RECIPES.get(name, ()))._actions:
             if action.help is not argparse.SUPPRESS:
                 part.add_argument(

@@ -57,8 +57,8 @@ def resume(arguments: Sequence[str]) -> None:
         "data.name": (str, "where the data are now"),
         "data.root": (str, "where the files of a registered dataset are now"),
     }
-    for name, (kind, told) in known.items():
-        parser.add_argument(f"--{name}", type=kind | None, default=None, help=told)
+    for name, (kind, text) in known.items():
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
     for name in known:

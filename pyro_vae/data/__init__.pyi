@@ -2,7 +2,7 @@ from .binarization import binarize as binarize
 from .dataset import Classes as Classes
 from .dataset import Data as Data
 from .dataset import Extra as Extra
-from .dataset import Loaded as Loaded
+from .dataset import RawData as RawData
 from .dataset import as_data as as_data
 from .dataset import held_out as held_out
 from .registry import dataset_names as dataset_names

@@ -46,12 +46,12 @@ class Classes(Extra):
     names: tuple[str, ...]
 
     def check(self, data: Data) -> None:
-        """Every label has a name."""
+        """Every label that is known has a name."""
         for split in data.splits.values():
             y = split.tensors.get("y")
-            if y is not None and not (y.dtype == torch.int64 and 0 <= y.min() and y.max() < len(self.names)):
+            if y is not None and not (y.dtype == torch.int64 and -1 <= y.min() and y.max() < len(self.names)):
                 raise InputError(
-                    f"{split.name}: y must be labels from 0 to {len(self.names) - 1}, as there are classes"
+                    f"{split.name}: y must be labels from 0 to {len(self.names) - 1} (of the classes) or -1 (not known)"
                 )
 
 
@@ -155,7 +155,7 @@ def held_out(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np
 
 
 @dataclass(frozen=True)
-class Loaded:
+class RawData:
     """Data as a source has them, before limits and binarization.
 
     Args:

@@ -12,15 +12,18 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Literal, TypeVar, get_type_hints
 
+import torch
+from torch import Tensor
+
 from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
-from pyro_vae.data.dataset import Classes, Data, Loaded
+from pyro_vae.data.dataset import Classes, Data, RawData
 from pyro_vae.data.images import shown, square
 from pyro_vae.data.split import PARTS, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import user_path
 
 HANDED = ("name", "path", "root", "image_size", "limit")  # what a loader is given, if it takes arguments of these names
-Loader = TypeVar("Loader", bound=Callable[..., Loaded])
+Loader = TypeVar("Loader", bound=Callable[..., RawData])
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Source:
 
     name: str
     description: str
-    load: Callable[..., Loaded]
+    load: Callable[..., RawData]
     reads: Callable[[Path], bool] | None
     sound: bool
 
@@ -64,12 +67,12 @@ def source(
 
     Example:
         >>> import torch
-        >>> from pyro_vae.data import Loaded, load_data, source
+        >>> from pyro_vae.data import RawData, load_data, source
         >>> @source("stripes", "noise with a bright column, 8x8 grey")
-        ... def load_stripes(*, column: int = 3) -> Loaded:
+        ... def load_stripes(*, column: int = 3) -> RawData:
         ...     x = torch.randint(100, (20, 1, 8, 8), dtype=torch.uint8)
         ...     x[..., column] = 255
-        ...     return Loaded({"train": {"x": x[:15]}, "test": {"x": x[15:]}})
+        ...     return RawData({"train": {"x": x[:15]}, "test": {"x": x[15:]}})
         >>> load_data("stripes", column=5).test.shape
         (1, 8, 8)
     """
@@ -106,11 +109,11 @@ def source_options() -> dict[str, tuple[Any, str]]:
     for each in sources():
         hints, text = get_type_hints(each.load), inspect.getdoc(each.load) or ""
         for option in each.options:
-            kind, whose, told = found.get(option, (None, [], ""))
+            kind, whose, meaning = found.get(option, (None, [], ""))
             said = re.search(rf"^    {option}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
-            told = told or (" ".join(said[1].split()) if said else "")
-            found[option] = (hints[option] | kind, [*whose, each.name], told)
-    return {option: (kind, f"of {', '.join(whose)}: {told}") for option, (kind, whose, told) in found.items()}
+            meaning = meaning or (" ".join(said[1].split()) if said else "")
+            found[option] = (hints[option] | kind, [*whose, each.name], meaning)
+    return {option: (kind, f"of {', '.join(whose)}: {meaning}") for option, (kind, whose, meaning) in found.items()}
 
 
 def find_source(name: str) -> Source:
@@ -140,6 +143,7 @@ def load_data(
     image_size: int | None = None,
     limit: int | None = None,
     observed_quadrants: Literal[1, 2, 3] | None = None,
+    num_labels: int | None = None,
     **options: str | float | int | bool | None,
 ) -> Data:
     """Load a dataset by name, from an array file, or from a folder of images or WAV files.
@@ -157,6 +161,8 @@ def load_data(
         observed_quadrants: for completing images: 1 (the lower left quadrant is observed), 2 (the left half), 3 (all
             but the upper right quadrant). A batch then holds, beside x, the observed part ``y`` (0 elsewhere; it takes
             the place of labels) and ``mask``, True where observed.
+        num_labels: labels ``y`` of so many training data are kept, of as many of each class as of any other (the first
+            ones), and the others are -1, not known: for semi-supervised learning.
         options: what these data alone have (docs/data.md), such as ``scenes`` of ``emoji``, ``layout`` of an array
             file, ``sample_rate`` of sound; None is as if it were not given.
 
@@ -170,7 +176,7 @@ def load_data(
             unusable arguments.
     """
     check_binarization(binarization, binarization_seed)
-    check_counts(image_size=image_size, limit=limit)
+    check_counts(image_size=image_size, limit=limit, num_labels=num_labels)
     root, name = _check_root(root), str(name)
     found, options = find_source(name), {key: value for key, value in options.items() if value is not None}
     _check_options(shown(name), found, options)
@@ -192,6 +198,8 @@ def load_data(
         mask = None
         if observed_quadrants is not None:
             mask = quadrant_mask(tuple(tensors["x"].shape[1:]), observed_quadrants, label)
+        if num_labels is not None and part == "train":
+            tensors["y"] = _few_labels(tensors.get("y"), num_labels, label)
         anew = binarization == "dynamic" and part == "train"
         if binarization != "none" and not anew:
             how = "threshold" if binarization == "threshold" else "static"
@@ -201,7 +209,7 @@ def load_data(
             tensors,
             mask=mask,
             binarization="dynamic" if anew else "none",
-            **{kind: told[part][:limit] if part in told else None for kind, told in texts.items()},
+            **{kind: meaning[part][:limit] if part in meaning else None for kind, meaning in texts.items()},
             name=label,
         )
     train, extras = splits["train"], loaded.extras
@@ -211,6 +219,8 @@ def load_data(
     if observed_quadrants is not None:
         lines.append(f"observed of each image: {QUADRANTS[observed_quadrants]}")
         extras = tuple(extra for extra in extras if not isinstance(extra, Classes))  # y is then the observed part
+    if num_labels is not None:
+        lines.append(f"{num_labels:,} training labels are known")
     if train.captions is not None:
         lines.append(f"captions, such as '{train.captions[0]}'")
     lines += filter(None, (extra.describe(train) for extra in extras))
@@ -226,6 +236,26 @@ def _check_options(name: str, found: Source, options: Mapping[str, Any]) -> None
             hint = f". Did you mean '{near[0]}'?" if near else ""
             has = f"have {', '.join(own)}" if own else "have no options of their own"
             raise InputError(f"{name}: {option} is not for these data, which {has}; leave it out{hint}")
+
+
+def _few_labels(y: Tensor | None, count: int, name: str) -> Tensor:
+    """Labels of which ``count`` are known, as many of each class as of any other, and the others -1.
+
+    Raises:
+        InputError: for data without class labels, and for more labels than there are.
+    """
+    if y is None or y.dtype != torch.int64 or y.dim() != 1:
+        raise InputError(f"{name}: num_labels is for data with class labels y, which these are not; leave it out")
+    place = torch.empty_like(y)  # of each datum among those of its class
+    for label in y.unique():
+        rows = (y == label).nonzero()[:, 0]
+        place[rows] = torch.arange(len(rows))
+    order = (place * (int(y.max()) + 1) + y).argsort()  # the first of each class, the second of each, …
+    if count > len(y):
+        raise InputError(f"{name}: num_labels must be at most {len(y):,}, got {count:,}")
+    known = torch.full_like(y, -1)
+    known[order[:count]] = y[order[:count]]
+    return known
 
 
 def _sizes(name: str, splits: dict[str, Split], limit: int | None) -> str:

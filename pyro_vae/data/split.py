@@ -338,8 +338,8 @@ def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
             raise InputError(f"{name}: '{key}' is a single number; its leading dimension must be the data")
     lengths = {key: len(tensor) for key, tensor in tensors.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise InputError(f"{name}: the tensors must have the same length, got {told}")
+        text = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise InputError(f"{name}: the tensors must have the same length, got {text}")
     x = tensors["x"]
     if len(x) == 0:
         raise InputError(f"{name}: there are no data (x has shape {tuple(x.shape)})")

@@ -130,10 +130,10 @@ def _read(path: Path, most: int | None) -> tuple[Header, bytes]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            form, start, told = _chunks(file, size, path)
-            header = _header(form, told, path)
+            form, start, declared = _chunks(file, size, path)
+            header = _header(form, declared, path)
             frame = header.channels * header.width
-            if told > size - start:
+            if declared > size - start:
                 raise CorruptFileError(
                     f"{path}: ends before the {header.length:,} samples that its header says; get it again"
                 )

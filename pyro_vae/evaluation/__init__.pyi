@@ -10,6 +10,7 @@ from .arviz import to_arviz as to_arviz
 from .codes import CodeStatistics as CodeStatistics
 from .codes import CodeUsage as CodeUsage
 from .codes import code_statistics as code_statistics
+from .discrete import posterior_probabilities as posterior_probabilities
 from .encoding import encode as encode
 from .evidence import EvidenceBound as EvidenceBound
 from .evidence import elbo as elbo

@@ -32,7 +32,7 @@ from pyro_vae.recording import Compile, Outputs, choose_mode
 Offsets = Mapping[str, Tensor]  # by "site: parameter", (*inner, N, *event) unconstrained
 
 
-class Refined(Messenger):
+class RefinedGuide(Messenger):
     r"""Shifts the parameters of a guide's distributions, in unconstrained coordinates.
 
     .. math:: \theta_i \leftarrow T\bigl(T^{-1}(\theta_i) + \delta_i\bigr)
@@ -121,7 +121,7 @@ def _parameters(fn: Any) -> dict[str, Tensor]:
 
 GRAPH_FROM, FULL_FROM = 200, 20_000  # steps
 OFFSET = "offset of "
-TOLD = 100  # particles drawn at once when the bounds are measured
+DRAWN_AT_ONCE = 100  # particles drawn at once when the bounds are measured
 
 
 def refine(
@@ -143,8 +143,8 @@ def refine(
 
     .. math:: \max_{\delta_i} E_{q_{\delta_i}} [\log p(x_i, z) - \log q_{\delta_i}(z)]
 
-    with the shifts of :class:`~pyro_vae.evaluation.amortization.Refined`, by Adam with a rate that falls to zero; the
-    shifts are averaged over the last half of the steps. The networks stay as they are.
+    with the shifts of :class:`~pyro_vae.evaluation.amortization.RefinedGuide`, by Adam with a rate that falls to zero;
+    the shifts are averaged over the last half of the steps. The networks stay as they are.
 
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
@@ -183,6 +183,7 @@ def refine(
         raise InputError(f"learning_rate must be positive, got {learning_rate}")
     amortized, refined = [], []
     with evaluating(model, guide, data, seed, device) as (pair, split):
+        pair = pair.drawn()
         refiner, batch_size = _Refiner(pair, step_particles), pair.batch_size(batch_size)
         steps = num_steps * math.ceil(len(split) / batch_size)
         refiner.recorder.mode = choose_mode(compile, steps, graph_from=GRAPH_FROM, full_from=FULL_FROM)
@@ -225,13 +226,13 @@ class _Refiner:
         """The ELBO with these offsets, ``(N,)`` float64."""
         total, drawn = torch.zeros((), dtype=torch.float64), 0
         while drawn < num_particles:
-            count = min(TOLD, num_particles - drawn)
+            count = min(DRAWN_AT_ONCE, num_particles - drawn)
             total = total.to(batch[X].device) + self._log_weights(batch, offsets, count).double().sum(0)
             drawn += count
         return total / num_particles
 
     def _log_weights(self, batch: Batch, offsets: Mapping[str, Tensor], count: int) -> Tensor:
-        pair = replace(self.pair, guide=Refined(offsets)(self.pair.guide))
+        pair = replace(self.pair, guide=RefinedGuide(offsets)(self.pair.guide))
         return log_weights(pair.traces(batch, count), scaled=False)
 
     def _gradients(self, **given: Tensor) -> Outputs:

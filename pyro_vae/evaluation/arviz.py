@@ -188,6 +188,7 @@ def to_arviz(
     positive("num_draws", num_draws)
     positive("num_particles", num_particles)
     with evaluating(model, guide, data, seed, device, vectorize=vectorize) as (pair, split):
+        pair = pair.drawn()
         pair.refuse_point_masses()
         if not anything_to_draw(pair, split):
             logger.info("one draw is taken: the guide draws nothing, all %d would be the same", num_draws)

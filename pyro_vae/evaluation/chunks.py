@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.densities import log_prob, site_kl
+from pyro_vae.programs.densities import bound_terms, log_prob
+from pyro_vae.programs.enumeration import with_all_values
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeat, traced
@@ -152,11 +153,8 @@ class Chunks:
 
     def _densities(self, batch: Batch, count: int) -> None:
         """What is computed of a piece, or more."""
-        traces = self.pair.traces(batch, count)
-        for q, p in traces.latent().values():
-            traces.per_datum(site_kl(q, p, analytic=False)[0], q).double()
-        for site in traces.observed().values():
-            traces.per_datum(log_prob(site), site).double()
+        for term in bound_terms(self.pair.traces(batch, count), analytic=False):
+            term.raw.double()
 
     def _known_again(self, first: Batch) -> bool:
         """Whether the guide's densities can be had at values that it has drawn before: some flows keep no inverse."""
@@ -213,8 +211,14 @@ class Chunks:
         """Values of the guide's latent sites on a batch, so many particles of each datum."""
         copies = count if self.pair.repeated else 1
         guide = in_particle_plate(self.pair.guide, count // copies, -(self.pair.nesting + 1))
+        sums = self.pair.sums
+        guide = with_all_values(self.pair.model, guide, sums, self.pair.nesting)[1]
         nodes = traced(guide, **(repeat(batch, copies) if copies > 1 else batch)).nodes
-        return {n: _Drawn(s["value"], s["fn"].event_dim, s["infer"]) for n, s in nodes.items() if is_latent(s)}
+        return {
+            n: _Drawn(s["value"], s["fn"].event_dim, s["infer"])
+            for n, s in nodes.items()
+            if is_latent(s) and n not in sums.guide
+        }
 
     def _held(self, draws: Mapping[str, _Drawn], data: slice, particles: slice, count: int) -> Trace:
         """A trace to replay the guide against: some data and particles of what was drawn."""
@@ -235,10 +239,11 @@ class Chunks:
             return _narrowed(_narrowed(value, rank - 1, data), rank, particles).flatten(rank - 1, rank)
         if own:
             value = _narrowed(value, rank - 1, data)
-        if count == 1 or rank <= self.pair.nesting:  # not in the plate of particles
+        plate = rank - 1 - self.pair.nesting  # of the particles; left of it are values of what is summed over
+        if count == 1 or plate < 0:  # not in the plate of particles
             return value
-        value = _narrowed(value, 0, particles)
-        return value[0] if particles.stop - particles.start == 1 else value
+        value = _narrowed(value, plate, particles)
+        return value[0] if particles.stop - particles.start == 1 and plate == 0 else value
 
 
 @dataclass(frozen=True)

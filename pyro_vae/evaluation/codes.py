@@ -20,7 +20,7 @@ from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import as_programs, prime
-from pyro_vae.programs.session import evaluating, quiet
+from pyro_vae.programs.session import evaluating, in_evaluation
 from pyro_vae.programs.sites import data_first, elementwise_support, in_data_plate
 from pyro_vae.programs.traces import Site, is_deterministic, is_latent, repeat
 from pyro_vae.runtime import bytes_per_row, private_seed
@@ -81,7 +81,7 @@ def code_sites(nodes: Mapping[str, Site], arguments: Collection[str] = ()) -> di
 def sites_of_codes(model: Callable[..., Any], guide: Callable[..., Any], split: Split) -> dict[str, CodeSite]:
     """The code sites of a pair of programs, found on a datum of the split; in the model's order."""
     programs = as_programs(model, guide)
-    with quiet(programs, split.batch(slice(0, 1)), seed=0) as batch:
+    with in_evaluation(programs, split.batch(slice(0, 1)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
             check_present(program, batch, who)
         return code_sites(prime(*programs, batch)[0].nodes, accepted_arguments(programs[0]) or ())
@@ -164,11 +164,11 @@ class CodeStatistics(Result):
     def rows(self) -> dict[str, str]:
         """How many codes of each site are in use, and how evenly."""
 
-        def told(site: CodeUsage) -> str:
+        def in_words(site: CodeUsage) -> str:
             used = f"{site.num_used} of {site.num_codes} in use ({100 * site.usage:.0f}%)"
             return f"{used}, perplexity {site.perplexity:.0f}"
 
-        return {f"codes of {name}": told(site) for name, site in self.sites.items()}
+        return {f"codes of {name}": in_words(site) for name, site in self.sites.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values."""
@@ -216,7 +216,9 @@ def code_statistics(
         pair,
         split,
     ):
+        pair = pair.drawn()
         sites = code_sites(pair.traces(split.batch(slice(0, 1))).model.nodes, accepted_arguments(pair.model) or ())
+        sites = {name: site for name, site in sites.items() if name not in pair.sums.model}
         counts = {n: torch.zeros(s.num_codes, dtype=torch.int64, device=split.device) for n, s in sites.items()}
         for batch in split.batches(_batch_size(pair, split, memory_budget)) if sites else ():
             trace = poutine.trace(pair.guide).get_trace(**batch)

@@ -15,7 +15,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_present, data_type
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import as_programs, prime
-from pyro_vae.programs.session import as_split, check_pair, quiet
+from pyro_vae.programs.session import as_split, check_pair, in_evaluation
 from pyro_vae.programs.sites import data_first, in_data_plate, is_discrete, is_point_mass, mean_of, mean_or_none
 from pyro_vae.programs.traces import Site, is_latent, traced
 
@@ -111,7 +111,7 @@ def free_sites(
     """
     split = as_split(data, model)
     programs = as_programs(model, guide)
-    with quiet(programs, split.batch(slice(0, 2)), seed=0) as batch:
+    with in_evaluation(programs, split.batch(slice(0, 2)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
             check_present(program, batch, who)
         model_trace, guide_trace = prime(*programs, batch)
@@ -140,7 +140,7 @@ def _collect(
     split = as_split(data, model)
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
-    with quiet(programs, {X: split.tensors[X][:1]}, seed) as first:
+    with in_evaluation(programs, {X: split.tensors[X][:1]}, seed) as first:
         check_pair(*programs, split, same_sites=False)
         split = split.to(split.device, data_type(*programs, split))
         for batch in split.batches(batch_size):

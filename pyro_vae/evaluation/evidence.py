@@ -127,7 +127,7 @@ def elbo(
                 terms, name = likelihood if kind == "data" else kl, site["name"]
                 if name not in terms:
                     terms[name] = torch.zeros(len(split), dtype=torch.float64, device=split.device)
-                terms[name][piece.rows] += piece.share * pair.per_datum(raw, site).double().mean(0)
+                terms[name][piece.rows] += piece.share * raw.double().mean(0)
             ordered = list(pair.in_model_order(kl))
             outside = outside_prior(pair)
             if outside is not None:

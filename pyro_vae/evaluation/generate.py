@@ -17,7 +17,7 @@ from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
 from pyro_vae.programs.handlers import Scaled, Tempered
 from pyro_vae.programs.program import Batch, Program, as_programs
-from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, quiet
+from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, in_evaluation
 from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
 from pyro_vae.programs.traces import is_latent
 
@@ -115,7 +115,7 @@ def draw(
     if tempered.changes_anything:
         run = tempered(run)
     parts: dict[str, list[Tensor]] = {}
-    with quiet([program], given, seed) as given:
+    with in_evaluation([program], given, seed) as given:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             rows = {name: value if name == X else value[start : start + count] for name, value in given.items()}
@@ -168,10 +168,10 @@ def reconstruct(
     model, guide = as_programs(model, guide)
     split = as_split(batch, model)
     check_pair(model, guide, split)
-    with quiet([model, guide], split.batch(slice(None)), seed) as batch:
+    with in_evaluation([model, guide], split.batch(slice(None)), seed) as batch:
         guide_trace = poutine.trace(guide).get_trace(**batch)
         replayed = poutine.replay(model, trace=guide_trace)
-        trace, site = generated(model, len(split), batch, site, run=replayed, looks="told")
+        trace, site = generated(model, len(split), batch, site, run=replayed, looks="logged")
         return mean_of(trace.nodes[site]).cpu()
 
 
@@ -209,7 +209,7 @@ def decode(
     program = _program(model)
     count = _length(values)
     given = as_batch(model, batch or {})
-    with quiet([program], {**{f"held {n}": v for n, v in values.items()}, **given}, seed) as moved:
+    with in_evaluation([program], {**{f"held {n}": v for n, v in values.items()}, **given}, seed) as moved:
         held = {name: moved[f"held {name}"] for name in values}
         rows = {name: moved[name] for name in given}
         run = _Hold(held)(program)
@@ -262,6 +262,6 @@ def _check_latents(names: Iterable[str], trace: Trace, site: str) -> None:
 def _length(values: Mapping[str, Tensor]) -> int:
     lengths = {name: len(value) for name, value in values.items()}
     if len(set(lengths.values())) != 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "nothing"
-        raise InputError(f"the tensors must have one common length, got {told}")
+        text = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "nothing"
+        raise InputError(f"the tensors must have one common length, got {text}")
     return next(iter(lengths.values()))

@@ -15,7 +15,7 @@ from pyro_vae.evaluation.generate import decode
 from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.program import Batch, as_programs, prime
-from pyro_vae.programs.session import quiet
+from pyro_vae.programs.session import in_evaluation
 from pyro_vae.programs.sites import in_data_plate, is_point_mass
 from pyro_vae.programs.traces import is_latent
 
@@ -47,15 +47,18 @@ class Level(NamedTuple):
 def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split) -> list[Level]:
     """The levels of a model's latents, in its order: a site that it draws, with the point masses after it.
 
+    What the guide does not draw, since it is summed over, is none.
+
     Args:
         model, guide: the programs.
         split: data, one of which is looked at.
     """
     programs = as_programs(model, guide)
-    with quiet(programs, split.batch(slice(0, 1)), seed=0) as batch:
+    with in_evaluation(programs, split.batch(slice(0, 1)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
             check_present(program, batch, who)
-        nodes = prime(*programs, batch)[0].nodes
+        model_trace, guide_trace = prime(*programs, batch)
+        nodes = {name: node for name, node in model_trace.nodes.items() if name in guide_trace.nodes}
     codes = code_sites(nodes, accepted_arguments(programs[0]) or ())
     levels: list[Level] = []
     for name, node in nodes.items():
@@ -134,10 +137,10 @@ def reconstruct_by_level(
     """
     count = len(next(iter(batch.values())))
     values = posterior_samples(model, guide, batch, batch_size=count, seed=seed)
-    told = []
+    found = []
     for known in counts or range(1, len(levels) + 1):
         held = {name: values[name] for level in levels[:known] for name in level.sites}
         for name in (name for level in levels[known:] for name in level.sites if name in average):
             held[name] = average[name].expand(count, *average[name].shape)
-        told.append(decode(model, held, seed=seed, batch=batch))
-    return told
+        found.append(decode(model, held, seed=seed, batch=batch))
+    return found

@@ -19,6 +19,7 @@ from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED, Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_tensors
 from pyro_vae.evaluation.results import LogLikelihood, measured_sites
 from pyro_vae.programs.densities import log_weights
+from pyro_vae.programs.enumeration import alone_with_all_values
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import evaluating
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_deterministic, repeat, traced
@@ -163,7 +164,7 @@ class ImportanceSampler:
     def _first(self, batch: Batch, chunk: int, shape: tuple) -> Outputs:
         """log w of fresh particles and, if the guide can be drawn from again, its distributions' tensors."""
         pair = self.pair.traces(batch, chunk)
-        again = independent_of_particles(pair)
+        again = not pair.sums.guide and independent_of_particles(pair)
         sites = [q for q, _ in pair.latent().values()] if again else []
         log_w, parameters = log_weights(pair, scaled=False), [t for site in sites for t in site_tensors(site)]
         if not is_recorded(log_w):  # of this batch: distributions may hold plain numbers that were taken from it
@@ -179,9 +180,10 @@ class ImportanceSampler:
         guide = rebuilt_trace(template, parameters, lambda _, fn: fn.sample())
         particle_dim = -(self.pair.nesting + 1)
         model = in_particle_plate(self.pair.model, chunk, particle_dim)
+        model = alone_with_all_values(model, self.pair.sums, self.pair.nesting)
         trace = traced(poutine.replay(model, trace=guide), **batch)
         size = next(f.size for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.dim == -1)
-        known = {"data_plates": self.pair.data_plates, "left_out": self.pair.left_out}
+        known = {"data_plates": self.pair.data_plates, "left_out": self.pair.left_out, "sums": self.pair.sums}
         pair = TracePair(trace, guide, chunk, particle_dim, size, size, **known)
         return (log_weights(pair, scaled=False),)
 

@@ -15,7 +15,7 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import Result
-from pyro_vae.programs.densities import analytic_sites, closed_kl
+from pyro_vae.programs.densities import analytic_sites, bound_terms, closed_kl
 from pyro_vae.programs.session import anything_to_draw, evaluating
 from pyro_vae.programs.sites import (
     Site,
@@ -73,6 +73,20 @@ def unit_kl(q: Site, p: Site, *, analytic: bool) -> UnitKL:
     return UnitKL(log_q - log_p, dims, False)
 
 
+def kl_of_mixtures(pair: TracePair) -> dict[str, UnitKL]:
+    """KL of the sites whose prior is a sum over discrete latents: no product over units, so that each is one unit."""
+    if not pair.sums:
+        return {}
+    rank = -pair.particle_dim
+    mixtures = {n for n, (_, p) in pair.latent().items() if p is not None and len(p["fn"].batch_shape) > rank}
+    terms = {t.site["name"]: t.raw for t in bound_terms(pair, analytic=False) if t.kind == "latent"}
+    found = {}
+    for name in mixtures & terms.keys():
+        value = terms[name] if pair.copies == 1 else terms[name].T.reshape(1, -1)  # the particles' copies as they lie
+        found[name] = UnitKL(value.reshape(value.shape[0], *(1,) * (rank - 2), value.shape[1]), 0, False)
+    return found
+
+
 def _grouped(fn: Any, dims: int) -> Distribution:
     return fn.to_event(dims) if dims else fn
 
@@ -122,12 +136,12 @@ class SiteStatistics:
 
     def to_dict(self) -> dict[str, object]:
         """The statistics as plain values, nats; what is not defined for the site is left out."""
-        told: dict[str, object] = {"kl": self.kl, "kl_per_unit": self.kl_per_unit.tolist()}
+        entry: dict[str, object] = {"kl": self.kl, "kl_per_unit": self.kl_per_unit.tolist()}
         if self.kl_clamped is not None:
-            told["kl_clamped"] = self.kl_clamped
+            entry["kl_clamped"] = self.kl_clamped
         if self.active is not None:
-            told |= {"active": self.active.tolist(), "num_active": self.num_active, "num_units": self.active.numel()}
-        return told
+            entry |= {"active": self.active.tolist(), "num_active": self.num_active, "num_units": self.active.numel()}
+        return entry
 
 
 @dataclass
@@ -150,11 +164,11 @@ class LatentStatistics(Result):
     def rows(self) -> dict[str, str]:
         """The KL of each site, and how many of its units are active."""
 
-        def told(site: SiteStatistics) -> str:
+        def entry(site: SiteStatistics) -> str:
             active = "" if site.active is None else f", {site.num_active} of {site.active.numel()} units active"
             return f"{site.kl:.2f} nats{active}"
 
-        return {f"KL of {name}": told(site) for name, site in self.sites.items()}
+        return {f"KL of {name}": entry(site) for name, site in self.sites.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values, nats."""
@@ -217,6 +231,7 @@ def latent_statistics(
     _check_not_negative(free_bits)
     sums: dict[str, _Sums] = {}
     with evaluating(model, guide, data, seed, device, vectorize=vectorize, bounds=False) as (programs, split):
+        programs = programs.drawn()
         if not anything_to_draw(programs, split):
             num_particles = 1
         keep_freed_memory()
@@ -226,8 +241,10 @@ def latent_statistics(
             analytic = analytic_sites(pair)
             sites = pair.in_model_order({n: (q, p) for n, (q, p) in pair.latent().items() if p is not None})
             _check_known(free_bits, sites)
+            whole = kl_of_mixtures(pair)
             for name, (q, p) in sites.items():
-                sums.setdefault(name, _Sums()).add(piece, q, p, analytic=name in analytic)
+                kl = whole[name] if name in whole else unit_kl(q, p, analytic=name in analytic)
+                sums.setdefault(name, _Sums()).add(piece, q, p, kl)
 
         Chunks(programs, split, num_particles, memory_budget).run(look)
     free = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sums, free_bits)
@@ -248,11 +265,10 @@ class _Sums:
         self.noise: Tensor | float = 0.0  # variance of their estimates over particles
         self._of_these: list[Tensor] = []  # posterior means of the data that are looked at, by piece of their particles
 
-    def add(self, piece: Piece, q: Site, p: Site, *, analytic: bool) -> None:
+    def add(self, piece: Piece, q: Site, p: Site, kl: UnitKL) -> None:
         """Add a piece, whose particles are in their plate or are copies of the data one after another."""
         pair = piece.traces
         copies, size = pair.copies, pair.size
-        kl = unit_kl(q, p, analytic=analytic)
         pair.per_datum(kl.value.sum(tuple(range(-kl.dims, 0))) if kl.dims else kl.value, q)  # checks the plates
         value = _rank(kl.value.double(), pair, kl.dims).mean((0, -1 - kl.dims))  # (*inner, *units)
         shared = q["name"] in pair.shared

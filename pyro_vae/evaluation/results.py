@@ -142,7 +142,12 @@ def _counted(site: Site, traces: TracePair) -> float:
 def _without_latents(pair: Pair, split: Split) -> set[str]:
     """The data sites whose log-likelihood is the same for all particles."""
     traces = pair.traces(split.batch(slice(0, 2)), 3)
-    values = {name: traces.per_datum(log_prob(site), site) for name, site in traces.observed().items()}
+    values = {name: (site, log_prob(site)) for name, site in traces.observed().items()}
+    values = {
+        name: traces.per_datum(value, site)
+        for name, (site, value) in values.items()
+        if not pair.sums or value.dim() <= -traces.particle_dim  # else it depends on what is summed over
+    }
     return {name for name, value in values.items() if bool((value == value[:1]).all())}
 
 
@@ -234,9 +239,9 @@ def bits_are(result: Mapping[str, Any]) -> str:
     Args:
         result: of a measurement, as it is written; an older one may lack some of it.
     """
-    told = ["of a density"] if result.get("density") else []
+    found = ["of a density"] if result.get("density") else []
     of = str(result.get("bits_of") or "")
-    return ", ".join([*told, *([f"of {of}"] if " given " in of else [])])
+    return ", ".join([*found, *([f"of {of}"] if " given " in of else [])])
 
 
 def bits_in_words(result: Mapping[str, Any]) -> str:
@@ -339,13 +344,13 @@ class LogLikelihood(PerDimension):
     @property
     def warnings(self) -> list[str]:
         """What makes the estimates doubtful, in sentences."""
-        told = [*self.doubts, *not_finite(self.per_datum, "log-likelihood")]
+        found = [*self.doubts, *not_finite(self.per_datum, "log-likelihood")]
         above = int((self.pareto_k > UNRELIABLE).sum())
         if not above:
-            return told
+            return found
         largest = self.pareto_k[self.pareto_k > UNRELIABLE].max().item()
         return [
-            *told,
+            *found,
             f"Pareto k-hat is above {UNRELIABLE} for {above} of {len(self.per_datum)} data (up to {largest:.2f}): "
             "a few particles decide these bounds, which may lie far below log p(x), and their standard error is not to "
             "be trusted",

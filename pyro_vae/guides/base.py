@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.errors import InputError
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.data_sites import site_of_run
+from pyro_vae.programs.enumeration import is_countable
 from pyro_vae.programs.program import Program, evaluation_mode
 from pyro_vae.programs.sites import REAL, elementwise, factors
 from pyro_vae.programs.traces import is_latent, traced
@@ -47,7 +48,7 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
             ) from error
     latents, arguments = {}, accepted_arguments(program.program) or ()
     for name, site in sites.items():
-        if name == data or name in arguments:  # another data site
+        if name == data or name in arguments or is_countable(site["fn"]):  # another data site; what is summed over
             continue
         support = site["fn"].support
         if elementwise(support) not in REAL:

@@ -9,5 +9,7 @@ from .contrastive import ContrastiveModel as ContrastiveModel
 from .dvae import DVAE as DVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
+from .mixture import GaussianMixtureVAE as GaussianMixtureVAE
+from .semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .vq import VQVAE as VQVAE
 from .vq2 import VQVAE2 as VQVAE2

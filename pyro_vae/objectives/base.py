@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.densities import log_prob
+from pyro_vae.programs.enumeration import Marked
 from pyro_vae.programs.pair import Pair, tried
 from pyro_vae.programs.parameters import module_parameters
 from pyro_vae.programs.traces import TracePair
@@ -169,11 +170,9 @@ class Objective(pyro.infer.ELBO):
         if self._pair is not None:  # in training a factor counts, as it does with plain SVI
             left_out = self._pair.left_out if self._validating else frozenset()
             return replace(self._pair, model=model, guide=guide, left_out=left_out)
-        if self.num_particles == 1:
-            return Pair(model, guide)
         key = id(model), id(guide)
         if key not in self._tried:  # it holds them, so that no other object has their ids
-            self._tried[key] = tried(model, guide, args, kwargs)
+            self._tried[key] = tried(model, guide, args, kwargs, self.num_particles > 1)
         return self._tried[key]
 
     def _score_function_terms(
@@ -194,10 +193,19 @@ class Objective(pyro.infer.ELBO):
                 "with one batch (batch_size = number of data)"
             )
         if key not in self._fallback:
-            self._fallback[key] = pyro.infer.Trace_ELBO(
+            kind, options = (
+                (pyro.infer.TraceEnum_ELBO, {"strict_enumeration_warning": False})
+                if pair.sums
+                else (
+                    pyro.infer.Trace_ELBO,
+                    {},
+                )
+            )
+            self._fallback[key] = kind(
                 num_particles=self.num_particles,
                 vectorize_particles=self.num_particles > 1 and pair.copies == 1,
                 max_plate_nesting=-pair.particle_dim - 1,
+                **options,
             )
             logger.warning(
                 "%s: guide site %s has no reparameterized samples; %s",
@@ -208,6 +216,8 @@ class Objective(pyro.infer.ELBO):
         masks = {n: q["mask"] for n, (q, _) in pair.latent().items() if q["mask"] is not pair.guide.nodes[n]["mask"]}
         if masks:  # what the model masks
             guide = _Masked(masks)(guide)
+        if pair.sums:
+            model, guide = (Marked(names)(p) for names, p in ((pair.sums.model, model), (pair.sums.guide, guide)))
         loss = self._fallback[key].differentiable_loss(model, guide, *args, **kwargs)
         return Terms(loss / pair.full_size)
 

@@ -80,11 +80,11 @@ class ELBO(Objective):
             name = site["name"]
             # a subsampled plate scales its sites by full_size / size; the mean over data takes that back
             subsample = 1.0 if name in pair.shared else pair.subsample_scale
-            term = pair.per_datum(weighted, site).mean() / subsample
+            term = weighted.mean() / subsample
             if kind == "data":
-                term, log_likelihood[name] = -term, pair.per_datum(raw.detach(), site).mean()
+                term, log_likelihood[name] = -term, raw.detach().mean()
             elif kind == "latent":
-                raw_mean = pair.per_datum(raw, site).mean()
+                raw_mean = raw.mean()
                 kl[name] = raw_mean.detach()
                 free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
                 if free > 0.0:  # weight * (lambda - KL) lifts a KL below its free bits up to them, without its gradient

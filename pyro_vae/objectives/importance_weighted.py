@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyro.distributions as dist
 import torch
@@ -17,8 +18,11 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.programs.densities import log_weights_by_site
+from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeated_arguments
 from pyro_vae.recording.tensors import with_tensors
+
+logger = logging.getLogger(__name__)
 
 Gradient = Literal["standard", "dreg", "stl"]
 
@@ -64,6 +68,16 @@ class IWAE(Objective):
         if gradient not in ("standard", "dreg", "stl"):
             raise unknown("gradient", gradient, ("standard", "dreg", "stl"))
         self.gradient = gradient
+
+    def on(self, pair: Pair) -> Self:
+        """The same objective for a pair that has been examined."""
+        for name in sorted(pair.sums.guide):
+            logger.warning(
+                "IWAE sums over '%s' exactly, whatever the guide's probabilities of it are: they learn nothing from it "
+                "(the ELBO trains them)",
+                name,
+            )
+        return super().on(pair)
 
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss with its plain gradient."""
@@ -122,6 +136,7 @@ class IWAE(Objective):
     def _check_densities(self, pair: TracePair, sites: dict[str, Any]) -> None:
         points = [f"site {n} is a point mass" for n, q in sites.items() if isinstance(q["fn"], dist.Delta)]
         wrong = points + [f"{n} is a factor" for n in pair.guide_factors()]
+        wrong += [f"site {n} has all its values" for n in sorted(pair.sums.guide)]
         if wrong:
             raise InputError(
                 f"gradient '{self.gradient}' needs a guide of densities ({', '.join(wrong)}): use gradient='standard'"

@@ -144,7 +144,7 @@ def _draw_usage(axes: Axes, name: str, site: CodeUsage) -> None:
     axes.set(xlim=(0.5, site.num_codes + 0.5), ylim=(bottom, 2 * counts[0].item()))
     axes.set(xlabel="code, by count", ylabel="count")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    told = f"{site.num_used} of {site.num_codes} in use ({100 * site.usage:.0f} %), perplexity {site.perplexity:.1f}"
-    axes.set_title(f"{name}\n{told}", fontsize="medium")
+    words = f"{site.num_used} of {site.num_codes} in use ({100 * site.usage:.0f} %), perplexity {site.perplexity:.1f}"
+    axes.set_title(f"{name}\n{words}", fontsize="medium")
     axes.legend(fontsize="small", loc="upper right")
     axes.grid(axis="y", alpha=0.3)

@@ -15,7 +15,7 @@ from pyro_vae.plots.images import is_image, labelled_columns, pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, declared_context
 from pyro_vae.programs.program import Program
-from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.session import generated, in_evaluation
 from pyro_vae.programs.sites import Site, data_first
 from pyro_vae.programs.traces import is_latent
 
@@ -59,7 +59,7 @@ def completions(model: Callable[..., Any], split: Split, rows: int = 10, draws: 
     batch = pick(split, rows, seed)
     context = {name: value for name, value in batch.items() if name in declared}
     count = len(batch[X])
-    with quiet([program], context, seed) as moved:
+    with in_evaluation([program], context, seed) as moved:
         trace, site = generated(program, count, moved)
     nodes = trace.nodes
     latent = any(is_latent(node) and name != site for name, node in nodes.items())

@@ -142,7 +142,7 @@ def kind(values: Tensor) -> str:
     return "mean" if values.is_floating_point() else "a draw"
 
 
-def told_range(limits: Limits) -> str:
+def range_in_words(limits: Limits) -> str:
     """What is said of a range of grey; nothing of 0 … 1."""
     return "" if limits == (0.0, 1.0) else f"black is {limits[0]:.4g}, white is {limits[1]:.4g}"
 
@@ -187,7 +187,7 @@ def labelled_columns(columns: dict[str, Tensor], rows: list[str] | None = None, 
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.imshow(mosaic(images, columns=count, limits=limits))
-    axes.set_xlabel(told_range(limits))
+    axes.set_xlabel(range_in_words(limits))
     axes.xaxis.tick_top()
     axes.set_xticks([(i + 0.5) * (width + 1) - 1 for i in range(count)], list(columns), fontsize="small")
     axes.set_yticks([(i + 0.5) * (height + 1) - 1 for i in range(n)] if rows else [], rows or [], fontsize="small")
@@ -263,7 +263,7 @@ def _images(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.imshow(mosaic(values.flatten(0, 1), columns=across, limits=limits))
-    axes.set_xlabel(told_range(limits))
+    axes.set_xlabel(range_in_words(limits))
     axes.xaxis.tick_top()
     axes.set_xticks([(i + 0.5) * (width + 1) - 1 for i in range(len(columns))], columns)
     axes.set_yticks([(i + 0.5) * (height + 1) - 1 for i in range(len(rows))], rows)

@@ -124,8 +124,8 @@ def _draw(axes: Axes, name: str, site: SiteStatistics) -> None:
     edges = torch.arange(len(kl) + 1) + 0.5
     axes.stairs(kl.numpy(), edges.numpy(), fill=True, color="0.65")
     axes.stairs(torch.where(active, kl, 0.0).numpy(), edges.numpy(), fill=True, color="C0")
-    told = "" if site.active is None else f"{site.num_active} of {site.active.numel()} units active, "
-    axes.set_title(f"{name}: {told}{site.kl:.2f} nats", fontsize="medium")
+    text = "" if site.active is None else f"{site.num_active} of {site.active.numel()} units active, "
+    axes.set_title(f"{name}: {text}{site.kl:.2f} nats", fontsize="medium")
     axes.set_yscale("symlog", linthresh=DEAD, linscale=0.3)
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.evaluation.generate import decode
-from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, shaped_like_x, told_range
+from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, range_in_words, shaped_like_x
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate
 from pyro_vae.programs.program import Batch, Program
-from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.session import generated, in_evaluation
 from pyro_vae.programs.sites import factors, in_data_plate, mean_of
 from pyro_vae.programs.traces import Site, is_latent
 
@@ -70,7 +70,7 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None)
     if needed_to_generate(program):
         raise NotApplicable(f"the model needs {', '.join(needed_to_generate(program))}")
     x = {name: value for name, value in (batch or {}).items() if name == X}
-    with quiet([program], x, seed=0) as moved:
+    with in_evaluation([program], x, seed=0) as moved:
         trace, site = generated(program, 1, moved)
     latents = {name: node for name, node in trace.nodes.items() if is_latent(node) and name != site}
     shape = tuple(shaped_like_x(mean_of(trace.nodes[site]), x).shape[1:])
@@ -108,6 +108,6 @@ def _draw(mean: Tensor, name: str, n: int, limits: Limits) -> Figure:
     axes.set_xticks([(part * (n - 1) + 0.5) * width - 0.5 for part in parts], texts)
     axes.set_yticks([((1 - part) * (n - 1) + 0.5) * height - 0.5 for part in parts], texts)
     axes.set(xlabel=f"{name}[0] (quantile of the prior)", ylabel=f"{name}[1] (quantile of the prior)")
-    told = told_range(limits)
-    axes.set_title(f"{kind(mean).capitalize()} of p(x | {name}) over the latent plane{told and f'; {told}'}")
+    text = range_in_words(limits)
+    axes.set_title(f"{kind(mean).capitalize()} of p(x | {name}) over the latent plane{text and f'; {text}'}")
     return figure

@@ -18,7 +18,7 @@ from pyro_vae.plots.images import kind as kind_of
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import as_programs, prime
-from pyro_vae.programs.session import quiet
+from pyro_vae.programs.session import in_evaluation
 
 
 @figure(section="Traversals", caption="From one datum to another through latent space.", order=1)
@@ -155,7 +155,7 @@ def _order_in_model(
 ) -> list[str]:
     """The latent sites in the order in which the model draws them."""
     programs = as_programs(model, guide)
-    with quiet(programs, datum, seed=0) as batch:
+    with in_evaluation(programs, datum, seed=0) as batch:
         return [name for name in prime(*programs, batch)[0].nodes if name in held]
 
 

@@ -39,8 +39,8 @@ def likelihood_gap(gap: LikelihoodGap) -> Figure:
     spans = {"approximation": (refined, 0.0, "C1"), "amortization": (elbo, refined, "C3")}
     for name, (low, high, colour) in spans.items():
         value, spread = getattr(gap, name)
-        told = f"{name} gap of the ELBO: {value:.2f} ± {spread:.2f}"
-        axes.axhspan(low, high, color=colour, alpha=0.18, lw=0, label=told)
+        text = f"{name} gap of the ELBO: {value:.2f} ± {spread:.2f}"
+        axes.axhspan(low, high, color=colour, alpha=0.18, lw=0, label=text)
     settings, (mean, error) = gap.annealed.settings, mean_and_error(gap.annealed.per_datum)
     axes.set_xscale("log")
     axes.set_xticks(ks, [str(k) for k in ks])
@@ -50,8 +50,8 @@ def likelihood_gap(gap: LikelihoodGap) -> Figure:
     lowest = min(elbo, *(-m - e for m, e in rows))
     axes.set_ylim(1.08 * lowest, -0.08 * lowest)
     chains = f"{settings.num_chains} chains, {settings.num_temperatures} temperatures"
-    told = f"log p(x) = {mean:.2f} ± {error:.2f} nats by annealing ({chains})"
-    axes.set_title(f"{gap.annealed.split}, {len(gap.annealed.per_datum)} data\n{told}", fontsize="medium")
+    text = f"log p(x) = {mean:.2f} ± {error:.2f} nats by annealing ({chains})"
+    axes.set_title(f"{gap.annealed.split}, {len(gap.annealed.per_datum)} data\n{text}", fontsize="medium")
     axes.legend(loc="lower right")
     return figure
 

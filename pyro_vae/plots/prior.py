@@ -23,14 +23,14 @@ from pyro_vae.plots.images import (
     is_image,
     kind,
     mosaic,
+    range_in_words,
     shaped_like_x,
-    told_range,
 )
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X, declared_context, needed_to_generate
 from pyro_vae.programs.handlers import scaled, tempered
 from pyro_vae.programs.program import Batch, Program
-from pyro_vae.programs.session import generated, quiet
+from pyro_vae.programs.session import generated, in_evaluation
 from pyro_vae.programs.sites import in_data_plate
 from pyro_vae.programs.traces import is_latent
 
@@ -108,8 +108,8 @@ def prior_samples(
     scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
     tempered = f", temperature {temperature:g}" * (temperature != 1) + f", top {top_k} codes" * (top_k is not None)
     tempered += f", top_p {top_p}" * (top_p is not None) + f", guidance {guidance:g}" * (guidance > 0)
-    told = told_range(limits) if is_image(shape) else ""
-    figure.suptitle(f"Samples from the prior: {inner}{scaled}{tempered}{told and f'; {told}'}")
+    text = range_in_words(limits) if is_image(shape) else ""
+    figure.suptitle(f"Samples from the prior: {inner}{scaled}{tempered}{text and f'; {text}'}")
     return figure
 
 
@@ -171,7 +171,7 @@ def scaled_samples(
 
 def _sites_with_scale(program: Program, batch: Batch) -> list[str]:
     one = {name: value if name == X else value[:1] for name, value in batch.items()}
-    with quiet([program], one, seed=0) as one:
+    with in_evaluation([program], one, seed=0) as one:
         trace, site = generated(program, 1, one)
     latents = {name: n for name, n in trace.nodes.items() if is_latent(n) and in_data_plate(n) and name != site}
     return [name for name, node in latents.items() if scaled(node["fn"], 1.0) is not None]
@@ -221,7 +221,7 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     if classes:
         context["y"] = torch.tensor(classes).repeat(PER_CLASS)  # a class to a column
     flat = _UniformInPlace()
-    with quiet([program], {name: value[:1] for name, value in context.items()}, seed) as one, flat:
+    with in_evaluation([program], {name: value[:1] for name, value in context.items()}, seed) as one, flat:
         generated(program, 1, one)
     if not flat.sites:
         raise NotApplicable("the model has no learned prior over codes")

@@ -20,7 +20,7 @@ from pyro_vae.plots.images import (
     kind,
     mosaic,
     pick,
-    told_range,
+    range_in_words,
 )
 from pyro_vae.plots.registry import check_drawable, figure
 from pyro_vae.programs.context import X
@@ -88,7 +88,7 @@ def _images(x: Tensor, mean: Tensor) -> Figure:
     axes = figure.subplots()
     limits = grey_range(x)
     axes.imshow(mosaic(torch.cat([x, mean]), columns=n, limits=limits))
-    axes.set_xlabel(told_range(limits))
+    axes.set_xlabel(range_in_words(limits))
     axes.set_xticks([])
     axes.set_yticks([height / 2, height * 1.5 + 1], ["data", "reconstruction"])
     axes.tick_params(length=0)

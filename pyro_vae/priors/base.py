@@ -163,8 +163,8 @@ class Prior(nn.Module):
         found = {name: value for name in names if (value := context.get(name)) is not None}
         missing = [name for name in names if name not in found]
         if missing:
-            told = "; ".join(f"'{name}': {self.context[name].what}" for name in missing)
-            raise InputError(f"the prior over codes is conditional on what was not given ({told})")
+            words = "; ".join(f"'{name}': {self.context[name].what}" for name in missing)
+            raise InputError(f"the prior over codes is conditional on what was not given ({words})")
         if "text" in found and found["text"].shape[-1:] != (self.text_length,):
             raise InputError(
                 f"the prior over codes takes 'text' of shape (..., {self.text_length}), with 0 behind the end of "

@@ -166,10 +166,10 @@ def _primed(model: Program, guide: Program, batch: Batch) -> tuple[Trace, Trace]
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         data = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
         line = (str(error).strip().splitlines() or [""])[0]
-        told = _told_by_shapes(_message_of(error)) if "Shape mismatch inside plate" in line else ""
+        words = _why_by_shapes(_message_of(error)) if "Shape mismatch inside plate" in line else ""
         where = f", at or after site '{seen.name}'" if seen.name else ""
         raise InputError(
-            told or f"the programs cannot be run on {data}{where}: {type(error).__name__}: {line}"
+            words or f"the programs cannot be run on {data}{where}: {type(error).__name__}: {line}"
         ) from error
 
 
@@ -183,7 +183,7 @@ def _message_of(error: BaseException) -> Site | None:
     return found
 
 
-def _told_by_shapes(site: Site | None) -> str:
+def _why_by_shapes(site: Site | None) -> str:
     """What is wrong with a site's shapes, if it is that they do not fit its plates."""
     if site is None:
         return ""

@@ -62,6 +62,13 @@ def label_context(num_classes: int) -> Context:
     return Context(f"class labels from 0 to {num_classes - 1}", (), torch.int64, support)
 
 
+def partial_label_context(num_classes: int) -> Context:
+    """Class labels 0 ... num_classes - 1, one a datum, -1 where it is not known; the model has a site of them."""
+    support = constraints.integer_interval(-1, num_classes - 1)
+    what = f"class labels from 0 to {num_classes - 1}, -1 where one is not known"
+    return Context(what, (), torch.int64, support, drawn=True)
+
+
 def attribute_context(dim: int) -> Context:
     """Vectors of ``dim`` attributes, one a datum."""
     return Context(f"vectors of {dim} attribute{'s' * (dim > 1)}", (dim,))

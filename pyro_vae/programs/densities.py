@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -90,7 +90,7 @@ class Term(NamedTuple):
     Attributes:
         kind: of the three.
         site: the model's, or the guide's.
-        raw, weighted: nats per batch element, without and with the sites' scales.
+        raw, weighted: nats of each particle and datum, ``(num_particles, size)``, without and with the sites' scales.
     """
 
     kind: Literal["data", "latent", "factor"]
@@ -106,15 +106,101 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
         pair: traces of one batch.
         analytic: KL in closed form, where it is the same expectation (:func:`analytic_sites`).
     """
+
+    def term(kind: Literal["data", "latent", "factor"], site: Site, raw: Tensor, weighted: Tensor) -> Term:
+        same = weighted is raw
+        raw = pair.per_datum(raw, site)
+        return Term(kind, site, raw, raw if same else pair.per_datum(weighted, site))
+
     closed = analytic_sites(pair) if analytic else set()
+    sums = _Sums(pair, pair.sums.model)
     for site in pair.observed().values():
         raw = log_prob(site)
-        yield Term("data", site, raw, scale_and_mask(raw, site["scale"], None))
-    for name, (q, p) in pair.latent().items():
-        yield Term("latent", q, *site_kl(q, p, analytic=name in closed))
+        if not sums.take(site, raw):
+            yield term("data", site, raw, scale_and_mask(raw, site["scale"], None))
+    for name, (q, p) in {**pair.latent(), **pair.enumerated()}.items():
+        if p is None or not sums.take(p, log_prior(p, q), q):
+            yield term("latent", q, *site_kl(q, p, analytic=name in closed))
     for site in pair.guide_factors().values():
         raw = log_prob(site)
-        yield Term("factor", site, raw, scale_and_mask(raw, site["scale"], None))
+        yield term("factor", site, raw, scale_and_mask(raw, site["scale"], None))
+    for site, q, log_p in sums.terms():
+        weighted = _scaled(log_p, site)
+        if q is None:
+            yield Term("data", site, log_p, weighted)
+        else:
+            log_q = log_prob(q)
+            log_q, weighted_q = (pair.per_datum(v, q) for v in (log_q, scale_and_mask(log_q, q["scale"], None)))
+            yield Term("latent", q, log_q - log_p, weighted_q - weighted)
+
+
+def model_densities(pair: TracePair, latents: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """log p(z) of latent sites and log p(x | z) of all data sites and factors, ``(num_particles, size)`` each.
+
+    Args:
+        pair: of which the model's trace is looked at.
+        latents: names.
+    """
+    sums = _Sums(pair, pair.sums.model)
+    prior, observed = [], []
+    for into, sites in ((observed, pair.observed().values()), (prior, [pair.model.nodes[name] for name in latents])):
+        for site in sites:
+            raw = log_prob(site)
+            if not sums.take(site, raw, site if into is prior else None):
+                into.append(pair.per_datum(raw, site))
+    for _, latent, value in sums.terms():
+        (observed if latent is None else prior).append(value)
+    return total(prior), total(observed)
+
+
+class _Sums:
+    """Sites whose densities depend on latents that are summed over.
+
+    Args:
+        pair: traces of one batch.
+        summed: the latents.
+    """
+
+    def __init__(self, pair: TracePair, summed: frozenset[str]) -> None:
+        self.tables = pair.tables(summed) if summed else None
+        self.factors: dict[str, list[Any]] = {}
+        self.sites: dict[str, tuple[Site, Site | None]] = {}
+
+    def take(self, site: Site, value: Tensor, q: Site | None = None, *, to: str | None = None) -> bool:
+        """Keep a log-density for the sum, if it depends on what is summed.
+
+        Args:
+            site: the model's.
+            value: raw, of the site.
+            q: the guide's, of a latent.
+            to: the site whose factor it is, if that is another one.
+        """
+        if self.tables is None or not self.tables.depends(factor := self.tables.packed(value, site)):
+            return False
+        name = to or site["name"]
+        self.factors.setdefault(name, []).append(factor)
+        self.sites.setdefault(name, (site, q))
+        return True
+
+    def terms(self) -> Iterator[tuple[Site, Site | None, Tensor]]:
+        """What each of the sites adds to the log of the sum, latents before data, with the guide's site of a latent."""
+        if self.tables is None:
+            return
+        order = sorted(self.factors, key=lambda name: self.sites[name][1] is None)
+        for name, value in self.tables.chains({name: self.factors[name] for name in order}).items():
+            site, q = self.sites[name.split(", ")[0]]
+            yield {**site, "name": name}, None if q is None else {**q, "name": name}, value
+
+
+def _scaled(value: Tensor, site: Site) -> Tensor:
+    """A per-datum value times the scale of its site, which must be one number."""
+    scale = site["scale"]
+    if isinstance(scale, Tensor) and scale.numel() > 1:
+        raise InputError(
+            f"site '{site['name']}' has a scale for each element, and its density is a part of a sum over discrete "
+            "latents: one scale for all is wanted (poutine.scale with a number)"
+        )
+    return value * scale
 
 
 def total(terms: list[Tensor]) -> Tensor:
@@ -145,6 +231,8 @@ def outside_prior(pair: TracePair) -> Tensor | None:
     for q, p in pair.latent().values():
         if p is not None and may_leave(q["fn"], p["fn"]):
             inside = inside_support(p["fn"], p["value"], kept(p))
+            if inside.dim() > -pair.particle_dim and pair.sums:
+                continue  # weighs nothing in the sum
             wrong = pair.per_datum(scale_and_mask((~inside).to(torch.get_default_dtype()), 1.0, p["mask"]), p) > 0
             found = wrong if found is None else found | wrong
     return found
@@ -180,25 +268,38 @@ def log_weights_by_site(
         InputError: if a latent site is outside the data plate.
     """
     subsample = pair.subsample_scale if scaled else 1.0
+    sums = _Sums(pair, pair.sums.names)
     parts, observed, kl = [], {}, {}
 
-    def add(site: Site, sign: float, prior_of: Site | None = None) -> Tensor:
-        raw = log_prob(site) if prior_of is None else log_prior(site, prior_of)
+    def add(site: Site, sign: float, raw: Tensor) -> Tensor:
         weighted = scale_and_mask(raw, site["scale"], None) if scaled else raw
         parts.append(sign * pair.per_datum(weighted, site))
         return pair.per_datum(raw, site)
 
     for name, site in pair.observed().items():
-        observed[name] = add(site, 1.0)
+        raw = log_prob(site)
+        if not sums.take(site, raw):
+            observed[name] = add(site, 1.0, raw)
     for name, (q, p) in pair.latent().items():
         check_per_datum(pair, name)
         if guide_sites:
-            q = guide_sites[name] if p is None else masked_like(guide_sites[name], p)
-        kl[name] = add(q, -1.0)
-        if p is not None:
-            kl[name] = kl[name] - add(p, 1.0, q)
+            q = {**guide_sites[name], "infer": q["infer"]}
+            q = q if p is None else masked_like(q, p)
+        log_q = log_prob(q)
+        log_p = None if p is None else log_prior(p, q)
+        kl[name] = 0.0 if sums.take(q, -log_q, q) else add(q, -1.0, log_q)
+        if p is not None and log_p is not None and not sums.take(p, log_p, q):
+            kl[name] = kl[name] - add(p, 1.0, log_p)
     for name, site in pair.guide_factors().items():
         check_per_datum(pair, name)
-        add(site, -1.0)
+        raw = log_prob(site)
+        if not sums.take(site, -raw, site):
+            add(site, -1.0, raw)
+    for site, q, value in sums.terms():
+        parts.append(_scaled(value, site) if scaled else value)
+        if q is None:
+            observed[site["name"]] = value
+        else:
+            kl[site["name"]] = kl.get(site["name"], 0.0) - value
     log_w, outside = total(parts) / subsample, outside_prior(pair)
     return log_w if outside is None else torch.where(outside, -torch.inf, log_w), observed, kl

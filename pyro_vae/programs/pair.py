@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.bounds import check_bound
+from pyro_vae.programs.enumeration import NOTHING, Sums, check_terms, summed_sites, with_all_values
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime
 from pyro_vae.programs.traces import (
@@ -46,6 +47,7 @@ class Pair:
         num_data: how many data share what is outside the data plate; None: those of a batch.
         data_plates: names of the plates over the data; None: those of the data sites.
         left_out: factors of the guide that are no part of its density.
+        sums: latent sites that are summed over.
         point_masses: continuous latents at which the guide has a point mass.
         doubts: sentences for results.
     """
@@ -58,6 +60,7 @@ class Pair:
     num_data: int | None = None
     data_plates: frozenset[str] | None = None
     left_out: frozenset[str] = frozenset()
+    sums: Sums = NOTHING
     point_masses: tuple[str, ...] = ()
     doubts: tuple[str, ...] = field(default=())
 
@@ -83,15 +86,20 @@ class Pair:
         args, batch = repeated_arguments(args, batch, copies)
         in_plate, nesting = num_particles // copies, self.nesting
         programs = [in_particle_plate(p, in_plate, -(nesting + 1)) for p in (self.model, self.guide)]
+        programs = list(with_all_values(*programs, self.sums, nesting))
         model, guide = map(prune_subsample_sites, traced_pair(*programs, args, batch, rewrite))
-        check_sites(model, guide)
+        check_sites(model, guide, self.sums.model)
         frame = data_frame(model)
         size = frame.size // copies
         full_size = size * (frame.full_size or frame.size) / frame.size
-        if in_plate == 1:
+        if in_plate == 1 and not self.sums:
             nesting = max(nesting, plate_dims(model, guide))
-        how = self.num_data, self.data_plates, self.left_out
+        how = self.num_data, self.data_plates, self.left_out, self.sums
         return TracePair(model, guide, num_particles, -(nesting + 1), size, full_size, copies, *how)
+
+    def drawn(self) -> Pair:
+        """The same pair, with what the guide enumerates drawn by it: for what looks at draws."""
+        return replace(self, sums=Sums(self.sums.model))
 
     def batch_size(self, wanted: int) -> int:
         """How many data may be run together, of so many that might."""
@@ -138,15 +146,22 @@ def examine(
     """
     with private_seed(0, next(iter(batch.values())).device):
         model_trace, guide_trace = traces or prime(model, guide, batch)
-        check_sites(*(prune_subsample_sites(trace.copy()) for trace in (model_trace, guide_trace)))
+        pruned = [prune_subsample_sites(trace.copy()) for trace in (model_trace, guide_trace)]
+        sums = summed_sites(*pruned)
+        check_sites(*pruned, sums.model)
         data_frame(model_trace)
         with evaluation_mode(model, guide), torch.no_grad():
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
-            trial = try_together(model, guide, batch, nesting := plate_dims(model_trace, guide_trace))
+            if sums:
+                first = {name: value[:1] for name, value in batch.items()}
+                nesting = plate_dims(model_trace, guide_trace)
+                check_terms(lambda: Pair(model, guide, nesting, sums=sums).traces(first), sums, *pruned)
+            trial = try_together(model, guide, batch, nesting := plate_dims(model_trace, guide_trace), sums)
     how = {
         "num_data": num_data,
         "data_plates": trial.data_plates or None,
         "left_out": found.left_out if found else frozenset(),
+        "sums": sums,
         "point_masses": tuple(found.point_masses) if found else (),
         "doubts": tuple(found.doubts) if found else (),
     }
@@ -154,12 +169,15 @@ def examine(
     return Pair(model, guide, nesting, repeated, alone, **how)
 
 
-def tried(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Batch) -> Pair:
-    """A pair that is called directly, as by plain SVI, and has several particles: how it is to be run.
+def tried(
+    model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Batch, several: bool
+) -> Pair:
+    """A pair that is called directly, as by plain SVI: how it is to be run.
 
     Args:
         model, guide: modules or functions.
         args, kwargs: what they are called with, tensors with the data first among them.
+        several: whether there are several particles.
     """
     programs = as_programs(model, guide)
     target = model.forward if isinstance(model, nn.Module) else model
@@ -168,12 +186,13 @@ def tried(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any,
     device = next((value.device for value in batch.values()), None)
     with private_seed(0, device), torch.no_grad(), evaluation_mode(*programs):
         with module_parameters(model, guide), ParamStatements(ParameterStore()):
-            nesting = plate_dims(*traced_pair(model, guide, args, kwargs))
-        if not batch or len(batch) < len([v for v in given.values() if v is not None]):
-            return Pair(model, guide, nesting)
-        trial = try_together(*programs, {name: value[:2] for name, value in batch.items()}, nesting)
+            traces = [prune_subsample_sites(trace) for trace in traced_pair(model, guide, args, kwargs)]
+        nesting, sums = plate_dims(*traces), summed_sites(*traces)
+        if not several or not batch or len(batch) < len([v for v in given.values() if v is not None]):
+            return Pair(model, guide, nesting, sums=sums)
+        trial = try_together(*programs, {name: value[:2] for name, value in batch.items()}, nesting, sums)
     repeated = _chosen(trial, True)[0] if trial.together else False  # in training a batch may matter as a whole
-    return Pair(model, guide, nesting, repeated, data_plates=trial.data_plates or None)
+    return Pair(model, guide, nesting, repeated, data_plates=trial.data_plates or None, sums=sums)
 
 
 def _chosen(trial: Trial, vectorize: bool) -> tuple[bool, bool]:

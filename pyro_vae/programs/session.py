@@ -20,6 +20,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.programs.data_sites import data_site, observed_data, same_numbers, site_of_run
+from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime, real_type
 from pyro_vae.programs.sites import mean_of
@@ -97,7 +98,7 @@ def _warn_of_initial_values(names: set[str]) -> None:
 
 
 @contextmanager
-def quiet(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
+def in_evaluation(programs: Sequence[Program], batch: Mapping[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
     """Evaluation mode, no gradients, and a random state of its own; all is put back afterwards.
 
     Args:
@@ -191,7 +192,7 @@ def _same_sites(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> 
     except Exception:  # what that is, the check says
         return True
     try:
-        check_sites(*traces)
+        check_sites(*traces, summed_sites(*traces).model)
     except InputError:
         return False
     return True
@@ -216,7 +217,7 @@ def generated(
     site: str | None = None,
     run: Callable[..., Any] | None = None,
     *,
-    looks: Literal["refused", "told"] = "refused",
+    looks: Literal["refused", "logged"] = "refused",
 ) -> Generated:
     """Run a model without its data, for a plate of ``count`` data.
 
@@ -229,7 +230,7 @@ def generated(
         batch: its other arguments, ``(count, ...)`` each; and ``x``, rows of data, as many as there are.
         site: the data site; found, if None.
         run: what to call in its stead: the program under handlers.
-        looks: what becomes of a model that looks at the rows: it is refused, or it is told in the log.
+        looks: what becomes of a model that looks at the rows: it is refused, or logged.
 
     Raises:
         InputError: if the model lacks context that it needs; if it can only be run with data, and there are none or it

@@ -13,10 +13,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
+from pyro_vae.programs.enumeration import NOTHING, PARTICLES, Sums
 from pyro_vae.programs.handlers import is_penalty
 from pyro_vae.programs.sites import Site, is_factor, is_point_mass, masked_like
-
-PARTICLES = "particles"
+from pyro_vae.programs.tables import Tables
 
 
 def traced(program: Callable[..., Any], **arguments: Any) -> Trace:
@@ -47,6 +47,7 @@ class TracePair:
         num_data: how many data share what is outside the data plate; full_size if None.
         data_plates: names of plates at dim -1 that are over the data; of the observed sites if None.
         left_out: factors of the guide that are no part of its density.
+        sums: latent sites that are summed over; the traces have all their values.
     """
 
     model: Trace
@@ -59,7 +60,9 @@ class TracePair:
     num_data: int | None = None
     data_plates: frozenset[str] | None = None
     left_out: frozenset[str] = frozenset()
+    sums: Sums = NOTHING
     shared: frozenset[str] = field(init=False)  # sites that all data share
+    _tables: dict[frozenset[str], Tables] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         plates = self.data_plates or data_plates(self.model)
@@ -75,10 +78,17 @@ class TracePair:
         return {n: s for n, s in self.model.nodes.items() if is_observed(s)}
 
     def latent(self) -> dict[str, tuple[Site, Site | None]]:
-        """The latent sites of the guide in its order, each with the model's site (None: auxiliary).
+        """The latent sites that the guide draws, in its order, each with the model's site (None: auxiliary).
 
         What the model masks, the guide's site is masked as well.
         """
+        return {n: sites for n, sites in self._of_guide().items() if n not in self.sums.names}
+
+    def enumerated(self) -> dict[str, tuple[Site, Site]]:
+        """The latent sites that the guide has with all their values, each with the model's."""
+        return {n: (q, p) for n, (q, p) in self._of_guide().items() if n in self.sums.guide and p is not None}
+
+    def _of_guide(self) -> dict[str, tuple[Site, Site | None]]:
         found: dict[str, tuple[Site, Site | None]] = {}
         for name, site in self.guide.nodes.items():
             if is_latent(site):
@@ -109,15 +119,25 @@ class TracePair:
     def reports(self) -> dict[str, Tensor]:
         """Numbers that the guide's sites carry in ``infer["report"]``, by ``name/site``."""
         sites = {n: s["infer"].get("report") or {} for n, s in self.guide.nodes.items() if is_latent(s)}
-        return {f"{key}/{name}": value.detach() for name, told in sites.items() for key, value in told.items()}
+        return {f"{key}/{name}": value.detach() for name, numbers in sites.items() for key, value in numbers.items()}
+
+    def tables(self, summed: frozenset[str]) -> Tables:
+        """The densities at all values of what is summed, of which some sites are summed here; see :class:`Tables`."""
+        if summed not in self._tables:
+            self._tables[summed] = Tables(self, summed)
+        return self._tables[summed]
 
     def per_datum(self, value: Tensor, site: Site) -> Tensor:
         """Bring a site's batch-shaped value to ``(num_particles, size)``, summing its inner plates.
 
-        A site outside the data plate is shared by all data: each datum carries 1/num_data of it.
+        A site outside the data plate is shared by all data: each datum carries 1/num_data of it. Over what the guide
+        enumerates the mean is taken, under the guide.
         """
         frames = site["cond_indep_stack"]
         rank, rows = -self.particle_dim, self.size * self.copies
+        if self.sums and value.dim() > rank:
+            tables = self.tables(self.sums.model)
+            return tables.per_datum(*tables.packed(value, site), site)
         particles = self.num_particles if self.copies == 1 else 1  # in the plate
         outer = next((f for f in frames if f.vectorized and f.dim <= -rank and f.name != PARTICLES), None)
         if outer is not None:
@@ -258,17 +278,21 @@ def data_frame(trace: Trace) -> Any:
         return any_frame
     sizes = {f.size: name for name, f in frames.items()}
     if len(sizes) > 1:
-        told = ", ".join(f"'{name}' in a plate of {size}" for size, name in sizes.items())
+        text = ", ".join(f"'{name}' in a plate of {size}" for size, name in sizes.items())
         raise InputError(
-            f"the data sites are in plates at dim -1 of different sizes: {told}; all must be over the data"
+            f"the data sites are in plates at dim -1 of different sizes: {text}; all must be over the data"
         )
     return next(iter(frames.values()))
 
 
-def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Both programs must sample the same latent sites; only the guide may have auxiliary ones."""
+def check_sites(model_trace: Trace, guide_trace: Trace, summed: frozenset[str] = frozenset()) -> None:
+    """Both programs must sample the same latent sites; only the guide may have auxiliary ones.
 
-    ours = [n for n, s in model_trace.nodes.items() if is_latent(s)]
+    Args:
+        model_trace, guide_trace: of the programs.
+        summed: latent sites of the model that the guide is not to have.
+    """
+    ours = [n for n, s in model_trace.nodes.items() if is_latent(s) and n not in summed]
     theirs = {n: s for n, s in guide_trace.nodes.items() if is_latent(s)}
     missing = [n for n in ours if n not in theirs]
     extra = [n for n, s in theirs.items() if n not in ours and not s["infer"].get("is_auxiliary")]

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.programs.enumeration import NOTHING, Sums, with_all_values
 from pyro_vae.programs.sites import Site, factors, is_factor
 from pyro_vae.programs.traces import in_particle_plate, is_latent, is_observed, traced
 
@@ -42,7 +43,9 @@ class _Differs(Exception):
     """What is run together is not what is run alone."""
 
 
-def try_together(model: Callable[..., Any], guide: Callable[..., Any], batch: Row, nesting: int) -> Trial:
+def try_together(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Row, nesting: int, sums: Sums = NOTHING
+) -> Trial:
     """Run two data x two particles at given latents, together and one by one, and compare the densities of every site.
 
     Programs that mix up dimensions (a softmax over dim 1, a view, plain batch norm) give numbers that depend on how
@@ -53,12 +56,13 @@ def try_together(model: Callable[..., Any], guide: Callable[..., Any], batch: Ro
         model, guide: programs in evaluation mode.
         batch: data, of which the first two are used (one, twice, if there is one only).
         nesting: batch dimensions of the programs' own plates.
+        sums: latent sites of which all values are run.
     """
     count = len(next(iter(batch.values())))
     first, second = ({k: v[i : i + 1] for k, v in batch.items()} for i in (0, min(1, count - 1)))
     with torch.no_grad(), pyro.validation_enabled(False):
         try:
-            cells = _Cells(model, guide, first, second, nesting)
+            cells = _Cells(model, guide, first, second, nesting, sums)
         except Exception as error:
             line = (str(error).strip().splitlines() or [""])[0]
             return Trial(
@@ -85,12 +89,18 @@ class _Cells:
     """
 
     def __init__(
-        self, model: Callable[..., Any], guide: Callable[..., Any], first: Row, second: Row, nesting: int
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        first: Row,
+        second: Row,
+        nesting: int,
+        sums: Sums,
     ) -> None:
-        self.model, self.guide, self.nesting = model, guide, nesting
+        self.model, self.guide, self.nesting, self.sums = model, guide, nesting, sums
         self.rows = (first, second)
         drawn = [traced(guide, **row) for row in self.rows]
-        self.a, self.b = ({n: s for n, s in t.nodes.items() if is_latent(s)} for t in drawn)
+        self.a, self.b = ({n: s for n, s in t.nodes.items() if is_latent(s) and n not in sums.guide} for t in drawn)
         self._singles: dict[tuple[int, int], tuple[Trace, Trace]] = {}
         self.shared: set[str] = set()
         observed = [s for s in self._single(0, 0)[1].nodes.values() if is_observed(s) and not is_factor(s)]
@@ -161,9 +171,10 @@ class _Cells:
         held = Trace()
         for name, site in self.a.items():
             held.add_node(name, **{**site, "value": values[name]})
-        programs = [in_particle_plate(p, 2 if particles else 1, -(self.nesting + 1)) for p in (self.guide, self.model)]
-        guide = traced(poutine.replay(programs[0], trace=held), **batch)
-        return guide, traced(poutine.replay(programs[1], trace=guide), **batch)
+        programs = [in_particle_plate(p, 2 if particles else 1, -(self.nesting + 1)) for p in (self.model, self.guide)]
+        model, guide = with_all_values(*programs, self.sums, self.nesting)
+        trace = traced(poutine.replay(guide, trace=held), **batch)
+        return trace, traced(poutine.replay(model, trace=trace), **batch)
 
     def _values(self, data: int, particles: bool) -> dict[str, Tensor]:
         """Latents (K, *inner, N, *event) of the cells."""
@@ -222,12 +233,13 @@ class _Cells:
             value = torch.zeros_like(value)
         rank = self.nesting + 1
         value = value.reshape((1,) * (rank + events - value.dim()) + value.shape)
-        if value.dim() > rank + events:
+        left = value.dim() - rank - events  # dimensions of what is summed over
+        if left and not self.sums:
             return value.flatten()
-        if value.shape[0] == particles:
-            value = value[k : k + 1]
-        if value.shape[rank - 1] == data and site["name"] not in self.shared:
-            value = value.narrow(rank - 1, n, 1)
+        if value.shape[left] == particles:
+            value = value.narrow(left, k, 1)
+        if value.shape[left + rank - 1] == data and site["name"] not in self.shared:
+            value = value.narrow(left + rank - 1, n, 1)
         return value
 
 

@@ -16,7 +16,7 @@ from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.reports.comparison_page import comparison_page
-from pyro_vae.reports.stored import EVALUATION, Subject, made, page_command, stored_evaluations, trusted
+from pyro_vae.reports.stored import EVALUATION, TrainedPair, made, page_command, stored_evaluations, trusted
 from pyro_vae.runs.config import flattened
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
@@ -37,7 +37,7 @@ NEEDED = ("log_likelihood", "elbo")
 
 
 def measured_alike(
-    subjects: Sequence[Subject],
+    pairs: Sequence[TrainedPair],
     split: str,
     particles: int | None,
     limit: int | None,
@@ -62,13 +62,13 @@ def measured_alike(
             do not belong together, or one is missing.
         CorruptFileError: if one is damaged.
     """
-    parts = [part_of(subject.data, split, limit) for subject in subjects]
-    _check_same(subjects, parts, split)
+    parts = [part_of(trained.data, split, limit) for trained in pairs]
+    _check_same(pairs, parts, split)
     why = "--particles or --limit asks for it" if (particles, limit) != (None, None) else None
-    stored = [] if why else [_stored(subject, split) for subject in subjects]
-    for subject, found in zip(subjects, stored, strict=False):
+    stored = [] if why else [_stored(trained, split) for trained in pairs]
+    for trained, found in zip(pairs, stored, strict=False):
         if why is None and isinstance(found, str):
-            why = f"{subject.path}: {found}"
+            why = f"{trained.path}: {found}"
     there = [found for found in stored if isinstance(found, Measured)]
     if why is None and len({(found.result["data_digest"], found.result["num_data"]) for found in there}) > 1:
         why = "the stored measurements are of different data, or of different numbers of them"
@@ -77,9 +77,9 @@ def measured_alike(
     k = PARTICLES if particles is None else particles
     logger.info("measuring all runs with K = %d on %d data (%s)", k, len(parts[0]), why)
     measured = []
-    for subject in subjects:
-        logger.info("%s", subject.path)
-        programs = subject.model, subject.guide, subject.data
+    for trained in pairs:
+        logger.info("%s", trained.path)
+        programs = trained.model, trained.guide, trained.data
         measured.append(measure(*programs, split, particles=k, limit=limit, **options))
     return measured, False
 
@@ -100,43 +100,43 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     return {"mean": mean, "standard_error": error, "better": (differences > 0).double().mean().item()}
 
 
-def _stored(subject: Subject, split: str) -> Measured | str:
+def _stored(trained: TrainedPair, split: str) -> Measured | str:
     """The measurement in a run's directory, or why it cannot serve."""
-    again = f"pyro-vae evaluate {subject.path} --split {split}"
-    found = read_together(subject.path, f"evaluation-{split}", again)
+    again = f"pyro-vae evaluate {trained.path} --split {split}"
+    found = read_together(trained.path, f"evaluation-{split}", again)
     if found is None:
         return f"it has no numbers of each datum of {split}"
-    result, arrays = stored_evaluations(subject.path)[split], found[1]
+    result, arrays = stored_evaluations(trained.path)[split], found[1]
     shapes = {arrays[name].shape if name in arrays else None for name in NEEDED}
     if "data_digest" not in result or shapes != {(result["num_data"],)}:
-        raise CorruptFileError(f"{subject.path}: evaluation-{split} is not whole. Measure again: {again}")
-    if result.get("weights_digest") not in (None, weights_digest(subject.model, subject.guide)):
+        raise CorruptFileError(f"{trained.path}: evaluation-{split} is not whole. Measure again: {again}")
+    if result.get("weights_digest") not in (None, weights_digest(trained.model, trained.guide)):
         return "it was measured with other weights than it has now"
     return Measured(result, arrays)
 
 
-def _check_same(subjects: Sequence[Subject], parts: Sequence[Split], split: str) -> None:
+def _check_same(pairs: Sequence[TrainedPair], parts: Sequence[Split], split: str) -> None:
     """Every run's data must be the first one's."""
     if parts[0].binarization == "dynamic":
         raise InputError(
-            f"the {split} data of {subjects[0].path} are binarized anew at every pass, so that no two measurements see "
+            f"the {split} data of {pairs[0].path} are binarized anew at every pass, so that no two measurements see "
             "the same data: compare on validation or test"
         )
     first = split_digest(parts[0])
-    for subject, part in zip(subjects[1:], parts[1:], strict=True):
+    for trained, part in zip(pairs[1:], parts[1:], strict=True):
         if split_digest(part) != first:
-            said = _difference(subjects[0], subject, parts[0], part)
+            said = _difference(pairs[0], trained, parts[0], part)
             raise InputError(
-                f"{subjects[0].path} and {subject.path} cannot be compared datum by datum: their {split} data differ "
+                f"{pairs[0].path} and {trained.path} cannot be compared datum by datum: their {split} data differ "
                 f"{said}"
             )
 
 
-def _difference(a: Subject, b: Subject, part_a: Split, part_b: Split) -> str:
+def _difference(a: TrainedPair, b: TrainedPair, part_a: Split, part_b: Split) -> str:
     """In what the data of two runs differ, for people."""
     if part_a.shape != part_b.shape:
         return f"in shape, {part_a.shape} and {part_b.shape}"
-    ours, theirs = (_data_options(subject.config) for subject in (a, b))
+    ours, theirs = (_data_options(trained.config) for trained in (a, b))
     found = [
         f"{name} {ours.get(name)} and {theirs.get(name)}"
         for name in dict.fromkeys([*ours, *theirs])
@@ -200,25 +200,25 @@ def write_comparison(
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     _check(paths)
     base = 0 if against is None else _place(paths, Path(against))
-    subjects = [Subject.of(run, trust=trust) for run in runs]
+    pairs = [TrainedPair.of(run, trust=trust) for run in runs]
     options = {"memory_mib": memory_mib, "seed": seed, "device": device, "progress": progress}
-    measured, stored = measured_alike(subjects, split, particles, limit, **options)
+    measured, stored = measured_alike(pairs, split, particles, limit, **options)
     names = _names(paths)
     comparison = {
         "runs": [
-            _row(subject, name, found, measured[base])
-            for subject, name, found in zip(subjects, names, measured, strict=True)
+            _row(trained, name, found, measured[base])
+            for trained, name, found in zip(pairs, names, measured, strict=True)
         ],
         "against": names[base],
         "split": split,
         "num_data": measured[0].result["num_data"],
-        "data": {"name": subjects[0].data.name, "description": subjects[0].described_data()},
+        "data": {"name": pairs[0].data.name, "description": pairs[0].described_data()},
         "data_digest": measured[0].result["data_digest"],
         "measured": "by pyro-vae evaluate" if stored else "for this page",
-        "differences": _configured_differently(subjects, names),
-        "warnings": _warnings(subjects, names, measured),
+        "differences": _configured_differently(pairs, names),
+        "warnings": _warnings(pairs, names, measured),
         "made": made(),
-        "command": _command(subjects, out, against, None if split == "test" else split, particles, limit),
+        "command": _command(pairs, out, against, None if split == "test" else split, particles, limit),
     }
     comparison = plain(comparison)
     logger.info("%s", "\n".join(_in_words(row) for row in comparison["runs"]))  # before it is written: disks are full
@@ -230,11 +230,11 @@ def write_comparison(
 
 def _in_words(row: Mapping[str, Any]) -> str:
     """A run's numbers in a line."""
-    told = f"{row['name']}: log-likelihood {_number(row['log_likelihood'])}"
+    entry = f"{row['name']}: log-likelihood {_number(row['log_likelihood'])}"
     if "difference" in row:
         paired = row["difference"]["log_likelihood"]
-        told += f", paired difference {_number(paired['mean'])} +- {_number(paired['standard_error'])}"
-    return f"{told} nats on {row['num_data']} data"
+        entry += f", paired difference {_number(paired['mean'])} +- {_number(paired['standard_error'])}"
+    return f"{entry} nats on {row['num_data']} data"
 
 
 def _number(value: float | None) -> str:
@@ -263,28 +263,28 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _row(subject: Subject, name: str, measured: Measured, base: Measured) -> dict[str, Any]:
+def _row(trained: TrainedPair, name: str, measured: Measured, base: Measured) -> dict[str, Any]:
     """What is said of one run."""
-    told = {key: measured.result[key] for key in EVALUATION if key in measured.result}
+    entry = {key: measured.result[key] for key in EVALUATION if key in measured.result}
     if measured is not base:
         ours, theirs, each = measured.per_datum, base.per_datum, (measured.result["num_data"],)
         both = [name for name in ours if name in NEEDED or ("." in name and name in theirs)]  # of metrics: with a dot
         kept = [name for name in both if ours[name].shape == theirs[name].shape == each]
-        told["difference"] = {name: paired(ours[name], theirs[name]) for name in kept}
+        entry["difference"] = {name: paired(ours[name], theirs[name]) for name in kept}
     return {
         "name": name,
-        "run": str(subject.path),
-        "recipe": subject.run.recipe if subject.run else None,
-        "classes": subject.classes(),
-        "parameters": subject.parameters(),
-        "training": subject.training.to_dict(),
-        **told,
+        "run": str(trained.path),
+        "recipe": trained.run.recipe if trained.run else None,
+        "classes": trained.classes(),
+        "parameters": trained.parameters(),
+        "training": trained.training.to_dict(),
+        **entry,
     }
 
 
-def _configured_differently(subjects: Sequence[Subject], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _configured_differently(pairs: Sequence[TrainedPair], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By option, what each run has, where they are not all the same."""
-    flat = [flattened({k: v for k, v in s.config.items() if k not in NOT_OPTIONS}) for s in subjects]
+    flat = [flattened({k: v for k, v in s.config.items() if k not in NOT_OPTIONS}) for s in pairs]
     found = {}
     for option in dict.fromkeys(option for config in flat for option in config):
         values = [config.get(option) for config in flat]
@@ -293,19 +293,19 @@ def _configured_differently(subjects: Sequence[Subject], names: Sequence[str]) -
     return found
 
 
-def _warnings(subjects: Sequence[Subject], names: Sequence[str], measured: Sequence[Measured]) -> list[str]:
+def _warnings(pairs: Sequence[TrainedPair], names: Sequence[str], measured: Sequence[Measured]) -> list[str]:
     said = []
-    for subject, name, found in zip(subjects, names, measured, strict=True):
-        of_run = [*subject.training.warnings(subject.path), *found.result.get("warnings", [])]
+    for trained, name, found in zip(pairs, names, measured, strict=True):
+        of_run = [*trained.training.warnings(trained.path), *found.result.get("warnings", [])]
         said += [f"{name}: {words}" for words in of_run]
     particles = [found.result["num_particles"] for found in measured]
     if len(set(particles)) > 1:
-        told = ", ".join(f"{name} {k:,}" for name, k in zip(names, particles, strict=True))
-        said.append(f"The numbers of particles differ ({told}): a bound with more of them is tighter.")
+        entry = ", ".join(f"{name} {k:,}" for name, k in zip(names, particles, strict=True))
+        said.append(f"The numbers of particles differ ({entry}): a bound with more of them is tighter.")
     given = [", ".join(found.result.get("given", [])) or "nothing" for found in measured]
     if len(set(given)) > 1:
-        told = "; ".join(f"{name}: {what}" for name, what in zip(names, given, strict=True))
-        said.append(f"What the models are given differs ({told}): these are log-likelihoods of different questions.")
+        entry = "; ".join(f"{name}: {what}" for name, what in zip(names, given, strict=True))
+        said.append(f"What the models are given differs ({entry}): these are log-likelihoods of different questions.")
     densities = [name for name, found in zip(names, measured, strict=True) if found.result.get("density")]
     others = [name for name, found in zip(names, measured, strict=True) if found.result.get("density") is False]
     if densities and others:
@@ -317,7 +317,7 @@ def _warnings(subjects: Sequence[Subject], names: Sequence[str], measured: Seque
 
 
 def _command(
-    subjects: Sequence[Subject],
+    pairs: Sequence[TrainedPair],
     out: str | Path,
     against: str | Path | None,
     split: str | None,
@@ -326,5 +326,5 @@ def _command(
 ) -> str:
     options = {"against": against, "split": split, "particles": particles, "limit": limit}
     options |= {"out": None if Path(out) == Path() else out}
-    trust = next((flag for subject in subjects if subject.run and (flag := trusted(subject.run))), [])
-    return page_command("compare", [str(subject.path) for subject in subjects], options, trust)
+    trust = next((flag for trained in pairs if trained.run and (flag := trusted(trained.run))), [])
+    return page_command("compare", [str(trained.path) for trained in pairs], options, trust)

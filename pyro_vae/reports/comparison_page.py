@@ -67,12 +67,12 @@ def _differences(comparison: Mapping[str, Any]) -> str:
             row += [_signed(value, error), _in_errors(value, error)]
         rows.append([*row, f"{100 * found['log_likelihood']['better']:.0f}"])
     heads = [head for name in names for head in (BOUNDS.get(name, name), "in st. errors")]
-    told = (
+    notes = (
         f"Positive: better than {comparison['against']}; of a metric: more. Differences are taken datum by datum; ± is "
         "their standard deviation over the square root of their number, which is less than the two runs' own errors "
         "would say, since both find the same data hard. Better: by log p(x)."
     )
-    return html.table(["run", *heads, "better on, % of data"], rows) + html.note(told)
+    return html.table(["run", *heads, "better on, % of data"], rows) + html.note(notes)
 
 
 def _training(runs: Any) -> str:
@@ -97,13 +97,13 @@ def _configuration(comparison: Mapping[str, Any]) -> str:
     names = [run["name"] for run in comparison["runs"]]
     if not comparison["differences"]:
         return html.text("All runs are configured alike.")
-    told = "Only options in which the runs differ. A dash: the run has no such option, or none is set."
+    notes = "Only options in which the runs differ. A dash: the run has no such option, or none is set."
     differences = comparison["differences"].items()
     if len(names) > MOST_COLUMNS:
         rows = [row for option, each in differences for row in _by_value(option, each)]
-        return html.table(["option", "value", "runs"], rows, range(3)) + html.note(told)
+        return html.table(["option", "value", "runs"], rows, range(3)) + html.note(notes)
     rows = [[option, *(_spelled(each[name]) for name in names)] for option, each in differences]
-    return html.table(["option", *names], rows, range(len(names) + 1)) + html.note(told)
+    return html.table(["option", *names], rows, range(len(names) + 1)) + html.note(notes)
 
 
 def _by_value(option: str, each: Mapping[str, Any]) -> list[list[str]]:

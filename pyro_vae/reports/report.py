@@ -20,7 +20,7 @@ from pyro_vae.plots.training import training_curves
 from pyro_vae.programs.program import as_programs
 from pyro_vae.reports.report_page import report_page
 from pyro_vae.reports.stored import (
-    Subject,
+    TrainedPair,
     Training,
     evaluate_command,
     made,
@@ -120,31 +120,31 @@ def write_report(
         CorruptFileError: if a file of the directory is damaged.
     """
     check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
-    subject = Subject.of(run, model, guide, data, trust=trust)
-    part = part_of(subject.data, split)
-    evaluations = stored_evaluations(subject.path)
+    trained = TrainedPair.of(run, model, guide, data, trust=trust)
+    part = part_of(trained.data, split)
+    evaluations = stored_evaluations(trained.path)
     if split in evaluations:
         found = evaluations[split]
         logger.info("likelihood: from evaluation-%s.json (K = %d)", split, found["num_particles"])
         if (particles, limit) != (None, None):
-            logger.warning("--particles and --limit are not used; to measure anew: pyro-vae evaluate %s", subject.path)
+            logger.warning("--particles and --limit are not used; to measure anew: pyro-vae evaluate %s", trained.path)
     else:
         k = PARTICLES if particles is None else particles
         logger.info("no evaluation-%s.json yet: measuring with K = %d", split, k)
         options = {"limit": limit, "memory_mib": memory_mib, "seed": seed, "device": device, "progress": progress}
-        measured = measure(subject.model, subject.guide, subject.data, split, particles=k, **options)
-        logger.info("%s", table(subject.path, measured.result, measured.rows))  # before it is written: disks are full
-        measured.write(subject.path)
+        measured = measure(trained.model, trained.guide, trained.data, split, particles=k, **options)
+        logger.info("%s", table(trained.path, measured.result, measured.rows))  # before it is written: disks are full
+        measured.write(trained.path)
         evaluations[split] = measured.result
-    report, pictures = _gather(subject, split, part, evaluations, seed, device, memory_mib)
-    write_json(subject.path / JSON, report)
+    report, pictures = _gather(trained, split, part, evaluations, seed, device, memory_mib)
+    write_json(trained.path / JSON, report)
     text = report_page(report, pictures.drawn)
-    write_atomically(subject.path / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
-    return subject.path / PAGE
+    write_atomically(trained.path / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+    return trained.path / PAGE
 
 
 def _gather(
-    subject: Subject,
+    trained: TrainedPair,
     split: str,
     part: Split,
     evaluations: dict[str, dict[str, Any]],
@@ -155,10 +155,10 @@ def _gather(
     """What the page says, as plain values, and its pictures."""
     options = {"device": None if device == "auto" else device, "memory_budget": memory_mib * 2**20}
     run = Shown(
-        *as_programs(subject.model, subject.guide),
+        *as_programs(trained.model, trained.guide),
         part,
-        subject.training.records,
-        subject.data.extra(Sound),
+        trained.training.records,
+        trained.data.extra(Sound),
         seed,
         options,
     )
@@ -174,43 +174,43 @@ def _gather(
     latents, codes = run.latents, run.codes
     pictures = Pictures()
     pictures.draw(run, in_report())
-    others, measurements = subject.other_trainings(), stored_measurements(subject.path)
+    others, measurements = trained.other_trainings(), stored_measurements(trained.path)
     for name, training in others.items():
         with suppress(NotApplicable):
             pictures.drawn[f"training_curves of {name}"] = png(training_curves(training.records), DPI)
     report = {
-        "run": str(subject.path),
-        "name": subject.name,
-        "recipe": subject.run.recipe if subject.run else None,
+        "run": str(trained.path),
+        "name": trained.name,
+        "recipe": trained.run.recipe if trained.run else None,
         "made": {**made(), "split": split, "seed": seed},
-        "trained_with": subject.config.get("version"),
-        "classes": subject.classes(),
-        "parameters": subject.parameters(),
+        "trained_with": trained.config.get("version"),
+        "classes": trained.classes(),
+        "parameters": trained.parameters(),
         "data": {
-            "name": subject.data.name,
-            "description": subject.described_data(),
+            "name": trained.data.name,
+            "description": trained.described_data(),
             "shape": list(part.shape),
-            "sizes": {name: len(part) for name, part in subject.data.splits.items()},
-            "binarization": subject.config.get("data", {}).get("binarization"),
+            "sizes": {name: len(part) for name, part in trained.data.splits.items()},
+            "binarization": trained.config.get("data", {}).get("binarization"),
         },
-        "training": subject.training.to_dict(),
+        "training": trained.training.to_dict(),
         "other_trainings": {name: training.to_dict() for name, training in others.items()},
         "evaluations": evaluations,
         "measurements": measurements,
         "sites": _sites(latents, codes.sites, evaluations[split]),
         "num_statistics": {"latents": latents.num_data, "codes": codes.num_data},
         "figures": list(pictures.drawn),
-        "left_out": _left_out(subject, pictures, codes.sites) | failed,
+        "left_out": _left_out(trained, pictures, codes.sites) | failed,
         "warnings": [
             *(f"{title} failed: {why}" for title, why in failed.items()),
             *(f"Figure {name} failed: {pictures.reasons[name]}" for name in pictures.failed),
             *_of_others(others),
-            *subject.training.warnings(subject.path),
-            *_of_measurements(subject, evaluations),
-            *_of_annealing(subject, measurements),
+            *trained.training.warnings(trained.path),
+            *_of_measurements(trained, evaluations),
+            *_of_annealing(trained, measurements),
         ],
-        "commands": _commands(subject, split, evaluations),
-        "configuration": subject.config,
+        "commands": _commands(trained, split, evaluations),
+        "configuration": trained.config,
     }
     return plain(report), pictures
 
@@ -231,23 +231,23 @@ def _sites(latents: LatentStatistics, codes: dict[str, CodeUsage], evaluation: d
     found: dict[str, Any] = {}
     for name in dict.fromkeys([*latents.sites, *kl]):
         site, usage = latents.sites.get(name), codes.get(name)
-        told: dict[str, Any] = {"kl": kl.get(name, site.kl if site else None)}
+        entry: dict[str, Any] = {"kl": kl.get(name, site.kl if site else None)}
         if usage is not None:
-            bits = told["kl"] / (usage.num_positions * math.log(2))
-            told |= {"kind": "codes", **usage.to_dict(), "kl_bits_per_code": bits}
+            bits = entry["kl"] / (usage.num_positions * math.log(2))
+            entry |= {"kind": "codes", **usage.to_dict(), "kl_bits_per_code": bits}
         elif site is None:
-            told["kind"] = "factor of the guide"
+            entry["kind"] = "factor of the guide"
         elif site.is_function:
-            told["kind"] = "function of the others"
+            entry["kind"] = "function of the others"
         else:
-            told["kind"] = "latent"
+            entry["kind"] = "latent"
             if site.active is not None:
-                told |= {"num_active": site.num_active, "num_units": site.active.numel()}
-        found[name] = told
+                entry |= {"num_active": site.num_active, "num_units": site.active.numel()}
+        found[name] = entry
     return found
 
 
-def _left_out(subject: Subject, pictures: Pictures, codes: dict[str, CodeUsage]) -> dict[str, str]:
+def _left_out(trained: TrainedPair, pictures: Pictures, codes: dict[str, CodeUsage]) -> dict[str, str]:
     """Sections that there is nothing for, and why."""
     main = {"Reconstructions": "reconstructions", "Samples": "prior_samples", "Traversals": "traversals"}
     found = {title: pictures.reasons[name] for title, name in main.items() if name in pictures.reasons}
@@ -256,11 +256,11 @@ def _left_out(subject: Subject, pictures: Pictures, codes: dict[str, CodeUsage])
             found.pop("Traversals", None)
     if not codes:
         found["Codes"] = "the model has no latent site over integers"
-    if subject.data.extra(Sound) is None:
+    if trained.data.extra(Sound) is None:
         found["Sound"] = "the data are not sound"
     said = "the data have no captions"
-    if subject.data.train.captions is not None:
-        said = f"what the model makes of a caption is drawn by pyro-vae sample {subject.path} --text …"
+    if trained.data.train.captions is not None:
+        said = f"what the model makes of a caption is drawn by pyro-vae sample {trained.path} --text …"
     return found | {"Text": said}
 
 
@@ -270,36 +270,36 @@ def _of_others(others: Mapping[str, Training]) -> list[str]:
     return [f"{name}: training has not come to its end, so that it takes no part here." for name in unfinished]
 
 
-def _of_measurements(subject: Subject, evaluations: dict[str, dict[str, Any]]) -> list[str]:
+def _of_measurements(trained: TrainedPair, evaluations: dict[str, dict[str, Any]]) -> list[str]:
     """What makes measured numbers less than they look."""
-    digest, said = weights_digest(subject.model, subject.guide), []
+    digest, said = weights_digest(trained.model, trained.guide), []
     for split, found in evaluations.items():
         where = f"Evaluation on {split}"
-        if why := not_together(subject.path, f"evaluation-{split}", found):
-            said.append(f"{where}: {why}. Measure again: pyro-vae evaluate {subject.path} --split {split}")
+        if why := not_together(trained.path, f"evaluation-{split}", found):
+            said.append(f"{where}: {why}. Measure again: pyro-vae evaluate {trained.path} --split {split}")
         said += [f"{where}: {words}" for words in found.get("warnings", [])]
         if found.get("weights_digest", digest) != digest:
-            again = f"Measure again: pyro-vae evaluate {subject.path} --split {split}"
+            again = f"Measure again: pyro-vae evaluate {trained.path} --split {split}"
             said.append(
                 f"{where}: it is of other weights than the run has now (trained on since, or a new prior). {again}"
             )
-        part = getattr(subject.data, split)
+        part = getattr(trained.data, split)
         if part is not None and found["num_data"] != len(part):
             said.append(f"{where}: {found['num_data']:,} of {len(part):,} data were measured.")
     return said
 
 
-def _of_annealing(subject: Subject, measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _of_annealing(trained: TrainedPair, measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What is said of annealing whose two files do not belong together."""
-    why = {name: not_together(subject.path, name, found) for name, found in measurements.items()}
+    why = {name: not_together(trained.path, name, found) for name, found in measurements.items()}
     return [f"{name}: {words}. Measure again" for name, words in why.items() if words]
 
 
-def _commands(subject: Subject, split: str, evaluations: dict[str, dict[str, Any]]) -> list[str]:
-    run = subject.run
+def _commands(trained: TrainedPair, split: str, evaluations: dict[str, dict[str, Any]]) -> list[str]:
+    run = trained.run
     if run is None:
         return []
-    whole = {name: len(part) for name, part in subject.data.splits.items() if name in evaluations}
+    whole = {name: len(part) for name, part in trained.data.splits.items() if name in evaluations}
     lines = [train_command(run), *prior_commands(run)]
     lines += [evaluate_command(run, found, whole.get(name)) for name, found in evaluations.items()]
     options = {"split": split if split != "test" else None}

@@ -51,8 +51,8 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         row("seconds", "seconds", None, 1),
     ]
     kept = [row for row in rows if any(cell not in (None, html.NOTHING) for cell in row[1:])]
-    told = "± is one standard error over the data. The importance-weighted bound rises to log p(x) with K."
-    return html.table(columns, kept) + html.note(told)
+    notes = "± is one standard error over the data. The importance-weighted bound rises to log p(x) with K."
+    return html.table(columns, kept) + html.note(notes)
 
 
 def measurement_table(name: str, values: Mapping[str, Any]) -> str:
@@ -83,15 +83,15 @@ def _told(values: Mapping[str, Any]) -> dict[str, Any]:
     errors = {key: f"{key}_standard_error" for key in values}
     if "log_likelihood" in values:
         errors["log_likelihood"] = "standard_error"
-    told = {}
+    notes = {}
     for key, value in values.items():
         error = values.get(errors[key])
         if isinstance(value, dict | list) or key in errors.values():
             continue
         small = isinstance(value, float) and abs(value) < 1
         shown = html.with_error(value, error) if error is not None else html.number(value, 3 if small else 2)
-        told[key.replace("_", " ")] = shown
-    return told
+        notes[key.replace("_", " ")] = shown
+    return notes
 
 
 def _percent(value: float | None) -> str | None:
@@ -212,11 +212,11 @@ def _latents(report: Mapping[str, Any]) -> str:
     columns = ["site", "what", "KL, nats", "share, %", "active units", "units", "bits per code"]
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
     found = report["evaluations"][report["made"]["split"]]
-    told = (
+    notes = (
         f"KL: mean over the {found['num_data']:,} measured data, raw (no weight, no free bits). A unit is active if "
         f"the variance of its posterior mean over {report['num_statistics']['latents']:,} data is above 0.01."
     )
-    return html.table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], (0, 1)) + html.note(told)
+    return html.table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], (0, 1)) + html.note(notes)
 
 
 def _codes(report: Mapping[str, Any]) -> str:
@@ -236,10 +236,10 @@ def _codes(report: Mapping[str, Any]) -> str:
         for name, s in sites.items()
     ]
     columns = ["site", "grid", "codes", "in use", "in use, %", "perplexity", "entropy, bits"]
-    told = (
+    notes = (
         f"Over {report['num_statistics']['codes']:,} data. Perplexity: so many codes, evenly used, would have as much."
     )
-    return html.table(columns, rows, (0, 1)) + html.note(told)
+    return html.table(columns, rows, (0, 1)) + html.note(notes)
 
 
 def _training(report: Mapping[str, Any]) -> str:

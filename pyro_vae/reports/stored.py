@@ -133,16 +133,16 @@ class Training:
     def to_dict(self) -> dict[str, Any]:
         """What is said of it."""
         last = self.records[-1] if self.records else {}
-        told = dict(self.summary or {})
+        end = dict(self.summary or {})
         best = next((r["epoch"] for r in reversed(self.records) if r.get("best")), None)
         return {
             "finished": self.summary is not None,
-            "epochs": told.get("epochs", last.get("epoch", 0)),
+            "epochs": end.get("epochs", last.get("epoch", 0)),
             "configured_epochs": self.configured,
-            "steps": told.get("steps", last.get("step")),
-            "best_epoch": told.get("best_epoch", best),
+            "steps": end.get("steps", last.get("step")),
+            "best_epoch": end.get("best_epoch", best),
             "minutes": self.minutes,
-            "stopped": told.get("stopped"),
+            "stopped": end.get("stopped"),
             "train_loss": last.get("train/loss"),
             "validation_loss": last.get("validation/loss"),
         }
@@ -161,7 +161,7 @@ class Training:
 
 
 @dataclass
-class Subject:
+class TrainedPair:
     """A trained pair, from a configured run or from Python.
 
     Attributes:
@@ -190,7 +190,7 @@ class Subject:
         data: Data | Split | None = None,
         *,
         trust: bool = False,
-    ) -> Subject:
+    ) -> TrainedPair:
         """The subject of a run directory; or of programs and data of one's own, trained into it from Python.
 
         Raises:

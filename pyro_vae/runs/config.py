@@ -137,12 +137,12 @@ def classes_changed(said: Namespace, chosen: Namespace) -> list[str]:
             options, present = (vars(each.get("init_args", Namespace())) for each in (recipe, now))
             kept = [f"{key} = {value}" for key, value in options.items() if key in present and present[key] == value]
             gone = [key for key in options if key not in present]
-            told = [f"of the recipe's options {', '.join(kept)} kept"] if kept else []
-            told += [f"{', '.join(gone)} dropped, which it does not have"] if gone else []
+            notes = [f"of the recipe's options {', '.join(kept)} kept"] if kept else []
+            notes += [f"{', '.join(gone)} dropped, which it does not have"] if gone else []
             where = name.replace(".init_args", "")
             lines.append(
-                "; ".join([f"{where}: {now.class_path} in place of the recipe's {recipe.class_path}", *told])
-                + ("" if told else ", with its own defaults")
+                "; ".join([f"{where}: {now.class_path} in place of the recipe's {recipe.class_path}", *notes])
+                + ("" if notes else ", with its own defaults")
             )
     return lines
 
@@ -179,7 +179,7 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def told_apart(config: Namespace, **facts: Any) -> dict[str, str]:
+def experiment_entries(config: Namespace, **facts: Any) -> dict[str, str]:
     """All of a configuration by its keys, but for what may change while its training is gone on with.
 
     Args:
@@ -320,8 +320,8 @@ def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) 
             known where it is there, and ``pair`` in the place of ``model`` and ``guide``.
     """
     parser.add_function_arguments(load_data, "data")
-    for option, (kind, told) in source_options().items():  # where they are not said, a configuration has none of them
-        parser.groups["data"].add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=told)
+    for option, (kind, notes) in source_options().items():  # where they are not said, a configuration has none of them
+        parser.groups["data"].add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=notes)
     for prefix in ("", "first.") if "first" in config else ("",):
         for part in _parts_of(config["first"] if prefix else config):
             base, skip = PARTS[part]

@@ -113,9 +113,9 @@ def _check_sizes(value: Any, at: str) -> None:
     number = abs(value) if isinstance(value, int) else len(value) if isinstance(value, list | tuple) else 0
     most = LARGEST if isinstance(value, int) else LONGEST
     if number > most:
-        told = str(value) if isinstance(value, int) else f"{number:,} entries"
+        words = str(value) if isinstance(value, int) else f"{number:,} entries"
         raise InputError(
-            f"{at} is {told}, where {most:,} is the most. If you trust it, say so: trust=True in Python, --trust on "
+            f"{at} is {words}, where {most:,} is the most. If you trust it, say so: trust=True in Python, --trust on "
             "the command line"
         )
 
@@ -133,11 +133,11 @@ def built_within(weights: Path, trust: bool) -> AbstractContextManager[Any]:
     if trust or not weights.is_file():
         return nullcontext()
     size = weights.stat().st_size
-    told = (
+    words = (
         f"{weights.parent}: what its configuration describes is far larger than {weights.name}, so it is not theirs. "
         "If you trust it, say so: trust=True in Python, --trust on the command line"
     )
-    return LimitedMemory(SPARE + 16 * size, 1000 + size // FEWEST_BYTES, told)
+    return LimitedMemory(SPARE + 16 * size, 1000 + size // FEWEST_BYTES, words)
 
 
 def check_known_classes(parsed: Any, source: str) -> None:

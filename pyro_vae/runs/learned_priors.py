@@ -17,7 +17,7 @@ from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel
 from pyro_vae.priors import Prior
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
-from pyro_vae.runs.config import NOT_CONFIGURED, instantiate, parse_stage, told_apart
+from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, parse_stage
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
 from pyro_vae.runs.known import LARGEST, built_within
 from pyro_vae.runtime import private_seed
@@ -28,13 +28,20 @@ from pyro_vae.training.checkpoint import load_weights
 logger = logging.getLogger(__name__)
 
 PRIORS = "priors"  # directory of a run, with a directory for each code site
-FACTS = {"num_codes", "shape", "num_classes", "coarser", "text_length", "num_words"}  # of a prior, which the data tell
+FROM_DATA = {
+    "num_codes",
+    "shape",
+    "num_classes",
+    "coarser",
+    "text_length",
+    "num_words",
+}  # of a prior
 SECTIONS = ("prior", "text", "fit", "conditional", "draws", "seed")
 
 
 def add_prior_arguments(parser: ArgumentParser) -> None:
     """Give a parser the sections of a prior's configuration."""
-    parser.add_subclass_arguments(Prior, "prior", skip=FACTS, required=True)
+    parser.add_subclass_arguments(Prior, "prior", skip=FROM_DATA, required=True)
     parser.add_class_arguments(TextOptions, "text")
     parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
     parser.add_argument("--conditional", type=bool, default=True, help="on the class label, if the data have labels")
@@ -80,7 +87,7 @@ def build_prior(
     if text is not None:
         facts |= {name: text[name] for name in ("text_length", "num_words")}
     with private_seed(derived_seed(config.seed, "weights")):
-        prior = instantiate("prior", config, Prior, FACTS, facts)
+        prior = instantiate("prior", config, Prior, FROM_DATA, facts)
     if text is not None and not prior.draws_text:
         raise InputError(
             f"{type(prior).__name__} is no prior over texts: leave text.vocabulary_size out, or take "
@@ -171,7 +178,7 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
     with built_within(folder / WEIGHTS, trust):
         prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
     facts = {"trained_on": trained, "num_classes": head["num_classes"], "text": head["tokenizer"]}
-    load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide(), told_apart(config, **facts))
+    load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide(), experiment_entries(config, **facts))
     priors[site] = prior.eval()
     return site
 

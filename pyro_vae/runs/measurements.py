@@ -27,7 +27,7 @@ from pyro_vae.files import check_shape, write_atomically, write_json
 from pyro_vae.programs.checks import data_type
 from pyro_vae.programs.context import declared_context, required_arguments
 from pyro_vae.programs.program import as_programs
-from pyro_vae.programs.session import quiet
+from pyro_vae.programs.session import in_evaluation
 from pyro_vae.runtime import as_device, check_seed
 from pyro_vae.training.checkpoint import named_weights
 
@@ -102,7 +102,7 @@ def write_measurement(folder: Path, name: str, result: Mapping[str, Any], per_da
     write_json(folder / f"{name}.json", plain(result))
 
 
-def told_then_written(text: str, write: Callable[[], object]) -> None:
+def print_then_write(text: str, write: Callable[[], object]) -> None:
     """Print a result, then write it: neither a full disk nor a closed pipe loses the number."""
     try:
         print(text, flush=True)
@@ -121,8 +121,8 @@ def read_json(file: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise CorruptFileError(f"{file} cannot be read: {told}; remove it, or measure again") from error
+        stored = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise CorruptFileError(f"{file} cannot be read: {stored}; remove it, or measure again") from error
     check_shape(value, str(file))
     return value
 
@@ -165,8 +165,8 @@ def not_together(folder: Path, name: str, result: Mapping[str, Any] | None = Non
             return f"{there} is there, but {missing.name}, its other half, is missing"
     if not summary.is_file():
         return None
-    told = read_json(summary) if result is None else result
-    said, (arrays, number) = told.get(ID), read_per_datum(numbers)
+    stored = read_json(summary) if result is None else result
+    said, (arrays, number) = stored.get(ID), read_per_datum(numbers)
     if said is None and number is None:
         return (
             f"{summary} and {numbers.name} carry no id that says that they belong together (an older version of "
@@ -174,7 +174,7 @@ def not_together(folder: Path, name: str, result: Mapping[str, Any] | None = Non
         )
     if said != number:
         return f"{summary} and {numbers.name} are of different measurements: one of the two was not written to its end"
-    if said != with_id({key: value for key, value in told.items() if key != ID}, arrays)[ID]:
+    if said != with_id({key: value for key, value in stored.items() if key != ID}, arrays)[ID]:
         return f"{summary} or {numbers.name} is not as it was written: a number in it has been changed"
     return None
 
@@ -289,8 +289,8 @@ def measure(
     arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
     rows = {"given": f"{', '.join(given)}: log p(x | {', '.join(given)})"} if given else {}
     rows |= {**likelihood.rows, **bound.rows, **codes.rows}
-    for name, told in result.get("codes", {}).items():
-        rows[f"KL of {name}"] += f", {told['kl_bits_per_code']:.2f} bits per code"
+    for name, stored in result.get("codes", {}).items():
+        rows[f"KL of {name}"] += f", {stored['kl_bits_per_code']:.2f} bits per code"
     for name, entry in further.items():
         rows |= {k if k not in rows else f"{k} ({name})": text for k, text in entry["rows"].items()}
     return Measured(with_id(warned(result), arrays), arrays, part.names, rows)
@@ -316,7 +316,7 @@ def _further(
     known = {"model": model, "guide": guide, "split": split.to(split.device, data_type(*programs, split)), **common}
     for name, function in every.items():
         try:
-            with quiet(programs, split.batch(slice(0, 1)), seed):
+            with in_evaluation(programs, split.batch(slice(0, 1)), seed):
                 result = function(**{n: known[n] for n in inspect.signature(function).parameters if n in known})
             values = plain({"rows": {k: str(v) for k, v in result.rows.items()}, "summary": result.to_dict()})
             json.dumps(values)
@@ -394,5 +394,5 @@ def _given(model: nn.Module, split: Split) -> list[str]:
 def _codes(sites: Mapping[str, CodeUsage], kl: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of codes; nothing of a model without them. With point masses at the codes KL is -log p(codes)."""
     bits = {name: kl[name] / (site.num_positions * math.log(2)) for name, site in sites.items()}
-    told = {name: {**site.to_dict(), "kl_bits_per_code": bits[name]} for name, site in sites.items()}
-    return {"codes": told} if told else {}
+    stored = {name: {**site.to_dict(), "kl_bits_per_code": bits[name]} for name, site in sites.items()}
+    return {"codes": stored} if stored else {}

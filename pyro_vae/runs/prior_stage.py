@@ -21,7 +21,7 @@ from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.priors import Prior
 from pyro_vae.programs.context import X, accepted_arguments
 from pyro_vae.runs.codes import TOKENIZER, Codes, check_tokenizer, digest, make_tokenizer, run_codes, saved, sizes_of
-from pyro_vae.runs.config import NOT_CONFIGURED, instantiate, is_first_process, told_apart, write_config
+from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, is_first_process, write_config
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.runs.learned_priors import PRIORS, add_prior_arguments, build_prior, code_priors, read_prior_config
 from pyro_vae.runs.run import Run, data_digest
@@ -179,7 +179,7 @@ def _train(
             seed=config.seed,
             out=folder,
             resume=resumed,
-            described=told_apart(config, trained_on=trained, num_classes=classes, text=text),
+            described=experiment_entries(config, trained_on=trained, num_classes=classes, text=text),
             progress=progress,
             **options,
         )

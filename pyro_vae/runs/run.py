@@ -25,11 +25,11 @@ from pyro_vae.runs.config import (
     Experiment,
     build,
     check_apart,
+    experiment_entries,
     experiment_parser,
     is_first_process,
     load_configured_data,
     parse_config,
-    told_apart,
     write_config,
 )
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
@@ -239,7 +239,7 @@ class Run:
             with built_within(self.path / WEIGHTS, self.trust):
                 parts = build(self.config, self.data_shape, data.train.mean())
             check_apart(self.path, parts.model, parts.guide)
-            described = told_apart(self.config, data_shape=list(self.data_shape))
+            described = experiment_entries(self.config, data_shape=list(self.data_shape))
             if resume:
                 self._check_goes_on(described)
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
@@ -306,7 +306,11 @@ class Run:
         config = first_config(self.config)
         if resume and (path / CONFIG).is_file():
             run = Run(path, trust=self.trust)
-            check_same(told_apart(run.config), told_apart(config), f"{path / CONFIG}, of the pair trained before,")
+            check_same(
+                experiment_entries(run.config),
+                experiment_entries(config),
+                f"{path / CONFIG}, of the pair trained before,",
+            )
             return run.train(data, resume=True, progress=progress)
         return Run.create(path, config, f"{self.recipe}, {FIRST}", data).train(data, progress=progress)
 
@@ -329,7 +333,7 @@ class Run:
         except InputError as error:
             raise InputError(f"{self.path / CONFIG}: {error}") from error
         check_apart(self.path, parts.model, parts.guide)
-        described = told_apart(self.config, data_shape=list(self.data_shape))
+        described = experiment_entries(self.config, data_shape=list(self.data_shape))
         load_weights(self.path / WEIGHTS, parts.model, parts.guide, described)
         return parts.model.eval(), parts.guide.eval()
 

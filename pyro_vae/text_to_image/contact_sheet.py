@@ -38,14 +38,14 @@ def contact_sheet(images: Tensor, texts: Sequence[str], scores: Tensor | None, t
     columns = min(count, MOST_COLUMNS)
     rows = math.ceil(count / columns)
     across = max(5.0, SIDE * columns + 0.4)
-    told = ["\n".join(textwrap.wrap(text, int(11 * across))) for text in texts]
-    tall = [SIDE * rows * height / width + LINE * (1.5 + text.count("\n") + 0.6 * rows) for text in told]
+    titles = ["\n".join(textwrap.wrap(text, int(11 * across))) for text in texts]
+    tall = [SIDE * rows * height / width + LINE * (1.5 + text.count("\n") + 0.6 * rows) for text in titles]
     figure = Figure(figsize=(across, sum(tall) + 0.5), layout="constrained")
     panels = figure.subplots(len(texts), squeeze=False, gridspec_kw={"height_ratios": tall})[:, 0]
     gap = max(1, round(height * LINE * 0.8 / SIDE)) if scores is not None else 1  # room for the scores
     for place, axes in enumerate(panels):
         axes.imshow(mosaic(images[place], columns, gap))
-        axes.set_title(told[place], fontsize="medium")
+        axes.set_title(titles[place], fontsize="medium")
         axes.set_axis_off()
         for i, score in enumerate([] if scores is None else scores[place].tolist()):
             x, y = (i % columns) * (width + gap) + width / 2, (i // columns) * (height + gap) + height

@@ -19,10 +19,10 @@ from pyro_vae.runs.codes import TOKENIZER, check_tokenizer, saved
 from pyro_vae.runs.config import (
     NOT_CONFIGURED,
     REFUSALS,
+    experiment_entries,
     instantiate,
     is_first_process,
     parse_stage,
-    told_apart,
     write_config,
 )
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
@@ -38,13 +38,13 @@ from pyro_vae.training.checkpoint import load_weights
 logger = logging.getLogger(__name__)
 
 RANKER = "ranker"
-FACTS = {"data_shape", "vocabulary_size", "text_length"}  # of a ranker, which the run tells
+FROM_DATA = {"data_shape", "vocabulary_size", "text_length"}  # of a ranker, which the run tells
 SECTIONS = ("ranker", "dropout", "fit", "seed")
 
 
 def add_ranker_arguments(parser: ArgumentParser) -> None:
     """Give a parser the sections of a ranker's configuration."""
-    parser.add_class_arguments(ContrastiveModel, "ranker", skip=FACTS)
+    parser.add_class_arguments(ContrastiveModel, "ranker", skip=FROM_DATA)
     parser.add_argument("--dropout", type=float, default=0.1, help="of merges in the captions, in training")
     parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
@@ -108,7 +108,7 @@ def train_ranker(run: Run, config: Namespace | None, *, resume: bool = False, pr
             seed=config.seed,
             out=folder,
             resume=resume,
-            described=told_apart(config, **facts),
+            described=experiment_entries(config, **facts),
             progress=progress,
             **options,
         )
@@ -129,7 +129,7 @@ def load_ranker(run: Run) -> ContrastiveScorer | None:
     facts, config = _read(folder, run.path / PRIORS / TOKENIZER)
     with built_within(folder / WEIGHTS, run.trust):
         model = _build(run, config, facts)
-    load_weights(folder / WEIGHTS, model, EmptyGuide(), told_apart(config, **facts))
+    load_weights(folder / WEIGHTS, model, EmptyGuide(), experiment_entries(config, **facts))
     return ContrastiveScorer(model.eval(), run.tokenizer())
 
 

@@ -186,7 +186,7 @@ def draw_best(
         raise InputError(f"the best of {best_of_many} cannot be found without a scorer: give one, or best_of_many=1")
     text = tokenizer.encode(texts)  # (M, T)
     parts = []
-    for place, told in enumerate(texts):
+    for place, words in enumerate(texts):
         kept: Candidates | None = None
         for start in range(0, num * best_of_many, batch_size):
             count = min(batch_size, num * best_of_many - start)
@@ -194,7 +194,7 @@ def draw_best(
             rows["text"] = text[place].expand(count, -1)
             draws = derived_seed(seed, f"candidates {place} {start}")
             drawn = sample(model, count, seed=draws, batch=rows, batch_size=count, **how)
-            kept = _better(kept, drawn, told, scorer, num)
+            kept = _better(kept, drawn, words, scorer, num)
         assert kept is not None
         parts.append(kept)
     return Candidates(

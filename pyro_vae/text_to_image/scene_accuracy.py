@@ -44,9 +44,9 @@ class SceneScore:
         summary: dict[str, float | int] = {"num_images": len(self.scenes)}
         for name, values in {"object": self.per_object, "scene": self.scenes}.items():
             summary[f"{name}_accuracy"], summary[f"{name}_standard_error"] = mean_and_error(values)
-            for kind, told in enumerate(LAYOUT_NAMES):
+            for kind, layout_name in enumerate(LAYOUT_NAMES):
                 if (of_kind := self.layout == kind).any():
-                    summary[f"{name}_accuracy, {told}"] = mean_and_error(values[of_kind])[0]
+                    summary[f"{name}_accuracy, {layout_name}"] = mean_and_error(values[of_kind])[0]
         return summary
 
 

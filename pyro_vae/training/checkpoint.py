@@ -27,7 +27,7 @@ from pyro_vae.training.schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
-MOST_TOLD = 3  # differences in a message
+MOST_NAMED = 3  # differences in a message
 ABOUT = "pyro_vae"  # the entry of a weights file in which it says what it is
 TYPES = (  # of saved tensors
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool),
@@ -73,9 +73,9 @@ def check_same(begun: Mapping[str, str], now: Mapping[str, str], source: str) ->
 
 
 def _differences(begun: Mapping[str, str], now: Mapping[str, str], names: Sequence[str]) -> str:
-    told = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_TOLD]]
-    more = [f"and {len(names) - MOST_TOLD} more"] if len(names) > MOST_TOLD else []
-    return "; ".join(told + more)
+    entries = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_NAMED]]
+    more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    return "; ".join(entries + more)
 
 
 def _short(value: str | None) -> str:
@@ -135,8 +135,8 @@ def save_weights(
         experiment: that they were trained in, as in a checkpoint; :func:`load_weights` compares it.
     """
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in named_weights(model, guide).items()}
-    told = {"digest": _digest(tensors), "trained": trained, "experiment": dict(experiment or {})}
-    about = {ABOUT: json.dumps(told)}  # one entry: of several, the order in the file is by chance
+    entries = {"digest": _digest(tensors), "trained": trained, "experiment": dict(experiment or {})}
+    about = {ABOUT: json.dumps(entries)}  # one entry: of several, the order in the file is by chance
     write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, about))
 
 

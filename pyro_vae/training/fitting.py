@@ -50,8 +50,8 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
         batch: a few data.
 
     Raises:
-        InputError: for hints of enumeration and baselines, which are not followed, and for a guide that draws outside
-            the support of the model.
+        InputError: for hints of baselines, which are not followed, and for a guide that draws outside the support of
+            the model.
     """
     with evaluation_mode(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
         traces = pair.traces(batch)
@@ -66,6 +66,8 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
                 f"{kinds[1]}, where the ELBO is -inf: give the guide a distribution on that support"
                 + (", such as LogNormal or Gamma" if is_discrete(p["fn"]) is False else "")
             )
+    if pair.sums:
+        logger.info("summed over exactly: %s", ", ".join(sorted(pair.sums.names)))
     for name in pair.point_masses:
         logger.warning(
             "latent site '%s': the guide is a point mass at a continuous latent; what is minimized is -log p(x, z) at "
@@ -82,11 +84,6 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
 
 
 def _check_hints(site: Site) -> None:
-    if site["infer"].get("enumerate"):
-        raise InputError(
-            f"site '{site['name']}' is marked infer={{'enumerate': …}}, which training does not follow yet: take the "
-            "mark out (it is then trained by a score function), or train with pyro.infer.SVI and TraceEnum_ELBO"
-        )
     if site["infer"].get("baseline"):
         raise InputError(
             f"site '{site['name']}' has infer={{'baseline': …}}, which training does not follow: take it out, or train "

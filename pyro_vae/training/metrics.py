@@ -43,9 +43,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number == len(lines) and not text.endswith("\n"):
                 break
-            told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            words = "it is nested too deeply" if isinstance(error, RecursionError) else error
             raise CorruptFileError(
-                f"{path}, line {number}, is not a record of training: {told}. Remove the line, then go on"
+                f"{path}, line {number}, is not a record of training: {words}. Remove the line, then go on"
             ) from error
     return records
 

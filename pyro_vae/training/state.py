@@ -259,14 +259,14 @@ class TrainingState:
 
     def _check_experiment(self, begun: dict[str, str], source: str) -> None:
         """The same experiment, or one in which only the machine or this package's version is another."""
-        told, now = dict(begun), dict(self.experiment)
+        before, now = dict(begun), dict(self.experiment)
         for name in MACHINE:
-            was, is_ = told.pop(name, None), now.pop(name, None)
+            was, is_ = before.pop(name, None), now.pop(name, None)
             if was != is_:
                 logger.warning(
                     "%s was saved with %s %s, and is gone on with %s: results may differ", source, name, was, is_
                 )
-        check_same(told, now, source)
+        check_same(before, now, source)
 
 
 def _progress(saved: dict[str, Any], source: str, num_batches: int) -> Progress:
@@ -300,6 +300,6 @@ def _progress(saved: dict[str, Any], source: str, num_batches: int) -> Progress:
     }
     for name, is_right in right.items():
         if not is_right:
-            told, usual = str(getattr(at, name)), getattr(Progress(), name)
-            raise CorruptFileError(f"{source}: progress has {name} = {told[:80]}, where {usual!r} or the like is right")
+            value, usual = str(getattr(at, name)), getattr(Progress(), name)
+            raise CorruptFileError(f"{source}: progress has {name} = {value[:80]}, where {usual!r} or so is right")
     return at

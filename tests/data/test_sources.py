@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_vae.cli import main
-from pyro_vae.data import Classes, Data, Loaded, Scenes, Sound, Split, dataset_names, load_data, registry, source
+from pyro_vae.data import Classes, Data, RawData, Scenes, Sound, Split, dataset_names, load_data, registry, source
 from pyro_vae.errors import InputError
 
 
@@ -15,7 +15,7 @@ def ramps(monkeypatch):
     called = []
 
     @source("ramps", "grey ramps, 8x8")
-    def load_ramps(root, image_size: int | None, *, steps: int = 8, down: bool = False) -> Loaded:
+    def load_ramps(root, image_size: int | None, *, steps: int = 8, down: bool = False) -> RawData:
         """Load ramps.
 
         Args:
@@ -29,7 +29,7 @@ def ramps(monkeypatch):
         x = x.flip(3) if down else x
         y = torch.arange(30) % 2
         parts = {"train": {"x": x[:20], "y": y[:20]}, "test": {"x": x[20:], "y": y[20:]}}
-        return Loaded(parts, captions={"train": ("up",) * 20, "test": ("up",) * 10}, extras=(Classes(("a", "b")),))
+        return RawData(parts, captions={"train": ("up",) * 20, "test": ("up",) * 10}, extras=(Classes(("a", "b")),))
 
     return called
 
@@ -77,9 +77,9 @@ def test_loaders_that_are_refused(ramps, wrong):
 
 def test_a_source_of_paths(ramps, tmp_path):
     @source("a text file", "one datum a line", reads=lambda path: path.suffix == ".txt")
-    def load_lines(path, *, width: int = 3) -> Loaded:
+    def load_lines(path, *, width: int = 3) -> RawData:
         lines = [line.encode().ljust(width)[:width] for line in path.read_text().splitlines()]
-        return Loaded({"train": {"x": torch.tensor([list(line) for line in lines], dtype=torch.uint8)}})
+        return RawData({"train": {"x": torch.tensor([list(line) for line in lines], dtype=torch.uint8)}})
 
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     assert "a text file" not in dataset_names()

@@ -381,7 +381,7 @@ def test_one_figure_s_failure_does_not_take_the_others(tmp_path, caplog, monkeyp
     every = [path.stem for path in figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path / "all")]
     for name, drawn in (("reconstructions", fails), ("manifold", lambda **_: NotToBeDrawn())):
         monkeypatch.setitem(registry._entries, name, replace(registry.figures()[name], function=drawn))
-    caplog.set_level(logging.DEBUG, logger="pyro_vae.plots.registry")
+    caplog.set_level(logging.DEBUG, logger="pyro_vae")
     written = figures.draw_all(model, guide, Data(data((1, 8, 8))), records(), tmp_path / "some")
     left = [name for name in every if name not in ("reconstructions", "manifold")]
     assert sorted(path.stem for path in written) == sorted(left)

@@ -383,7 +383,7 @@ def test_a_factor_of_the_model_outside_the_plate_is_refused():
             tool(outside, auxiliary_free, X)
 
 
-@pytest.mark.parametrize("hint", [{"enumerate": "parallel"}, {"baseline": {"use_decaying_avg_baseline": True}}])
+@pytest.mark.parametrize("hint", [{"baseline": {"use_decaying_avg_baseline": True}}])
 def test_hints_that_are_not_followed_are_refused_in_training(hint):
     def discrete(x=None, num_samples=1):
         with pyro.plate("data", num_samples if x is None else len(x)):

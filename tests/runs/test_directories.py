@@ -21,7 +21,7 @@ from pyro_vae.errors import InputError, NonFiniteLossError
 from pyro_vae.files import locked
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.runs import Run
-from pyro_vae.runs.config import HARMLESS, flattened, told_apart
+from pyro_vae.runs.config import HARMLESS, experiment_entries, flattened
 from pyro_vae.training import Constant, Linear, fit
 from pyro_vae.training.checkpoint import described, state_digest
 
@@ -230,7 +230,7 @@ def test_what_does_not_matter_is_taken(key, begun, trained):
 def test_every_key_of_a_configuration_is_one_or_the_other(trained):
     """All that config.yaml says is compared, but for what is listed as harmless."""
     config = flattened(Run(trained).config.as_dict())
-    compared = {name.removeprefix("config.yaml ") for name in told_apart(Run(trained).config)}
+    compared = {name.removeprefix("config.yaml ") for name in experiment_entries(Run(trained).config)}
     assert compared | set(HARMLESS) >= set(config) and not compared & set(HARMLESS)
 
 

@@ -39,7 +39,7 @@ from pyro_vae.reports.stored import prior_commands, train_command
 from pyro_vae.runs import Run
 from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.known import foreign_names, known_classes
-from pyro_vae.runs.learned_priors import FACTS
+from pyro_vae.runs.learned_priors import FROM_DATA
 from pyro_vae.text_to_image.ranker import load_ranker
 from pyro_vae.training.checkpoint import ABOUT, state_digest
 
@@ -1046,7 +1046,7 @@ def test_the_log_does_not_drive_a_terminal(place, monkeypatch, capsys):
 # ---------------------------------------------------------------------------- what a configuration can set
 SIMPLE = {int, float, bool, str, type(None)}
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-HANDED = {"data_shape", "data_mean", "model", *FACTS}  # by the package, never by a configuration
+HANDED = {"data_shape", "data_mean", "model", *FROM_DATA}  # by the package, never by a configuration
 
 
 def _kinds(annotation):

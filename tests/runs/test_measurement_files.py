@@ -20,9 +20,9 @@ from pyro_vae.runs.measurements import (
     no_numbers,
     not_together,
     plain,
+    print_then_write,
     read_per_datum,
     read_together,
-    told_then_written,
     warned,
     with_id,
     write_measurement,
@@ -109,10 +109,10 @@ def test_neither_a_closed_pipe_nor_a_full_disk_loses_the_number(capsys, monkeypa
         raise InputError("cannot write")
 
     with pytest.raises(InputError):
-        told_then_written("the number", full)
+        print_then_write("the number", full)
     assert capsys.readouterr().out == "the number\n"
     at_writing = []
-    told_then_written("the number", lambda: at_writing.append(capsys.readouterr().out))
+    print_then_write("the number", lambda: at_writing.append(capsys.readouterr().out))
     assert at_writing == ["the number\n"]
     written = []
 
@@ -121,7 +121,7 @@ def test_neither_a_closed_pipe_nor_a_full_disk_loses_the_number(capsys, monkeypa
 
     monkeypatch.setattr("builtins.print", closed)
     with pytest.raises(BrokenPipeError):
-        told_then_written("the number", lambda: written.append(True))
+        print_then_write("the number", lambda: written.append(True))
     assert written == [True]
 
 

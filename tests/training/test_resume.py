@@ -315,7 +315,11 @@ def test_sigkill_on_the_command_line(tmp_path):
     """A process that is really killed in the middle, by the commands that a user types."""
     options = "--data.limit 300 --data.binarization threshold --fit.epochs 12 --fit.batch_size 20 --fit.device cpu"
     options += " --fit.checkpoint_every 0 --fit.patience null --model.hidden_dims [10] --guide.hidden_dims [10]"
-    quiet = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    quiet = {
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+    }
     train = command("train", "vae", *options.split(), "--out")
     subprocess.run([*train, tmp_path / "whole"], check=True, **quiet)
     killed = subprocess.Popen([*train, tmp_path / "killed"], **quiet)

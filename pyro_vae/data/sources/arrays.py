@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from torch import Tensor
 
-from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.dataset import RawData
 from pyro_vae.data.registry import source
 from pyro_vae.data.split import PARTS, Parts, random_order
 from pyro_vae.data.tensors import as_tensor
@@ -148,8 +148,8 @@ def _read(stream: IO[bytes], size: int, label: str) -> np.ndarray:
         raise InputError(f"{label} holds Python objects, which are not loaded; save numeric arrays")
     promised, there = prod(shape) * dtype.itemsize, size - stream.tell()  # of Python's integers: they do not overflow
     if min(shape, default=0) < 0 or promised != there:
-        told = f"{' x '.join(map(str, shape))} of {dtype}, {promised:,} bytes"
-        raise ValueError(f"its header says {told}, but {there:,} follow")
+        text = f"{' x '.join(map(str, shape))} of {dtype}, {promised:,} bytes"
+        raise ValueError(f"its header says {text}, but {there:,} follow")
     check_room(label, promised)
     content = bytearray(promised)
     for place in range(0, promised, CHUNK):
@@ -185,7 +185,7 @@ X_NAMES = ("x", *(f"x_{part}" for part in PARTS))
     "arrays in a .npz or .npy file",
     reads=lambda path: path.is_file() and path.suffix.lower() in ARRAYS,
 )
-def load_arrays(path: Path, *, layout: Layout | None = None) -> Loaded:
+def load_arrays(path: Path, *, layout: Layout | None = None) -> RawData:
     """Load arrays: ``.npy`` is x; ``.npz`` holds ``x``, or ``x_train``, ``x_validation``, ``x_test``.
 
     Other arrays of a ``.npz``, e.g. ``y`` or ``y_train``, must have as many entries.
@@ -213,8 +213,8 @@ def load_arrays(path: Path, *, layout: Layout | None = None) -> Loaded:
         mixed = [key for key in tensors if key.startswith("x_")]
         if mixed:
             raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
-        return Loaded(_split_at_random(tensors, path))
-    return Loaded(_given_splits(tensors, path))
+        return RawData(_split_at_random(tensors, path))
+    return RawData(_given_splits(tensors, path))
 
 
 def _split_at_random(tensors: dict[str, Tensor], path: Path) -> Parts:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import data_folders, square
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.scenes import ABOVE, GRID, LEFT_OF, PLACES, Scenes
@@ -125,7 +125,7 @@ NAMES = (
     "scenes of two or four emoji of 16 (drawn here, 32x32 RGB; objects, scenes and image_size change it) with "
     "captions; of held-out combinations in validation and test; 20,000 train / 128 validation / 256 test",
 )
-def load_emoji(root: Path | None, image_size: int | None, *, objects: int = OBJECTS, scenes: int = SCENES) -> Loaded:
+def load_emoji(root: Path | None, image_size: int | None, *, objects: int = OBJECTS, scenes: int = SCENES) -> RawData:
     """Load composed scenes (:mod:`pyro_vae.data.sources.emoji` says of which combinations).
 
     Args:
@@ -160,7 +160,7 @@ def load_emoji(root: Path | None, image_size: int | None, *, objects: int = OBJE
     for part, (layout, which) in draw_scenes(objects, scenes).items():
         parts[part] = {"x": made_of.draw(layout, which)}
         captions[part] = made_of.captions(layout, which)
-    return Loaded(parts, captions=captions, extras=(made_of,))
+    return RawData(parts, captions=captions, extras=(made_of,))
 
 
 @source(
@@ -168,7 +168,7 @@ def load_emoji(root: Path | None, image_size: int | None, *, objects: int = OBJE
     "1,373 emoji of the Noto colour font, each with its name as caption, 32x32 RGB unless image_size says otherwise; "
     "80% train / 10% validation / 10% test",
 )
-def load_emoji_names(root: Path | None, image_size: int | None) -> Loaded:
+def load_emoji_names(root: Path | None, image_size: int | None) -> RawData:
     """Load every emoji that is one code point, with its name, split at random (seed 0) into 80% / 10% / 10%.
 
     Args:
@@ -189,7 +189,7 @@ def load_emoji_names(root: Path | None, image_size: int | None) -> Loaded:
     names = [unicodedata.name(signs[i]).lower() for i in there.tolist()]
     order = random_order(len(x))
     captions = {part: tuple(names[i] for i in index.tolist()) for part, index in order.items()}
-    return Loaded({part: {"x": x[index]} for part, index in order.items()}, captions=captions)
+    return RawData({part: {"x": x[index]} for part, index in order.items()}, captions=captions)
 
 
 def draw_emoji(signs: list[str], root: Path | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_vae.data.dataset import Classes, Extra, Loaded
+from pyro_vae.data.dataset import Classes, Extra, RawData
 from pyro_vae.data.images import (
     IMAGES,
     SOUNDS,
@@ -64,21 +64,21 @@ def find_captions(root: Path, splits: dict[str, Labelled]) -> Texts:
     files = [file for folder in folders for file in _in_folder(folder)]
     if not files:
         return _beside(root, splits)
-    told: dict[Path, str] = {}
+    by_file: dict[Path, str] = {}
     for file in files:
         for name, caption in _read(file):
             image = file.parent / name
             if image not in images:
                 raise InputError(f"{file}: there is no image '{name}' in {file.parent}; correct or remove its line")
-            if image in told:
+            if image in by_file:
                 raise InputError(f"{file}: '{name}' has a caption already; give every image one")
             if not caption.strip():
                 raise InputError(f"{file}: the caption of '{name}' is empty")
-            told[image] = caption.strip()
-    silent = sorted(images - told.keys())
+            by_file[image] = caption.strip()
+    silent = sorted(images - by_file.keys())
     if silent:
         raise InputError(f"{silent[0]} has no caption in {files[0]}, and {len(silent) - 1} other images; add them")
-    return {part: tuple(told[file] for file, _ in members) for part, members in splits.items()}
+    return {part: tuple(by_file[file] for file, _ in members) for part, members in splits.items()}
 
 
 def _beside(root: Path, splits: dict[str, Labelled]) -> Texts:
@@ -88,22 +88,22 @@ def _beside(root: Path, splits: dict[str, Labelled]) -> Texts:
     if not files:
         return {}
     problem = None if len(files) == len(images) else f"{len(images) - len(files):,} images have none"
-    told: dict[Path, str] = {}
+    by_file: dict[Path, str] = {}
     for file in files if problem is None else ():
         try:
             with file.open("rb") as stream:
                 content = stream.read(LONGEST + 1)
-            told[file] = " ".join(content.decode("utf-8-sig").split())
+            by_file[file] = " ".join(content.decode("utf-8-sig").split())
         except (OSError, UnicodeDecodeError):
             problem = f"{file.name} is not readable as UTF-8"
             break
-        if not told[file] or len(content) > LONGEST:
-            problem = f"{file.name} is {'too long' if told[file] else 'empty'}"
+        if not by_file[file] or len(content) > LONGEST:
+            problem = f"{file.name} is {'too long' if by_file[file] else 'empty'}"
             break
     if problem is not None:
         logger.info("%s: text files beside images are passed over as captions, for %s", shown(root), shown(problem))
         return {}
-    return {part: tuple(told[file.with_suffix(".txt")] for file, _ in members) for part, members in splits.items()}
+    return {part: tuple(by_file[file.with_suffix(".txt")] for file, _ in members) for part, members in splits.items()}
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -143,7 +143,7 @@ def _json(file: Path) -> str:
 
 
 @source("a folder of images", "image files in a folder", reads=lambda path: path.is_dir() and kind_of(path) is IMAGES)
-def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded:
+def load_folder(path: Path, image_size: int | None, limit: int | None) -> RawData:
     """Load a folder of images, of one sub-folder per class, or of train/validation/test folders of either.
 
     Without split folders the images are split at random (seed 0) into 80% / 10% / 10%. If all images are grey
@@ -188,13 +188,13 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> Loaded
 
 def _labelled(
     path: Path, splits: dict[str, Labelled], parts: Parts, classes: list[str], captions: Texts, *extras: Extra
-) -> Loaded:
+) -> RawData:
     """With the names of the files, and labels where they lie in class folders."""
     if classes:
         extras = *extras, Classes(tuple(map(shown, classes)))
         for part, members in splits.items():
             parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
-    return Loaded(parts, file_names(path, splits), captions, extras)
+    return RawData(parts, file_names(path, splits), captions, extras)
 
 
 def _sizes_differ(file: Path, shape: torch.Size, first: Path, expected: torch.Size) -> str:
@@ -218,7 +218,7 @@ def load_sound_folder(
     sample_rate: int | None = None,
     length: int | None = None,
     encoding: Encoding = "linear",
-) -> Loaded:
+) -> RawData:
     """Load a folder of WAV files, laid out as a folder of images may be (:mod:`pyro_vae.data.images`).
 
     Channels are mixed to one; recordings are as loud as they are in the files.

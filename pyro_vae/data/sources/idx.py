@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import SYSTEM, cache_folder, data_folders
 from pyro_vae.data.registry import source
 from pyro_vae.data.split import PARTS, hold_out_last
@@ -25,7 +25,7 @@ from pyro_vae.runtime import check_room
     "mnist5k",
     "5,000 MNIST digits embedded in the package, 28x28 grey, 10 classes; 4,000 train / 500 validation / 500 test",
 )
-def load_mnist5k() -> Loaded:
+def load_mnist5k() -> RawData:
     """Load 5,000 MNIST digits from the package: 4,000 train, 500 validation, 500 test, classes balanced.
 
     Returns:
@@ -42,7 +42,7 @@ def load_mnist5k() -> Loaded:
             }
             for part in PARTS
         }
-    return Loaded(parts)
+    return RawData(parts)
 
 
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -115,7 +115,7 @@ SIZES = "28x28 grey, 10 classes; 50,000 train / 10,000 validation / 10,000 test"
 @source("fashion-mnist", f"Fashion-MNIST clothes (Xiao et al. 2017), {SIZES}")
 @source("mnist", f"MNIST handwritten digits (LeCun & Cortes), {SIZES}")
 @source("kmnist", f"Kuzushiji-MNIST characters (Clanuwat et al. 2018), {SIZES}")
-def load_idx_set(name: str, root: Path | None) -> Loaded:
+def load_idx_set(name: str, root: Path | None) -> RawData:
     """Load ``mnist``, ``fashion-mnist`` or ``kmnist``: a local copy, else torchvision's download.
 
     Split: the first 50,000 training images for training, the last 10,000 for validation; 10,000 for test.
@@ -143,7 +143,7 @@ def load_idx_set(name: str, root: Path | None) -> Loaded:
                 raise CorruptFileError(f"{path}: expected {count:,} {what} of {name}, got shape {tuple(tensor.shape)}")
         whole[part] = {"x": x.unsqueeze(1), "y": y.long()}  # (N, 1, 28, 28), (N,)
     train, validation = hold_out_last(whole["train"], NUM_VALIDATION)
-    return Loaded({"train": train, "validation": validation, "test": whole["test"]})
+    return RawData({"train": train, "validation": validation, "test": whole["test"]})
 
 
 def find_idx_folder(name: str, root: Path | None) -> Path | None:

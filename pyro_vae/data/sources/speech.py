@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_vae.data.dataset import Classes, Loaded
+from pyro_vae.data.dataset import Classes, RawData
 from pyro_vae.data.images import cache_folder, data_folders
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.sound import PEAK, Encoding, Sound
@@ -60,7 +60,7 @@ class Utterance:
 )
 def load_speech(
     root: Path | None, *, sample_rate: int = SAMPLE_RATE, length: int | None = None, encoding: Encoding = "linear"
-) -> Loaded:
+) -> RawData:
     """Load the spoken words; the first time they are made by espeak-ng (half a minute) and kept in the cache folder.
 
     Every speaker says every word 12 times, at speeds and pitches drawn for each without repetition: ten of them are for
@@ -97,7 +97,7 @@ def load_speech(
     x = sound.encode(torch.from_numpy(words).to(torch.float32).div_(FULL_SCALE)).unsqueeze(1)  # (N, 1, length)
     y, word = (torch.tensor([getattr(u, key) for u in script]) for key in ("speaker", "word"))
     parts = {part: {"x": x[i], "y": y[i], "word": word[i]} for part, i in _split(len(script)).items()}
-    return Loaded(parts, extras=(sound, Classes(SPEAKERS)))
+    return RawData(parts, extras=(sound, Classes(SPEAKERS)))
 
 
 def takes() -> list[Utterance]:

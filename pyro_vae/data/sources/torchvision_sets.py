@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyro_vae.data.dataset import Loaded
+from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import FORMATS, cache_folder, data_folders, square
 from pyro_vae.data.registry import source
 from pyro_vae.data.split import Parts, hold_out_last
@@ -27,7 +27,7 @@ from pyro_vae.errors import CorruptFileError, InputError
     "cifar10",
     "CIFAR-10 photographs (Krizhevsky 2009), 32x32 RGB, 10 classes; 45,000 train / 5,000 validation / 10,000 test",
 )
-def load_cifar10(root: Path | None) -> Loaded:
+def load_cifar10(root: Path | None) -> RawData:
     """Load CIFAR-10: x uint8 (N, 3, 32, 32), y int64 (N,); the last 5,000 of train validate."""
     train, test = (_open("CIFAR10", root, train=flag) for flag in (True, False))
     return _with_validation(*(_arrays(np.moveaxis(part.data, -1, 1), part.targets) for part in (train, test)))
@@ -37,7 +37,7 @@ def load_cifar10(root: Path | None) -> Loaded:
     "svhn",
     "SVHN house numbers (Netzer et al. 2011), 32x32 RGB, 10 classes; 65,932 train / 7,325 validation / 26,032 test",
 )
-def load_svhn(root: Path | None) -> Loaded:
+def load_svhn(root: Path | None) -> RawData:
     """Load SVHN: x uint8 (N, 3, 32, 32), y int64 (N,); the last 7,325 of train validate."""
     if importlib.util.find_spec("scipy") is None:
         raise InputError("svhn comes as MATLAB files, which torchvision reads with scipy: pip install scipy")
@@ -50,7 +50,7 @@ def load_svhn(root: Path | None) -> Loaded:
     "Omniglot characters (Lake et al. 2015), grey, 28x28 unless image_size says otherwise, ink white; "
     "17,352 train / 1,928 validation / 13,180 test",
 )
-def load_omniglot(root: Path | None, image_size: int | None, limit: int | None) -> Loaded:
+def load_omniglot(root: Path | None, image_size: int | None, limit: int | None) -> RawData:
     """Load Omniglot: x uint8 (N, 1, size, size) white ink on black, y int64 (N,), the character.
 
     The background set is for training, its last 1,928 images for validation, the evaluation set for test: the
@@ -67,7 +67,7 @@ def load_omniglot(root: Path | None, image_size: int | None, limit: int | None) 
     for part, (dataset, index) in places.items():
         x, y = _decode(dataset, index[:limit], image_size or 28)
         parts[part] = {"x": 255 - x, "y": y}
-    return Loaded(parts)
+    return RawData(parts)
 
 
 @source(
@@ -75,14 +75,14 @@ def load_omniglot(root: Path | None, image_size: int | None, limit: int | None) 
     "CelebA faces (Liu et al. 2015), RGB, 64x64 unless image_size says otherwise; "
     "162,770 train / 19,867 validation / 19,962 test",
 )
-def load_celeba(root: Path | None, image_size: int | None, limit: int | None) -> Loaded:
+def load_celeba(root: Path | None, image_size: int | None, limit: int | None) -> RawData:
     """Load CelebA: x uint8 (N, 3, size, size), the central square resized; attributes bool (N, 40)."""
     parts: Parts = {}
     for part, split in {"train": "train", "validation": "valid", "test": "test"}.items():
         dataset = _open("CelebA", root, split=split, target_type="attr")
         x, attributes = _decode(dataset, range(len(dataset))[:limit], image_size or 64)
         parts[part] = {"x": x, "attributes": attributes.bool()}
-    return Loaded(parts)
+    return RawData(parts)
 
 
 def _open(class_name: str, root: Path | None, **options: Any) -> Any:
@@ -152,9 +152,9 @@ def _arrays(x: np.ndarray, y: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
     return {"x": torch.from_numpy(np.ascontiguousarray(x)), "y": torch.as_tensor(np.asarray(y)).long()}
 
 
-def _with_validation(whole: dict[str, Tensor], test: dict[str, Tensor]) -> Loaded:
+def _with_validation(whole: dict[str, Tensor], test: dict[str, Tensor]) -> RawData:
     train, validation = hold_out_last(whole, len(whole["x"]) // 10)
-    return Loaded({"train": train, "validation": validation, "test": test})
+    return RawData({"train": train, "validation": validation, "test": test})
 
 
 def _decode(dataset: Any, index: Sequence[int], size: int) -> tuple[Tensor, Tensor]:
@@ -166,8 +166,8 @@ def _decode(dataset: Any, index: Sequence[int], size: int) -> tuple[Tensor, Tens
                 image, target = dataset[i]
                 pixels = torch.from_numpy(np.array(image))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            told = f"torchvision's {type(dataset).__name__}: image {i} cannot be read ({error})"
-            raise CorruptFileError(told) from error
+            text = f"torchvision's {type(dataset).__name__}: image {i} cannot be read ({error})"
+            raise CorruptFileError(text) from error
         pixels = pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1)  # (C, H, W)
         if images is None:
             images = pixels.new_empty(len(index), len(pixels), size, size)

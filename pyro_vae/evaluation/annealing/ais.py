@@ -103,7 +103,10 @@ def ais(
         path = AnnealedPath(pair, start, num_chains)
         with options.chunks(path, split, memory_budget, compile, progress) as chunks:
             weights = Weights.joined(
-                [forwards(densities, options.beta, sizes, num_leapfrog, told) for _, densities, sizes, told in chunks]
+                [
+                    forwards(densities, options.beta, sizes, num_leapfrog, on_transition)
+                    for _, densities, sizes, on_transition in chunks
+                ]
             )
         return AnnealedLikelihood(weights.log_w, weights.acceptance, options.settings, sites, split.name)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import InputError, positive
@@ -16,8 +17,9 @@ from pyro_vae.evaluation.annealing.results import BidirectionalBounds
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
+from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.program import Program, as_programs
-from pyro_vae.programs.session import as_batch, evaluating, quiet
+from pyro_vae.programs.session import as_batch, evaluating, in_evaluation
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.recording import Compile
 from pyro_vae.runtime import SEEDS, as_device, check_seed
@@ -93,10 +95,10 @@ def bidirectional(
         path = AnnealedPath(pair, start, num_chains)
         lower, upper = [], []
         with options.chunks(path, split, memory_budget, compile, progress, directions=2) as chunks:
-            for rows, densities, sizes, told in chunks:
+            for rows, densities, sizes, step in chunks:
                 exact = {name: value[rows].to(split.device) for name, value in latents.items()}
-                lower.append(forwards(densities, options.beta, sizes, num_leapfrog, told))
-                upper.append(backwards(densities, densities.at_values(exact), options.beta, sizes, num_leapfrog, told))
+                lower.append(forwards(densities, options.beta, sizes, num_leapfrog, step))
+                upper.append(backwards(densities, densities.at_values(exact), options.beta, sizes, num_leapfrog, step))
         below, above = Weights.joined(lower), Weights.joined(upper)
         return BidirectionalBounds(
             below.log_w, above.log_w, torch.stack([below.acceptance, above.acceptance]), options.settings
@@ -117,7 +119,8 @@ def _drawn(
     data = {name: values[name] for name in required_arguments(guide, context) if name in values}
     data = {**context, **data, X: values[site]}
     latents = _sampled(guide, data, seed)
-    others = [name for name in values if name not in (*latents, *data, site)]
+    summed = _summed(model, guide, data, seed)
+    others = [name for name in values if name not in (*latents, *data, site, *summed)]
     known = accepted_arguments(model)
     for name in others:
         if known is not None and name not in known:
@@ -127,7 +130,7 @@ def _drawn(
             )
     data |= {name: values[name] for name in others}
     drawn = {name: values[name] for name in values if name in latents and name not in data}
-    left = _sampled(model, data, seed)
+    left = _sampled(model, data, seed) - summed
     if left != set(drawn):
         which = sorted(left ^ set(drawn))
         raise InputError(
@@ -139,6 +142,13 @@ def _drawn(
 
 def _sampled(program: Program, batch: Mapping[str, Tensor], seed: int) -> set[str]:
     """The sites that a program samples when it is given a batch, of which two rows are tried."""
-    with quiet([program], {name: value[:2] for name, value in batch.items()}, seed) as rows:
+    with in_evaluation([program], {name: value[:2] for name, value in batch.items()}, seed) as rows:
         trace = traced(program, **rows)
     return {name for name, node in trace.nodes.items() if is_latent(node) and not node["infer"].get("is_auxiliary")}
+
+
+def _summed(model: Program, guide: Program, batch: Mapping[str, Tensor], seed: int) -> frozenset[str]:
+    """The latent sites of the model that the guide does not have, and that are summed over."""
+    with in_evaluation([model, guide], {name: value[:2] for name, value in batch.items()}, seed) as rows:
+        drawn = traced(guide, **rows)
+        return summed_sites(traced(poutine.replay(model, trace=drawn), **rows), drawn).model

@@ -137,7 +137,7 @@ class Weights:
         return cls(log_w.cpu(), acceptance.double().cpu())
 
 
-def tune(densities: Densities, beta: list[float], num_leapfrog: int, told: Callable[[], object]) -> StepSizes:
+def tune(densities: Densities, beta: list[float], num_leapfrog: int, on_transition: Callable[[], object]) -> StepSizes:
     """Find step sizes that 65% of the transitions are accepted with, by annealing once through these exponents.
 
     A datum's chains have one step size, times the standard deviation of each number over the chains.
@@ -159,12 +159,12 @@ def tune(densities: Densities, beta: list[float], num_leapfrog: int, told: Calla
         log_step = log_step + RATE * (accepted.mean(0) - ACCEPTANCE)
         if i >= SETTLING:
             found.append(log_step.exp()[:, None] * variance.sqrt())
-        told()
+        on_transition()
     return StepSizes(torch.tensor(beta, dtype=torch.float64), torch.stack(found))
 
 
 def forwards(
-    densities: Densities, beta: list[float], sizes: StepSizes, num_leapfrog: int, told: Callable[[], object]
+    densities: Densities, beta: list[float], sizes: StepSizes, num_leapfrog: int, on_transition: Callable[[], object]
 ) -> Weights:
     r"""Chains from f_0 to f_1, whose weights have the mean p(x).
 
@@ -173,7 +173,7 @@ def forwards(
 
     Source: Neal 2001, arXiv:physics/9803008.
     """
-    return _along(densities, densities.draw(), beta, sizes, num_leapfrog, told)
+    return _along(densities, densities.draw(), beta, sizes, num_leapfrog, on_transition)
 
 
 def backwards(
@@ -182,13 +182,13 @@ def backwards(
     beta: list[float],
     sizes: StepSizes,
     num_leapfrog: int,
-    told: Callable[[], object],
+    on_transition: Callable[[], object],
 ) -> Weights:
     """The same chains run backwards from exact samples of the posterior: the mean of 1 / w is 1 / p(x).
 
     Source: Grosse et al. 2015, arXiv:1511.02543.
     """
-    back = _along(densities, exact, beta[::-1], sizes, num_leapfrog, told)
+    back = _along(densities, exact, beta[::-1], sizes, num_leapfrog, on_transition)
     return Weights(-back.log_w, back.acceptance)
 
 
@@ -198,7 +198,7 @@ def _along(
     beta: list[float],
     sizes: StepSizes,
     num_leapfrog: int,
-    told: Callable[[], object],
+    on_transition: Callable[[], object],
 ) -> Weights:
     """Chains from beta[0] to beta[-1]: a step of the exponent, then a transition there, none after the last step."""
     log_w = torch.zeros_like(point.log_start, dtype=torch.float64)
@@ -208,7 +208,7 @@ def _along(
         if after != beta[-1]:
             point, accepted = transition(densities.at, point, after, sizes.at(after), num_leapfrog)
             total = total + accepted.mean(0)
-        told()
+        on_transition()
     return Weights(log_w, total / (len(beta) - 2))
 
 

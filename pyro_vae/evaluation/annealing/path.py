@@ -16,7 +16,8 @@ from pyro_vae.evaluation.annealing.unconstrained import Layout, Unconstrained, c
 from pyro_vae.evaluation.chunks import Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_numbers, site_tensors
 from pyro_vae.programs.context import X
-from pyro_vae.programs.densities import log_prob, total
+from pyro_vae.programs.densities import log_prob, model_densities, total
+from pyro_vae.programs.enumeration import Sums, alone_with_all_values
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.sites import in_data_plate, is_delta
@@ -26,14 +27,14 @@ from pyro_vae.recording import Mode, Outputs
 FROM_PRIOR = 'anneal from the prior, start="prior", which needs no guide'
 
 
-def check_model(trace: Trace) -> None:
-    """Check a model's latent sites.
+def check_model(trace: Trace, summed: frozenset[str]) -> None:
+    """Check a model's latent sites, but for those that are summed over.
 
     Raises:
         InputError: names a latent that is shared by all data, a point mass, or discrete.
     """
     for name, site in trace.nodes.items():
-        if not is_latent(site):
+        if not is_latent(site) or name in summed:
             continue
         fn = site["fn"]
         if not in_data_plate(site):
@@ -48,7 +49,8 @@ def check_model(trace: Trace) -> None:
         if is_discrete(fn):
             raise InputError(
                 f"latent site '{name}' is discrete ({type(fn).__name__}): annealing moves latents along gradients and "
-                "needs continuous ones; use log_likelihood"
+                "needs continuous ones, or discrete ones that are summed over, which the guide does not have; use "
+                "log_likelihood"
             )
 
 
@@ -107,9 +109,9 @@ def _check_known_everywhere(name: str, site: Site) -> None:
         with torch.no_grad():
             site["fn"].log_prob(site["value"].clone())
     except (KeyError, NotImplementedError) as error:
-        told = str(error).strip("'\"") or type(error).__name__
+        text = str(error).strip("'\"") or type(error).__name__
         raise InputError(
-            f"latent site '{name}': the guide's density at values that it has not drawn itself is not known ({told}): "
+            f"latent site '{name}': the guide's density at values that it has not drawn itself is not known ({text}): "
             f"{FROM_PRIOR}"
         ) from error
 
@@ -167,6 +169,12 @@ class AnnealedPath:
 
     def __init__(self, pair: Pair, start: Start, num_chains: int, mode: Mode = "off") -> None:
         self.pair, self.model, self.guide = pair, pair.model, pair.guide
+        self.sums = Sums(pair.sums.names if start == "prior" else pair.sums.model)
+        if start == "guide" and pair.sums.guide:
+            raise InputError(
+                f"latent site '{min(pair.sums.guide)}' has all its values in the guide, whose density of the other "
+                f"latents is a mixture that is not known: {FROM_PRIOR}, or leave the site out of the guide"
+            )
         self.start, self.num_chains = start, num_chains
         self.nesting, self.vectorize = pair.nesting, not pair.repeated
         self.recorder = Recorder(("annealing", "densities"), nn.ModuleList([pair.model, pair.guide]), mode)
@@ -201,18 +209,20 @@ class Densities:
         self._name = f"densities of {self.chains} chains"
         if path.start == "prior":
             first = traced(self.model, **self.batch)
-            check_model(first)
+            check_model(first, path.sums.model)
         else:
             pair = replace(path.pair, repeated=False).traces(self.batch, self.chains)
             first = pair.model
-            check_model(first)
+            if path.pair.sums:  # the pair has all values of what is summed over, and of these a draw is wanted
+                first = traced(poutine.replay(self.model, trace=pair.guide), **self.batch)
+            check_model(first, path.sums.model)
             check_guide(pair, path.model, batch)
             if independent_of_particles(pair):
                 self._template = pair.counted_guide()
                 sites = [q for q, _ in pair.latent().values()]
                 self._parameters = [t for site in sites for t in site_tensors(site)]
                 self._name += f" by {[site_numbers(site) for site in sites]}"
-        self.layout = Layout(first, self.chains, self.size * inner, path.nesting)
+        self.layout = Layout(first, self.chains, self.size * inner, path.nesting, path.sums.model)
         self._sites = {name: first.nodes[name] for name in self.layout.parts}
         self._drawn: Tensor | None = self._by_chain(self.layout.vector(first))
         left_out = self.layout.left_out(first)
@@ -266,17 +276,16 @@ class Densities:
             u = given[VECTOR].detach().requires_grad_()
             unconstrained = Unconstrained(self.layout, u)
             with unconstrained:
-                model = traced(self.model, **batch)
+                model = traced(alone_with_all_values(self.model, self.path.sums, self.path.nesting), **batch)
             guide = Trace() if self.path.start == "prior" else self._trace_guide(model, given, batch)
             size = self.layout.size
             known = {"data_plates": self.path.pair.data_plates, "left_out": self.path.pair.left_out}
-            pair = TracePair(model, guide, self.chains, self.particle_dim, size, size, **known)
+            pair = TracePair(model, guide, self.chains, self.particle_dim, size, size, sums=self.path.sums, **known)
 
             def summed(sites: list[Site]) -> Tensor:
                 return total([pair.per_datum(log_prob(site), site) for site in sites])
 
-            observed = summed(list(pair.observed().values()))
-            prior = summed([model.nodes[name] for name in self.layout.parts])
+            prior, observed = model_densities(pair, list(self.layout.parts))
             if self.path.start == "prior":
                 log_start = prior
             else:

@@ -49,10 +49,10 @@ class Settings:
 
     def rows(self, acceptance: Tensor) -> dict[str, str]:
         """What people read of the chains, whose transitions were accepted with these probabilities."""
-        told = f"{self.num_chains} x {self.num_temperatures} x {self.num_leapfrog}"
+        found = f"{self.num_chains} x {self.num_temperatures} x {self.num_leapfrog}"
         mean = number_or_none(acceptance.mean())
         return {
-            "chains x temperatures x leapfrog": f"{told}, from the {self.start}, {self.schedule}",
+            "chains x temperatures x leapfrog": f"{found}, from the {self.start}, {self.schedule}",
             "acceptance": "no transition" if mean is None else f"{mean:.2f}",
         }
 
@@ -163,20 +163,20 @@ class BidirectionalBounds(Result):
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences; empty if nothing does."""
         gap, error = self.gap
-        told = not_finite(self.lower, "lower bound") + not_finite(self.upper, "upper bound")
-        told += doubts(self.lower_weights, self.acceptance[0], "chains forwards")
-        told += doubts(-self.upper_weights, self.acceptance[1], "chains backwards")
+        found = not_finite(self.lower, "lower bound") + not_finite(self.upper, "upper bound")
+        found += doubts(self.lower_weights, self.acceptance[0], "chains forwards")
+        found += doubts(-self.upper_weights, self.acceptance[1], "chains backwards")
         if gap < -4 * error:
-            told.append(
+            found.append(
                 f"the upper bound is below the lower one by {-gap:.3g} nats, with a standard error of {error:.2g}"
             )
         wide = int((self.gaps > WIDE).sum())
         if 0 < wide <= len(self.gaps) / 10:
-            told.append(
+            found.append(
                 f"{wide} of {len(self.gaps)} data have a gap of more than {WIDE:g} nats (up to {self.gaps.max():.3g}): "
                 "chains do not find the latents that these data were made of; the median is the gap of the others"
             )
-        return told
+        return found
 
     @property
     def rows(self) -> dict[str, str]:
@@ -239,8 +239,8 @@ class RefinedBound(Result):
     def rows(self) -> dict[str, str]:
         """Both bounds, and the gap between them."""
         bounds = {"ELBO": self.amortized, "ELBO, refined": self.refined}
-        told = {name: nats(mean_and_error(value), 3) for name, value in bounds.items()}
-        return {**told, "amortization gap of the ELBO": nats(self.gain, 3)}
+        found = {name: nats(mean_and_error(value), 3) for name, value in bounds.items()}
+        return {**found, "amortization gap of the ELBO": nats(self.gain, 3)}
 
     def arrays(self) -> dict[str, Tensor]:
         """Both bounds of each datum, nats, ``(num_data,)`` each."""
@@ -249,11 +249,11 @@ class RefinedBound(Result):
     @property
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences."""
-        told = not_finite(self.amortized, "ELBO") + not_finite(self.refined, "ELBO, refined")
+        found = not_finite(self.amortized, "ELBO") + not_finite(self.refined, "ELBO, refined")
         worse, n = int((self.refined < self.amortized).sum()), len(self.refined)
         if worse > 0.75 * n:  # half of them, where there is nothing to gain
-            told.append(f"refinement lowered the ELBO of {worse} of {n} data: more steps or a smaller rate are needed")
-        return told
+            found.append(f"refinement lowered the ELBO of {worse} of {n} data: more steps or a smaller rate are needed")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values, nats."""
@@ -300,13 +300,13 @@ class LikelihoodGap(Result):
     @property
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences."""
-        told = [*self.annealed.warnings, *self.elbo.warnings]
+        found = [*self.annealed.warnings, *self.elbo.warnings]
         for k, bound in self.importance.items():
-            told += not_finite(bound.per_datum, f"K = {k}")
+            found += not_finite(bound.per_datum, f"K = {k}")
             less, error = self.missing(bound.per_datum)
             if less < -4 * error:
-                told.append(f"annealing is {-less:.3g} nats below the bound with K = {k}: more temperatures are needed")
-        return told
+                found.append(f"annealing is {-less:.3g} nats below the bound with K = {k}: it takes more temperatures")
+        return found
 
     @property
     def rows(self) -> dict[str, str]:
@@ -366,19 +366,19 @@ def number_or_none(value: Tensor) -> float | None:
 
 def doubts(log_w: Tensor, acceptance: Tensor, who: str) -> list[str]:
     """Sentences on chains that hardly moved, and on data whose estimate is one chain's."""
-    told, n = [], len(acceptance)
+    found, n = [], len(acceptance)
     still = int((acceptance < LOW_ACCEPTANCE).sum())
     if still:
-        told.append(
+        found.append(
             f"{who} of {still} of {n} data moved in less than {LOW_ACCEPTANCE:.0%} of their transitions: more leapfrog "
             "steps or temperatures are needed"
         )
     single = int((effective_sample_size(log_w) < 1.5).sum()) if len(log_w) > 1 else 0
     if single > n / 10:
-        told.append(
+        found.append(
             f"one of the {who} has nearly all the weight in {single} of {n} data: the bound is loose there; more "
             "temperatures are needed"
         )
     if not bool(torch.isfinite(log_w).all()):
-        told.append(f"some {who} ended in weights that are not finite")
-    return told
+        found.append(f"some {who} ended in weights that are not finite")
+    return found

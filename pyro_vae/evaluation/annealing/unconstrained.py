@@ -112,24 +112,28 @@ class Layout:
         trace: of the model, with latents of this many particles; its latents are continuous.
         num_particles, size: C, N.
         nesting: batch dimensions of the program's own plates.
+        summed: latent sites that are summed over, and so are no part of the vectors.
 
     Raises:
         InputError: if there is no latent site, or one with a support that no map to real numbers is known for.
     """
 
-    def __init__(self, trace: Trace, num_particles: int, size: int, nesting: int) -> None:
+    def __init__(
+        self, trace: Trace, num_particles: int, size: int, nesting: int, summed: frozenset[str] = frozenset()
+    ) -> None:
         self.num_particles, self.size, self.nesting = num_particles, size, nesting
         self.parts: dict[str, Part] = {}
         start = 0
         for name, site in trace.nodes.items():
-            if is_latent(site):
+            if is_latent(site) and name not in summed:
                 u = bijection(site).inv(site["value"])
                 inner, event = self._split(u, site)
                 width = math.prod(inner) * math.prod(event)
                 self.parts[name] = Part(start, start + width, inner, event, u.dtype)
                 start += width
         if not self.parts:
-            raise InputError("the model has no latent site: its log p(x) is exact, nothing is to be annealed")
+            what = f"no latent site but {', '.join(sorted(summed))}, summed over" if summed else "no latent site"
+            raise InputError(f"the model has {what}: its log p(x) is exact, nothing is to be annealed")
         self.dim = start
 
     def vector(self, trace: Trace) -> Tensor:
@@ -207,12 +211,18 @@ class Unconstrained(Messenger):
         if msg["is_observed"] or msg["name"] not in self.layout.parts:
             return
         fn, event = msg["fn"], self.layout.parts[msg["name"]].event
-        u = self.layout.value(msg["name"], self.vector).reshape(*fn.batch_shape, *event)
+        left = max(0, len(fn.batch_shape) - self.layout.nesting - 1)  # dimensions of what is summed over
+        u = self.layout.value(msg["name"], self.vector).reshape(*fn.batch_shape[left:], *event)
         transform = bijection(msg)
         msg["value"], msg["done"] = transform(u), True
+        if left and msg["value"].dim() > u.dim():
+            raise InputError(
+                f"latent site '{msg['name']}' has a support that depends on a latent that is summed over: it cannot be "
+                "annealed; use log_likelihood"
+            )
         masks = masks_of(msg)
         if masks or not _is_identity(transform):
-            self.log_det[msg["name"]] = _log_det(transform, u, msg["value"], masks, len(fn.batch_shape))
+            self.log_det[msg["name"]] = _log_det(transform, u, msg["value"], masks, len(fn.batch_shape) - left)
 
 
 def _log_det(transform: Transform, u: Tensor, value: Tensor, masks: list, rank: int) -> Tensor:
