@@ -86,7 +86,7 @@ class SemiSupervisedVAE(GenerativeModel):
 
 
 class StackedSemiSupervisedVAE(SemiSupervisedVAE):
-    """y ~ Categorical(1/C);  z2 ~ N(0, I);  z1 | y, z2 ~ N(mu(y, z2), sigma(y, z2)^2);  x | z1 ~ likelihood(decoder(z1)).
+    """y ~ Categorical(1/C);  z2 ~ N(0, I);  z1 | y, z2 ~ N(mu, diag sigma^2)(y, z2);  x | z1 ~ likelihood(decoder(z1)).
 
     Classes are told apart among the latents z1 of an image, not among its pixels (M1 and M2 as one model, trained
     together): the sum over labels is one over a small network, and a step costs little more than a VAE's.
