@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, GaussianMixtureVAE
 from pyro_vae.objectives import ELBO, IWAE, Objective
 
 SHAPE, PIXELS = (1, 28, 28), 784
@@ -99,6 +99,48 @@ def iwae_case() -> Case:
     hand = HandIWAE(nn.Sequential(nn.Flatten(), *mlp(PIXELS, 400, 40)), mlp(20, 400, PIXELS), 50)
     plain = pyro.infer.RenyiELBO(alpha=0, num_particles=50, vectorize_particles=True, max_plate_nesting=1)
     return Case(model, GaussianGuide(model, hidden_dims=(400,)), IWAE(50), plain, hand)
+
+
+class HandMixture(HandVAE):
+    """The loss of a VAE whose prior is a mixture of 10 Gaussians, summed over."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, components: int, latent_dim: int) -> None:
+        super().__init__(encoder, decoder)
+        self.weights = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, latent_dim))
+        self.raw_scales = nn.Parameter(torch.full((components, latent_dim), 0.5413))
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, raw = self.encoder(x).chunk(2, -1)  # (N, latent)
+        scale = softplus(raw) + 1e-4
+        noise = torch.randn_like(loc)
+        z = loc + scale * noise
+        logits = self.decoder(z).view_as(x)
+        reconstruction = binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        log_q = (-0.5 * noise.square() - scale.log()).sum()
+        prior_scale = softplus(self.raw_scales)  # (K, latent)
+        each = -0.5 * ((z[:, None] - self.means) / prior_scale).square() - prior_scale.log()  # (N, K, latent)
+        log_p = (each.sum(-1) + self.weights.log_softmax(0)).logsumexp(-1).sum()
+        return (reconstruction + log_q - log_p) / len(x)
+
+
+class Enumerated(nn.Module):
+    """A model whose discrete sites are marked as Pyro's own objective wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pyro.infer.config_enumerate(self.model)(x)
+
+
+def mixture_case() -> Case:
+    """The MLP VAE with a prior of 10 Gaussians, whose component is enumerated."""
+    model = GaussianMixtureVAE(SHAPE, num_components=10, latent_dim=20, hidden_dims=(400,))
+    hand = HandMixture(nn.Sequential(nn.Flatten(), *mlp(PIXELS, 400, 40)), mlp(20, 400, PIXELS), 10, 20)
+    plain = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
+    return Case(Enumerated(model), GaussianGuide(model, hidden_dims=(400,)), ELBO(), plain, hand)
 
 
 def conv_case() -> Case:
@@ -195,6 +237,7 @@ def hierarchical_case() -> Case:
 CASES = {
     "MLP VAE": mlp_case,
     "convolutional VAE": conv_case,
+    "mixture prior, 10 enumerated": mixture_case,
     "IWAE, K = 50": iwae_case,
     "5-layer hierarchy": hierarchical_case,
 }

@@ -80,3 +80,14 @@ def below_one(name: str, value: float) -> float:
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise InputError(f"{name} must be a number from 0 to below 1, got {value!r}")
     return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """The value, if it is a number from 0.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise InputError(f"{name} must be a number from 0, got {value!r}")
+    return value

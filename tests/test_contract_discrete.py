@@ -7,8 +7,8 @@ from contract import PairContract
 from test_contract_conditional import SHAPE, labelled
 from torch import nn
 
-from pyro_vae.guides import GaussianGuide, SemiSupervisedGuide
-from pyro_vae.models import GaussianMixtureVAE, SemiSupervisedVAE
+from pyro_vae.guides import GaussianGuide, SemiSupervisedGuide, StackedSemiSupervisedGuide
+from pyro_vae.models import GaussianMixtureVAE, SemiSupervisedVAE, StackedSemiSupervisedVAE
 
 
 class TestGaussianMixture(PairContract):
@@ -60,3 +60,13 @@ class TestUserMixture(PairContract):
     def make_pair(self):
         pair = UserMixture()
         return pair.model, pair.guide, {"x": torch.randn(16, 1) + torch.randn(16, 7) * 0.3}
+
+
+class TestStackedSemiSupervised(PairContract):
+    start = "prior"
+
+    def make_pair(self):
+        model = StackedSemiSupervisedVAE(SHAPE, 3, 3, 2, hidden_dims=(16,), latent_hidden_dims=(8,))
+        batch = labelled()
+        batch["y"] = torch.where(torch.arange(16) % 2 == 0, batch["y"], -1)
+        return model, StackedSemiSupervisedGuide(model, hidden_dims=(16,), latent_hidden_dims=(8,)), batch

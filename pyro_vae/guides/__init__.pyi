@@ -7,5 +7,6 @@ from .gaussian import GaussianGuide as GaussianGuide
 from .hierarchical import HierarchicalGuide as HierarchicalGuide
 from .ladder import LadderGuide as LadderGuide
 from .semi_supervised import SemiSupervisedGuide as SemiSupervisedGuide
+from .semi_supervised import StackedSemiSupervisedGuide as StackedSemiSupervisedGuide
 from .vq import VQGuide as VQGuide
 from .vq2 import VQ2Guide as VQ2Guide

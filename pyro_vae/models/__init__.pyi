@@ -11,5 +11,6 @@ from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
 from .mixture import GaussianMixtureVAE as GaussianMixtureVAE
 from .semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
+from .semi_supervised import StackedSemiSupervisedVAE as StackedSemiSupervisedVAE
 from .vq import VQVAE as VQVAE
 from .vq2 import VQVAE2 as VQVAE2
