@@ -11,4 +11,5 @@ from .grey_levels import GreyLevels as GreyLevels
 from .logit_laplace import LogitLaplace as LogitLaplace
 from .relaxed_codes import RelaxedCodes as RelaxedCodes
 from .relaxed_codes import RelaxedUniformCodes as RelaxedUniformCodes
+from .reparameterized_mixture import ReparameterizedMixture as ReparameterizedMixture
 from .uniform_codes import UniformCodes as UniformCodes

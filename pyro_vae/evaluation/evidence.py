@@ -123,7 +123,7 @@ def elbo(
             nonlocal ordered
             pair = piece.traces
 
-            for kind, site, raw, _ in bound_terms(pair, analytic=analytic_kl):
+            for kind, site, raw, *_ in bound_terms(pair, analytic=analytic_kl):
                 terms, name = likelihood if kind == "data" else kl, site["name"]
                 if name not in terms:
                     terms[name] = torch.zeros(len(split), dtype=torch.float64, device=split.device)

@@ -3,9 +3,11 @@ from .completion import CompletionGuide as CompletionGuide
 from .completion import EmptyGuide as EmptyGuide
 from .conditional import ConditionalGuide as ConditionalGuide
 from .dvae import DVAEGuide as DVAEGuide
+from .flow import FlowGuide as FlowGuide
 from .gaussian import GaussianGuide as GaussianGuide
 from .hierarchical import HierarchicalGuide as HierarchicalGuide
 from .ladder import LadderGuide as LadderGuide
+from .mixture import MixtureGuide as MixtureGuide
 from .semi_supervised import SemiSupervisedGuide as SemiSupervisedGuide
 from .semi_supervised import StackedSemiSupervisedGuide as StackedSemiSupervisedGuide
 from .vq import VQGuide as VQGuide

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions.transforms import ReshapeTransform
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, below_one
+from pyro_vae.networks import diagonal_normal, make_encoder
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.data_sites import site_of_run
 from pyro_vae.programs.enumeration import is_countable
@@ -62,6 +67,76 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
     if not latents:
         raise InputError("the model has no latent site for a guide to sample")
     return tuple(sites[data]["fn"].event_shape), latents
+
+
+class EncoderGuide(PyroModule):
+    """A guide that makes the distribution of each latent site, independent of the others', of an encoder's features.
+
+    The model is run once to read its latent sites and their shapes; it is not kept.
+
+    Args:
+        model: the generative program; its latent sites must have real support and lie in the data plate.
+        encoder: ``"mlp"``, ``"conv"``, or a module from ``(..., *data_shape)`` to the features.
+        hidden_dims: widths of the encoder's layers from x to z (conv: channels).
+        activation: its nonlinearity, by name.
+        min_scale: lower bound of the scales.
+        more: how many features a site of so many numbers takes beside a location and a scale of each.
+
+    Raises:
+        InputError: as :func:`data_and_latent_shapes`.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        encoder: str | nn.Module,
+        hidden_dims: Sequence[int],
+        activation: str,
+        min_scale: float,
+        more: Callable[[int], int] = lambda size: 0,
+    ) -> None:
+        super().__init__()
+        data_shape, latents = data_and_latent_shapes(model)
+        self.latent_shapes = latents
+        self.min_scale = below_one("min_scale", min_scale)
+        self.sizes = {name: math.prod(shape) for name, shape in latents.items()}
+        self.more = {name: more(size) for name, size in self.sizes.items()}
+        count = 2 * sum(self.sizes.values()) + sum(self.more.values())
+        self.encoder = make_encoder(encoder, data_shape, hidden_dims, count, activation)
+
+    def posterior(self, name: str, normal: dist.Normal, features: Tensor) -> Any:
+        """The distribution of a site's numbers, of event shape (size,).
+
+        Args:
+            name: of the site.
+            normal: of the encoder's locations and scales, ``(batch, size)``.
+            features: the others, ``(batch, more)``.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Sample every latent site given data ``x`` (batch, *data_shape)."""
+        sizes = list(self.sizes.values())
+        paired, rest = self.encoder(x).split([2 * sum(sizes), sum(self.more.values())], -1)
+        q = diagonal_normal(paired, self.min_scale)  # (batch, total latent size)
+        parts = q.loc.split(sizes, -1), q.scale.split(sizes, -1), rest.split(list(self.more.values()), -1)
+        samples = {}
+        with pyro.plate("data", x.shape[0], dim=-1):
+            for (name, shape), m, s, features in zip(self.latent_shapes.items(), *parts, strict=True):
+                fn = self.posterior(name, dist.Normal(m, s), features)
+                samples[name] = pyro.sample(name, _of_event_shape(fn, shape))
+        return samples
+
+
+def _of_event_shape(fn: Any, shape: tuple[int, ...]) -> Any:
+    """A distribution of vectors as one of events of another shape."""
+    if tuple(fn.event_shape) == shape:
+        return fn
+    base, _ = factors(fn)
+    if isinstance(base, dist.Normal):
+        event = fn.batch_shape + shape
+        return dist.Normal(base.loc.reshape(event), base.scale.reshape(event)).to_event(len(shape))
+    return dist.TransformedDistribution(fn, [ReshapeTransform(fn.event_shape, shape, cache_size=1)])
 
 
 def vectors_bottom_up(latents: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

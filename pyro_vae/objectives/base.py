@@ -13,14 +13,15 @@ from typing import Any, Self
 import pyro.infer
 import torch
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError, positive
+from pyro_vae.objectives.score_function import Averages, drawn_sites, score_terms
+from pyro_vae.programs import baselines
 from pyro_vae.programs.densities import log_prob
-from pyro_vae.programs.enumeration import Marked
 from pyro_vae.programs.pair import Pair, tried
 from pyro_vae.programs.parameters import module_parameters
+from pyro_vae.programs.sites import innermost
 from pyro_vae.programs.traces import TracePair
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Terms:
         kl_clamped: max(free bits, KL) of each latent site that has free bits, nats per datum, detached.
         penalty: mean of each of the guide's penalties, nats per datum, detached.
         report: what sites report of themselves, by metric name.
+        signals: of each guide site without reparameterized samples, the part of the bound that it may have an influence
+            on, ``(num_particles, size)``, nats, detached.
     """
 
     loss: Tensor
@@ -45,6 +48,7 @@ class Terms:
     kl_clamped: dict[str, Tensor] = field(default_factory=dict)
     penalty: dict[str, Tensor] = field(default_factory=dict)
     report: dict[str, Tensor] = field(default_factory=dict)
+    signals: dict[str, Tensor] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor]:
         """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``, ``kl_clamped/<site>``, …"""
@@ -58,24 +62,15 @@ class Terms:
         )
 
 
-class _Masked(Messenger):
-    """Gives sites masks by name."""
-
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.masks = masks
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.masks:
-            msg["mask"] = self.masks[msg["name"]]
-
-
 class Objective(pyro.infer.ELBO):
     """An objective for a model/guide pair, in nats, summed over event dimensions and averaged over data.
 
     ``objective(model, guide)`` is an ``nn.Module`` whose call with a batch is the differentiable loss. It
     also serves as the loss of plain ``pyro.infer.SVI``. Nothing in it leaves the device or looks at a value,
     so that a step can be recorded as a graph.
+
+    A guide site without reparameterized samples (a discrete one, say) gets a score-function gradient, if the objective
+    says what the site has an influence on (:attr:`Terms.signals`); ELBO and IWAE do.
 
     Args:
         num_particles: draws of the latents per datum, in one vectorized plate.
@@ -96,19 +91,21 @@ class Objective(pyro.infer.ELBO):
         torch.Size([])
     """
 
+    _apart = True  # whether a particle's learning signal is made of that particle alone
+
     def __init__(self, num_particles: int = 1) -> None:
         super().__init__(num_particles=positive("num_particles", num_particles), vectorize_particles=True)
         self.penalized = True
         self._pair: Pair | None = None  # as it was examined
-        self._fallback: UserDict[str, pyro.infer.ELBO] = UserDict()  # a cache: no state that recording would put back
+        self._averages = Averages()
+        self._said: UserDict[str, bool] = UserDict()  # a cache: no state that recording would put back
         self._tried: UserDict[tuple[int, int], Pair] = UserDict()  # a cache, of programs used directly
         self._validating = False
 
     @property
-    def fallback(self) -> str:
-        """Why a score-function estimator had to be used, if it had: which sites of the guide."""
-        sites = ", ".join(self._fallback)
-        return f"guide site {sites} has no reparameterized samples (score-function estimator)" if sites else ""
+    def averages(self) -> Averages:
+        """The decaying averages that are baselines of the guide's sites."""
+        return self._averages
 
     @property
     def nesting(self) -> int:
@@ -128,7 +125,7 @@ class Objective(pyro.infer.ELBO):
     def on(self, pair: Pair) -> Self:
         """The same objective for a pair that has been examined: how it is run, and how many data there are in all."""
         other = copy.copy(self)
-        other._pair, other._fallback = pair, UserDict()
+        other._pair, other._said, other._averages = pair, UserDict(), Averages(pair.averaged)
         return other
 
     def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
@@ -138,16 +135,25 @@ class Objective(pyro.infer.ELBO):
         :meth:`differentiable_loss` and ``fit`` keep them out of it.
         """
         pair = self._traces(model, guide, args, kwargs)
-        draws = [n for n, (q, _) in pair.latent().items() if not q["fn"].has_rsample]
-        if draws and torch.is_grad_enabled():
-            return self._score_function_terms(draws, pair, model, guide, args, kwargs)
-        return self.with_penalties(self.pair_terms(pair), pair)
+        terms = self.with_penalties(self.pair_terms(pair), pair)
+        drawn = drawn_sites(pair)
+        if drawn and torch.is_grad_enabled():
+            self._say(drawn, pair)
+            if terms.signals.keys() != set(drawn):
+                raise InputError(
+                    f"{type(self).__name__} does not say what guide site {', '.join(drawn)} has an influence on, which "
+                    "has no reparameterized samples: train with ELBO or IWAE, or give the site a relaxed distribution"
+                )
+            terms.loss = terms.loss + score_terms(pair, terms.signals, self.averages, apart=self._apart)
+        return terms
 
     def with_penalties(self, terms: Terms, pair: TracePair) -> Terms:
         """Add the guide's penalties to the loss, and what its sites report to the terms; KLs in the model's order."""
         for name, site in pair.penalties().items() if self.penalized else ():
-            value = pair.per_datum(log_prob(site), site).mean()
-            terms.loss, terms.penalty[name] = terms.loss + value, value.detach()
+            value = pair.per_datum(log_prob(site), site)
+            terms.loss, terms.penalty[name] = terms.loss + value.mean(), value.detach().mean()
+            part = value.detach() / (1 if self._apart else self.num_particles)
+            terms.signals = {site: signal - part for site, signal in terms.signals.items()}
         terms.kl, terms.kl_clamped = pair.in_model_order(terms.kl), pair.in_model_order(terms.kl_clamped)
         terms.report = pair.reports()
         return terms
@@ -175,54 +181,19 @@ class Objective(pyro.infer.ELBO):
             self._tried[key] = tried(model, guide, args, kwargs, self.num_particles > 1)
         return self._tried[key]
 
-    def _score_function_terms(
-        self,
-        sites: list[str],
-        pair: TracePair,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Terms:
-        """Pyro's own score-function estimator, for guides with sites that cannot be reparameterized."""
-        key = ", ".join(sites)
-        if pair.shared & pair.latent().keys() and pair.num_data not in (None, pair.size):
-            raise InputError(
-                f"guide site {key} has no reparameterized samples, and {', '.join(sorted(pair.shared))} is shared by "
-                "all data, of which a batch is a part: Pyro's score-function estimator has no weight for it; train "
-                "with one batch (batch_size = number of data)"
-            )
-        if key not in self._fallback:
-            kind, options = (
-                (pyro.infer.TraceEnum_ELBO, {"strict_enumeration_warning": False})
-                if pair.sums
-                else (
-                    pyro.infer.Trace_ELBO,
-                    {},
-                )
-            )
-            self._fallback[key] = kind(
-                num_particles=self.num_particles,
-                vectorize_particles=self.num_particles > 1 and pair.copies == 1,
-                max_plate_nesting=-pair.particle_dim - 1,
-                **options,
-            )
+    def _say(self, drawn: list[str], pair: TracePair) -> None:
+        """Say once which sites have score-function gradients."""
+        if (key := ", ".join(drawn)) not in self._said:
+            self._said[key] = True
+            latent = pair.latent()
             logger.warning(
-                "%s: guide site %s has no reparameterized samples; %s",
+                "%s: guide site %s has no reparameterized samples: its gradient is a score-function estimate%s",
                 type(self).__name__,
-                ", ".join(f"'{n}' ({type(pair.guide.nodes[n]['fn']).__name__})" for n in sites),
-                self._fallback_reason(),
+                ", ".join(f"'{n}' ({type(innermost(latent[n][0]['fn'])).__name__})" for n in drawn),
+                ""
+                if self.num_particles > 1 or all(baselines.options(latent[n][0]) for n in drawn)
+                else "; a baseline (infer={'baseline': …}) or several particles make it less noisy",
             )
-        masks = {n: q["mask"] for n, (q, _) in pair.latent().items() if q["mask"] is not pair.guide.nodes[n]["mask"]}
-        if masks:  # what the model masks
-            guide = _Masked(masks)(guide)
-        if pair.sums:
-            model, guide = (Marked(names)(p) for names, p in ((pair.sums.model, model), (pair.sums.guide, guide)))
-        loss = self._fallback[key].differentiable_loss(model, guide, *args, **kwargs)
-        return Terms(loss / pair.full_size)
-
-    def _fallback_reason(self) -> str:
-        return "training with Pyro's score-function estimator Trace_ELBO"
 
     # ----------------------------------------------------------------- Pyro's interface
     def differentiable_loss(

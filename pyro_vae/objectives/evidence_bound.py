@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.base import Objective, Terms
+from pyro_vae.objectives.score_function import drawn_sites, learning_signals
 from pyro_vae.programs.densities import bound_terms, total
 from pyro_vae.programs.traces import TracePair
 
@@ -20,7 +21,8 @@ class ELBO(Objective):
 
     with z_i the latent sites and lambda_i the free bits of site i (0 if not given). The maximum is taken over the mean
     over the batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15); below it a site's KL gives no gradient. The terms
-    hold every site's KL raw, and clamped beside it where there are free bits.
+    hold every site's KL raw, and clamped beside it where there are free bits. Guide sites without reparameterized
+    samples get score functions (:func:`pyro_vae.objectives.score_function.score_terms`).
 
     Args:
         num_particles: draws per datum for the expectation.
@@ -64,23 +66,16 @@ class ELBO(Objective):
         other.free_bits = 0.0
         return other
 
-    def _score_function_terms(self, sites: list[str], *others: Any) -> Terms:
-        free = self.free_bits.values() if isinstance(self.free_bits, Mapping) else [self.free_bits]
-        if any(free):
-            raise InputError(
-                f"free_bits cannot be used here: guide site {', '.join(sites)} has no reparameterized samples, and "
-                "Pyro's score-function estimator has no free bits; drop them, or give the guide a relaxed distribution"
-            )
-        return super()._score_function_terms(sites, *others)
-
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
-        log_likelihood, kl, kl_clamped, loss = {}, {}, {}, []
-        for kind, site, raw, weighted in bound_terms(pair, analytic=self.analytic_kl):
+        log_likelihood, kl, kl_clamped, loss, gains = {}, {}, {}, [], []
+        for part in bound_terms(pair, analytic=self.analytic_kl):
+            kind, site, raw, weighted, _ = part
             name = site["name"]
             # a subsampled plate scales its sites by full_size / size; the mean over data takes that back
             subsample = 1.0 if name in pair.shared else pair.subsample_scale
             term = weighted.mean() / subsample
+            gain = (weighted if kind == "data" else -weighted) / subsample
             if kind == "data":
                 term, log_likelihood[name] = -term, raw.detach().mean()
             elif kind == "latent":
@@ -91,9 +86,12 @@ class ELBO(Objective):
                     weight = torch.as_tensor(site["scale"], device=raw_mean.device).mean() / subsample
                     term = term + weight * (free - raw_mean).clamp(min=0)
                     kl_clamped[name] = kl[name].clamp(min=free)
+                    gain = gain * (raw_mean > free)
             loss.append(term)
+            gains.append((part, gain))
         self._check_free_bits(kl)
-        return Terms(total(loss), log_likelihood, kl, kl_clamped)
+        signals = learning_signals(pair, drawn_sites(pair), gains)
+        return Terms(total(loss), log_likelihood, kl, kl_clamped, signals=signals)
 
     def _check_free_bits(self, kl: Mapping[str, torch.Tensor]) -> None:
         if isinstance(self.free_bits, Mapping):

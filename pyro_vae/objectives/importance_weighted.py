@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.base import Objective, Terms
+from pyro_vae.objectives.score_function import drawn_sites
 from pyro_vae.programs.densities import log_weights_by_site
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_latent, repeated_arguments
@@ -44,7 +45,9 @@ class IWAE(Objective):
     The value of the loss is the same for all three. Where a guide has several latent sites, ``dreg`` and ``stl``
     run it a second time, at the drawn values and with its parameters held; so they refuse guides with active
     dropout, and need the guide to be an ``nn.Module``. They are gradients of densities: guides with point masses
-    (codes) or factors are refused.
+    (codes) or factors are refused. Guide sites without reparameterized samples get score functions, with the geometric
+    mean of the other particles' weights as control variate (VIMCO, Mnih & Rezende 2016, arXiv:1602.06725), and the
+    gradient ``standard``.
 
     Args:
         num_particles: K.
@@ -62,6 +65,8 @@ class IWAE(Objective):
         >>> objective.differentiable_loss(model, guide, torch.ones(5, 1, 8, 8)).requires_grad
         True
     """
+
+    _apart = False
 
     def __init__(self, num_particles: int = 5, gradient: Gradient = "standard") -> None:
         super().__init__(num_particles)
@@ -83,7 +88,10 @@ class IWAE(Objective):
         """The loss with its plain gradient."""
         log_w, observed, kl = log_weights_by_site(pair)  # (K, N)
         terms = _site_means(observed, kl)
-        terms.loss = -(log_w.logsumexp(0) - math.log(self.num_particles)).mean()
+        bound = log_w.logsumexp(0) - math.log(self.num_particles)  # (N,)
+        terms.loss = -bound.mean()
+        if drawn := drawn_sites(pair):
+            terms.signals = dict.fromkeys(drawn, _against_the_others(log_w.detach(), bound.detach()))
         return terms
 
     def terms(self, model: Callable[..., Any], guide: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Terms:
@@ -116,7 +124,7 @@ class IWAE(Objective):
         pairs.append(pair)
         self._check_densities(pair, sites)
         if not all(q["fn"].has_rsample for q in sites.values()):
-            return super().terms(model, guide, *args, **kwargs)  # falls back, and says so
+            return super().terms(model, guide, *args, **kwargs)  # with score functions, and says so
         if len(sites) == 1:
             held = {n: {**q, "fn": detach(q["fn"])} for n, q in sites.items()}
         else:
@@ -142,11 +150,16 @@ class IWAE(Objective):
                 f"gradient '{self.gradient}' needs a guide of densities ({', '.join(wrong)}): use gradient='standard'"
             )
 
-    def _fallback_reason(self) -> str:
-        return (
-            "Pyro has no estimator of the importance-weighted bound's gradient for it (RenyiELBO drops the "
-            f"score), training the ELBO with Trace_ELBO over {self.num_particles} particles"
-        )
+
+def _against_the_others(log_w: Tensor, bound: Tensor) -> Tensor:
+    """How much each particle adds to the bound, with the others' geometric mean in its place, ``(K, N)`` (VIMCO)."""
+    k = len(log_w)
+    if k == 1:
+        return bound.expand_as(log_w)
+    others = (log_w.sum(0) - log_w) / (k - 1)  # (K, N): log of the geometric mean
+    place = torch.eye(k, dtype=torch.bool, device=log_w.device)[..., None]
+    without = torch.where(place, others[:, None], log_w)  # (K, K, N): row k has particle k replaced
+    return bound - (without.logsumexp(1) - math.log(k))
 
 
 def _site_means(observed: dict[str, Tensor], kl: dict[str, Tensor]) -> Terms:

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import validation_enabled
 from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.effect import AutoMessenger
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
@@ -39,7 +40,7 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
     """
     count, devices = len(next(iter(batch.values()))), [value.device for value in batch.values()]
     for module in guide.modules():
-        if isinstance(module, AutoGuide) and not isinstance(module.model, AutoGuide):
+        if isinstance(module, AutoGuide | AutoMessenger) and not isinstance(module.model, AutoGuide):
             statements = ParamStatements(ParameterStore())
             with torch.no_grad(), same_random_state(*devices), module_parameters(guide), statements:
                 nodes = poutine.trace(module.model).get_trace(**batch).nodes
@@ -51,6 +52,11 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
                     "Write a guide that computes q(z | x) from x (guides.GaussianGuide(model), or a network); an "
                     f"automatic one may serve what all data share: {type(module).__name__}(poutine.block(model, "
                     f"hide=['{name}', …])), called from within that guide"
+                )
+            if isinstance(module, AutoMessenger):
+                raise InputError(
+                    f"{type(module).__name__} is an effect handler and no module that can be called with a batch: use "
+                    "pyro.infer.autoguide.AutoNormal in its place"
                 )
 
 

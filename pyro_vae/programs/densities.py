@@ -51,22 +51,26 @@ def analytic_sites(pair: TracePair) -> set[str]:
     return sites
 
 
-def site_kl(q: Site, p: Site | None, *, analytic: bool) -> tuple[Tensor, Tensor]:
-    """KL of one latent site in nats, per batch element: raw, and as weighted by the sites' scales.
+How = Literal["sampled", "closed", "summed"]
+
+
+def site_kl(q: Site, p: Site | None, *, analytic: bool, drawn: bool = False) -> tuple[Tensor, Tensor, How]:
+    """KL of one latent site in nats, per batch element: raw, as weighted by the sites' scales, and how it was taken.
 
     Closed form where ``analytic``, registered for the two distributions, and of all that they leave out alike, else
-    log q(z) - log p(z) at the drawn value. An auxiliary site (``p`` None) contributes log q(z).
+    log q(z) - log p(z) at the drawn value. An auxiliary site (``p`` None) contributes log q(z). Where z is drawn
+    without reparameterized samples (``drawn``), log q(z) has no gradient: that of its mean is zero.
     """
     raw = closed_kl(q, p) if p is not None and analytic else None
     if raw is not None:
         raw = scale_and_mask(raw, 1.0, q["mask"])
-        return raw, scale_and_mask(raw, q["scale"], None)
-    log_q = log_prob(q)
+        return raw, scale_and_mask(raw, q["scale"], None), "closed"
+    log_q = log_prob(q).detach() if drawn else log_prob(q)
     if p is None:
-        return log_q, scale_and_mask(log_q, q["scale"], None)
+        return log_q, scale_and_mask(log_q, q["scale"], None), "sampled"
     log_p = log_prior(p, q)
     weighted = scale_and_mask(log_q, q["scale"], None) - scale_and_mask(log_p, p["scale"], None)
-    return log_q - log_p, weighted
+    return log_q - log_p, weighted, "sampled"
 
 
 def closed_kl(q: Site, p: Site, of: tuple[Any, Any] | None = None) -> Tensor | None:
@@ -78,8 +82,12 @@ def closed_kl(q: Site, p: Site, of: tuple[Any, Any] | None = None) -> Tensor | N
     """
     if is_delta(q["fn"]) or not same_masks(q, p):
         return None
+    fns = of or (q["fn"], p["fn"])
     try:
-        return kl_divergence(*(of or (q["fn"], p["fn"])))
+        if fns[0].batch_shape != fns[1].batch_shape:  # values that are summed over may stand in one of them alone
+            shape = torch.broadcast_shapes(*(fn.batch_shape for fn in fns))
+            fns = fns[0].expand(shape), fns[1].expand(shape)
+        return kl_divergence(*fns)
     except NotImplementedError:
         return None
 
@@ -91,12 +99,14 @@ class Term(NamedTuple):
         kind: of the three.
         site: the model's, or the guide's.
         raw, weighted: nats of each particle and datum, ``(num_particles, size)``, without and with the sites' scales.
+        how: it was taken: at the drawn values, in closed form, or as a part of a sum over discrete latents.
     """
 
     kind: Literal["data", "latent", "factor"]
     site: Site
     raw: Tensor
     weighted: Tensor
+    how: How = "sampled"
 
 
 def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
@@ -107,10 +117,12 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
         analytic: KL in closed form, where it is the same expectation (:func:`analytic_sites`).
     """
 
-    def term(kind: Literal["data", "latent", "factor"], site: Site, raw: Tensor, weighted: Tensor) -> Term:
+    def term(
+        kind: Literal["data", "latent", "factor"], site: Site, raw: Tensor, weighted: Tensor, how: How = "sampled"
+    ) -> Term:
         same = weighted is raw
         raw = pair.per_datum(raw, site)
-        return Term(kind, site, raw, raw if same else pair.per_datum(weighted, site))
+        return Term(kind, site, raw, raw if same else pair.per_datum(weighted, site), how)
 
     closed = analytic_sites(pair) if analytic else set()
     sums = _Sums(pair, pair.sums.model)
@@ -120,18 +132,19 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
             yield term("data", site, raw, scale_and_mask(raw, site["scale"], None))
     for name, (q, p) in {**pair.latent(), **pair.enumerated()}.items():
         if p is None or not sums.take(p, log_prior(p, q), q):
-            yield term("latent", q, *site_kl(q, p, analytic=name in closed))
+            drawn = name not in pair.sums.guide and not q["fn"].has_rsample
+            yield term("latent", q, *site_kl(q, p, analytic=name in closed, drawn=drawn))
     for site in pair.guide_factors().values():
         raw = log_prob(site)
         yield term("factor", site, raw, scale_and_mask(raw, site["scale"], None))
     for site, q, log_p in sums.terms():
         weighted = _scaled(log_p, site)
         if q is None:
-            yield Term("data", site, log_p, weighted)
+            yield Term("data", site, log_p, weighted, "summed")
         else:
-            log_q = log_prob(q)
+            log_q = log_prob(q) if q["fn"].has_rsample or q["name"] in pair.sums.guide else log_prob(q).detach()
             log_q, weighted_q = (pair.per_datum(v, q) for v in (log_q, scale_and_mask(log_q, q["scale"], None)))
-            yield Term("latent", q, log_q - log_p, weighted_q - weighted)
+            yield Term("latent", q, log_q - log_p, weighted_q - weighted, "summed")
 
 
 def model_densities(pair: TracePair, latents: Sequence[str]) -> tuple[Tensor, Tensor]:

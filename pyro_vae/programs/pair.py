@@ -14,6 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
+from pyro_vae.programs.baselines import averaged
 from pyro_vae.programs.bounds import check_bound
 from pyro_vae.programs.enumeration import NOTHING, Sums, check_terms, summed_sites, with_all_values
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
@@ -48,6 +49,7 @@ class Pair:
         data_plates: names of the plates over the data; None: those of the data sites.
         left_out: factors of the guide that are no part of its density.
         sums: latent sites that are summed over.
+        averaged: sites of the guide that have a decaying average as baseline.
         point_masses: continuous latents at which the guide has a point mass.
         doubts: sentences for results.
     """
@@ -61,6 +63,7 @@ class Pair:
     data_plates: frozenset[str] | None = None
     left_out: frozenset[str] = frozenset()
     sums: Sums = NOTHING
+    averaged: frozenset[str] = frozenset()
     point_masses: tuple[str, ...] = ()
     doubts: tuple[str, ...] = field(default=())
 
@@ -162,6 +165,7 @@ def examine(
         "data_plates": trial.data_plates or None,
         "left_out": found.left_out if found else frozenset(),
         "sums": sums,
+        "averaged": frozenset(n for n, s in pruned[1].nodes.items() if s["type"] == "sample" and averaged(s)),
         "point_masses": tuple(found.point_masses) if found else (),
         "doubts": tuple(found.doubts) if found else (),
     }

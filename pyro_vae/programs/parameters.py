@@ -6,7 +6,7 @@ import dis
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import CodeType
 from typing import Any
@@ -22,6 +22,7 @@ from torch.distributions import constraints, transform_to
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.errors import InputError
+from pyro_vae.programs import baselines
 from pyro_vae.programs.context import unwrapped
 
 
@@ -250,7 +251,7 @@ def adopt_what_is_used(model: Any, guide: Any, batch: Mapping[str, Tensor]) -> l
         run = program if trace is None else poutine.replay(program, trace=trace)
         with calls, torch.enable_grad():
             trace = poutine.trace(run).get_trace(**batch)
-            leaves = _leaves(trace)
+            leaves = _leaves(trace, [baselines.learned(s) for s in trace.nodes.values() if s["type"] == "sample"])
         found += calls.modes
         missing: list[Any] = [module for module in calls.outermost() if _has_state(module)]
         covered = {id(p) for p in (*model.parameters(), *guide.parameters())} | {id(v) for v in batch.values()}
@@ -310,9 +311,9 @@ def _has_state(module: nn.Module) -> bool:
     )
 
 
-def _leaves(trace: poutine.Trace) -> list[Tensor]:
-    """The tensors that are to be trained, in the graph of what a trace's sites are made of; in a fixed order."""
-    roots: list[Tensor] = []
+def _leaves(trace: poutine.Trace, others: Iterable[Any]) -> list[Tensor]:
+    """The tensors to be trained, in the graph of what a trace's sites (and others) are made of; in a fixed order."""
+    roots: list[Tensor] = [value for value in others if isinstance(value, Tensor)]
     for site in trace.nodes.values():
         if site["type"] == "sample":
             try:

@@ -41,7 +41,7 @@ class Step(nn.Module):
         world: int = 1,
     ) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective, self.averages = objective, objective.averages
         self.names: list[str] = []
         self.model: nn.Module = model if kl_weight is None else KLWeighted(model, kl_weight)
         if world > 1:
@@ -155,7 +155,7 @@ class CompiledStep:
             recording.check(batch, self._tolerance)
             recorded = time.monotonic() - started
         except NotRecordable as error:
-            reason = self.step.objective.fallback or str(error)
+            reason = str(error)
         if self.fabric.world_size > 1 and not self._all(not reason):
             reason = reason or "another process cannot record it"
         if reason:

@@ -22,10 +22,11 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
+from pyro_vae.programs.baselines import check as check_baseline
 from pyro_vae.programs.checks import check_data, data_type
 from pyro_vae.programs.pair import Batch, Pair, examine
 from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
-from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
+from pyro_vae.programs.sites import innermost, is_delta, is_discrete, may_leave
 from pyro_vae.programs.traces import is_latent
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
@@ -50,14 +51,13 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
         batch: a few data.
 
     Raises:
-        InputError: for hints of baselines, which are not followed, and for a guide that draws outside the support of
-            the model.
+        InputError: for a baseline that cannot be followed, and for a guide that draws outside the support of the model.
     """
     with evaluation_mode(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
         traces = pair.traces(batch)
-    for site in (*traces.guide.nodes.values(), *traces.model.nodes.values()):
+    for site in traces.guide.nodes.values():
         if site["type"] == "sample" and is_latent(site):
-            _check_hints(site)
+            check_baseline(site, enumerated=site["name"] in pair.sums.names)
     for name, (q, p) in traces.latent().items():
         if p is not None and not is_delta(q["fn"]) and may_leave(q["fn"], p["fn"]):
             kinds = [type(innermost(site["fn"])).__name__ for site in (q, p)]
@@ -80,14 +80,6 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
             "plain SVI, and left out of every bound; say so by pyro_vae.programs.handlers.penalty('%s', value)",
             name,
             name,
-        )
-
-
-def _check_hints(site: Site) -> None:
-    if site["infer"].get("baseline"):
-        raise InputError(
-            f"site '{site['name']}' has infer={{'baseline': …}}, which training does not follow: take it out, or train "
-            "with pyro.infer.SVI and TraceGraph_ELBO"
         )
 
 

@@ -174,6 +174,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state() if self.ema is not None else None,
             "best_weights": self.best_weights,
+            "averages": {name: self.raw_step.averages.of(name) for name in self.raw_step.averages.keys},
             "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
             "precision": self.fabric.strategy.precision.state_dict(),  # of the gradient scaler (16-mixed)
             "names": self.raw_step.names,
@@ -244,6 +245,8 @@ class TrainingState:
             raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
         if self.ema is not None:
             self.ema.restore([t.to(device) for t in state["ema"]])
+        averages = self.raw_step.averages
+        copy_into({name: averages.of(name) for name in averages.keys}, state.get("averages", {}), source)
         best = state["best_weights"]
         self.best_weights = None if best is None else {k: v.to(device) for k, v in best.items()}
         self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))

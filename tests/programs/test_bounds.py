@@ -7,7 +7,16 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoNormal
+from pyro.contrib.easyguide import easy_guide
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoIAFNormal,
+    AutoNormal,
+    AutoNormalMessenger,
+    AutoStructured,
+)
+from torch import nn
 from torch.distributions import biject_to, constraints
 
 from pyro_vae import fit
@@ -383,20 +392,89 @@ def test_a_factor_of_the_model_outside_the_plate_is_refused():
             tool(outside, auxiliary_free, X)
 
 
-@pytest.mark.parametrize("hint", [{"baseline": {"use_decaying_avg_baseline": True}}])
-def test_hints_that_are_not_followed_are_refused_in_training(hint):
-    def discrete(x=None, num_samples=1):
-        with pyro.plate("data", num_samples if x is None else len(x)):
-            y = pyro.sample("y", dist.Bernoulli(0.5))
-            return pyro.sample("x", dist.Normal(y[..., None], 1.0).expand([*y.shape, 2]).to_event(1), obs=x)
+def discrete(x=None, num_samples=1):
+    with pyro.plate("data", num_samples if x is None else len(x)):
+        y = pyro.sample("y", dist.Bernoulli(0.5))
+        return pyro.sample("x", dist.Normal(y[..., None], 1.0).expand([*y.shape, 2]).to_event(1), obs=x)
 
-    guide = in_plate(lambda x: pyro.sample("y", dist.Bernoulli(0.5 * torch.ones(len(x))), infer=hint))
-    with pytest.raises(InputError, match=f"'y'.*{next(iter(hint))}.*pyro.infer.SVI"):
-        fit(discrete, guide, X, epochs=1, progress=False)
-    with pytest.raises(InputError, match="free_bits cannot be used here: guide site y"):
-        odds = torch.zeros(()).requires_grad_()
-        bare = in_plate(lambda x: pyro.sample("y", dist.Bernoulli(logits=pyro.param("odds", odds).expand(len(x)))))
-        fit(discrete, bare, X, objective=ELBO(free_bits=0.1), epochs=1, progress=False)
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ({"nn_base": 1}, "unknown baseline option of site 'y' 'nn_base'. Did you mean"),
+        ({"nn_baseline": nn.Linear(2, 1)}, "site 'y' has nn_baseline without nn_baseline_input"),
+        ({"nn_baseline": nn.Linear(2, 1), "nn_baseline_input": X}, r"site 'y': its baseline is \(2, 1\) where \(2,\)"),
+        ({"use_decaying_avg_baseline": True, "baseline_beta": 1.0}, "baseline_beta must be at least 0 and below 1"),
+        (
+            {"nn_baseline": len, "nn_baseline_input": X, "baseline_value": X[:, 0]},
+            "both nn_baseline and baseline_value",
+        ),
+    ],
+)
+def test_baselines_that_cannot_be_followed_are_refused(baseline, message):
+    def given(x):
+        found = dict(baseline)
+        return found | {"nn_baseline_input": x} if "nn_baseline_input" in found else found
+
+    def coin(x, **more):
+        odds = pyro.param("odds", torch.zeros(()))
+        pyro.sample("y", dist.Bernoulli(logits=odds.expand(len(x))), infer={"baseline": given(x), **more})
+
+    with pytest.raises(InputError, match=message):
+        fit(discrete, in_plate(coin), X, epochs=1, progress=False)
+
+
+def test_baselines_of_sites_that_need_none_are_refused():
+    def summed(x):
+        hints = {"baseline": {"use_decaying_avg_baseline": True}, "enumerate": "parallel"}
+        pyro.sample("y", dist.Bernoulli(logits=pyro.param("odds", torch.zeros(())).expand(len(x))), infer=hints)
+
+    with pytest.raises(InputError, match=r"'y' is summed over exactly, and has infer=.*'baseline'"):
+        fit(discrete, in_plate(summed), X, epochs=1, progress=False)
+
+    def normal(x):
+        q = dist.Normal(pyro.param("slope", torch.ones(())) * x, 1.0).to_event(1)
+        pyro.sample("z", q, infer={"baseline": {"use_decaying_avg_baseline": True}})
+
+    with pytest.raises(InputError, match=r"'z' \(Normal\) is reparameterized, and has infer=.*'baseline'"):
+        fit(model, in_plate(normal), X, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    "automatic",
+    [AutoDelta, AutoDiagonalNormal, AutoIAFNormal, AutoStructured, AutoNormalMessenger],
+    ids=lambda a: a.__name__,
+)
+def test_automatic_guides_of_every_kind_are_refused_by_the_site(automatic):
+    for tool in (lambda *pair: fit(*pair, epochs=1, progress=False), log_likelihood):
+        with pytest.raises(InputError, match=rf"{automatic.__name__} keeps parameters of its own for each datum's 'z'"):
+            tool(model, automatic(model), X)
+
+    def shared(x=None, num_samples=1):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            return pyro.sample("x", dist.Normal(w, 1.0).expand([2]).to_event(1), obs=x)
+
+    if automatic is AutoNormalMessenger:
+        with pytest.raises(InputError, match=r"AutoNormalMessenger is an effect handler.*AutoNormal in its place"):
+            fit(shared, automatic(shared), X, epochs=1, progress=False)
+
+
+def test_easy_guides_are_measured_and_trained():
+    """q(z | x) = N(w x, 1); the posterior is N(x / 2, 1/2)."""
+
+    @easy_guide(model)
+    def guide(self, x=None, num_samples=1):
+        group = self.group(match="z")
+        with self.plate("data", len(x)):
+            weight = pyro.param("w", torch.tensor(0.0))
+            group.sample("group", dist.Normal(weight * x, 1.0).to_event(1))
+
+    result = fit(model, guide, X, epochs=60, batch_size=20, learning_rate=0.03, progress=False, device="cpu")
+    bound = log_likelihood(result.model, result.guide, X, num_particles=3000)
+    assert (bound.per_datum - EXACT).abs().max() < 0.1
+    best = EXACT.mean().item() - 2 * 0.5 * (2 - 1 - math.log(2))  # KL of N(., 1) from N(., 1/2), twice
+    assert elbo(result.model, result.guide, X, num_particles=2000).mean == pytest.approx(best, abs=0.03)
 
 
 def test_automatic_guides_serve_shared_latents_and_are_refused_for_the_data_s():
