@@ -8,7 +8,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import below_one, positive
-from pyro_vae.models.deep_markov import DeepMarkovModel
+from pyro_vae.models.deep_markov import DeepMarkovModel, present_steps
 from pyro_vae.networks import diagonal_normal
 
 
@@ -58,9 +58,9 @@ class DeepMarkovGuide(PyroModule):
 
     def backwards(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """h_t of every step, ``(batch, T, hidden_dim)``; zero beyond the end."""
-        step = torch.arange(x.shape[1], device=x.device)
-        end = x.new_full((len(x),), self.steps, dtype=torch.int64) if lengths is None else lengths
-        present = (step < end[:, None])[..., None]  # (batch, T, 1)
-        mirrored = (end[:, None] - 1 - step).clamp(min=0)[..., None]  # (batch, T, 1): the last step first
+        present = present_steps(x, lengths, self.steps)  # (batch, T)
+        last = present.sum(1, keepdim=True) - 1
+        mirrored = (last - torch.arange(x.shape[1], device=x.device)).clamp(min=0)[..., None]  # the last step first
+        present = present[..., None]
         h, _ = self.rnn(torch.where(present, x, 0.0).gather(1, mirrored.expand_as(x)))
         return torch.where(present, h.gather(1, mirrored.expand_as(h)), 0.0)

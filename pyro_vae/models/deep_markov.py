@@ -75,7 +75,11 @@ class DeepMarkovModel(GenerativeModel):
 
     def forward(self, x: Tensor | None = None, lengths: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
         """Run the program on data ``x`` (batch, T or more, dim), of which the first ``lengths`` (batch,) steps count."""
-        present = self.present(x, lengths)  # (batch or 1, T)
+        if x is None:
+            size = num_samples if lengths is None else len(lengths)
+            present = present_steps(self.first_loc.new_empty(size, *self.data_shape), lengths, self.data_shape[0])
+        else:
+            present = present_steps(x, lengths, self.data_shape[0])  # (batch, T)
         with self.data_plate(lengths if x is None else x, num_samples):
             latents: list[Tensor] = []
             for t in pyro.markov(range(present.shape[1])):
@@ -91,21 +95,24 @@ class DeepMarkovModel(GenerativeModel):
             return dist.Normal(self.first_loc, softplus(self.first_scale)).to_event(1)
         return self.transition(z).to_event(1)
 
-    def present(self, x: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """Which steps are there, bool ``(batch or 1, T)``; T is more than that of ``data_shape`` where x is.
 
-        Raises:
-            InputError: if x has fewer steps than ``data_shape``.
-        """
-        steps = self.data_shape[0] if x is None else x.shape[1]
-        if steps < self.data_shape[0]:
-            raise InputError(
-                f"x has {steps} steps, and the model's sequences up to {self.data_shape[0]}: pad x with zeros, and "
-                "give lengths"
-            )
-        step = torch.arange(steps, device=self.first_loc.device)
-        end = self.data_shape[0] if lengths is None else lengths[:, None]
-        return (step < end).reshape(-1, steps)
+def present_steps(x: Tensor, lengths: Tensor | None, steps: int) -> Tensor:
+    """Which steps of sequences are there, bool ``(batch, T)``.
+
+    Args:
+        x: ``(batch, T, dim)``.
+        lengths: of the sequences, int64 ``(batch,)``; all ``steps`` if None.
+        steps: of the longest sequence.
+
+    Raises:
+        InputError: if x has fewer steps than that.
+    """
+    if x.shape[1] < steps:
+        raise InputError(
+            f"x has {x.shape[1]} steps, and the model's sequences have up to {steps}: pad x with zeros, and give lengths"
+        )
+    step = torch.arange(x.shape[1], device=x.device)
+    return (step < (steps if lengths is None else lengths[:, None])).expand(len(x), -1)
 
 
 class GatedTransition(nn.Module):
