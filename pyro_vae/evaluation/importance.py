@@ -300,7 +300,9 @@ def log_likelihood(
         shared = None if given is None else SharedLatents(given.mean_kl(), bound.mean(1))
         pareto_k = pareto_k[0] if given is None else pareto_k.nan_to_num(-torch.inf).amax(0)
         pareto_k = pareto_k.masked_fill(pareto_k == -torch.inf, torch.nan)
-        return LogLikelihood(bound.mean(0), size.mean(0), pareto_k, num_particles, sites, split.name, pair.doubts, shared)
+        return LogLikelihood(
+            bound.mean(0), size.mean(0), pareto_k, num_particles, sites, split.name, pair.doubts, shared
+        )
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,13 +38,17 @@ class SharedLatents:
         """How they were drawn, and their KL."""
         error = f", error from them {mean_and_error(self.means)[1]:.2g} nats" if len(self.means) > 1 else ""
         found = {f"draws of {self.names} from the guide": f"{len(self.means)}{error}"}
-        return found | {f"KL of {name}": f"{value:.2f} nats in all, not in the bound" for name, value in self.kl.items()}
+        return found | {
+            f"KL of {name}": f"{value:.2f} nats in all, not in the bound" for name, value in self.kl.items()
+        }
 
     @property
     def sentence(self) -> str:
         """What the bound is."""
         w, count = self.names, len(self.means)
-        drawn = f"averaged over {count} draws of {w} from the guide" if count > 1 else f"at one draw of {w} of the guide's"
+        drawn = (
+            f"averaged over {count} draws of {w} from the guide" if count > 1 else f"at one draw of {w} of the guide's"
+        )
         return (
             f"all data share {w}: these are bounds on log p(x | {w}) of each datum, {drawn}; their expectation is a lower "
             f"bound on the predictive log E_q[p(x | {w})], and none on log p(x) under the prior of {w}"

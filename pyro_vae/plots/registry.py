@@ -77,7 +77,9 @@ class Shown:
         self.whole, self.shared = (self.model, self.guide), ""
         if _has_shared_latents(self.model, self.guide, some := pick(self.split, 2, self.seed)):
             try:
-                self.model, self.guide = given_shared(*self.whole, Split(some, integers=self.split.integers), seed=self.seed)
+                self.model, self.guide = given_shared(
+                    *self.whole, Split(some, integers=self.split.integers), seed=self.seed
+                )
             except InputError as error:
                 logger.info("figures draw latents that all data share anew: %s", error)
             else:

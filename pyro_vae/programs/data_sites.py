@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -24,7 +24,11 @@ ROWS = 2  # data that a model is given to see which site becomes observed
 
 
 def observed_data(nodes: Mapping[str, Site]) -> dict[str, Site]:
-    """The data sites among a trace's nodes: observed, or so before ``poutine.uncondition``; factors are none."""
+    """The data sites among a trace's nodes: observed, or so before ``poutine.uncondition``; factors are none.
+
+    A site that is observed in part (``obs_mask``, of which Pyro makes ``x_observed`` and ``x_unobserved``) has the name
+    that it has where nothing is observed.
+    """
 
     def is_data(site: Site) -> bool:
         observed = is_observed(site) or (
@@ -32,7 +36,11 @@ def observed_data(nodes: Mapping[str, Site]) -> dict[str, Site]:
         )
         return bool(observed) and not is_factor(site)
 
-    return {name: site for name, site in nodes.items() if is_data(site)}
+    def whole(name: str) -> str:
+        part = name.removesuffix("_observed")
+        return part if {part, f"{part}_unobserved"} <= nodes.keys() else name
+
+    return {whole(name): site for name, site in nodes.items() if is_data(site)}
 
 
 def data_site(sites: Mapping[str, Site], x: Tensor | None, wanted: str | None = None) -> str:

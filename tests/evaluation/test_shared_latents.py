@@ -163,7 +163,11 @@ class BayesianDecoder(PyroModule):
 class BayesianGuide(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder, self.weight, self.bias = nn.Linear(3, 4), nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.ones(3))
+        self.encoder, self.weight, self.bias = (
+            nn.Linear(3, 4),
+            nn.Parameter(torch.randn(3, 2)),
+            nn.Parameter(torch.ones(3)),
+        )
 
     def forward(self, x):
         pyro.sample("layer.weight", dist.Normal(self.weight, 0.05).to_event(2))

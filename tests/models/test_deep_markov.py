@@ -1,5 +1,7 @@
 """The deep Markov model: lengths and padding, a Kalman filter's exact likelihood, every tool."""
 
+import json
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,9 +12,10 @@ from torch import nn
 import pyro_vae
 from pyro_vae.data import Data, Split
 from pyro_vae.data.sources.state_space import EMISSION, NOISE_SCALE, STATE_SCALE, TRANSITION
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.guides import DeepMarkovGuide
 from pyro_vae.models import DeepMarkovModel
+from pyro_vae.plots import draw_all, sequences
 from pyro_vae.reports import write_report
 
 STEPS = 5
@@ -140,9 +143,18 @@ def test_lengths_beyond_the_data_are_refused(pair, batch, lengths):
         DeepMarkovModel((3,))
 
 
+def test_sequences_are_drawn_up_to_their_lengths(pair, batch):
+    drawn = sequences(*pair, Split(batch), n=3)
+    lengths = batch["lengths"][[0, 2, 4]].tolist()
+    assert [[len(line.get_xdata()) for line in axes.lines] for axes in drawn.axes[:3]] == [[n] * 6 for n in lengths]
+    assert drawn.axes[1].lines[0].get_ydata() == pytest.approx(batch["x"][2, :1, 0].tolist())
+    with pytest.raises(NotApplicable, match="no sequences"):
+        sequences(*pair, Split({"x": batch["x"]}))
+
+
 # ------------------------------------------------------------------ every tool
 @pytest.mark.parametrize("compile", ["off", "graph"])
-def test_it_trains_generates_encodes_and_reports(batch, compile, tmp_path, caplog):
+def test_it_trains_generates_encodes_and_reports(batch, compile, tmp_path):
     torch.manual_seed(0)
     model = DeepMarkovModel((STEPS, 3), latent_dim=2, hidden_dims=(8,), transition_dim=8)
     guide = DeepMarkovGuide(model, hidden_dim=8)
@@ -156,7 +168,8 @@ def test_it_trains_generates_encodes_and_reports(batch, compile, tmp_path, caplo
     assert pyro_vae.reconstruct(model, guide, batch).shape == (6, STEPS, 3)
     if compile == "off":
         write_report(tmp_path, model, guide, data, particles=20)
-        assert "failed" not in (tmp_path / "report.json").read_text() and "Traceback" not in caplog.text
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert "sequences" in report["figures"] and "failed" not in json.dumps(report)
 
 
 class PerStep(nn.Module):
@@ -204,3 +217,43 @@ def test_a_data_site_of_every_step(batch, tmp_path, caplog):
     fitted = pyro_vae.fit(pair.model, pair.guide, data, out=tmp_path, epochs=2, progress=False, device="cpu")
     write_report(tmp_path, fitted.model, fitted.guide, data, particles=20)
     assert "failed" not in (tmp_path / "report.json").read_text() and "no figure" not in caplog.text
+
+
+class PartlySeen(PerStep):
+    """Steps that are missing anywhere, by obs_mask; the guide fills them in."""
+
+    def model(self, x=None, there=None, num_samples=1):
+        size = num_samples if x is None else len(x)
+        with pyro.plate("data", size):
+            z, seen = torch.zeros(size, 2), []
+            for t in pyro.markov(range(STEPS)):
+                z = pyro.sample(f"z_{t}", dist.Normal(self.move(z), 1.0).to_event(1))
+                fn = dist.Normal(self.emit(z), 0.5).to_event(1)
+                how = {} if x is None or there is None else {"obs_mask": there[:, t]}
+                seen.append(pyro.sample(f"x_{t}", fn, obs=None if x is None else x[:, t], **how))
+        return torch.stack(torch.broadcast_tensors(*seen), -2)
+
+    def guide(self, x, there):
+        with pyro.plate("data", len(x)):
+            z = torch.zeros(len(x), 2)
+            for t in pyro.markov(range(STEPS)):
+                seen = torch.where(there[:, t, None], x[:, t], 0.0).expand(*z.shape[:-1], 3)
+                loc, scale = self.encoder(torch.cat([z, seen], -1)).chunk(2, -1)
+                z = pyro.sample(f"z_{t}", dist.Normal(loc.tanh(), 0.1 + scale.sigmoid()).to_event(1))
+                with pyro.poutine.mask(mask=~there[:, t]):
+                    pyro.sample(f"x_{t}_unobserved", dist.Normal(self.emit(z), 0.5).to_event(1))
+
+
+def test_steps_that_are_missing_change_nothing_and_every_figure_is_drawn(batch, tmp_path, caplog):
+    pair, x = PartlySeen(), batch["x"]
+    there = torch.rand(6, STEPS, generator=torch.Generator().manual_seed(0)) > 0.3
+    partly = {"x": x, "there": there}
+    other = {"x": torch.where(there[..., None], x, 77.0), "there": there}
+    ours, theirs = (pyro_vae.elbo(pair.model, pair.guide, each) for each in (partly, other))
+    torch.testing.assert_close(ours.per_datum, theirs.per_datum, atol=1e-5, rtol=0)
+    result = pyro_vae.log_likelihood(pair.model, pair.guide, partly, num_particles=5)
+    assert result.num_dimensions == pytest.approx(3 * there.float().sum(1).mean().item())
+    assert pyro_vae.sample(pair.model, 600)["x"].shape == (600, STEPS, 3)
+    data = Data(Split(partly), test=Split(partly))
+    draw_all(pair.model, pair.guide, data, [], tmp_path)
+    assert "no figure" not in caplog.text and (tmp_path / "traversals.png").is_file()
