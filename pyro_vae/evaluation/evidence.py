@@ -42,7 +42,7 @@ class EvidenceBound(PerDatum):
 
     @property
     def given_shared(self) -> Tensor:
-        """The ELBO without the KL of latents w that all data share, ``(num_data,)``: a bound on E_q(w) [log p(x | w)]."""
+        """A bound on E_q(w) [log p(x | w)], ``(num_data,)``: without the KL of latents w that all data share."""
         return self.per_datum + sum(self.kl[name] for name in self.shared)
 
     @property

@@ -242,7 +242,8 @@ def log_likelihood(
     Raises:
         InputError: for non-positive particles or budget, data out of the likelihood's support, sites that do
             not match, latents shared by all data that the guide draws from a batch's data, and pairs whose weights are
-            no bound: point masses at continuous latents, auxiliary sites of the guide without a reverse model, densities against probabilities.
+            no bound: point masses at continuous latents, auxiliary sites of the guide without a reverse model,
+            densities against probabilities.
 
     Source: Burda et al. 2016, arXiv:1509.00519, section 5 (K = 5000).
 

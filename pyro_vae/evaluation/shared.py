@@ -50,8 +50,8 @@ class SharedLatents:
             f"averaged over {count} draws of {w} from the guide" if count > 1 else f"at one draw of {w} of the guide's"
         )
         return (
-            f"all data share {w}: these are bounds on log p(x | {w}) of each datum, {drawn}; their expectation is a lower "
-            f"bound on the predictive log E_q[p(x | {w})], and none on log p(x) under the prior of {w}"
+            f"all data share {w}: these are bounds on log p(x | {w}) of each datum, {drawn}; their expectation is a "
+            f"lower bound on the predictive log E_q[p(x | {w})], and none on log p(x) under the prior of {w}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class DeepMarkovGuide(PyroModule):
         >>> import pyro_vae, torch
         >>> model = pyro_vae.models.DeepMarkovModel((6, 3), latent_dim=2, hidden_dims=(8,), transition_dim=8)
         >>> guide = pyro_vae.guides.DeepMarkovGuide(model, hidden_dim=8)
-        >>> pyro_vae.encode(model, guide, {"x": torch.zeros(4, 6, 3), "lengths": torch.tensor([6, 2, 5, 1])})["z6"].shape
+        >>> batch = {"x": torch.zeros(4, 6, 3), "lengths": torch.tensor([6, 2, 5, 1])}
+        >>> pyro_vae.encode(model, guide, batch)["z6"].shape
         torch.Size([4, 2])
     """
 

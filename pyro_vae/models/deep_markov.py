@@ -74,7 +74,7 @@ class DeepMarkovModel(GenerativeModel):
         self.emitter = MLP(latent_dim, hidden_dims, self.likelihood.num_parameters * dim, activation)
 
     def forward(self, x: Tensor | None = None, lengths: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, T or more, dim), of which the first ``lengths`` (batch,) steps count."""
+        """Run the program on data ``x`` (batch, T or more, dim), whose first ``lengths`` (batch,) steps count."""
         if x is None:
             size = num_samples if lengths is None else len(lengths)
             present = present_steps(self.first_loc.new_empty(size, *self.data_shape), lengths, self.data_shape[0])
@@ -109,7 +109,8 @@ def present_steps(x: Tensor, lengths: Tensor | None, steps: int) -> Tensor:
     """
     if x.shape[1] < steps:
         raise InputError(
-            f"x has {x.shape[1]} steps, and the model's sequences have up to {steps}: pad x with zeros, and give lengths"
+            f"x has {x.shape[1]} steps, and the model's sequences have up to {steps}: pad x with zeros, and give "
+            "lengths"
         )
     step = torch.arange(x.shape[1], device=x.device)
     return (step < (steps if lengths is None else lengths[:, None])).expand(len(x), -1)

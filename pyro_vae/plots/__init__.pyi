@@ -25,6 +25,6 @@ from .registry import Shown as Shown
 from .registry import draw_all as draw_all
 from .registry import figure as figure
 from .registry import save_figure as save_figure
-from .sequences import sequences as sequences
+from .over_time import sequences as sequences
 from .spectrogram import spectrograms as spectrograms
 from .training import training_curves as training_curves

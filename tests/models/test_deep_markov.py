@@ -72,7 +72,7 @@ def test_the_filter_is_the_joint_gaussian():
     data = pyro_vae.load_data("state-space", steps=STEPS, limit=4).test.batch(slice(None))
     eye = torch.eye(2, dtype=torch.float64)
     states, covs = [eye], {}
-    for t in range(1, STEPS):
+    for _ in range(1, STEPS):
         states.append(TRANSITION @ states[-1] @ TRANSITION.T + STATE_SCALE**2 * eye)
     for t in range(STEPS):
         for s in range(t, STEPS):

@@ -85,7 +85,8 @@ def ais(
 
     Raises:
         InputError: for numbers that are not positive, unknown names, discrete latents or point masses, latents that all
-            data share and the guide draws from a batch's data, a guide whose support does not cover the model's, data out of the likelihood's support.
+            data share and the guide draws from a batch's data, a guide whose support does not cover the model's, data
+            out of the likelihood's support.
 
     Source: Neal 2001, arXiv:physics/9803008; Wu et al. 2017, arXiv:1611.04273.
 

@@ -21,7 +21,7 @@ LENGTHS = "lengths"  # a batch's entry that says how many steps count
 
 @figure(
     section="Reconstructions",
-    caption="Sequences over time (dots), the mean of p(x | z) with z from the guide (lines), and sequences of the model's.",
+    caption="Sequences (dots), the mean of p(x | z) with z from the guide (lines), and below sequences that the model draws.",
     order=1,
 )
 def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 4, seed: int = 0) -> Figure:
@@ -54,15 +54,14 @@ def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     mean = shaped_like_x(reconstruct(model, guide, batch, seed=seed), batch)  # (n, T, dim)
     given = {name: batch[name] for name in (X, LENGTHS, *needed_to_generate(model, batch))}
     drawn = draw(model, n, seed=seed, batch=given)
+    own = shaped_like_x(drawn.values[drawn.site], batch)  # (n, T, dim)
     figure = Figure(figsize=(max(6.0, 2.4 * n), 4.6), layout="constrained")
     panels = figure.subplots(2, n, sharex=True, sharey=True, squeeze=False)
     for i, length in enumerate(batch[LENGTHS].tolist()):
         for d in range(min(MOST, split.shape[1])):
             panels[0, i].plot(_steps(batch[X], i, length, d), ".", color=f"C{d}", markersize=4)
             panels[0, i].plot(_steps(mean, i, length, d), color=f"C{d}", linewidth=1)
-            panels[1, i].plot(
-                _steps(shaped_like_x(drawn.values[drawn.site], batch), i, length, d), color=f"C{d}", linewidth=1
-            )
+            panels[1, i].plot(_steps(own, i, length, d), color=f"C{d}", linewidth=1)
         panels[1, i].set_xlabel("step")
     panels[0, 0].set_ylabel("data, and mean of p(x | z)")
     panels[1, 0].set_ylabel("draws of the model")
