@@ -21,7 +21,7 @@ LENGTHS = "lengths"  # a batch's entry that says how many steps count
 
 @figure(
     section="Reconstructions",
-    caption="Sequences (dots), the mean of p(x | z) with z from the guide (lines), and below sequences that the model draws.",
+    caption="Sequences (dots), the mean of p(x | z), z from the guide (lines); below, sequences that the model draws.",
     order=1,
 )
 def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 4, seed: int = 0) -> Figure:

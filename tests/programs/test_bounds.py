@@ -12,7 +12,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_vae import fit
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, elbo, log_likelihood, refine
+from pyro_vae.evaluation import ais, bidirectional, elbo, log_likelihood, refine
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.programs.sites import may_leave
 
@@ -366,8 +366,9 @@ def test_global_latents_in_a_plate_are_not_taken_for_the_data_s(n):
     assert ours == pytest.approx(theirs, rel=0.03)
     bound = log_likelihood(topics, topics_guide, x, num_particles=5)
     assert bound.shared.kl["beta"] == pytest.approx(kl * n, rel=1e-5)
-    with pytest.raises(InputError, match="'beta' is outside the data plate"):
-        refine(topics, topics_guide, x)
+    for refused in (lambda: refine(topics, topics_guide, x), lambda: bidirectional(topics, topics_guide, n)):
+        with pytest.raises(InputError, match="'beta' is outside the data plate"):
+            refused()
     before = slope.item()
     fit(topics, topics_guide, x, epochs=2, batch_size=max(1, n // 2), progress=False, device="cpu")
     assert slope.item() != before
