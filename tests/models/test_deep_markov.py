@@ -69,7 +69,7 @@ def test_the_estimates_are_the_kalman_filters():
         optimizer.step()
     result = pyro_vae.log_likelihood(model, guide, data, num_particles=20_000)
     assert (result.per_datum - exact).abs().max() < 0.15
-    annealed = pyro_vae.ais(model, guide, data, num_chains=16, num_temperatures=100)
+    annealed = pyro_vae.ais(model, guide, data, num_chains=64, num_temperatures=200)
     assert (annealed.per_datum - exact).abs().max() < 0.2
 
 
