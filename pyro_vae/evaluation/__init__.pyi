@@ -25,3 +25,4 @@ from .results import LogLikelihood as LogLikelihood
 from .results import Result as Result
 from .results import Scores as Scores
 from .results import metric as metric
+from .shared import given_shared as given_shared

@@ -20,6 +20,7 @@ from pyro_vae.programs.sites import data_first, in_data_plate, is_discrete, is_p
 from pyro_vae.programs.traces import Site, is_latent, traced
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
+UNOBSERVED = "_unobserved"  # ends the name of what Pyro draws where an obs_mask is False
 Dataset = Data | Split | Mapping[str, Tensor] | Tensor
 
 
@@ -89,9 +90,12 @@ def mean_path(
 
     .. math:: \hat z_i = E_q[z_i \mid \hat z_1, \dots, \hat z_{i-1}, x] \quad \text{in the guide's order}
 
-    A distribution without a mean, and a discrete one, gives its draw. Arguments and result as for :func:`encode`.
+    A distribution without a mean, and a discrete one, gives its draw. What stands for the part of a site that is not
+    observed (``obs_mask``) is left out: a model without data has no such site. Arguments and result as for
+    :func:`encode`.
     """
-    return _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed, sites)
+    found = _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed, sites)
+    return {name: value for name, value in found.items() if not name.endswith(UNOBSERVED)}
 
 
 def free_sites(
@@ -118,6 +122,8 @@ def free_sites(
     found = []
     for name in model_trace.nodes:
         node = guide_trace.nodes.get(name)
+        if name.endswith(UNOBSERVED) and name.removesuffix(UNOBSERVED) in model_trace.nodes:
+            continue  # what is missing of data
         if node is not None and is_latent(node) and in_data_plate(node):
             value, fn = data_first(node["value"], node), model_trace.nodes[name]["fn"]
             real = value.is_floating_point() and not is_discrete(fn)

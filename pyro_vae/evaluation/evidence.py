@@ -28,6 +28,8 @@ class EvidenceBound(PerDatum):
         kl: KL of each latent site, raw (not weighted, not clamped), nats, ``(num_data,)`` each.
         num_particles: draws per datum.
         split: the name of the data.
+        doubts: what was found when the pair was examined, in sentences.
+        shared: names of the latents that all data share, of whose KL each datum carries one part in num_data.
     """
 
     per_datum: Tensor
@@ -36,11 +38,22 @@ class EvidenceBound(PerDatum):
     num_particles: int = 1
     split: str = "data"
     doubts: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+    @property
+    def given_shared(self) -> Tensor:
+        """A bound on E_q(w) [log p(x | w)], ``(num_data,)``: without the KL of latents w that all data share."""
+        return self.per_datum + sum(self.kl[name] for name in self.shared)
 
     @property
     def warnings(self) -> list[str]:
         """What makes the bound doubtful, in sentences."""
-        return [*self.doubts, *not_finite(self.per_datum, "ELBO")]
+        names = ", ".join(self.shared)
+        whole = (
+            f"all data share {names}: this is a bound on log p of all {len(self.per_datum)} data together, per datum; "
+            f"without the KL of {names} one on log p(x | {names}) of each datum, averaged over the guide's draws"
+        )
+        return [*self.doubts, *([whole] if names else []), *not_finite(self.per_datum, "ELBO")]
 
     @property
     def rows(self) -> dict[str, str]:
@@ -48,7 +61,10 @@ class EvidenceBound(PerDatum):
         terms = [(f"reconstruction of {name}", value) for name, value in self.log_likelihood.items()]
         terms += [(f"KL of {name}", value) for name, value in self.kl.items()]
         parts = {label: f"{mean_and_error(value)[0]:.2f} nats" for label, value in terms}
-        return {"ELBO": nats((self.mean, self.standard_error)), **parts}
+        for name in self.shared:
+            parts[f"KL of {name}"] += f", a datum's part of {self.kl[name].sum().item():.2f}"
+        given = {f"ELBO given {', '.join(self.shared)}": nats(mean_and_error(self.given_shared))} if self.shared else {}
+        return {"ELBO": nats((self.mean, self.standard_error)), **given, **parts}
 
     def arrays(self) -> dict[str, Tensor]:
         """The ELBO of each datum, nats, ``(num_data,)``."""
@@ -61,6 +77,7 @@ class EvidenceBound(PerDatum):
             "standard_error": self.standard_error,
             "reconstruction": {k: mean_and_error(v)[0] for k, v in self.log_likelihood.items()},
             "kl": {k: mean_and_error(v)[0] for k, v in self.kl.items()},
+            **({"given_shared": mean_and_error(self.given_shared)[0]} if self.shared else {}),
             "num_particles": self.num_particles,
             "num_data": len(self.per_datum),
             "warnings": self.warnings,
@@ -112,6 +129,7 @@ def elbo(
     likelihood: dict[str, Tensor] = {}
     kl: dict[str, Tensor] = {}
     ordered: list[str] = []
+    shared: list[str] = []
     with evaluating(model, guide, data, seed, device) as (programs, split):
         programs.refuse_point_masses()
         if not anything_to_draw(programs, split):
@@ -120,7 +138,7 @@ def elbo(
         missed = torch.zeros(len(split), dtype=torch.bool, device=split.device)  # a draw is outside the prior's support
 
         def look(piece: Piece) -> None:
-            nonlocal ordered
+            nonlocal ordered, shared
             pair = piece.traces
 
             for kind, site, raw, *_ in bound_terms(pair, analytic=analytic_kl):
@@ -129,6 +147,7 @@ def elbo(
                     terms[name] = torch.zeros(len(split), dtype=torch.float64, device=split.device)
                 terms[name][piece.rows] += piece.share * raw.double().mean(0)
             ordered = list(pair.in_model_order(kl))
+            shared = [name for name in ordered if name in pair.shared]
             outside = outside_prior(pair)
             if outside is not None:
                 missed[piece.rows] |= outside.any(0)
@@ -138,4 +157,4 @@ def elbo(
     per_datum = torch.as_tensor(sum(parts[0].values()) - sum(parts[1].values()))
     parts[1] = {name: parts[1][name] for name in ordered}
     per_datum = per_datum.masked_fill(missed.cpu(), -torch.inf)
-    return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts)
+    return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts, tuple(shared))

@@ -119,14 +119,14 @@ def draw(
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             rows = {name: value if name == X else value[start : start + count] for name, value in given.items()}
-            trace, site = generated(program, count, rows, site, run=run)
-            _check_latents(scales or {}, trace, site)
+            trace, found = generated(program, count, rows, site, run=run)
+            _check_latents(scales or {}, trace, found)
             tempered.check()
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
-            parts.setdefault(f"{site}.mean", []).append(mean_of(trace.nodes[site]).cpu())
-    return Drawn({name: torch.cat(values) for name, values in parts.items()}, site or X)
+            parts.setdefault(f"{found}.mean", []).append(mean_of(trace.nodes[found]).cpu())
+    return Drawn({name: torch.cat(values) for name, values in parts.items()}, found)
 
 
 def reconstruct(

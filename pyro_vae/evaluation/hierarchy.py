@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.codes import code_sites
-from pyro_vae.evaluation.encoding import posterior_samples
+from pyro_vae.evaluation.encoding import UNOBSERVED, posterior_samples
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.programs.checks import check_present
 from pyro_vae.programs.context import accepted_arguments
@@ -47,7 +47,7 @@ class Level(NamedTuple):
 def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split) -> list[Level]:
     """The levels of a model's latents, in its order: a site that it draws, with the point masses after it.
 
-    What the guide does not draw, since it is summed over, is none.
+    What the guide does not draw, since it is summed over, is none; nor is what stands for missing parts of data.
 
     Args:
         model, guide: the programs.
@@ -62,7 +62,7 @@ def levels_of(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     codes = code_sites(nodes, accepted_arguments(programs[0]) or ())
     levels: list[Level] = []
     for name, node in nodes.items():
-        if not (is_latent(node) and in_data_plate(node)):
+        if not (is_latent(node) and in_data_plate(node)) or name.endswith(UNOBSERVED):
             continue
         if levels and is_point_mass(node["fn"]) and node["value"].is_floating_point():
             levels[-1] = levels[-1]._replace(functions=(*levels[-1].functions, name))

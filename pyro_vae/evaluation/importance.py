@@ -18,10 +18,12 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED, Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_tensors
 from pyro_vae.evaluation.results import LogLikelihood, measured_sites
+from pyro_vae.evaluation.shared import SharedLatents
 from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.enumeration import alone_with_all_values
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import evaluating
+from pyro_vae.programs.shared import GivenShared, shared_latents
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_deterministic, repeat, traced
 from pyro_vae.recording import Compile, Mode, Outputs, choose_mode, is_recorded
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
@@ -198,6 +200,7 @@ def log_likelihood(
     data: Data | Split | Mapping[str, Tensor] | Tensor,
     *,
     num_particles: int = 5000,
+    num_global: int = 10,
     memory_budget: int = MEMORY_BUDGET,
     vectorize: bool = True,
     seed: int = 0,
@@ -213,11 +216,16 @@ def log_likelihood(
     logsumexp over chunks of particles. A guide whose sites do not depend on one another's samples is run once per
     datum and then drawn from again; a hierarchical one is run once per chunk.
 
+    Latents w that all data share (weights with priors, outside the data plate) are drawn from the guide, and the bounds
+    given them are averaged: :math:`E_{q(w)}[\log p(x \mid w)]` of each datum, a lower bound on its predictive
+    :math:`\log E_{q(w)}[p(x \mid w)]`. The KL of w, one for all data, is told apart.
+
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1.
         data: a Split, a dict of tensors, a tensor ``x`` ``(num_data, *shape)``, or Data (its test part).
         num_particles: K. Where the guide has nothing to draw (no latents, or point masses at every latent site, as of
             codes) all particles are the same: one is taken, and the log says so.
+        num_global: draws of the latents that all data share, K particles for each of them.
         memory_budget: bytes that the tensors of one chunk may take; what a particle takes is measured on a small run.
         vectorize: particles in a plate left of the data plate. Programs for which that gives other numbers (tried on
             two data) run with each datum repeated instead, and the log says why; False: all do.
@@ -233,8 +241,9 @@ def log_likelihood(
 
     Raises:
         InputError: for non-positive particles or budget, data out of the likelihood's support, sites that do
-            not match, latents shared by all data, and pairs whose weights are no bound: point masses at continuous
-            latents, auxiliary sites of the guide without a reverse model, densities against probabilities.
+            not match, latents shared by all data that the guide draws from a batch's data, and pairs whose weights are
+            no bound: point masses at continuous latents, auxiliary sites of the guide without a reverse model,
+            densities against probabilities.
 
     Source: Burda et al. 2016, arXiv:1509.00519, section 5 (K = 5000).
 
@@ -247,12 +256,15 @@ def log_likelihood(
         >>> result.per_datum.shape, result.num_particles
         (torch.Size([20]), 100)
     """
-    positive("num_particles", num_particles)
-    positive("memory_budget", memory_budget)
+    for name, count in (("num_particles", num_particles), ("num_global", num_global), ("memory_budget", memory_budget)):
+        positive(name, count)
     with evaluating(model, guide, data, seed, device, vectorize=vectorize) as (pair, split):
         pair.refuse_point_masses()
         keep_freed_memory()
         first = split.batch(slice(0, 1))
+        given = GivenShared(pair, split, vectorize=vectorize) if shared_latents(pair.traces(first)) else None
+        pair = pair if given is None else given.pair
+        num_global = 1 if given is None else num_global
         sampler = ImportanceSampler(pair)
         sites = measured_sites(pair, split, memory_budget)
         if not sampler.draws(first):
@@ -269,20 +281,29 @@ def log_likelihood(
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)), most=limit)  # with guide
         batch_size = pair.batch_size(min(rows // chunk, int(limit / data_cost), len(split)))
-        chunks = math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
+        chunks = num_global * math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
         sampler.recorder.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         # made before the chunks: small tensors that stay among large ones that go would split the heap
-        results = torch.empty(3, len(split), dtype=torch.float64, device=split.device)
-        done = 0
-        with tqdm(total=len(split), unit="datum", disable=not progress) as bar:
-            for batch in split.batches(batch_size):
-                running = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
-                n = len(running[0])
-                for result, values in zip(results, running, strict=True):
-                    result[done : done + n] = values
-                done += n
-                bar.update(n)
-        return LogLikelihood(*results.cpu(), num_particles, sites, split.name, pair.doubts)
+        results = torch.empty(num_global, 3, len(split), dtype=torch.float64, device=split.device)
+        with tqdm(total=num_global * len(split), unit="datum", disable=not progress) as bar:
+            for of_draw in results:
+                if given is not None:
+                    given.draw()
+                done = 0
+                for batch in split.batches(batch_size):
+                    running = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
+                    n = len(running[0])
+                    for result, values in zip(of_draw, running, strict=True):
+                        result[done : done + n] = values
+                    done += n
+                    bar.update(n)
+        bound, size, pareto_k = results.cpu().unbind(1)  # (G, N) each
+        shared = None if given is None else SharedLatents(given.mean_kl(), bound.mean(1))
+        pareto_k = pareto_k[0] if given is None else pareto_k.nan_to_num(-torch.inf).amax(0)
+        pareto_k = pareto_k.masked_fill(pareto_k == -torch.inf, torch.nan)
+        return LogLikelihood(
+            bound.mean(0), size.mean(0), pareto_k, num_particles, sites, split.name, pair.doubts, shared
+        )
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor, Tensor]:

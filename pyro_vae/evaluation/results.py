@@ -10,7 +10,7 @@ from html import escape
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.sites import Site, is_discrete, is_factor, kept
 from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import private_seed
+
+if TYPE_CHECKING:
+    from pyro_vae.evaluation.shared import SharedLatents
 
 UNRELIABLE = 0.7  # k-hat above this: not even a smoothed estimate is to be trusted
 
@@ -319,6 +322,7 @@ class LogLikelihood(PerDimension):
         sites: what the estimates are of, data sites by name (:class:`~pyro_vae.evaluation.results.DataSite`).
         split: the name of the data.
         doubts: what was found when the pair was examined, in sentences.
+        shared: latents that all data share, given draws of which the numbers are, on average (k-hat: at most); or None.
     """
 
     per_datum: Tensor
@@ -328,6 +332,7 @@ class LogLikelihood(PerDimension):
     sites: Mapping[str, DataSite] = field(default_factory=dict)
     split: str = "data"
     doubts: tuple[str, ...] = ()
+    shared: SharedLatents | None = None
 
     @property
     def pareto_k_max(self) -> float | None:
@@ -344,17 +349,16 @@ class LogLikelihood(PerDimension):
     @property
     def warnings(self) -> list[str]:
         """What makes the estimates doubtful, in sentences."""
-        found = [*self.doubts, *not_finite(self.per_datum, "log-likelihood")]
-        above = int((self.pareto_k > UNRELIABLE).sum())
-        if not above:
-            return found
-        largest = self.pareto_k[self.pareto_k > UNRELIABLE].max().item()
-        return [
-            *found,
-            f"Pareto k-hat is above {UNRELIABLE} for {above} of {len(self.per_datum)} data (up to {largest:.2f}): "
-            "a few particles decide these bounds, which may lie far below log p(x), and their standard error is not to "
-            "be trusted",
-        ]
+        given = [self.shared.sentence] if self.shared else []
+        found = [*self.doubts, *given, *not_finite(self.per_datum, "log-likelihood")]
+        if above := int((self.pareto_k > UNRELIABLE).sum()):
+            largest = self.pareto_k[self.pareto_k > UNRELIABLE].max().item()
+            found += [
+                f"Pareto k-hat is above {UNRELIABLE} for {above} of {len(self.per_datum)} data (up to {largest:.2f}): "
+                "a few particles decide these bounds, which may lie far below log p(x), and their standard error is "
+                "not to be trusted"
+            ]
+        return found
 
     @property
     def rows(self) -> dict[str, str]:
@@ -363,8 +367,10 @@ class LogLikelihood(PerDimension):
         if self.pareto_k_max is not None and self.pareto_k_above is not None:
             share = f"{100 * self.pareto_k_above:.1f}% of the data"
             pareto_k = f"{self.pareto_k_max:.2f} at most, above {UNRELIABLE} for {share}"
+        given = f" given {self.shared.names}" if self.shared else ""
         return {
-            f"log-likelihood (K = {self.num_particles})": nats((self.mean, self.standard_error)),
+            f"log-likelihood{given} (K = {self.num_particles})": nats((self.mean, self.standard_error)),
+            **(self.shared.rows if self.shared else {}),
             "bits per dimension": bits_in_words(super().to_dict()),
             "effective sample size": f"{mean_and_error(self.effective_sample_size)[0]:.1f}",
             "Pareto k-hat": pareto_k,
@@ -387,6 +393,7 @@ class LogLikelihood(PerDimension):
             "effective_sample_size": mean_and_error(self.effective_sample_size)[0],
             "pareto_k_max": self.pareto_k_max,
             "pareto_k_above": self.pareto_k_above,
+            **({"shared": self.shared.to_dict()} if self.shared else {}),
             "warnings": self.warnings,
             "split": self.split,
         }

@@ -51,6 +51,7 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
                 f"which of the model's sites is its data cannot be told ({', '.join(sites)}): call the site x, or "
                 "write a guide of your own"
             ) from error
+    sites = {n: s for n, s in trace.nodes.items() if is_latent(s)}  # those of steps are joined
     latents, arguments = {}, accepted_arguments(program.program) or ()
     for name, site in sites.items():
         if name == data or name in arguments or is_countable(site["fn"]):  # another data site; what is summed over

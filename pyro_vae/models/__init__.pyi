@@ -6,6 +6,7 @@ from .completion import CompletionBaseline as CompletionBaseline
 from .completion import CompletionVAE as CompletionVAE
 from .conditional import ConditionalVAE as ConditionalVAE
 from .contrastive import ContrastiveModel as ContrastiveModel
+from .deep_markov import DeepMarkovModel as DeepMarkovModel
 from .dvae import DVAE as DVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE

@@ -15,6 +15,7 @@ from .latent_walks import interpolations as interpolations
 from .latent_walks import traversals as traversals
 from .likelihood import likelihood_gap as likelihood_gap
 from .likelihood import worst_data as worst_data
+from .over_time import sequences as sequences
 from .posterior import aggregated_posterior as aggregated_posterior
 from .prior import prior_samples as prior_samples
 from .prior import scaled_samples as scaled_samples

@@ -14,16 +14,20 @@ from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import Data, Sound, Split
-from pyro_vae.errors import NotApplicable, why_not
+from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
 from pyro_vae.evaluation.latent_units import LatentStatistics, latent_statistics
+from pyro_vae.evaluation.shared import given_shared
 from pyro_vae.files import write_atomically
 from pyro_vae.plots.images import is_drawable, pick, picked
 from pyro_vae.programs.context import X, needed_to_generate
-from pyro_vae.programs.program import Program, as_programs
+from pyro_vae.programs.program import Program, as_programs, prime
+from pyro_vae.programs.session import in_evaluation
+from pyro_vae.programs.traces import data_plates, is_latent, shared_sites
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,9 @@ def check_drawable(shape: tuple[int, ...]) -> None:
 class Shown:
     """What figures are drawn of: a pair of programs, data, and the course of their training.
 
+    Latents that all data share are held at one draw of the guide, of which every figure's title says so: the model's
+    own draws of them, from their prior, would show nothing that has been learned.
+
     Args:
         model, guide: the programs.
         split: the data that are shown.
@@ -65,17 +72,30 @@ class Shown:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Hold what all data share."""
+        self.whole, self.shared = (self.model, self.guide), ""
+        if _has_shared_latents(self.model, self.guide, some := pick(self.split, 2, self.seed)):
+            try:
+                self.model, self.guide = given_shared(
+                    *self.whole, Split(some, integers=self.split.integers), seed=self.seed
+                )
+            except InputError as error:
+                logger.info("figures draw latents that all data share anew: %s", error)
+            else:
+                self.shared = ", ".join(self.model.held_latents.names)  # type: ignore[union-attr]
+
     @cached_property
     def latents(self) -> LatentStatistics:
         """KL and units of the latents, over some of the data."""
         some = picked(self.split, NUM_STATISTICS, self.seed)
-        return latent_statistics(self.model, self.guide, some, vectorize=False, seed=self.seed, **self.options)
+        return latent_statistics(*self.whole, some, vectorize=False, seed=self.seed, **self.options)
 
     @cached_property
     def codes(self) -> CodeStatistics:
         """Which codes are used, over some of the data."""
         some = picked(self.split, NUM_ENCODED, self.seed)
-        return code_statistics(self.model, self.guide, some, seed=self.seed, **self.options)
+        return code_statistics(*self.whole, some, seed=self.seed, **self.options)
 
     def context(self, n: int, without: Sequence[str] = ()) -> tuple[int, dict[str, Tensor]]:
         """The context that the model needs, and rows of data for their shape; how many samples there can be of it."""
@@ -107,7 +127,10 @@ class Entry:
             NotApplicable: if there is nothing to show.
         """
         arguments = {n: getattr(run, n) for n in inspect.signature(self.function).parameters if n in SHOWN}
-        return self.function(**arguments | dict(self.given(run) if self.given is not None else {}))
+        drawn = self.function(**arguments | dict(self.given(run) if self.given is not None else {}))
+        if run.shared and "model" in arguments:
+            drawn.suptitle(f"{drawn.get_suptitle()}\n(given one draw of {run.shared} from the guide)".strip())
+        return drawn
 
 
 _entries: dict[str, Entry] = {}
@@ -238,6 +261,17 @@ def draw_all(
                 raise  # the disk's, which would take the others as well
             logger.warning("no figure '%s': %s", name, why_not(error))
     return written
+
+
+def _has_shared_latents(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> bool:
+    """Whether there are latents that all data share; False where that cannot be seen."""
+    try:
+        with in_evaluation([model, guide], batch, seed=0) as batch:
+            traces = [prune_subsample_sites(trace) for trace in prime(model, guide, batch)]
+    except Exception:  # what that is, every figure says
+        return False
+    shared = shared_sites(*traces, data_plates(traces[0]))
+    return any(is_latent(site) and name in shared for name, site in traces[0].nodes.items())
 
 
 def png(figure: Figure, dpi: int = DPI) -> bytes:

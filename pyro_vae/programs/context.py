@@ -28,6 +28,7 @@ class Context:
         dtype: its type; any floating type serves for ``torch.float32``.
         support: constraint on its values, elementwise.
         drawn: the program has a site of this name, and draws what is not given.
+        optional: what is not given has a meaning of its own, such as sequences of full length.
     """
 
     what: str
@@ -35,6 +36,7 @@ class Context:
     dtype: torch.dtype = torch.float32
     support: Constraint = constraints.real
     drawn: bool = False
+    optional: bool = False
 
     def check(self, name: str, value: Tensor) -> None:
         """Check a batch's values, ``(batch, *shape)``.
@@ -154,7 +156,8 @@ def needed_to_generate(program: Callable[..., Any], given: Iterable[str] = ()) -
     required = required_arguments(program, given)
     optional = {name for name, p in _parameters(program).items() if p.default is None}
     free = optional - {X, *required}
-    declared = [name for name, context in declared_context(program).items() if name in free and not context.drawn]
+    found = declared_context(program).items()
+    declared = [name for name, context in found if name in free and not (context.drawn or context.optional)]
     return [*required, *declared]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import X
@@ -22,7 +24,11 @@ ROWS = 2  # data that a model is given to see which site becomes observed
 
 
 def observed_data(nodes: Mapping[str, Site]) -> dict[str, Site]:
-    """The data sites among a trace's nodes: observed, or so before ``poutine.uncondition``; factors are none."""
+    """The data sites among a trace's nodes: observed, or so before ``poutine.uncondition``; factors are none.
+
+    A site that is observed in part (``obs_mask``, of which Pyro makes ``x_observed`` and ``x_unobserved``) has the name
+    that it has where nothing is observed.
+    """
 
     def is_data(site: Site) -> bool:
         observed = is_observed(site) or (
@@ -30,7 +36,11 @@ def observed_data(nodes: Mapping[str, Site]) -> dict[str, Site]:
         )
         return bool(observed) and not is_factor(site)
 
-    return {name: site for name, site in nodes.items() if is_data(site)}
+    def whole(name: str) -> str:
+        part = name.removesuffix("_observed")
+        return part if {part, f"{part}_unobserved"} <= nodes.keys() else name
+
+    return {whole(name): site for name, site in nodes.items() if is_data(site)}
 
 
 def data_site(sites: Mapping[str, Site], x: Tensor | None, wanted: str | None = None) -> str:
@@ -80,6 +90,9 @@ def site_of_run(
         data: rows of data, if there are any at hand.
         wanted: the site that the caller names, which only has to be there.
 
+    Returns:
+        the site's name; where data have a site for every step, that of them joined (:func:`join_steps`).
+
     Raises:
         InputError: as :func:`data_site`.
     """
@@ -104,6 +117,8 @@ def site_of_run(
             except Exception:  # data do not look like this; a program may fail at it in any way
                 continue
         sites = {name: site for name, site in observed_data(found.nodes).items() if name not in before}
+        if sites and (joined := join_steps(trace, sites, x)):
+            return joined
         if sites:
             return data_site(sites, x if candidate is data else None)  # what is no data may be one site's by chance
     if X in drawn:
@@ -112,6 +127,56 @@ def site_of_run(
         "no site of the model is observed when it is given data: they are handed to its argument 'x', or else to its "
         f"first one; observe them (obs=x), or say which site is meant, site=..., of {', '.join(drawn) or 'none'}"
     )
+
+
+def join_steps(trace: Trace, sites: Mapping[str, Site], x: Tensor) -> str | None:
+    """Put one site in the place of those that have a step of the data each, x[:, 0], x[:, 1], …, as of time series.
+
+    Args:
+        trace: of a run in which they were drawn; changed.
+        sites: as from :func:`observed_data`, of a run that was given data.
+        x: those data, ``(batch, steps, ...)``.
+
+    Returns:
+        its name, x; None if the sites are not the steps of x, in their order.
+    """
+    apart = len(sites) < 2 or x.dim() < 2 or x.shape[1] != len(sites) or X in trace.nodes
+    if apart or not all(same_numbers(_observed_value(s), x[:, t]) for t, s in enumerate(sites.values())):
+        return None
+    nodes = [trace.nodes[name] for name in sites]
+    steps = Steps([node["fn"] for node in nodes])
+    values = torch.broadcast_tensors(*(node["value"] for node in nodes))
+    value = torch.stack(values, values[0].dim() - steps.event_dim + 1)
+    trace.add_node(X, **{**nodes[0], "name": X, "fn": steps, "value": value, "mask": None})
+    for name in sites:
+        trace.remove_node(name)
+    return X
+
+
+class Steps(TorchDistribution):
+    """The distributions of the steps of a sequence as one, for what it draws: event shape ``(steps, *event)``.
+
+    Args:
+        parts: of every step, of one event shape.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+        shape = torch.broadcast_shapes(*(part.batch_shape for part in parts))
+        super().__init__(shape, torch.Size([len(parts), *parts[0].event_shape]), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """That of every step."""
+        return constraints.independent(self.parts[0].support, 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """``(*batch, steps, *event)``."""
+        means = torch.broadcast_tensors(*(part.mean for part in self.parts))
+        return torch.stack(means, means[0].dim() - self.event_dim + 1)
 
 
 def _candidates(trace: Trace, latent: Mapping[str, Tensor], data: Tensor | None) -> Iterator[Tensor]:

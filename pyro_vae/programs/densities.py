@@ -230,8 +230,8 @@ def check_per_datum(pair: TracePair, name: str) -> None:
     if name in pair.shared:
         raise InputError(
             f"site '{name}' is outside the data plate: all data share it, so that p(x) is no product over data and a "
-            "bound per datum is not defined. elbo gives a bound on the whole data's log p, per datum, if every datum "
-            "is evaluated with it; else put the site into the data plate"
+            "bound per datum is not defined. elbo gives a bound on the whole data's log p, per datum; log_likelihood "
+            "averages log p(x | .) over the guide's draws of it; else put the site into the data plate"
         )
 
 

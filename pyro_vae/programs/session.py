@@ -19,7 +19,7 @@ from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
-from pyro_vae.programs.data_sites import data_site, observed_data, same_numbers, site_of_run
+from pyro_vae.programs.data_sites import data_site, join_steps, observed_data, same_numbers, site_of_run
 from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime, real_type
@@ -266,7 +266,8 @@ def generated(
     trace = traced(run, **context, **{X: rows}, num_samples=count)
     check_whole(trace)
     drawn = {name: node for name, node in observed_data(trace.nodes).items() if not node["is_observed"]}
-    name = data_site(drawn, rows, site)
+    joined = None if site is not None else join_steps(trace, drawn, rows)
+    name = joined or data_site(drawn, rows, site)
     if dependent := _depends_on(run, data, context, count):
         said = f"the model looks at its data (site '{dependent}' is another for other data)"
         if looks == "refused":

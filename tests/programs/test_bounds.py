@@ -21,7 +21,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_vae import fit
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import ais, elbo, log_likelihood
+from pyro_vae.evaluation import ais, bidirectional, elbo, log_likelihood, refine
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.programs.sites import may_leave
 
@@ -320,8 +320,8 @@ def test_the_elbo_with_a_shared_latent_does_not_depend_on_batches(particles):
     assert found.to_dict()["kl"]["w"] == pytest.approx(kl, rel=1e-4)
     truth = dist.Normal(6.0, 1.0).log_prob(x).mean().item() - 3 * 1e-4 / 2 - kl
     assert found.mean == pytest.approx(truth, abs=0.01)
-    with pytest.raises(InputError, match=r"'w' is outside the data plate: all data share it"):
-        log_likelihood(with_weight, of_weight, x)
+    assert found.given_shared.mean().item() == pytest.approx(truth + kl, abs=0.01)
+    assert log_likelihood(with_weight, of_weight, x).mean == pytest.approx(truth + kl, abs=0.01)
 
 
 def test_training_in_batches_weighs_a_shared_latent_by_all_the_data():
@@ -373,8 +373,11 @@ def test_global_latents_in_a_plate_are_not_taken_for_the_data_s(n):
     theirs = sum(pyro.infer.TraceMeanField_ELBO().loss(topics, topics_guide, x) for _ in range(300)) / 300 / n
     ours = sum(ELBO().loss(topics, topics_guide, x) for _ in range(300)) / 300
     assert ours == pytest.approx(theirs, rel=0.03)
-    with pytest.raises(InputError, match="'beta' is outside the data plate"):
-        log_likelihood(topics, topics_guide, x, num_particles=5)
+    bound = log_likelihood(topics, topics_guide, x, num_particles=5)
+    assert bound.shared.kl["beta"] == pytest.approx(kl * n, rel=1e-5)
+    for refused in (lambda: refine(topics, topics_guide, x), lambda: bidirectional(topics, topics_guide, n)):
+        with pytest.raises(InputError, match="'beta' is outside the data plate"):
+            refused()
     before = slope.item()
     fit(topics, topics_guide, x, epochs=2, batch_size=max(1, n // 2), progress=False, device="cpu")
     assert slope.item() != before

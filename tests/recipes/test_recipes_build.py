@@ -16,6 +16,7 @@ SHAPES = {
     "vqvae-colour": (3, 32, 32),
     "vqvae2-colour": (3, 256, 256),
     "vqvae-audio": (1, 8192),
+    "dmm": (20, 3),
 }
 GRIDS = {"wavenet": (512,)}
 

@@ -16,11 +16,13 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.evaluation.annealing.chains import SETTLING, Schedule, StepSizes, Weights, forwards, temperatures, tune
 from pyro_vae.evaluation.annealing.path import AnnealedPath, Densities, Start
-from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, Settings
+from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, Settings, log_mean_exp
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.importance import CPU_CHUNK
 from pyro_vae.evaluation.results import measured_sites
+from pyro_vae.evaluation.shared import SharedLatents
 from pyro_vae.programs.session import evaluating
+from pyro_vae.programs.shared import GivenShared, shared_latents
 from pyro_vae.programs.traces import repeat
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
@@ -60,6 +62,8 @@ def ais(
     The cost is ``num_chains * num_temperatures * num_leapfrog`` gradients per datum, 96,000 as it stands: some hundred
     times that of 5000 importance samples. What it is worth, :func:`~pyro_vae.evaluation.bidirectional` tells.
 
+    Latents w that all data share are held at one draw of the guide: the estimates are those of log p(x | w).
+
     Args:
         model, guide: Pyro programs whose per-datum sites are in a plate at dim -1; all latents continuous.
         data: as for :func:`~pyro_vae.evaluation.log_likelihood`.
@@ -81,7 +85,8 @@ def ais(
 
     Raises:
         InputError: for numbers that are not positive, unknown names, discrete latents or point masses, latents that all
-            data share, a guide whose support does not cover the model's, data out of the likelihood's support.
+            data share and the guide draws from a batch's data, a guide whose support does not cover the model's, data
+            out of the likelihood's support.
 
     Source: Neal 2001, arXiv:physics/9803008; Wu et al. 2017, arXiv:1611.04273.
 
@@ -99,6 +104,11 @@ def ais(
     how = {"vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(model, guide, data, seed, device, **how) as (pair, split):
         pair.refuse_point_masses()
+        given = None
+        if shared_latents(pair.traces(split.batch(slice(0, 1)))):
+            given = GivenShared(pair, split, vectorize=vectorize)
+            given.draw()
+            pair = given.pair
         sites = measured_sites(pair, split, memory_budget)
         path = AnnealedPath(pair, start, num_chains)
         with options.chunks(path, split, memory_budget, compile, progress) as chunks:
@@ -108,7 +118,8 @@ def ais(
                     for _, densities, sizes, on_transition in chunks
                 ]
             )
-        return AnnealedLikelihood(weights.log_w, weights.acceptance, options.settings, sites, split.name)
+        shared = None if given is None else SharedLatents(given.mean_kl(), log_mean_exp(weights.log_w).mean()[None])
+        return AnnealedLikelihood(weights.log_w, weights.acceptance, options.settings, sites, split.name, shared)
 
 
 Chunk = tuple[slice, Densities, StepSizes, Callable[[], object]]

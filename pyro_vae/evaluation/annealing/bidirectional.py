@@ -17,9 +17,11 @@ from pyro_vae.evaluation.annealing.results import BidirectionalBounds
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
+from pyro_vae.programs.densities import check_per_datum
 from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.session import as_batch, evaluating, in_evaluation
+from pyro_vae.programs.shared import shared_latents
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.recording import Compile
 from pyro_vae.runtime import SEEDS, as_device, check_seed
@@ -92,6 +94,8 @@ def bidirectional(
     how = {"vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(*programs, data, (seed + 1) % SEEDS, device, **how) as (pair, split):
         pair.refuse_point_masses()
+        for name in shared_latents(traces := pair.traces(split.batch(slice(0, 1)))):
+            check_per_datum(traces, name)
         path = AnnealedPath(pair, start, num_chains)
         lower, upper = [], []
         with options.chunks(path, split, memory_budget, compile, progress, directions=2) as chunks:

@@ -21,6 +21,7 @@ from pyro_vae.evaluation.results import (
     nats,
     not_finite,
 )
+from pyro_vae.evaluation.shared import SharedLatents
 
 LOW_ACCEPTANCE = 0.3
 WIDE = 3.0  # nats: a gap that is not one of noise
@@ -71,6 +72,7 @@ class AnnealedLikelihood(PerDimension):
         settings: how the chains were run.
         sites: what the estimates are of, data sites by name.
         split: the name of the data.
+        shared: latents that all data share, held at a draw of the guide; None: there are none.
     """
 
     log_weights: Tensor
@@ -78,6 +80,7 @@ class AnnealedLikelihood(PerDimension):
     settings: Settings
     sites: Mapping[str, DataSite]
     split: str = "data"
+    shared: SharedLatents | None = None
     per_datum: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,14 +94,18 @@ class AnnealedLikelihood(PerDimension):
     @property
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences; empty if nothing does."""
-        return [*not_finite(self.per_datum, "log-likelihood"), *doubts(self.log_weights, self.acceptance, "chains")]
+        given = [self.shared.sentence] if self.shared else []
+        found = doubts(self.log_weights, self.acceptance, "chains")
+        return [*given, *not_finite(self.per_datum, "log-likelihood"), *found]
 
     @property
     def rows(self) -> dict[str, str]:
         """The estimate, and how the chains went."""
         size = self.effective_sample_size.mean().item()
+        given = f" given {self.shared.names}" if self.shared else ""
         return {
-            "log-likelihood, annealed": nats((self.mean, self.standard_error), 3),
+            f"log-likelihood{given}, annealed": nats((self.mean, self.standard_error), 3),
+            **(self.shared.rows if self.shared else {}),
             "bits per dimension": bits_in_words(super().to_dict()),
             **self.settings.rows(self.acceptance),
             "effective sample size": f"{size:.1f} of {self.settings.num_chains} chains",
@@ -121,6 +128,7 @@ class AnnealedLikelihood(PerDimension):
             "num_data": len(self.per_datum),
             "split": self.split,
             **self.settings.to_dict(),
+            **({"shared": self.shared.to_dict()} if self.shared else {}),
             "warnings": self.warnings,
         }
 
