@@ -8,6 +8,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -20,11 +21,13 @@ class GaussianGuide(PyroModule):
     r"""q(z | x) = prod_i N(z_i; mu_i(x), diag sigma_i(x)^2), one factor per latent site of the model.
 
     (mu, s) = encoder(x) and sigma = softplus(s) + min_scale, with s shifted so that sigma = 1 where the encoder
-    gives 0. The model is run once to read its latent sites and their shapes; it is not kept.
+    gives 0. The model is run once to read its latent sites and their shapes; it is not kept. A model may say by a module
+    ``seen`` what the encoder is to be shown of x, such as the logs of counts.
 
     Args:
         model: the generative program; its latent sites must have real support and lie in the data plate.
-        encoder: ``"mlp"``, ``"conv"``, or a module from ``(..., *data_shape)`` to ``(..., 2 * total latent size)``.
+        encoder: ``"mlp"``, ``"conv"``, or a module from ``(..., *data_shape)``, or what is seen of it, to
+            ``(..., 2 * total latent size)``.
         hidden_dims: widths of the encoder's layers from x to z (conv: channels).
         activation: its nonlinearity, by name.
         min_scale: lower bound of sigma.
@@ -56,11 +59,16 @@ class GaussianGuide(PyroModule):
         self.latent_shapes = latents
         self.min_scale = below_one("min_scale", min_scale)
         size = sum(math.prod(shape) for shape in latents.values())
+        self.seen = getattr(model, "seen", None)
+        if self.seen is not None:
+            data_shape = tuple(self.seen(torch.zeros(1, *data_shape)).shape[1:])
         self.encoder = make_encoder(encoder, data_shape, hidden_dims, 2 * size, activation)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given data ``x`` (batch, *data_shape)."""
-        q = diagonal_normal(self.encoder(x), self.min_scale)  # (batch, total latent size)
+        q = diagonal_normal(
+            self.encoder(x if self.seen is None else self.seen(x)), self.min_scale
+        )  # (batch, total latent size)
         sizes = [math.prod(shape) for shape in self.latent_shapes.values()]
         samples = {}
         with pyro.plate("data", x.shape[0], dim=-1):

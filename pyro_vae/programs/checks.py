@@ -93,7 +93,7 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
         check_support(name, site, site["value"])
     seen = 0
     for batch in split.batches(_data_together(model, guide, first, run=bool(computed))):
-        check_finite(batch[X], split.name, seen)  # in the programs' type: 1e300 is no float32
+        check_finite(batch[X], split.name, seen, missing=split.missing)  # in the programs' type: 1e300 is no float32
         seen += len(batch[X])
         for name, site in sites.items():
             if name not in computed:
@@ -127,7 +127,8 @@ def data_type(
     if real is not None or own <= {torch.float32}:
         return real
     for dtype in (None, torch.float32):
-        first = Split({name: tensor[:2] for name, tensor in split.tensors.items()}, integers=split.integers)
+        how = {"integers": split.integers, "missing": split.missing}
+        first = Split({name: tensor[:2] for name, tensor in split.tensors.items()}, **how)
         try:
             _primed(model, guide, first.to(device or split.device, dtype).batch(slice(0, 2)))
         except InputError:
