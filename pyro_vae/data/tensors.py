@@ -64,10 +64,10 @@ def check_finite(x: Tensor, name: str, before: int = 0, *, missing: bool = False
         finite = finite.reshape(len(chunk), -1).all(1)
         if not bool(finite.all()):
             first = before + int((~finite).nonzero()[0])
-            kind = str(x.dtype).removeprefix("torch.")
+            kind, what = str(x.dtype).removeprefix("torch."), "infinite" if missing else "NaN or infinite"
             raise InputError(
-                f"{name}: x holds {'' if missing else 'NaN or '}infinite numbers (as {kind}; datum {first} is the first "
-                f"that does); remove or replace them first{'' if missing else WHERE_MISSING}"
+                f"{name}: x holds {what} numbers (as {kind}; datum {first} is the first that does); remove "
+                f"or replace them first{'' if missing else WHERE_MISSING}"
             )
         before += len(chunk)
 

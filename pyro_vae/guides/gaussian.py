@@ -21,8 +21,8 @@ class GaussianGuide(PyroModule):
     r"""q(z | x) = prod_i N(z_i; mu_i(x), diag sigma_i(x)^2), one factor per latent site of the model.
 
     (mu, s) = encoder(x) and sigma = softplus(s) + min_scale, with s shifted so that sigma = 1 where the encoder
-    gives 0. The model is run once to read its latent sites and their shapes; it is not kept. A model may say by a module
-    ``seen`` what the encoder is to be shown of x, such as the logs of counts.
+    gives 0. The model is run once to read its latent sites and their shapes; it is not kept. A model may say by a
+    module ``seen`` what the encoder is to be shown of x, such as the logs of counts.
 
     Args:
         model: the generative program; its latent sites must have real support and lie in the data plate.

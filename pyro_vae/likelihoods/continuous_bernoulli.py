@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae import distributions
 from pyro_vae.likelihoods.base import EDGE, Likelihood, invert_monotone
 
 
 class ContinuousBernoulli(Likelihood):
-    r"""x in [0, 1]:  p(x) = C(l) l^x (1 - l)^(1 - x), with the features as logits of l; a density.
+    r"""x in [0, 1]:  log p(x) = l x + log(l / (e^l - 1)) nats per element, with the features as logits l; a density.
 
-    .. math:: C(l) = 2 \tanh^{-1}(1 - 2 l) / (1 - 2 l), \qquad C(1/2) = 2
-
-    What a Bernoulli's cross entropy of grey data lacks to be a density is log C. The mean is not l.
+    What a Bernoulli's cross entropy of grey data lacks to be a density is the second term. The mean is not sigmoid(l).
+    See :class:`pyro_vae.distributions.ContinuousBernoulli`.
 
     Source: Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845.
 
@@ -31,16 +31,13 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
         """Continuous Bernoulli of the logits ``(..., C, *rest)``."""
-        return dist.ContinuousBernoulli(logits=self.split(features, event_dim).squeeze(0)).to_event(event_dim)
+        logits = self.split(features, event_dim).squeeze(0)
+        return distributions.ContinuousBernoulli(logits).to_event(event_dim)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
         """The logits whose means are these, clipped to [0.001, 0.999]; ``(C, *rest)``."""
         half = torch.logspace(-3, 3.1, 4000, dtype=torch.float64)
         logits = torch.cat([-half.flip(0), half])
+        reached = distributions.ContinuousBernoulli(logits).mean
         wanted = mean.detach().to("cpu", torch.float64).clamp(EDGE, 1 - EDGE)
-        return invert_monotone(logits, _mean(logits), wanted).to(mean)
-
-
-def _mean(logits: Tensor) -> Tensor:
-    """E[x] = 1/(1 - e^-l) - 1/l of a logit l, not 0."""
-    return -1 / torch.expm1(-logits) - 1 / logits
+        return invert_monotone(logits, reached, wanted).to(mean)

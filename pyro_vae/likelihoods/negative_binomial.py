@@ -42,8 +42,8 @@ class NegativeBinomial(Likelihood):
         >>> import torch
         >>> from pyro_vae.likelihoods import NegativeBinomial
         >>> p = NegativeBinomial(0.5)(torch.zeros(5, 4), event_dim=1, library=torch.full((5,), 100.0))
-        >>> p.mean[0], p.variance[0]
-        (tensor([25., 25., 25., 25.]), tensor([337.5000, 337.5000, 337.5000, 337.5000]))
+        >>> p.event_shape, p.mean[0].round(), p.variance[0].round()  # 25 + 0.5 * 25^2 = 337.5
+        (torch.Size([4]), tensor([25., 25., 25., 25.]), tensor([338., 338., 338., 338.]))
     """
 
     support = constraints.nonnegative_integer

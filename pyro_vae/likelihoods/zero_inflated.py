@@ -16,6 +16,15 @@ from pyro_vae.likelihoods.negative_binomial import NegativeBinomial
 START = -2.0  # logit of the share of added zeros, about 12 %
 
 
+class _ZeroInflated(dist.ZeroInflatedDistribution):
+    """Pyro's, which cannot be expanded once its gate was looked at, as by a draw."""
+
+    @property
+    def gate(self) -> Tensor:
+        """g."""
+        return self.gate_logits.sigmoid()
+
+
 class ZeroInflated(Likelihood):
     """With probability g a zero, else a count of the given likelihood: p(x) = g [x = 0] + (1 - g) p_count(x).
 
@@ -60,7 +69,7 @@ class ZeroInflated(Likelihood):
         logits = self.split(features, event_dim)[-1]  # (..., C, *rest)
         own = features.narrow(-event_dim, 0, features.shape[-event_dim] - logits.shape[-event_dim])
         counts = self.counts(own, event_dim, **given).base_dist
-        return dist.ZeroInflatedDistribution(counts, gate_logits=logits).to_event(event_dim)
+        return _ZeroInflated(counts, gate_logits=logits).to_event(event_dim)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
         """12 % of added zeros, and counts of a mean that makes up for them."""

@@ -49,9 +49,11 @@ class CountVAE(GenerativeModel):
         >>> model = pyro_vae.models.CountVAE((20,), latent_dim=2, hidden_dims=(8,))
         >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(8,))
         >>> x = torch.poisson(torch.full((5, 20), 3.0))
-        >>> result = pyro_vae.elbo(model, guide, {"x": x, "library": x.sum(1)})
-        >>> sorted(result.log_likelihood), result.bits_of
-        (['library', 'x'], 'x given library')
+        >>> batch = {"x": x, "library": x.sum(1)}
+        >>> sorted(pyro_vae.elbo(model, guide, batch).log_likelihood)
+        ['library', 'x']
+        >>> pyro_vae.log_likelihood(model, guide, batch, num_particles=5).bits_of
+        'x given library'
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class TabularVAE(GenerativeModel):
         >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(8,))
         >>> rows = torch.tensor([[1.7, 2.0], [torch.nan, 0.0]])
         >>> table = pyro_vae.data.Split({"x": rows}, missing=True)
-        >>> pyro_vae.elbo(model, guide, table).num_dimensions  # 3 entries of 2 rows
+        >>> pyro_vae.log_likelihood(model, guide, table, num_particles=5).num_dimensions  # 3 entries of 2 rows
         1.5
     """
 

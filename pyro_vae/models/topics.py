@@ -78,6 +78,6 @@ class TopicVAE(GenerativeModel):
 
     @torch.no_grad()
     def top_words(self, count: int = 10) -> Tensor:
-        """The words that each topic raises most above the others', ``(num_topics, count)``, as places in the vocabulary."""
+        """The words that each topic raises most above the others', ``(num_topics, count)`` places in the vocabulary."""
         rows = self.decoder.mlp.out.weight.T  # (topics, vocabulary)
         return (rows - rows.mean(0)).topk(count, -1).indices

@@ -74,7 +74,7 @@ def load_counts() -> RawData:
 
 
 def count_rates(kind: Tensor, t: Tensor) -> Tensor:
-    """rho, the share of each of 100 counts in a cell of a kind (0, 1, 2) with factor t, ``(...)`` each to ``(..., 100)``."""
+    """rho, the share of each of 100 counts in a cell of a kind (0, 1, 2) with factor t, ``(..., 100)``."""
     generator = torch.Generator().manual_seed(1)
     base = torch.randn(100, generator=generator)
     of_kind = 1.5 * torch.randn(3, 100, generator=generator) * (torch.rand(3, 100, generator=generator) < 0.3)
