@@ -16,6 +16,9 @@ SHAPES = {
     "vqvae-colour": (3, 32, 32),
     "vqvae2-colour": (3, 256, 256),
     "vqvae-audio": (1, 8192),
+    "tabular": (7,),
+    "counts": (100,),
+    "topics": (200,),
 }
 GRIDS = {"wavenet": (512,)}
 
