@@ -268,7 +268,8 @@ def check_support(name: str, site: Site, value: Tensor, entry: str | None = None
     mask = kept(site) if entry is None else None
     inside = support.check(value) if mask is None else inside_support(site["fn"], value, mask)
     if not bool(inside.all()):
-        raise InputError(_complaint(name, site["fn"], value, entry or name))
+        counted = value if mask is None or mask.shape != value.shape else value[mask]
+        raise InputError(_complaint(name, site["fn"], counted, entry or name))
 
 
 def _depends_on_parameters(support: Any) -> bool:
@@ -277,6 +278,11 @@ def _depends_on_parameters(support: Any) -> bool:
 
 
 def _complaint(name: str, fn: Any, value: Tensor, entry: str) -> str:
+    if bool(value.isnan().any()):
+        return (
+            f"data '{entry}' hold NaN, and site '{name}' does not leave them out: give the model a mask of what is "
+            "known (fn.mask(~x.isnan()).to_event(1), as models.TabularVAE has), or fill the entries first"
+        )
     fn, low, high = innermost(fn), value.min().item(), value.max().item()
     base = elementwise(fn.support)
     text = (
