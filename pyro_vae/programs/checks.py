@@ -91,9 +91,9 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
     for name, site in sites.items():
         check_shape(name, site)
         check_support(name, site, site["value"])
-    seen = 0
+    seen, missing = 0, split.missing and any(kept(s) is not None for s in sites.values())
     for batch in split.batches(_data_together(model, guide, first, run=bool(computed))):
-        check_finite(batch[X], split.name, seen, missing=split.missing)  # in the programs' type: 1e300 is no float32
+        check_finite(batch[X], split.name, seen, missing=missing)  # in the programs' type: 1e300 is no float32
         seen += len(batch[X])
         for name, site in sites.items():
             if name not in computed:
