@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Gaussian, Likelihood, Mixed
@@ -71,7 +73,7 @@ class TabularVAE(GenerativeModel):
         self.likelihood = likelihood if likelihood is not None else Gaussian("learned")
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
         supports = self._supports()
-        self.seen = TableColumns(supports)
+        self.seen = TableColumns([_kind(support) for support in supports])
         inside = [next((v for v in INSIDE if bool(s.check(torch.tensor(v)))), 0.0) for s in supports]
         self.register_buffer("inside", torch.tensor(inside), persistent=False)
         self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
@@ -88,7 +90,14 @@ class TabularVAE(GenerativeModel):
             filled = torch.where(known, x, self.inside)  # by what has some density, which does not count
             return pyro.sample("x", p.base_dist.mask(known).to_event(1), obs=filled)
 
-    def _supports(self) -> list[dist.constraints.Constraint]:
+    def _supports(self) -> list[constraints.Constraint]:
         if isinstance(self.likelihood, Mixed):
             return [column.support for column in self.likelihood.columns]
         return [self.likelihood.support] * self.data_shape[0]
+
+
+def _kind(support: constraints.Constraint) -> int | Literal["count", "real"]:
+    """Of a column of classes, how many; else what numbers it has."""
+    if isinstance(support, type(constraints.integer_interval(0, 1))):
+        return int(support.upper_bound) + 1
+    return "count" if support is constraints.nonnegative_integer else "real"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
 
 class LogCounts(nn.Module):
@@ -30,41 +29,33 @@ class TableColumns(nn.Module):
     counts, others as they are; 0 where an entry is missing (NaN); and last, of each column, whether it is there.
 
     Args:
-        supports: of the columns, which tell classes (integers of an interval) and counts from other numbers.
+        columns: of each, its number of classes K, or "count" or "real".
 
     Example:
         >>> import torch
-        >>> from torch.distributions import constraints
         >>> from pyro_vae.networks import TableColumns
-        >>> seen = TableColumns([constraints.real, constraints.integer_interval(0, 2)])
+        >>> seen = TableColumns(["real", 3])
         >>> seen(torch.tensor([[0.5, 2.0], [torch.nan, 0.0]]))
         tensor([[0.5000, 0.0000, 0.0000, 1.0000, 1.0000, 1.0000],
                 [0.0000, 1.0000, 0.0000, 0.0000, 0.0000, 1.0000]])
     """
 
-    def __init__(self, supports: Sequence[Constraint]) -> None:
+    def __init__(self, columns: Sequence[int | Literal["count", "real"]]) -> None:
         super().__init__()
-        self.supports = tuple(supports)
-        self.size = sum(_num_classes(support) or 1 for support in supports) + len(self.supports)
+        self.columns = tuple(columns)
+        self.size = sum(1 if isinstance(kind, str) else kind for kind in columns) + len(self.columns)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map rows ``(..., columns)`` to ``(..., size)``."""
         known = ~x.isnan()
         filled = torch.where(known, x, torch.zeros_like(x))
         parts = []
-        for i, support in enumerate(self.supports):
-            column, count = filled[..., i : i + 1], _num_classes(support)
-            if count is not None:
-                hot = column == torch.arange(count, device=x.device, dtype=x.dtype)  # (..., K)
+        for i, kind in enumerate(self.columns):
+            column = filled[..., i : i + 1]
+            if not isinstance(kind, str):
+                hot = column == torch.arange(kind, device=x.device, dtype=x.dtype)  # (..., K)
                 column = (hot & known[..., i : i + 1]).to(x.dtype)
-            elif support is constraints.nonnegative_integer:
+            elif kind == "count":
                 column = column.log1p()
             parts.append(column)
         return torch.cat([*parts, known.to(x.dtype)], -1)
-
-
-def _num_classes(support: Constraint) -> int | None:
-    """Of a column of classes, how many."""
-    if isinstance(support, type(constraints.integer_interval(0, 1))):
-        return int(support.upper_bound) + 1
-    return None
