@@ -125,7 +125,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     else:
         stems, names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
     batch |= _context(run, model, guide, batch, options.y)
-    mean = _reconstructed(model, guide, Split(batch, name="data"), options.seed)  # (n, *shape)
+    mean = _reconstructed(model, guide, Split(batch, missing=True, name="data"), options.seed)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
     arrays["x.mean"] = mean.numpy()
     file = run.path / "reconstructions.npz"

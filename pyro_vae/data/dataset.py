@@ -163,9 +163,11 @@ class RawData:
         names: one a datum by split, if the data have them, such as those of their files.
         captions: one a datum by split, if the data have them.
         extras: what is known beside tensors.
+        missing: NaN in x are entries that are not known.
     """
 
     parts: Parts
     names: Texts = field(default_factory=dict)
     captions: Texts = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
+    missing: bool = False

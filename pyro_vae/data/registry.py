@@ -208,6 +208,7 @@ def load_data(
         splits[part] = Split(
             tensors,
             mask=mask,
+            missing=loaded.missing,
             binarization="dynamic" if anew else "none",
             **{kind: meaning[part][:limit] if part in meaning else None for kind, meaning in texts.items()},
             name=label,

@@ -62,6 +62,8 @@ class Split:
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.
+        missing: NaN in x are entries that are not known, which the model has to leave out (:class:`models.TabularVAE`
+            does); else they are refused.
         binarization: ``"dynamic"`` draws x ~ Bernoulli(x/255) (floats: Bernoulli(x)) anew for every training batch;
             for evaluation (:meth:`batches`, :meth:`fixed`) once, always the same.
         names: one a datum, such as those of files; they stay with the data and go into what is written of each.
@@ -81,13 +83,14 @@ class Split:
         *,
         mask: Tensor | np.ndarray | None = None,
         integers: bool = False,
+        missing: bool = False,
         binarization: Literal["none", "dynamic"] = "none",
         names: Sequence[str] | None = None,
         captions: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
         tensors = {key: _as_tensor(key, value, name) for key, value in tensors.items()}
-        _check(tensors, name, integers)
+        _check(tensors, name, integers, missing)
         for what, texts in {"names": names, "captions": captions}.items():
             if texts is not None and len(texts) != len(tensors["x"]):
                 raise InputError(f"{name}: {len(texts)} {what} for {len(tensors['x'])} data; there must be one a datum")
@@ -107,6 +110,7 @@ class Split:
         self.captions = None if captions is None else tuple(captions)
         self.binarization = binarization
         self.integers = integers
+        self.missing = missing
         self.dtype: torch.dtype | None = None  # of the floating-point tensors of a batch; None: as they come
         self.variants: tuple[tuple[str, ...], ...] = ()  # names of tensors (N, M, ...), those together of one draw
         self.name = name
@@ -279,9 +283,14 @@ class Split:
     def mean(self) -> Tensor:
         """Return the mean of x over the data, float32 of shape ``shape``; in [0, 1] for uint8 and bool.
 
-        Under dynamic binarization this is the mean probability. Read in chunks: memory is bounded.
+        Under dynamic binarization this is the mean probability. Of entries that may be missing it is the mean over the
+        known ones, 0 where there are none. Read in chunks: memory is bounded.
         """
         x = self.tensors["x"]
+        if self.missing:
+            known = sum(chunk.isfinite().sum(0) for chunk in chunks(x))
+            total = sum(chunk.double().nansum(0) for chunk in chunks(x))
+            return (total / known.clamp(min=1)).float()
         mean = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
         seen = 0
         for chunk in chunks(x):
@@ -325,7 +334,7 @@ def _as_tensor(key: str, value: object, name: str) -> object:
     return as_tensor(value, f"{name}: '{key}'", integers=key != "x") if isinstance(value, np.ndarray) else value
 
 
-def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
+def _check(tensors: dict[str, Tensor], name: str, integers: bool, missing: bool) -> None:
     if "x" not in tensors:
         raise InputError(
             f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'} (x is "
@@ -351,7 +360,7 @@ def _check(tensors: dict[str, Tensor], name: str, integers: bool) -> None:
             f"{name}: x must be uint8 (grey levels 0..255), bool (binary) or floating point, got {x.dtype}; "
             "codes are int64 with integers=True"
         )
-    check_finite(x, name)
+    check_finite(x, name, missing=missing)
 
 
 def split_digest(split: Split) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.errors import InputError
 
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
+WHERE_MISSING = ", or say Split(…, missing=True) if NaN are entries that are not known, to a model that leaves them out"
 MOST = np.iinfo(np.int64).max
 
 
@@ -44,13 +45,14 @@ def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def check_finite(x: Tensor, name: str, before: int = 0) -> None:
+def check_finite(x: Tensor, name: str, before: int = 0, *, missing: bool = False) -> None:
     """Refuse NaN and infinite numbers.
 
     Args:
         x: data, ``(N, ...)``.
         name: what errors call them.
         before: how many data come before these.
+        missing: NaN are entries that are not known, and are no error.
 
     Raises:
         InputError: names the first datum that has some.
@@ -58,13 +60,14 @@ def check_finite(x: Tensor, name: str, before: int = 0) -> None:
     if not x.is_floating_point():
         return
     for chunk in chunks(x):
-        finite = chunk.isfinite().reshape(len(chunk), -1).all(1)
+        finite = chunk.isfinite() | chunk.isnan() if missing else chunk.isfinite()
+        finite = finite.reshape(len(chunk), -1).all(1)
         if not bool(finite.all()):
             first = before + int((~finite).nonzero()[0])
-            kind = str(x.dtype).removeprefix("torch.")
+            kind, what = str(x.dtype).removeprefix("torch."), "infinite" if missing else "NaN or infinite"
             raise InputError(
-                f"{name}: x holds NaN or infinite numbers (as {kind}; datum {first} is the first that does); remove or "
-                "replace them first"
+                f"{name}: x holds {what} numbers (as {kind}; datum {first} is the first that does); remove "
+                f"or replace them first{'' if missing else WHERE_MISSING}"
             )
         before += len(chunk)
 

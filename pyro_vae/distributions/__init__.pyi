@@ -1,10 +1,14 @@
 from .autoregressive import Autoregressive as Autoregressive
 from .autoregressive import PaddedText as PaddedText
 from .autoregressive import Texts as Texts
+from .bag_of_words import BagOfWords as BagOfWords
+from .columns import ByColumn as ByColumn
+from .columns import Columns as Columns
 from .completion import Completed as Completed
 from .completion import completed as completed
 from .completion import counted_fraction as counted_fraction
 from .completion import has_mask as has_mask
+from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .grey_levels import DiscretizedCategorical as DiscretizedCategorical
 from .grey_levels import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .grey_levels import GreyLevels as GreyLevels

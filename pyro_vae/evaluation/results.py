@@ -242,7 +242,7 @@ def bits_are(result: Mapping[str, Any]) -> str:
     Args:
         result: of a measurement, as it is written; an older one may lack some of it.
     """
-    found = ["of a density"] if result.get("density") else []
+    found = ["of a density"] if result.get("bits_density", result.get("density")) else []
     of = str(result.get("bits_of") or "")
     return ", ".join([*found, *([f"of {of}"] if " given " in of else [])])
 
@@ -270,6 +270,11 @@ class PerDimension(PerDatum):
         """Whether any of what is measured is a density, whose nats depend on the data's units; None: not known."""
         kinds = {site.density for site in self.sites.values()}
         return True if True in kinds else None if None in kinds else False
+
+    @property
+    def bits_density(self) -> bool | None:
+        """Whether what bits per dimension are of is a density; None: not known."""
+        return next((self.sites[name].density for name in self._counted), None)
 
     @property
     def bits_per_dim(self) -> float:
@@ -305,6 +310,7 @@ class PerDimension(PerDatum):
             "standard_error": self.standard_error,
             "bits_per_dim": self.bits_per_dim,
             "bits_of": self.bits_of,
+            "bits_density": self.bits_density,
             "density": self.density,
         }
 

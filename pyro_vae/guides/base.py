@@ -73,11 +73,12 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
 class EncoderGuide(PyroModule):
     """A guide that makes the distribution of each latent site, independent of the others', of an encoder's features.
 
-    The model is run once to read its latent sites and their shapes; it is not kept.
+    The model is run once to read its latent sites and their shapes; it is not kept. Its module ``seen``, if it has
+    one, says what the encoder is shown of x.
 
     Args:
         model: the generative program; its latent sites must have real support and lie in the data plate.
-        encoder: ``"mlp"``, ``"conv"``, or a module from ``(..., *data_shape)`` to the features.
+        encoder: ``"mlp"``, ``"conv"``, or a module from ``(..., *data_shape)``, or what is seen of it, to the features.
         hidden_dims: widths of the encoder's layers from x to z (conv: channels).
         activation: its nonlinearity, by name.
         min_scale: lower bound of the scales.
@@ -103,6 +104,9 @@ class EncoderGuide(PyroModule):
         self.sizes = {name: math.prod(shape) for name, shape in latents.items()}
         self.more = {name: more(size) for name, size in self.sizes.items()}
         count = 2 * sum(self.sizes.values()) + sum(self.more.values())
+        self.seen = getattr(model, "seen", None)
+        if self.seen is not None:
+            data_shape = tuple(self.seen(torch.zeros(1, *data_shape)).shape[1:])
         self.encoder = make_encoder(encoder, data_shape, hidden_dims, count, activation)
 
     def posterior(self, name: str, normal: dist.Normal, features: Tensor) -> Any:
@@ -118,13 +122,14 @@ class EncoderGuide(PyroModule):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given data ``x`` (batch, *data_shape)."""
         sizes = list(self.sizes.values())
-        paired, rest = self.encoder(x).split([2 * sum(sizes), sum(self.more.values())], -1)
+        features = self.encoder(x if self.seen is None else self.seen(x))
+        paired, rest = features.split([2 * sum(sizes), sum(self.more.values())], -1)
         q = diagonal_normal(paired, self.min_scale)  # (batch, total latent size)
         parts = q.loc.split(sizes, -1), q.scale.split(sizes, -1), rest.split(list(self.more.values()), -1)
         samples = {}
         with pyro.plate("data", x.shape[0], dim=-1):
-            for (name, shape), m, s, features in zip(self.latent_shapes.items(), *parts, strict=True):
-                fn = self.posterior(name, dist.Normal(m, s), features)
+            for (name, shape), m, s, others in zip(self.latent_shapes.items(), *parts, strict=True):
+                fn = self.posterior(name, dist.Normal(m, s), others)
                 samples[name] = pyro.sample(name, _of_event_shape(fn, shape))
         return samples
 

@@ -23,7 +23,8 @@ class GaussianGuide(EncoderGuide):
     - ``"full"``: L L^T, row i of the triangular L being sigma_i (a_i, 1) / norm: sigma are the standard deviations;
     - a rank r: W W^T + diag sigma^2, with r columns of W.
 
-    The model is run once to read its latent sites and their shapes; it is not kept.
+    The model is run once to read its latent sites and their shapes; it is not kept. A model may say by a module
+    ``seen`` what the encoder is to be shown of x, such as the logs of counts.
 
     Args:
         model: the generative program; its latent sites must have real support and lie in the data plate.

@@ -1,7 +1,14 @@
 from .base import Likelihood as Likelihood
 from .bernoulli import Bernoulli as Bernoulli
+from .beta import Beta as Beta
 from .categorical import Categorical as Categorical
+from .class_labels import ClassLabels as ClassLabels
+from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .discretized_logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .location_scale import Gaussian as Gaussian
 from .location_scale import Laplace as Laplace
 from .logit_laplace import LogitLaplace as LogitLaplace
+from .mixed import Mixed as Mixed
+from .multinomial import Multinomial as Multinomial
+from .negative_binomial import NegativeBinomial as NegativeBinomial
+from .zero_inflated import ZeroInflated as ZeroInflated

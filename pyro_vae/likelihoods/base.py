@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
@@ -93,6 +95,11 @@ class Likelihood(nn.Module):
             InputError: if the features' channels are no multiple of P.
         """
         raise NotImplementedError
+
+    def feature_shape(self, data_shape: Sequence[int]) -> tuple[int, ...]:
+        """The features that a decoder must give for data (C, *rest): ``(P * C, *rest)``."""
+        channels, *rest = data_shape
+        return (self.num_parameters * channels, *rest)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
         """Features whose distribution has about the given mean, for the bias of a decoder's output.

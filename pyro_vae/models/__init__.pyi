@@ -6,6 +6,7 @@ from .completion import CompletionBaseline as CompletionBaseline
 from .completion import CompletionVAE as CompletionVAE
 from .conditional import ConditionalVAE as ConditionalVAE
 from .contrastive import ContrastiveModel as ContrastiveModel
+from .counts import CountVAE as CountVAE
 from .deep_markov import DeepMarkovModel as DeepMarkovModel
 from .dvae import DVAE as DVAE
 from .gaussian import VAE as VAE
@@ -13,5 +14,7 @@ from .hierarchical import HierarchicalVAE as HierarchicalVAE
 from .mixture import GaussianMixtureVAE as GaussianMixtureVAE
 from .semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .semi_supervised import StackedSemiSupervisedVAE as StackedSemiSupervisedVAE
+from .tabular import TabularVAE as TabularVAE
+from .topics import TopicVAE as TopicVAE
 from .vq import VQVAE as VQVAE
 from .vq2 import VQVAE2 as VQVAE2

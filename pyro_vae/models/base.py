@@ -46,8 +46,7 @@ class GenerativeModel(PyroModule):
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """What a decoder must give for the likelihood: ``(P * channels, *rest)`` for data (channels, *rest)."""
-        channels, *rest = self.data_shape
-        return (self.likelihood.num_parameters * channels, *rest)
+        return self.likelihood.feature_shape(self.data_shape)
 
     def data_plate(self, data: Tensor | None, num_samples: int = 1) -> Any:
         """The plate of the data, at dim -1: as long as ``data``, or ``num_samples`` when there are none.

@@ -36,7 +36,7 @@ def picked(split: Split, n: int, seed: int = 0) -> Split:
     """What :func:`pick` picks, as a split."""
     index = evenly(len(split), n)
     names = None if split.names is None else [split.names[i] for i in index.tolist()]
-    return Split(pick(split, n, seed), integers=split.integers, names=names, name=split.name)
+    return Split(pick(split, n, seed), integers=split.integers, missing=split.missing, names=names, name=split.name)
 
 
 def evenly(count: int, n: int) -> Tensor:

@@ -97,9 +97,9 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
     for name, site in sites.items():
         check_shape(name, site)
         check_support(name, site, site["value"])
-    seen = 0
+    seen, missing = 0, split.missing and any(kept(s) is not None for s in sites.values())
     for batch in split.batches(_data_together(model, guide, first, run=bool(computed))):
-        check_finite(batch[X], split.name, seen)  # in the programs' type: 1e300 is no float32
+        check_finite(batch[X], split.name, seen, missing=missing)  # in the programs' type: 1e300 is no float32
         seen += len(batch[X])
         for name, site in sites.items():
             if name not in computed:
@@ -133,7 +133,8 @@ def data_type(
     if real is not None or own <= {torch.float32}:
         return real
     for dtype in (None, torch.float32):
-        first = Split({name: tensor[:2] for name, tensor in split.tensors.items()}, integers=split.integers)
+        how = {"integers": split.integers, "missing": split.missing}
+        first = Split({name: tensor[:2] for name, tensor in split.tensors.items()}, **how)
         try:
             _primed(model, guide, first.to(device or split.device, dtype).batch(slice(0, 2)))
         except InputError:
@@ -273,7 +274,8 @@ def check_support(name: str, site: Site, value: Tensor, entry: str | None = None
     mask = kept(site) if entry is None else None
     inside = support.check(value) if mask is None else inside_support(site["fn"], value, mask)
     if not bool(inside.all()):
-        raise InputError(_complaint(name, site["fn"], value, entry or name))
+        counted = value if mask is None or mask.shape != value.shape else value[mask]
+        raise InputError(_complaint(name, site["fn"], counted, entry or name))
 
 
 def _depends_on_parameters(support: Any) -> bool:
@@ -282,6 +284,11 @@ def _depends_on_parameters(support: Any) -> bool:
 
 
 def _complaint(name: str, fn: Any, value: Tensor, entry: str) -> str:
+    if bool(value.isnan().any()):
+        return (
+            f"data '{entry}' hold NaN, and site '{name}' does not leave them out: give the model a mask of what is "
+            "known (fn.mask(~x.isnan()).to_event(1), as models.TabularVAE has), or fill the entries first"
+        )
     fn, low, high = innermost(fn), value.min().item(), value.max().item()
     base = elementwise(fn.support)
     text = (

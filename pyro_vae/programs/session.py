@@ -141,8 +141,12 @@ def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable
     if isinstance(data, Mapping):
         name = data_argument(model)
         data = {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
-        integers = isinstance(data.get(X), Tensor) and data[X].dtype == torch.int64
-        return Split(data, integers=integers)
+        x = data.get(X)
+        integers = isinstance(x, Tensor) and x.dtype == torch.int64
+        missing = isinstance(x, Tensor) and not bool(
+            x.isinf().any()
+        )  # whether the model leaves NaN out is checked later
+        return Split(data, integers=integers, missing=missing)
     return held_out(data).fixed()
 
 

@@ -17,6 +17,9 @@ SHAPES = {
     "vqvae2-colour": (3, 256, 256),
     "vqvae-audio": (1, 8192),
     "dmm": (20, 3),
+    "tabular": (7,),
+    "counts": (100,),
+    "topics": (200,),
 }
 GRIDS = {"wavenet": (512,)}
 

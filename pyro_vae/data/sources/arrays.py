@@ -185,7 +185,7 @@ X_NAMES = ("x", *(f"x_{part}" for part in PARTS))
     "arrays in a .npz or .npy file",
     reads=lambda path: path.is_file() and path.suffix.lower() in ARRAYS,
 )
-def load_arrays(path: Path, *, layout: Layout | None = None) -> RawData:
+def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = False) -> RawData:
     """Load arrays: ``.npy`` is x; ``.npz`` holds ``x``, or ``x_train``, ``x_validation``, ``x_test``.
 
     Other arrays of a ``.npz``, e.g. ``y`` or ``y_train``, must have as many entries.
@@ -197,6 +197,7 @@ def load_arrays(path: Path, *, layout: Layout | None = None) -> RawData:
         path: the file.
         layout: what the axes of x are, NHW, NCHW, NHWC, or NCL (signals). If None, told from the shape, by the rules of
             :func:`with_channels`; the log says how, where it could be told otherwise.
+        missing: NaN in x are entries that are not known, for a model that leaves them out (``models.TabularVAE``).
 
     Returns:
         Tensors per split.
@@ -206,15 +207,15 @@ def load_arrays(path: Path, *, layout: Layout | None = None) -> RawData:
         InputError: naming file and array, for other names, shapes and types, for NaN or infinite x, and what
             :func:`read_arrays` refuses.
     """
-    tensors = {key: _tensor(key, array, path) for key, array in read_arrays(path).items()}
+    tensors = {key: _tensor(key, array, path, missing) for key, array in read_arrays(path).items()}
     xs = {key: f"{path}: '{key}'" for key in tensors if key in X_NAMES}
     tensors |= with_channels({key: tensors[key] for key in xs}, xs, layout)
     if "x" in tensors:
         mixed = [key for key in tensors if key.startswith("x_")]
         if mixed:
             raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
-        return RawData(_split_at_random(tensors, path))
-    return RawData(_given_splits(tensors, path))
+        return RawData(_split_at_random(tensors, path), missing=missing)
+    return RawData(_given_splits(tensors, path), missing=missing)
 
 
 def _split_at_random(tensors: dict[str, Tensor], path: Path) -> Parts:
@@ -247,7 +248,7 @@ def _given_splits(tensors: dict[str, Tensor], path: Path) -> Parts:
     return parts
 
 
-def _tensor(key: str, array: np.ndarray, path: Path) -> Tensor:
+def _tensor(key: str, array: np.ndarray, path: Path, missing: bool) -> Tensor:
     label = f"{path}: '{key}'"
     is_x = key in X_NAMES
     if array.ndim == 0:
@@ -257,6 +258,11 @@ def _tensor(key: str, array: np.ndarray, path: Path) -> Tensor:
     if is_x and array.dtype.kind not in "fb" and array.dtype != np.uint8:
         raise InputError(f"{label} must be uint8 (grey levels 0..255), bool or floating point, got {array.dtype}")
     tensor = as_tensor(array, label, integers=not is_x)
-    if is_x and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-        raise InputError(f"{label} holds NaN or infinite numbers, or such as float32 cannot hold; replace them first")
+    if is_x and tensor.is_floating_point():
+        finite = tensor.isfinite() | tensor.isnan() if missing else tensor.isfinite()
+        if not bool(finite.all()):
+            what = "" if missing else "NaN or "
+            raise InputError(
+                f"{label} holds {what}infinite numbers, or such as float32 cannot hold; replace them first"
+            )
     return tensor
