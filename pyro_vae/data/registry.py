@@ -161,8 +161,8 @@ def load_data(
         observed_quadrants: for completing images: 1 (the lower left quadrant is observed), 2 (the left half), 3 (all
             but the upper right quadrant). A batch then holds, beside x, the observed part ``y`` (0 elsewhere; it takes
             the place of labels) and ``mask``, True where observed.
-        num_labels: labels ``y`` of so many training data are kept, of as many of each class as of any other (the first
-            ones), and the others are -1, not known: for semi-supervised learning.
+        num_labels: labels ``y`` that are known in training, evenly over classes. The first of each class are kept, and
+            the others are -1, not known: for semi-supervised learning.
         options: what these data alone have (docs/data.md), such as ``scenes`` of ``emoji``, ``layout`` of an array
             file, ``sample_rate`` of sound; None is as if it were not given.
 

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import sys
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -321,7 +322,8 @@ def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) 
     """
     parser.add_function_arguments(load_data, "data")
     for option, (kind, notes) in source_options().items():  # where they are not said, a configuration has none of them
-        parser.groups["data"].add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=notes)
+        short = re.sub(r" \([^)]*\)", "", notes.split(";")[0])
+        parser.groups["data"].add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=short)
     for prefix in ("", "first.") if "first" in config else ("",):
         for part in _parts_of(config["first"] if prefix else config):
             base, skip = PARTS[part]

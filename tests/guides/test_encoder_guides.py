@@ -151,7 +151,8 @@ def test_sites_of_any_shape_are_trained_recorded_and_measured(name, caplog):
     model, x = Several(), torch.randn(20, 2)
     guide = GUIDES[name](model, hidden_dims=(8,))
     with caplog.at_level(logging.INFO, "pyro_vae.training.compiled"):
-        options = {"epochs": 2, "batch_size": 10, "compile": "graph", "progress": False, "device": "cpu"}
+        options = {"epochs": 100, "batch_size": 10, "learning_rate": 0.01, "compile": "graph"}
+        options |= {"progress": False, "device": "cpu"}
         result = fit(model, guide, x, objective=ELBO(3), **options)
     told = [r.getMessage() for r in caplog.records]
     assert any("training step recorded" in line for line in told), told
