@@ -93,7 +93,7 @@ class GivenShared:
     def draw(self) -> None:
         """Draw the latents anew."""
         traces = self._traces(self.first)
-        for kind, site, raw, _ in bound_terms(traces, analytic=True):
+        for kind, site, raw, *_ in bound_terms(traces, analytic=True):
             if kind == "latent" and site["name"] in self.names:
                 of_one = raw.double().mean().item()  # each datum carries 1 / num_data
                 self.kl[site["name"]].append(of_one * (traces.num_data or traces.full_size))
