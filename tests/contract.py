@@ -230,11 +230,12 @@ class PairContract:
         assert annealed.per_datum.isfinite().all() and annealed.acceptance.mean() > 0.1
 
     def test_plain_svi_improves_and_leaves_nothing(self):
+        sums = self.sums(*self.programs())
         model, guide, batch = self.pair()
         batch = Split(batch).batch(slice(None))
         pyro.set_rng_seed(0)
         loss = Trace_ELBO(num_particles=4, vectorize_particles=True)
-        sums, programs = self.sums(*self.programs()), (_called(model), _called(guide))
+        programs = _called(model), _called(guide)
         if sums:
             loss = TraceEnum_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=self.nesting)
             programs = [Marked(names)(p) for names, p in zip((sums.model, sums.guide), programs, strict=True)]

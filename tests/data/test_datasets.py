@@ -36,7 +36,18 @@ def test_mnist5k_is_what_the_documentation_says():
 
 def test_names_and_descriptions():
     names = dataset_names()
-    expected = {"mnist5k", "fashion-mnist", "mnist", "kmnist", "omniglot", "cifar10", "svhn", "celeba", "speech"}
+    expected = {
+        "mnist5k",
+        "fashion-mnist",
+        "mnist",
+        "kmnist",
+        "omniglot",
+        "cifar10",
+        "svhn",
+        "celeba",
+        "speech",
+        "state-space",
+    }
     expected |= {"emoji", "emoji-names", "toy-table", "toy-counts", "toy-topics"}
     assert names.keys() == expected
     assert all(text and "\n" not in text for text in names.values())

@@ -381,7 +381,7 @@ def test_summary_bits_per_dim_standard_error_and_split():
     summary = result.to_dict()
     assert summary.pop("split") == "test"
     assert [summary.pop(key) for key in ("pareto_k_max", "pareto_k_above", "warnings")] == [None, None, []]
-    assert [summary.pop(key) for key in ("bits_of", "density")] == ["x", True]
+    assert [summary.pop(key) for key in ("bits_of", "density", "bits_density")] == ["x", True, True]
     assert summary == pytest.approx(
         {
             "log_likelihood": truth.mean().item(),
