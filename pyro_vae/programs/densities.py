@@ -124,6 +124,10 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
         raw = pair.per_datum(raw, site)
         return Term(kind, site, raw, raw if same else pair.per_datum(weighted, site), how)
 
+    def drawn(q: Site) -> bool:
+        """Whether a guide's site is drawn without reparameterized samples, so that log q has no gradient here."""
+        return q["name"] not in pair.sums.guide and not q["fn"].has_rsample
+
     closed = analytic_sites(pair) if analytic else set()
     sums = _Sums(pair, pair.sums.model)
     for site in pair.observed().values():
@@ -132,8 +136,7 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
             yield term("data", site, raw, scale_and_mask(raw, site["scale"], None))
     for name, (q, p) in {**pair.latent(), **pair.enumerated()}.items():
         if p is None or not sums.take(p, log_prior(p, q), q):
-            drawn = name not in pair.sums.guide and not q["fn"].has_rsample
-            yield term("latent", q, *site_kl(q, p, analytic=name in closed, drawn=drawn))
+            yield term("latent", q, *site_kl(q, p, analytic=name in closed, drawn=drawn(q)))
     for site in pair.guide_factors().values():
         raw = log_prob(site)
         yield term("factor", site, raw, scale_and_mask(raw, site["scale"], None))
@@ -142,7 +145,7 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
         if q is None:
             yield Term("data", site, log_p, weighted, "summed")
         else:
-            log_q = log_prob(q) if q["fn"].has_rsample or q["name"] in pair.sums.guide else log_prob(q).detach()
+            log_q = log_prob(q).detach() if drawn(q) else log_prob(q)
             log_q, weighted_q = (pair.per_datum(v, q) for v in (log_q, scale_and_mask(log_q, q["scale"], None)))
             yield Term("latent", q, log_q - log_p, weighted_q - weighted, "summed")
 
@@ -179,20 +182,18 @@ class _Sums:
         self.factors: dict[str, list[Any]] = {}
         self.sites: dict[str, tuple[Site, Site | None]] = {}
 
-    def take(self, site: Site, value: Tensor, q: Site | None = None, *, to: str | None = None) -> bool:
+    def take(self, site: Site, value: Tensor, q: Site | None = None) -> bool:
         """Keep a log-density for the sum, if it depends on what is summed.
 
         Args:
             site: the model's.
             value: raw, of the site.
             q: the guide's, of a latent.
-            to: the site whose factor it is, if that is another one.
         """
         if self.tables is None or not self.tables.depends(factor := self.tables.packed(value, site)):
             return False
-        name = to or site["name"]
-        self.factors.setdefault(name, []).append(factor)
-        self.sites.setdefault(name, (site, q))
+        self.factors.setdefault(site["name"], []).append(factor)
+        self.sites.setdefault(site["name"], (site, q))
         return True
 
     def terms(self) -> Iterator[tuple[Site, Site | None, Tensor]]:
@@ -200,8 +201,9 @@ class _Sums:
         if self.tables is None:
             return
         order = sorted(self.factors, key=lambda name: self.sites[name][1] is None)
-        for name, value in self.tables.chains({name: self.factors[name] for name in order}).items():
-            site, q = self.sites[name.split(", ")[0]]
+        for names, value in self.tables.chains({name: self.factors[name] for name in order}).items():
+            site, q = self.sites[names[0]]
+            name = ", ".join(names) if len(names) <= 3 else f"{names[0]}, …, {names[-1]}"
             yield {**site, "name": name}, None if q is None else {**q, "name": name}, value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -14,9 +14,6 @@ from pyro.poutine.messenger import Messenger
 from pyro_vae.errors import InputError
 from pyro_vae.programs.sites import Site, in_data_plate
 from pyro_vae.runtime import LimitedMemory
-
-if TYPE_CHECKING:
-    pass
 
 PARTICLES = "particles"  # the name of their plate
 ONE_DATUM, TENSORS = 2 * 2**30, 10**6  # bytes that a datum may take in all, and how many tensors
@@ -110,7 +107,8 @@ def check_terms(run: Callable[[], object], sums: Sums, model: Trace, guide: Trac
     Raises:
         InputError: if that takes too much memory; says how many terms there are.
     """
-    sizes = {n: len(({**guide.nodes, **model.nodes})[n]["fn"].enumerate_support(expand=False)) for n in sums.names}
+    nodes = {**guide.nodes, **model.nodes}
+    sizes = {name: len(nodes[name]["fn"].enumerate_support(expand=False)) for name in sums.names}
     terms = " x ".join(f"{size} ({name})" for name, size in sorted(sizes.items())[:NAMED])
     message = (
         f"all values of what is summed over take more than {ONE_DATUM / 2**30:.0f} GiB for a single datum: "

@@ -155,11 +155,11 @@ def examine(
         data_frame(model_trace)
         with evaluation_mode(model, guide), torch.no_grad():
             found = check_bound(model_trace, guide, guide_trace, batch) if bounds else None
+            nesting = plate_dims(model_trace, guide_trace)
             if sums:
                 first = {name: value[:1] for name, value in batch.items()}
-                nesting = plate_dims(model_trace, guide_trace)
                 check_terms(lambda: Pair(model, guide, nesting, sums=sums).traces(first), sums, *pruned)
-            trial = try_together(model, guide, batch, nesting := plate_dims(model_trace, guide_trace), sums)
+            trial = try_together(model, guide, batch, nesting, sums)
     how = {
         "num_data": num_data,
         "data_plates": trial.data_plates or None,

@@ -52,12 +52,11 @@ def _added(terms: Sequence[Tensor]) -> Tensor:
             f"the sum over discrete latents has {size:,} terms at once: fewer data or particles at once, or let the "
             "guide draw some of these latents"
         )
-    dims = terms[0]._pyro_dims
-    found: Tensor = terms[0]
-    if len(terms) > 1:
-        broadcast = packed.broadcast_all(*terms)
-        dims, found = broadcast[0]._pyro_dims, sum(broadcast[1:], broadcast[0])
-        found._pyro_dims = dims
+    if len(terms) == 1:
+        return terms[0]
+    broadcast = packed.broadcast_all(*terms)
+    found: Tensor = sum(broadcast[1:], broadcast[0])
+    found._pyro_dims = broadcast[0]._pyro_dims
     return found
 
 
@@ -74,7 +73,6 @@ class Tables:
         pair.guide.symbolize_dims()
         pair.model.symbolize_dims(pair.guide.plate_to_symbol)
         self._dims = {**pair.guide.symbol_to_dim, **pair.model.symbol_to_dim}
-        self._plates = {symbol: name for name, symbol in pair.model.plate_to_symbol.items()}
         nodes = {**pair.guide.nodes, **pair.model.nodes}
         self._symbols = {name: nodes[name]["infer"]["_enumerate_symbol"] for name in pair.sums.names}
         self.summed = {self._symbols[name] for name in summed}
@@ -118,17 +116,15 @@ class Tables:
             value = value.unflatten(0, (pair.size, pair.copies)).sum(1)
         return value
 
-    def packed(self, value: Tensor, *sites: Site) -> tuple[frozenset[str], Tensor]:
-        """A batch-shaped value of a site (or of two of one name), with its plates, its dimensions named."""
-        names: dict[int, str] = {}
-        for site in sites:
-            names |= site["infer"].get("_dim_to_symbol", {})
-        plates = frozenset(names[f.dim] for s in sites for f in s["cond_indep_stack"] if f.vectorized)
+    def packed(self, value: Tensor, site: Site) -> tuple[frozenset[str], Tensor]:
+        """A batch-shaped value of a site, with its plates, its dimensions named."""
+        names: dict[int, str] = site["infer"].get("_dim_to_symbol", {})
+        plates = frozenset(names[f.dim] for f in site["cond_indep_stack"] if f.vectorized)
         try:
             return plates, packed.pack(value, names)
         except ValueError as error:
             raise InputError(
-                f"site '{sites[0]['name']}' has batch shape {tuple(value.shape)}, in which some dimensions are neither "
+                f"site '{site['name']}' has batch shape {tuple(value.shape)}, in which some dimensions are neither "
                 "plates nor values of discrete latents: declare event dimensions with .to_event"
             ) from error
 
@@ -136,7 +132,7 @@ class Tables:
         """Whether a log-density depends on what is summed."""
         return not self.summed.isdisjoint(factor[1]._pyro_dims)
 
-    def chains(self, factors: Mapping[str, list[tuple[frozenset[str], Tensor]]]) -> dict[str, Tensor]:
+    def chains(self, factors: Mapping[str, list[tuple[frozenset[str], Tensor]]]) -> dict[tuple[str, ...], Tensor]:
         r"""What each of the sites adds to the log of the sum, in their order.
 
         .. math:: \log \sum_c p(c) \prod_{j \le i} f_j(c) - \log \sum_c p(c) \prod_{j < i} f_j(c)
@@ -148,10 +144,10 @@ class Tables:
             factors: of each site, log f packed.
 
         Returns:
-            by site ``(num_particles, size)``; of more than eight sites in one sum, the latents' together, and the
-            data's.
+            by sites ``(num_particles, size)``, one by one; of more than eight in one sum, the latents' together, and
+            the data's.
         """
-        found: dict[str, Tensor] = {}
+        found: dict[tuple[str, ...], Tensor] = {}
         for names, priors in self._components(factors):
             groups = [[name] for name in names]
             if len(names) > APART:
@@ -161,7 +157,7 @@ class Tables:
             for i, group in enumerate(groups):
                 together = [f for names in groups[: i + 1] for name in names for f in factors[name]]
                 now = self._log_sum([*priors, *together], self.pair.model.nodes[group[0]])
-                found[_joined(group)] = now - before
+                found[tuple(group)] = now - before
                 before = now
         return found
 
@@ -241,7 +237,3 @@ def log_prob_of_all(site: Site) -> Tensor:
     """log-density of a summed site at all its values, which add up to one: neither masked nor scaled."""
     value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return value
-
-
-def _joined(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, …, {names[-1]}"
