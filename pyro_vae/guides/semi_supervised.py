@@ -11,8 +11,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import below_one, not_negative
-from pyro_vae.models.semi_supervised import SemiSupervisedVAE, StackedSemiSupervisedVAE, beside
-from pyro_vae.networks import MLP, ConditionalEncoder, NetworkKind, diagonal_normal, make_encoder
+from pyro_vae.models.semi_supervised import SemiSupervisedVAE, StackedSemiSupervisedVAE
+from pyro_vae.networks import MLP, ConditionalEncoder, NetworkKind, beside, diagonal_normal, make_encoder
 from pyro_vae.programs.handlers import penalty
 
 
@@ -69,8 +69,7 @@ class SemiSupervisedGuide(PyroModule):
         logits = self.classifier(x)  # (batch, C)
         with pyro.plate("data", x.shape[0], dim=-1):
             c = self.condition(self.label(logits, y))  # (..., batch, C)
-            c = c.expand(torch.broadcast_shapes(c.shape, (x.shape[0], 1)))
-            features = self.encoder(x.expand(*c.shape[:-1], *x.shape[1:]), c)  # (..., batch, 2 * latent_dim)
+            features = self.encoder(x, c)  # (..., batch, 2 * latent_dim)
             pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))
 
     def label(self, logits: Tensor, y: Tensor | None) -> Tensor:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.networks import MLP, Condition, OneHot, diagonal_normal, make_decoder
+from pyro_vae.networks import MLP, Condition, OneHot, beside, diagonal_normal, make_decoder
 
 
 class ConditionalVAE(GenerativeModel):
@@ -81,6 +80,6 @@ class ConditionalVAE(GenerativeModel):
         c = self.condition(y)  # (batch, condition.dim)
         with self.data_plate(y):
             z = pyro.sample("z", self.prior(c))  # (..., batch, latent_dim)
-            zy = torch.cat([z, c.expand(*z.shape[:-1], -1)], -1)  # (..., batch, latent_dim + condition.dim)
+            zy = beside(z, c)  # (..., batch, latent_dim + condition.dim)
             features = self.decoder(zy)  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import GenerativeModel
-from pyro_vae.networks import MLP, OneHot, diagonal_normal, make_decoder
+from pyro_vae.networks import MLP, OneHot, beside, diagonal_normal, make_decoder
 from pyro_vae.programs.context import partial_label_context
 
 
@@ -149,9 +149,3 @@ class StackedSemiSupervisedVAE(SemiSupervisedVAE):
             z1 = pyro.sample("z1", diagonal_normal(moments).to_event(1))
             features = self.decoder(z1)  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
-
-
-def beside(*features: Tensor) -> Tensor:
-    """Features ``(..., D_i)`` of shapes that broadcast, one beside the other: ``(..., sum of D_i)``."""
-    shape = torch.broadcast_shapes(*(f.shape[:-1] for f in features))
-    return torch.cat([f.expand(*shape, f.shape[-1]) for f in features], -1)

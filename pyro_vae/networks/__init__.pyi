@@ -9,6 +9,7 @@ from .conv import ConvDecoder as ConvDecoder
 from .conv import ConvEncoder as ConvEncoder
 from .layers import activation as activation
 from .layers import apply_batched as apply_batched
+from .layers import beside as beside
 from .mlp import MLP as MLP
 from .mlp import MLPDecoder as MLPDecoder
 from .mlp import MLPEncoder as MLPEncoder

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
+from pyro_vae.networks.layers import beside
 from pyro_vae.networks.mlp import MLPDecoder, MLPEncoder
 from pyro_vae.programs.context import Context, attribute_context, label_context
 
@@ -213,9 +214,11 @@ class ConditionalEncoder(nn.Module):
         self.encoder = make_encoder(kind, joined, hidden_dims, out_dim, activation)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The features ``(..., out_dim)``."""
-        if self.planes:
-            h = condition.reshape(*condition.shape, *(1,) * (self.rank - 1))  # (..., dim, 1, 1)
-            h = h.expand(*condition.shape, *x.shape[x.dim() - self.rank + 1 :])  # (..., dim, H, W)
-            return self.encoder(torch.cat([x, h], -self.rank))
-        return self.encoder(torch.cat([x.flatten(-self.rank), condition], -1))
+        """The features ``(..., out_dim)``, of data and conditions whose leading shapes broadcast."""
+        if not self.planes:
+            return self.encoder(beside(x.flatten(-self.rank), condition))
+        shape = torch.broadcast_shapes(x.shape[: x.dim() - self.rank], condition.shape[:-1])
+        channels, *sides = x.shape[x.dim() - self.rank :]
+        h = condition.reshape(*condition.shape, *(1,) * len(sides))  # (..., dim, 1, 1)
+        parts = x.expand(*shape, channels, *sides), h.expand(*shape, condition.shape[-1], *sides)
+        return self.encoder(torch.cat(parts, -self.rank))

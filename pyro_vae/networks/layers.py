@@ -6,9 +6,23 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
+
+
+def beside(*features: Tensor) -> Tensor:
+    """Features ``(..., D_i)`` whose leading shapes broadcast, one beside the other: ``(..., sum of D_i)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import beside
+        >>> beside(torch.zeros(7, 5, 2), torch.zeros(3, 1, 1, 4)).shape
+        torch.Size([3, 7, 5, 6])
+    """
+    shape = torch.broadcast_shapes(*(f.shape[:-1] for f in features))
+    return torch.cat([f.expand(*shape, f.shape[-1]) for f in features], -1)
 
 
 def apply_batched(fn: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:

@@ -18,7 +18,7 @@ from pyro_vae.programs.baselines import averaged
 from pyro_vae.programs.bounds import check_bound
 from pyro_vae.programs.enumeration import NOTHING, Sums, check_terms, summed_sites, with_all_values
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
-from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime
+from pyro_vae.programs.program import Batch, Program, as_programs, evaluation_mode, prime
 from pyro_vae.programs.traces import (
     TracePair,
     check_sites,
@@ -32,8 +32,6 @@ from pyro_vae.programs.trial import Trial, try_together
 from pyro_vae.runtime import private_seed
 
 logger = logging.getLogger(__name__)
-
-Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

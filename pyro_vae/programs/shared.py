@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.densities import bound_terms
-from pyro_vae.programs.pair import Batch, Pair, examine
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.pair import Pair, examine
+from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import private_seed
 
