@@ -11,12 +11,40 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import below_one, not_negative
-from pyro_vae.models.semi_supervised import SemiSupervisedVAE, StackedSemiSupervisedVAE
+from pyro_vae.models.semi_supervised import PartlyLabelled, SemiSupervisedVAE, StackedSemiSupervisedVAE
 from pyro_vae.networks import MLP, ConditionalEncoder, NetworkKind, beside, diagonal_normal, make_encoder
 from pyro_vae.programs.handlers import penalty
 
 
-class SemiSupervisedGuide(PyroModule):
+class PartlyLabelledGuide(PyroModule):
+    """What guides of models share whose class label is known for some data: the label, and what is accepted as one.
+
+    Args:
+        model: the generative model.
+        classifier_weight: of -log q(y | x) where y is known, in training; not negative.
+        min_scale: lower bound of the scales.
+    """
+
+    def __init__(self, model: PartlyLabelled, classifier_weight: float, min_scale: float) -> None:
+        super().__init__()
+        self.condition, self.context = model.condition, model.context
+        self.classifier_weight = not_negative("classifier_weight", classifier_weight)
+        self.min_scale = below_one("min_scale", min_scale)
+
+    def label(self, logits: Tensor, y: Tensor | None) -> Tensor:
+        """y where it is known, all its values elsewhere; what known labels say of the classifier is a penalty."""
+        q, all_values = dist.Categorical(logits=logits), {"enumerate": "parallel"}
+        if y is None:
+            return pyro.sample("y", q, infer=all_values)  # (C, 1, ..., 1)
+        with pyro.poutine.mask(mask=y < 0):
+            label = torch.where(y >= 0, y, pyro.sample("y_unobserved", q, infer=all_values))
+        log_q = logits.log_softmax(-1)  # (..., batch, C)
+        of_labels = log_q.gather(-1, y.clamp(min=0).expand(log_q.shape[:-1])[..., None])[..., 0] * (y >= 0)
+        penalty("classification", -self.classifier_weight * of_labels)
+        return label
+
+
+class SemiSupervisedGuide(PartlyLabelledGuide):
     r"""q(y | x) = Categorical(softmax(classifier(x))), where y is not known;  q(z | x, y) = N(mu(x, y), sigma(x, y)^2).
 
     All values of y are run at once, and the bound is the exact sum over them (``infer={"enumerate": "parallel"}``).
@@ -54,10 +82,7 @@ class SemiSupervisedGuide(PyroModule):
         classifier_weight: float = 50.0,
         min_scale: float = 1e-4,
     ) -> None:
-        super().__init__()
-        self.condition, self.context = model.condition, model.context
-        self.classifier_weight = not_negative("classifier_weight", classifier_weight)
-        self.min_scale = below_one("min_scale", min_scale)
+        super().__init__(model, classifier_weight, min_scale)
         num_classes = model.condition.dim
         self.classifier = make_encoder(encoder, model.data_shape, hidden_dims, num_classes, activation)
         self.encoder = ConditionalEncoder(
@@ -72,20 +97,8 @@ class SemiSupervisedGuide(PyroModule):
             features = self.encoder(x, c)  # (..., batch, 2 * latent_dim)
             pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))
 
-    def label(self, logits: Tensor, y: Tensor | None) -> Tensor:
-        """y where it is known, all its values elsewhere; what known labels say of the classifier is a penalty."""
-        q, all_values = dist.Categorical(logits=logits), {"enumerate": "parallel"}
-        if y is None:
-            return pyro.sample("y", q, infer=all_values)  # (C, 1, ..., 1)
-        with pyro.poutine.mask(mask=y < 0):
-            label = torch.where(y >= 0, y, pyro.sample("y_unobserved", q, infer=all_values))
-        log_q = logits.log_softmax(-1)  # (..., batch, C)
-        of_labels = log_q.gather(-1, y.clamp(min=0).expand(log_q.shape[:-1])[..., None])[..., 0] * (y >= 0)
-        penalty("classification", -self.classifier_weight * of_labels)
-        return label
 
-
-class StackedSemiSupervisedGuide(SemiSupervisedGuide):
+class StackedSemiSupervisedGuide(PartlyLabelledGuide):
     r"""q(z1 | x) = N;  q(y | z1) = Categorical, where y is not known;  q(z2 | z1, y) = N.
 
     Only the small networks after z1 are run at all values of y.
@@ -121,10 +134,7 @@ class StackedSemiSupervisedGuide(SemiSupervisedGuide):
         classifier_weight: float = 50.0,
         min_scale: float = 1e-3,
     ) -> None:
-        PyroModule.__init__(self)
-        self.classifier_weight = not_negative("classifier_weight", classifier_weight)
-        self.condition, self.context = model.condition, model.context
-        self.min_scale = below_one("min_scale", min_scale)
+        super().__init__(model, classifier_weight, min_scale)
         num_classes = model.condition.dim
         self.encoder = make_encoder(encoder, model.data_shape, hidden_dims, 2 * model.latent_dim, activation)
         self.classifier = MLP(model.latent_dim, latent_hidden_dims, num_classes, activation)

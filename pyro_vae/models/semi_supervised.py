@@ -16,7 +16,39 @@ from pyro_vae.networks import MLP, OneHot, beside, diagonal_normal, make_decoder
 from pyro_vae.programs.context import partial_label_context
 
 
-class SemiSupervisedVAE(GenerativeModel):
+class PartlyLabelled(GenerativeModel):
+    """What models share whose class label y is known for some data: the label, and the noise N(0, I).
+
+    Args:
+        data_shape: shape of one datum.
+        num_classes: C.
+        noise_dim: dimensions of the latent that is N(0, I).
+        likelihood: p(x | decoder features); Bernoulli if not given.
+    """
+
+    def __init__(
+        self, data_shape: Sequence[int], num_classes: int, noise_dim: int, likelihood: Likelihood | None
+    ) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+        self.likelihood = likelihood if likelihood is not None else Bernoulli()
+        self.condition = OneHot(num_classes)
+        self.context = {"y": partial_label_context(num_classes)}
+        self.register_buffer("origin", torch.zeros(noise_dim), persistent=False)
+
+    def label(self, y: Tensor | None) -> Tensor:
+        """The site y: observed where it is known."""
+        prior = dist.Categorical(logits=self.origin.new_zeros(self.condition.dim))
+        if y is None:
+            return pyro.sample("y", prior)
+        return pyro.sample("y", prior, obs=y.clamp(min=0), obs_mask=y >= 0)
+
+    def noise(self, name: str) -> Tensor:
+        """A site of N(0, I), ``(..., batch, noise_dim)``."""
+        return pyro.sample(name, dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1))
+
+
+class SemiSupervisedVAE(PartlyLabelled):
     """y ~ Categorical(1/C);  z ~ N(0, I);  x | y, z ~ likelihood(decoder(z, y)), with y known for some data.
 
     Sites: ``y`` (``y_observed`` and ``y_unobserved`` where labels are given, as by Pyro's ``obs_mask``), ``z`` with
@@ -59,33 +91,21 @@ class SemiSupervisedVAE(GenerativeModel):
         activation: str = "softplus",
         data_mean: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        self.data_shape = tuple(data_shape)
-        self.latent_dim = positive("latent_dim", latent_dim)
-        self.likelihood = likelihood if likelihood is not None else Bernoulli()
-        self.condition = OneHot(num_classes)
-        self.context = {"y": partial_label_context(num_classes)}
+        super().__init__(data_shape, num_classes, positive("latent_dim", latent_dim), likelihood)
+        self.latent_dim = latent_dim
         self.decoder = make_decoder(decoder, latent_dim + num_classes, hidden_dims, self.feature_shape, activation)
-        self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape) and labels ``y`` (batch,), -1 where one is not known."""
         with self.data_plate(y if x is None else x, num_samples):
             label = self.label(y)  # (batch,), or all C values (C, 1, ..., batch or 1)
-            z = pyro.sample("z", dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1))
+            z = self.noise("z")  # (..., batch, latent_dim)
             features = self.decoder(beside(z, self.condition(label)))  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
 
-    def label(self, y: Tensor | None) -> Tensor:
-        """The site y: observed where it is known."""
-        prior = dist.Categorical(logits=self.origin.new_zeros(self.condition.dim))
-        if y is None:
-            return pyro.sample("y", prior)
-        return pyro.sample("y", prior, obs=y.clamp(min=0), obs_mask=y >= 0)
 
-
-class StackedSemiSupervisedVAE(SemiSupervisedVAE):
+class StackedSemiSupervisedVAE(PartlyLabelled):
     """y ~ Categorical(1/C);  z2 ~ N(0, I);  z1 | y, z2 ~ N(mu, diag sigma^2)(y, z2);  x | z1 ~ likelihood(decoder(z1)).
 
     Classes are told apart among the latents z1 of an image, not among its pixels (M1 and M2 as one model, trained
@@ -129,22 +149,17 @@ class StackedSemiSupervisedVAE(SemiSupervisedVAE):
         activation: str = "relu",
         data_mean: Tensor | None = None,
     ) -> None:
-        GenerativeModel.__init__(self)
-        self.data_shape = tuple(data_shape)
-        self.latent_dim, self.style_dim = positive("latent_dim", latent_dim), positive("style_dim", style_dim)
-        self.likelihood = likelihood if likelihood is not None else Bernoulli()
-        self.condition = OneHot(num_classes)
-        self.context = {"y": partial_label_context(num_classes)}
+        super().__init__(data_shape, num_classes, positive("style_dim", style_dim), likelihood)
+        self.latent_dim, self.style_dim = positive("latent_dim", latent_dim), style_dim
         self.prior_network = MLP(style_dim + num_classes, latent_hidden_dims, 2 * latent_dim, activation)
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
-        self.register_buffer("origin", torch.zeros(style_dim), persistent=False)
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape) and labels ``y`` (batch,), -1 where one is not known."""
         with self.data_plate(y if x is None else x, num_samples):
             label = self.label(y)  # (batch,), or all C values (C, 1, ..., batch or 1)
-            z2 = pyro.sample("z2", dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1))
+            z2 = self.noise("z2")  # (..., batch, style_dim)
             moments = self.prior_network(beside(z2, self.condition(label)))  # (..., batch, 2 * latent_dim)
             z1 = pyro.sample("z1", diagonal_normal(moments).to_event(1))
             features = self.decoder(z1)  # (..., batch, P * channels, height, width)
