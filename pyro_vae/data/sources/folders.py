@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from pyro_vae.data.images import (
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.sound import Encoding, Sound
 from pyro_vae.data.split import Parts, Texts
-from pyro_vae.data.wav import read_header
+from pyro_vae.data.wav import Header, read_header
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.runtime import check_room
 
@@ -244,10 +245,13 @@ def load_sound_folder(
     classes = class_names(splits)
     splits = {part: members[:limit] for part, members in splits.items()}
     if sample_rate is None:
-        sample_rate = _common_rate(splits)
+        remedy = "give sample_rate to resample all files to one rate"
+        sample_rate = _common(splits, lambda header: header.sample_rate, "samples a second", remedy)
     sound = Sound(sample_rate, encoding)
     if length is None:
-        length = _common_length(splits, sample_rate)
+        remedy = "give length to cut or pad all recordings to one length"
+        rate, at = sample_rate, f"samples at {sample_rate:,} Hz"
+        length = _common(splits, lambda header: -(-header.length * rate // header.sample_rate), at, remedy)
     check_room(path, sum(map(len, splits.values())) * length * (1 if encoding == "mu_law" else 4), "give a length")
     parts: Parts = {}
     for part, members in splits.items():
@@ -258,30 +262,23 @@ def load_sound_folder(
     return _labelled(path, splits, parts, classes, {}, sound)
 
 
-def _common_rate(splits: dict[str, Labelled]) -> int:
+def _common(splits: dict[str, Labelled], value: Callable[[Header], int], what: str, remedy: str) -> int:
+    """The value that the headers of all files have.
+
+    Args:
+        splits: the files.
+        value: of a header.
+        what: it is, in an error.
+        remedy: what would be right where it differs.
+
+    Raises:
+        InputError: names two files in which it differs.
+    """
     first: tuple[Path, int] | None = None
     for members in splits.values():
         for file, _ in members:
-            rate = read_header(file).sample_rate
-            first = first or (file, rate)
-            if rate != first[1]:
-                raise InputError(
-                    f"{file}: {rate:,} samples a second, but {first[0]} has {first[1]:,}; give sample_rate to resample "
-                    "all files to one rate"
-                )
-    return first[1]
-
-
-def _common_length(splits: dict[str, Labelled], sample_rate: int) -> int:
-    first: tuple[Path, int] | None = None
-    for members in splits.values():
-        for file, _ in members:
-            header = read_header(file)
-            length = -(-header.length * sample_rate // header.sample_rate)
-            first = first or (file, length)
-            if length != first[1]:
-                raise InputError(
-                    f"{file}: {length:,} samples at {sample_rate:,} Hz, but {first[0]} has {first[1]:,}; give length "
-                    "to cut or pad all recordings to one length"
-                )
+            found = value(read_header(file))
+            first = first or (file, found)
+            if found != first[1]:
+                raise InputError(f"{file}: {found:,} {what}, but {first[0]} has {first[1]:,}; {remedy}")
     return first[1]
