@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import softplus
 
-from pyro_vae.errors import InputError, unknown
-from pyro_vae.likelihoods.base import Likelihood
-
-Scale = float | Literal["learned", "per_pixel"]
+from pyro_vae.likelihoods.spread import Spread, WithSpread
 
 
-class LocationScale(Likelihood):
+class LocationScale(WithSpread):
     """Features are locations; the scale is in the data's units.
 
     Learned scales are ``min_scale + softplus(raw)`` and start at 1. The lower bound keeps the density, hence
@@ -36,40 +30,20 @@ class LocationScale(Likelihood):
     """
 
     support = constraints.real
+    spread_name = "scale"
     family: ClassVar[type]
 
-    def __init__(self, scale: Scale = 1.0, min_scale: float = 1e-3) -> None:
-        super().__init__()
-        if not 0 < min_scale < 1:
-            raise InputError(f"min_scale: must be between 0 and 1, got {min_scale}")
-        self.scale = scale
-        self.min_scale = min_scale
-        self.initial_raw = math.log(math.expm1(1 - min_scale))  # softplus(initial_raw) + min_scale = 1
-        self.num_parameters = 2 if scale == "per_pixel" else 1
-        if isinstance(scale, str):
-            if scale not in ("learned", "per_pixel"):
-                raise unknown("scale", scale, ("learned", "per_pixel"))
-            if scale == "learned":
-                self.raw_scale = nn.Parameter(torch.tensor(self.initial_raw))
-        elif not (scale > 0 and math.isfinite(scale)):
-            raise InputError(f"scale: must be a positive number, 'learned' or 'per_pixel', got {scale}")
+    def __init__(self, scale: Spread = 1.0, min_scale: float = 1e-3) -> None:
+        super().__init__(scale, min_scale)
 
     def forward(self, features: Tensor, event_dim: int = 3) -> dist.TorchDistribution:
         """The distribution around locations ``(..., C, *rest)``."""
         loc, *raw = self.split(features, event_dim)
-        if self.scale == "per_pixel":
-            scale = self.min_scale + softplus(raw[0])
-        elif self.scale == "learned":
-            scale = self.min_scale + softplus(self.raw_scale)
-        else:
-            scale = loc.new_full((), self.scale)
-        return self.family(loc, scale).to_event(event_dim)
+        return self.family(loc, self.spread(loc, raw)).to_event(event_dim)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
         """The mean itself, and where the decoder gives the scale, the feature that makes it 1."""
-        if self.scale == "per_pixel":
-            return torch.cat([mean, torch.full_like(mean, self.initial_raw)])
-        return mean.clone()
+        return self.with_spread(mean.clone())
 
 
 class Gaussian(LocationScale):

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import softplus
 
-from pyro_vae.errors import InputError, unknown
-from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.spread import Spread, WithSpread
 
 LEAST_MEAN = 1e-3  # of a start: elements that are nearly always 0
 
 
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(WithSpread):
     r"""Counts of mean mu and variance mu + a mu^2, a the overdispersion: a Poisson whose rate is gamma distributed.
 
     .. math:: \log p(x) = \log\frac{\Gamma(x + 1/a)}{x!\,\Gamma(1/a)} - \frac{1}{a} \log(1 + a \mu)
@@ -47,26 +41,10 @@ class NegativeBinomial(Likelihood):
     """
 
     support = constraints.nonnegative_integer
+    spread_name = "overdispersion"
 
-    def __init__(
-        self, overdispersion: float | Literal["learned", "per_pixel"] = "learned", min_overdispersion: float = 1e-3
-    ) -> None:
-        super().__init__()
-        if not 0 < min_overdispersion < 1:
-            raise InputError(f"min_overdispersion: must be between 0 and 1, got {min_overdispersion}")
-        self.overdispersion = overdispersion
-        self.min_overdispersion = min_overdispersion
-        self.initial_raw = math.log(math.expm1(1 - min_overdispersion))  # an overdispersion of 1
-        self.num_parameters = 2 if overdispersion == "per_pixel" else 1
-        if isinstance(overdispersion, str):
-            if overdispersion not in ("learned", "per_pixel"):
-                raise unknown("overdispersion", overdispersion, ("learned", "per_pixel"))
-            if overdispersion == "learned":
-                self.raw_overdispersion = nn.Parameter(torch.tensor(self.initial_raw))
-        elif not (overdispersion > 0 and math.isfinite(overdispersion)):
-            raise InputError(
-                f"overdispersion: must be a positive number, 'learned' or 'per_pixel', got {overdispersion}"
-            )
+    def __init__(self, overdispersion: Spread = "learned", min_overdispersion: float = 1e-3) -> None:
+        super().__init__(overdispersion, min_overdispersion)
 
     def forward(self, features: Tensor, event_dim: int = 3, *, library: Tensor | None = None) -> dist.TorchDistribution:
         """Negative binomial of the log means ``(..., C, *rest)``.
@@ -80,17 +58,9 @@ class NegativeBinomial(Likelihood):
         if library is not None:
             log_mean = log_mean.flatten(-event_dim).log_softmax(-1).reshape(log_mean.shape)
             log_mean = log_mean + library.log().reshape(library.shape + (1,) * event_dim)
-        if self.overdispersion == "per_pixel":
-            a = self.min_overdispersion + softplus(raw[0])
-        elif self.overdispersion == "learned":
-            a = self.min_overdispersion + softplus(self.raw_overdispersion)
-        else:
-            a = log_mean.new_full((), self.overdispersion)
+        a = self.spread(log_mean, raw)
         return dist.NegativeBinomial(1 / a, logits=log_mean + a.log()).to_event(event_dim)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
         """The log of the mean, at least of 0.001, and where the decoder gives the overdispersion, the feature of 1."""
-        log_mean = mean.clamp(min=LEAST_MEAN).log()
-        if self.overdispersion == "per_pixel":
-            return torch.cat([log_mean, torch.full_like(mean, self.initial_raw)])
-        return log_mean
+        return self.with_spread(mean.clamp(min=LEAST_MEAN).log())
