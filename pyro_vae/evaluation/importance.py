@@ -23,7 +23,7 @@ from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.enumeration import alone_with_all_values
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.shared import GivenShared, shared_latents
+from pyro_vae.programs.shared import GivenShared, shared_of
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_deterministic, repeat, traced
 from pyro_vae.recording import Compile, Mode, Outputs, choose_mode, is_recorded
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
@@ -262,7 +262,7 @@ def log_likelihood(
         pair.refuse_point_masses()
         keep_freed_memory()
         first = split.batch(slice(0, 1))
-        given = GivenShared(pair, split, vectorize=vectorize) if shared_latents(pair.traces(first)) else None
+        given = GivenShared(pair, split, vectorize=vectorize) if shared_of(pair, split) else None
         pair = pair if given is None else given.pair
         num_global = 1 if given is None else num_global
         sampler = ImportanceSampler(pair)

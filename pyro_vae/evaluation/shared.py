@@ -13,7 +13,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.programs.program import Program
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.shared import GivenShared, shared_latents
+from pyro_vae.programs.shared import GivenShared, shared_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def given_shared(
         tensor(5.)
     """
     with evaluating(model, guide, data, seed, device, bounds=False) as (pair, split):
-        if not shared_latents(pair.traces(split.batch(slice(0, 1)))):
+        if not shared_of(pair, split):
             raise InputError("no latent is shared by all data: every latent site is in the data plate")
         given = GivenShared(pair, split)
         return given.pair.model, given.pair.guide  # type: ignore[return-value]

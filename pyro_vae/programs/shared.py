@@ -62,6 +62,18 @@ def shared_latents(traces: TracePair) -> list[str]:
     return [name for name, (_, p) in traces.latent().items() if p is not None and name in traces.shared]
 
 
+def shared_of(pair: Pair, split: Split) -> list[str]:
+    """The latent sites of a pair that all data share. Looked at with random numbers of its own: no estimate depends
+    on whether anybody looked.
+
+    Args:
+        pair: in evaluation mode.
+        split: data, one of which is looked at.
+    """
+    with private_seed(0, split.device):
+        return shared_latents(pair.traces(split.batch(slice(0, 1))))
+
+
 class GivenShared:
     """A pair at a draw of the latents that all data share.
 

@@ -231,3 +231,18 @@ def test_what_is_not_shared_cannot_be_given():
     with pytest.raises(InputError, match="no latent is shared by all data"):
         given = given_shared(pair.model, pair.guide, torch.randn(3, 4, dtype=torch.float64))
         given_shared(*given, torch.randn(3, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("module", ["importance", "annealing.ais"])
+def test_to_look_for_shared_latents_changes_no_draw(module, monkeypatch):
+    model = pyro_vae.models.VAE((7,), latent_dim=2, hidden_dims=(), likelihood=pyro_vae.likelihoods.Gaussian(0.5))
+    guide, x = pyro_vae.guides.GaussianGuide(model, hidden_dims=()), torch.randn(5, 7)
+
+    def measured():
+        if module == "importance":
+            return pyro_vae.log_likelihood(model, guide, x, num_particles=30).per_datum
+        return pyro_vae.ais(model, guide, x, num_chains=2, num_temperatures=5).per_datum
+
+    looked = measured()
+    monkeypatch.setattr(f"pyro_vae.evaluation.{module}.shared_of", lambda pair, split: [])
+    assert torch.equal(looked, measured())

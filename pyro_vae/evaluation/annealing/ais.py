@@ -22,7 +22,7 @@ from pyro_vae.evaluation.importance import CPU_CHUNK
 from pyro_vae.evaluation.results import measured_sites
 from pyro_vae.evaluation.shared import SharedLatents
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.shared import GivenShared, shared_latents
+from pyro_vae.programs.shared import GivenShared, shared_of
 from pyro_vae.programs.traces import repeat
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import bytes_per_row, keep_freed_memory
@@ -105,7 +105,7 @@ def ais(
     with evaluating(model, guide, data, seed, device, **how) as (pair, split):
         pair.refuse_point_masses()
         given = None
-        if shared_latents(pair.traces(split.batch(slice(0, 1)))):
+        if shared_of(pair, split):
             given = GivenShared(pair, split, vectorize=vectorize)
             given.draw()
             pair = given.pair

@@ -24,7 +24,7 @@ from pyro_vae.programs.session import as_batch, evaluating, in_evaluation
 from pyro_vae.programs.shared import shared_latents
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.recording import Compile
-from pyro_vae.runtime import SEEDS, as_device, check_seed
+from pyro_vae.runtime import SEEDS, as_device, check_seed, private_seed
 
 
 def bidirectional(
@@ -94,7 +94,9 @@ def bidirectional(
     how = {"vectorize": vectorize, "bounds": start == "guide"}
     with evaluating(*programs, data, (seed + 1) % SEEDS, device, **how) as (pair, split):
         pair.refuse_point_masses()
-        for name in shared_latents(traces := pair.traces(split.batch(slice(0, 1)))):
+        with private_seed(0, split.device):  # to look is not to change the chains' draws
+            traces = pair.traces(split.batch(slice(0, 1)))
+        for name in shared_latents(traces):
             check_per_datum(traces, name)
         path = AnnealedPath(pair, start, num_chains)
         lower, upper = [], []
