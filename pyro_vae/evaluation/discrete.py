@@ -186,6 +186,8 @@ def clusters(model: Callable[..., Any], guide: Callable[..., Any], split: Split,
     except InputError as error:
         raise NotApplicable(str(error)) from error
     y = split.batch(slice(None))[labels[0]].cpu()
+    if bool((y < 0).any()):
+        raise NotApplicable(f"{labels[0]} is not known of all these data")
     sites = {}
     for name, p in found.items():
         if p.dim() == 2:  # one value a datum

@@ -155,6 +155,11 @@ def _train(
             tokenizer = Tokenizer.load(vocabulary)
     else:
         classes = int(labels.max()) + 1 if config.conditional and labels is not None else None
+        if classes is not None and bool((labels < 0).any()):
+            raise InputError(
+                f"{data.name}: some labels of the training data are not known (num_labels), and a prior is conditional "
+                "on known ones only: leave them out, with --conditional false"
+            )
         if config.text.vocabulary_size is not None:
             sizes = config.text.vocabulary_size, config.text.text_length
             tokenizer = make_tokenizer(vocabulary, data, *sizes)

@@ -287,6 +287,14 @@ def test_what_cannot_be_trained_is_said(vq, recipe, tmp_path, capsys, arguments,
     assert pyro_vae.load(vq)
 
 
+def test_a_prior_is_not_conditional_on_labels_that_are_not_known(tmp_path, recipe, capsys):
+    config = {**VQ, "data": {**VQ["data"], "num_labels": 5}}
+    assert run("train", write(tmp_path, "few.yaml", config), "--out", tmp_path / "few") == 0
+    assert run("train-prior", tmp_path / "few", recipe) == 1
+    assert "some labels of the training data are not known" in capsys.readouterr().err
+    assert run("train-prior", tmp_path / "few", recipe, "--conditional", "false") == 0
+
+
 def test_a_model_without_codes_has_no_prior_to_learn(tmp_path, recipe, capsys):
     config = VQ | {
         "model": {"class_path": "pyro_vae.models.VAE", "init_args": {"latent_dim": 2, "hidden_dims": [4]}},
