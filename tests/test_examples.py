@@ -17,6 +17,7 @@ from pyro_vae.plots import registry as figures
 NO_EXAMPLE = {  # public classes without an example of their own, and why
     "results, in the examples of what returns them": {
         *(
+            "Analogies",
             "AnnealedLikelihood",
             "BidirectionalBounds",
             "CodeStatistics",

@@ -169,6 +169,10 @@ class Split:
         other.mask = self.mask[:n] if self._mask_per_datum else self.mask
         return other
 
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Split:
+        """Return the split with other tensors ``(N, ...)`` in place of those of their names."""
+        return self._with({**self.tensors, **tensors})
+
     def with_variants(self, tensors: Mapping[str, Tensor]) -> Split:
         """Return a copy with tensors of M variants per datum, of which a batch has one, the same of all these tensors.
 

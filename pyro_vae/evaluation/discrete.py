@@ -66,12 +66,12 @@ def posterior_probabilities(
     positive("num_particles", num_particles)
     positive("memory_budget", memory_budget)
     with evaluating(model, guide, data, seed, device) as (pair, split):
-        pair.refuse_point_masses()
         if not pair.sums:
-            raise InputError(
+            raise NotApplicable(
                 "no latent site is summed over: leave a discrete site out of the guide, or mark it there with "
                 "infer={'enumerate': 'parallel'}"
             )
+        pair.refuse_point_masses()
         if not anything_to_draw(pair, split):
             num_particles = 1
         found: dict[str, Tensor] = {}
@@ -104,20 +104,27 @@ UNKNOWN = -1  # a label that is not known
 @metric
 def accuracy(model: Callable[..., Any], guide: Callable[..., Any], split: Split, memory_budget: int) -> Result:
     """Whether the most probable label given the data alone is the right one, for labels that a model may be without."""
-    partial = [name for name, context in declared_context(model).items() if context.drawn and name in split.keys]
-    labels = [name for name in partial if is_labels(split.tensors[name])]
+    labels = _labels(model, split)
     if not labels:
         raise NotApplicable("the model has no labels that the data could be without")
     name = labels[0]
     y = split.batch(slice(None))[name].cpu()
-    hidden = Split(
-        {**split.tensors, name: torch.full_like(split.tensors[name], UNKNOWN)}, mask=split.mask, name=split.name
-    )
+    hidden = labels_hidden(model, split)
     found = posterior_probabilities(model, guide, hidden, memory_budget=memory_budget)
     p = found.get(f"{name}_unobserved", found.get(name))
     if p is None or bool((y == UNKNOWN).any()):
         raise NotApplicable(f"{name} is not summed over, or not known of all these data")
     return Scores((p.argmax(-1) == y).double(), f"accuracy of {name}, which is not given", unit="")
+
+
+def labels_hidden(model: Callable[..., Any], split: Split) -> Split:
+    """The data without the labels that a model can be without."""
+    return split.replaced({name: torch.full_like(split.tensors[name], UNKNOWN) for name in _labels(model, split)})
+
+
+def _labels(model: Callable[..., Any], split: Split) -> list[str]:
+    partial = [name for name, context in declared_context(model).items() if context.drawn and name in split.keys]
+    return [name for name in partial if is_labels(split.tensors[name])]
 
 
 def is_labels(value: Tensor) -> bool:

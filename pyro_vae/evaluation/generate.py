@@ -206,6 +206,19 @@ def decode(
         >>> pyro_vae.decode(model, {"z": torch.zeros(3, 2)}).shape
         torch.Size([3, 1, 8, 8])
     """
+    trace, found = decoded(model, values, seed=seed, site=site, batch=batch)
+    return mean_of(trace.nodes[found]).cpu()
+
+
+def decoded(
+    model: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    *,
+    seed: int = 0,
+    site: str | None = None,
+    batch: Batch | None = None,
+) -> tuple[Trace, str]:
+    """As :func:`decode`, with the whole trace of the model and the name of the data site."""
     program = _program(model)
     count = _length(values)
     given = as_batch(model, batch or {})
@@ -213,9 +226,9 @@ def decode(
         held = {name: moved[f"held {name}"] for name in values}
         rows = {name: moved[name] for name in given}
         run = _Hold(held)(program)
-        trace, site = generated(program, count, rows, site, run=run)
-        _check_latents(values, trace, site)
-        return mean_of(trace.nodes[site]).cpu()
+        trace, found = generated(program, count, rows, site, run=run)
+        _check_latents(values, trace, found)
+        return trace, found
 
 
 class _Hold(Messenger):
