@@ -113,7 +113,7 @@ def analogies(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     columns = [f"{found.site} = {value}" for value in range(len(found.values))]
     x, what = batch[X].cpu(), f"{kind(mean)} of p(x | {found.site}, …)"
     if not found.kept:
-        title = f"{what} at all values of {found.site}; a row: one noise"
+        title = f"{what[0].upper()}{what[1:]} at all values of {found.site}; a row: one noise"
         return grid(mean, title, columns=columns, limits=grey_range(x))
     cells = torch.cat([x[:, None].to(mean.dtype), mean], 1)
     title = f"{split.name}: {what} at all values of {found.site}; {', '.join(found.kept)} of the data"
