@@ -1,4 +1,4 @@
-"""``pyro-vae compare``."""
+"""``pyro-vae compare``: a page on runs side by side, with paired differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pyro-vae evaluate``."""
+"""``pyro-vae evaluate``: the log-likelihood of a run, its ELBO and further metrics, printed and written."""
 
 from __future__ import annotations
 

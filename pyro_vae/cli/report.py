@@ -1,4 +1,4 @@
-"""``pyro-vae report``."""
+"""``pyro-vae report``: one HTML page on a run."""
 
 from __future__ import annotations
 

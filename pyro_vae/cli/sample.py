@@ -1,4 +1,4 @@
-"""``pyro-vae sample``, also of texts."""
+"""``pyro-vae sample``: draws of a run, given a context or texts where its model takes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pyro-vae figures``, ``pyro-vae recipes`` and ``pyro-vae datasets``."""
+"""``pyro-vae figures``, ``recipes``, ``datasets``: pictures of a run, and what there is to train and to train on."""
 
 from __future__ import annotations
 

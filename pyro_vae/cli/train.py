@@ -1,4 +1,4 @@
-"""``pyro-vae train`` and ``pyro-vae resume``."""
+"""``pyro-vae train`` and ``pyro-vae resume``: a training from a recipe or configuration, and its continuation."""
 
 from __future__ import annotations
 
