@@ -25,6 +25,10 @@ class NotApplicable(InputError):
     """A figure or metric has nothing to show or measure of these programs or data; the message says why."""
 
 
+class ReadError(InputError):
+    """Data could not be read in the middle of work; the message names the datum. What was reached is saved."""
+
+
 class NonFiniteLossError(RuntimeError):
     """A training loss became NaN or infinite; the message names the step and the site."""
 

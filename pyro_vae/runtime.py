@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import math
 import os
 import weakref
@@ -56,6 +57,12 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
         raise InputError(f"seed must be an integer from 0 to 2^64 - 1, got {seed!r}")
     return seed
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed from a few numbers and names, different for different ones."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 @contextmanager

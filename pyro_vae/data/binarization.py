@@ -43,13 +43,14 @@ def quadrant_mask(shape: tuple[int, ...], observed: int, name: str = "data") -> 
     return mask
 
 
-def full_mask(mask: Tensor, x: Tensor, name: str) -> Tensor:
+def full_mask(mask: Tensor, count: int, shape: tuple[int, ...], name: str) -> Tensor:
     """A mask in the shape of one datum, or of all the data.
 
     Args:
         mask: bool, True where observed: ``(*shape,)``; for images also ``(H, W)``; or one per datum, ``(N, *shape)`` or
             for images ``(N, 1, H, W)``.
-        x: the data, ``(N, *shape)``.
+        count: N, number of data.
+        shape: of one datum.
         name: what errors call them.
 
     Returns:
@@ -58,10 +59,9 @@ def full_mask(mask: Tensor, x: Tensor, name: str) -> Tensor:
     Raises:
         InputError: for another type or shape.
     """
-    shape = tuple(x.shape[1:])
-    allowed = [shape, (len(x), *shape)]
+    allowed = [shape, (count, *shape)]
     if len(shape) == 3:
-        allowed += [shape[1:], (1, *shape[1:]), (len(x), 1, *shape[1:])]
+        allowed += [shape[1:], (1, *shape[1:]), (count, 1, *shape[1:])]
     right = f"{name}: mask must be a bool tensor, True where x is observed, of shape " + " or ".join(
         map(str, dict.fromkeys(allowed))
     )

@@ -48,7 +48,7 @@ class Classes(Extra):
     def check(self, data: Data) -> None:
         """Every label that is known has a name."""
         for split in data.splits.values():
-            y = split.tensors.get("y")
+            y = split.column("y") if "y" in split.columns else None
             if y is not None and not (y.dtype == torch.int64 and -1 <= y.min() and y.max() < len(self.names)):
                 raise InputError(
                     f"{split.name}: y must be labels from 0 to {len(self.names) - 1} (of the classes) or -1 (not known)"

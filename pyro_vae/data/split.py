@@ -20,6 +20,7 @@ from pyro_vae.data.binarization import (
     full_mask,
     noise_for,
 )
+from pyro_vae.data.rows import Beside, Column, Index, InMemory, Part, Rows
 from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
 from pyro_vae.errors import InputError
 
@@ -79,7 +80,7 @@ class Split:
 
     def __init__(
         self,
-        tensors: Mapping[str, Tensor | np.ndarray],
+        tensors: Mapping[str, Tensor | np.ndarray] | Rows,
         *,
         mask: Tensor | np.ndarray | None = None,
         integers: bool = False,
@@ -89,23 +90,25 @@ class Split:
         captions: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
-        tensors = {key: _as_tensor(key, value, name) for key, value in tensors.items()}
-        _check(tensors, name, integers, missing)
+        source = tensors if isinstance(tensors, Rows) else _in_memory(tensors, name)
+        _check(source, name, integers, missing)
         for what, texts in {"names": names, "captions": captions}.items():
-            if texts is not None and len(texts) != len(tensors["x"]):
-                raise InputError(f"{name}: {len(texts)} {what} for {len(tensors['x'])} data; there must be one a datum")
+            if texts is not None and len(texts) != len(source):
+                raise InputError(f"{name}: {len(texts)} {what} for {len(source)} data; there must be one a datum")
         if binarization not in ("none", "dynamic"):
             raise InputError(
                 f"{name}: a split's binarization is 'none' or 'dynamic', got {binarization!r} "
                 "(threshold and static binarization are done once, by load_data)"
             )
-        x = tensors["x"]
-        if binarization == "dynamic":
-            check_probability(x, name)
-        self.tensors = tensors
+        if binarization == "dynamic" and isinstance(source, InMemory):
+            check_probability(source.tensors["x"], name)
+        self.source = source
+        self._device = source.tensors["x"].device if isinstance(source, InMemory) else torch.device("cpu")
         if isinstance(mask, np.ndarray):
             mask = as_tensor(mask, f"{name}: mask")
-        self.mask = None if mask is None else full_mask(mask, x, name).to(x.device)  # (*shape,) or (N, *shape)
+        if mask is not None:
+            mask = full_mask(mask, len(source), source.columns["x"].shape, name).to(self._device)
+        self.mask = mask  # (*shape,) or (N, *shape)
         self.names = None if names is None else tuple(names)
         self.captions = None if captions is None else tuple(captions)
         self.binarization = binarization
@@ -114,35 +117,58 @@ class Split:
         self.dtype: torch.dtype | None = None  # of the floating-point tensors of a batch; None: as they come
         self.variants: tuple[tuple[str, ...], ...] = ()  # names of tensors (N, M, ...), those together of one draw
         self.name = name
+        self._settled = False  # drawn as for evaluation, also at an index: of data that are not in memory
 
     def __len__(self) -> int:
         """Return the number of data."""
-        return len(self.tensors["x"])
+        return len(self.source)
 
     def __repr__(self) -> str:
         """Say name, size, dtype and binarization."""
-        x = self.tensors["x"]
-        return f"Split({self.name!r}, {len(self)} x {self.shape}, {x.dtype}, binarization={self.binarization!r})"
+        kind = self.source.columns["x"].dtype
+        return f"Split({self.name!r}, {len(self)} x {self.shape}, {kind}, binarization={self.binarization!r})"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data are tensors in memory, rather than read when they are wanted."""
+        return isinstance(self.source, InMemory)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The stored tensors ``(N, ...)``.
+
+        Raises:
+            InputError: for data that are not in memory.
+        """
+        if not isinstance(self.source, InMemory):
+            raise InputError(f"{self.name}: the data are not in memory; read some, split.batch(slice(0, 100))")
+        return self.source.tensors
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """Type and shape of one datum, by name, as they are stored."""
+        return self.source.columns
+
+    def column(self, name: str) -> Tensor:
+        """All data of one name, ``(N, ...)``, as they are stored; of what is not in memory it is read."""
+        if isinstance(self.source, InMemory):
+            return self.source.tensors[name]
+        return torch.cat([self.source.read(some)[name] for some in self.source.slices()])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one x, e.g. (1, 28, 28)."""
-        return tuple(self.tensors["x"].shape[2 if self._has_variants("x") else 1 :])
+        return self.columns["x"].shape[1 if self._has_variants("x") else 0 :]
 
     @property
     def keys(self) -> tuple[str, ...]:
         """Names of the tensors, as in a batch."""
-        return tuple(self.tensors if self.mask is None else self.tensors | {"y": None, "mask": None})
+        return tuple(self.columns if self.mask is None else self.columns | {"y": None, "mask": None})
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self.tensors["x"].device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the stored tensors take."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        """Where the tensors of a batch are."""
+        return self._device
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Split:
         """Return a copy on the device, in the stored (small) types.
@@ -151,7 +177,12 @@ class Split:
             device: where to.
             dtype: of the floating-point tensors of its batches, for programs of that type; None: as they come.
         """
-        other = self._with({key: tensor.to(device) for key, tensor in self.tensors.items()})
+        other = copy.copy(self)
+        if isinstance(self.source, InMemory):
+            other.source = InMemory({key: tensor.to(device) for key, tensor in self.source.tensors.items()})
+            other._device = other.source.tensors["x"].device
+        else:
+            other._device = torch.device(device)
         other.dtype = dtype or self.dtype
         other.mask = None if self.mask is None else self.mask.to(device)
         return other
@@ -164,14 +195,22 @@ class Split:
         """
         if n < 1:
             raise InputError(f"{self.name}: a subset needs at least 1 datum, got n = {n}")
-        other = self._with({key: tensor[:n] for key, tensor in self.tensors.items()})
+        other = copy.copy(self)
+        if isinstance(self.source, InMemory):
+            other.source = InMemory({key: tensor[:n] for key, tensor in self.source.tensors.items()})
+        else:
+            other.source = Part(self.source, torch.arange(min(n, len(self))))
         other._keep_texts(range(min(n, len(self))))
         other.mask = self.mask[:n] if self._mask_per_datum else self.mask
         return other
 
     def replaced(self, tensors: Mapping[str, Tensor]) -> Split:
         """Return the split with other tensors ``(N, ...)`` in place of those of their names."""
-        return self._with({**self.tensors, **tensors})
+        if isinstance(self.source, InMemory):
+            return self._with({**self.source.tensors, **tensors})
+        other = copy.copy(self)
+        other.source = Beside(self.source, {name: tensor.cpu() for name, tensor in tensors.items()})
+        return other
 
     def with_variants(self, tensors: Mapping[str, Tensor]) -> Split:
         """Return a copy with tensors of M variants per datum, of which a batch has one, the same of all these tensors.
@@ -208,6 +247,8 @@ class Split:
 
     def rows(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the first half of :meth:`batch`: the stored data at an index, and random numbers to binarize with."""
+        if not isinstance(self.source, InMemory):
+            return self.completed(self.source.read(index), index, generator)
         rows, which = {}, {}
         for names in self.variants if not isinstance(index, slice) else ():
             count = self.tensors[names[0]].shape[1]
@@ -220,16 +261,41 @@ class Split:
                 rows[key] = tensor[index, which[key]]  # (B, ...)
             else:
                 rows[key] = tensor.index_select(0, index)
+        return self.completed(rows, index, generator)
+
+    def completed(
+        self, rows: Mapping[str, Tensor], index: Index, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Return stored data with what :meth:`finish` needs besides: the mask, and random numbers to binarize with.
+
+        Args:
+            rows: stored data, ``(B, ...)``.
+            index: which data they are, a slice or int64 ``(B,)``.
+            generator: of the random numbers, on the split's device. Without one a slice has those of evaluation, other
+                indices torch's own.
+        """
+        if not self.in_memory:
+            rows = {key: value.to(self.device, non_blocking=True) for key, value in rows.items()}
+            self._check_read(rows["x"], index)
+        rows = dict(rows)
         if self.mask is not None:
+            index = index if isinstance(index, slice) else index.to(self.device)
             mask = self.mask[index] if self._mask_per_datum else self.mask.expand(rows["x"].shape)
             rows["mask"] = mask.clone(memory_format=torch.contiguous_format)  # (B, *shape)
         if self.binarization == "dynamic":
-            if isinstance(index, slice) and generator is None:
-                noise = evaluation_noise(rows["x"], torch.arange(len(self))[index])
+            if generator is None and (isinstance(index, slice) or self._settled):
+                places = torch.arange(len(self))[index if isinstance(index, slice) else index.cpu()]
+                noise = evaluation_noise(rows["x"], places)
             else:
                 noise = noise_for(rows["x"], generator)
             rows |= {f"{key}{_OF_X}": value for key, value in noise.items()}
         return rows
+
+    def _check_read(self, x: Tensor, index: Index) -> None:
+        """What is checked once of data in memory: finite numbers, and probabilities where x is drawn."""
+        check_finite(x, self.name, (index.start or 0) if isinstance(index, slice) else 0, missing=self.missing)
+        if self.binarization == "dynamic":
+            check_probability(x, self.name)
 
     def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""
@@ -237,8 +303,7 @@ class Split:
         batch |= {key: batch[key].long() for names in self.variants for key in names}
         x = batch["x"]  # (B, *shape)
         if self.binarization == "dynamic":
-            random = {key.removesuffix(_OF_X): tensor for key, tensor in rows.items() if key.endswith(_OF_X)}
-            batch["x"] = drawn_with(x, **random).to(torch.float32)
+            batch["x"] = drawn_with(x, **_noise_in(rows)).to(torch.float32)
         elif not x.is_floating_point() and not self.integers:
             batch["x"] = as_probability(x)
         if self.mask is not None:
@@ -269,6 +334,8 @@ class Split:
         drawn = self.binarization == "dynamic"
         if index is None and not drawn and not self.variants:
             return self
+        if not isinstance(self.source, InMemory):
+            return self._settle(index)
         places = torch.arange(len(self), device=self.device) if index is None else index
         other = self._with({})
         for key, tensor in self.tensors.items():
@@ -284,20 +351,38 @@ class Split:
             other._keep_texts(index.tolist())
         return other
 
+    def _settle(self, index: Tensor | None) -> Split:
+        """Of data that are not in memory: all of them, as evaluation draws them; or some, in memory."""
+        other = copy.copy(self)
+        if index is None:
+            other._settled = True
+            return other
+        places, other._settled = index.cpu(), True
+        found = other.completed(self.source.read(places), places, None)
+        if self.binarization == "dynamic":
+            found["x"] = drawn_with(found["x"], **_noise_in(found))
+        other.source = InMemory({key: found[key] for key in self.columns})
+        other.mask = self.mask[index] if self.mask is not None and self._mask_per_datum else self.mask
+        other.binarization = "none"
+        other._keep_texts(places.tolist())
+        return other
+
     def mean(self) -> Tensor:
         """Return the mean of x over the data, float32 of shape ``shape``; in [0, 1] for uint8 and bool.
 
         Under dynamic binarization this is the mean probability. Of entries that may be missing it is the mean over the
         known ones, 0 where there are none. Read in chunks: memory is bounded.
         """
-        x = self.tensors["x"]
+        pieces = chunks(self.source.tensors["x"]) if isinstance(self.source, InMemory) else self._xs()
         if self.missing:
-            known = sum(chunk.isfinite().sum(0) for chunk in chunks(x))
-            total = sum(chunk.double().nansum(0) for chunk in chunks(x))
+            known, total = torch.zeros(self.shape), torch.zeros(self.shape, dtype=torch.float64)
+            for chunk in pieces:
+                known = known.to(chunk.device) + chunk.isfinite().sum(0)
+                total = total.to(chunk.device) + chunk.double().nansum(0)
             return (total / known.clamp(min=1)).float()
         mean = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
         seen = 0
-        for chunk in chunks(x):
+        for chunk in pieces:
             seen += len(chunk)
             if chunk.is_floating_point():
                 average = chunk.mean(0, dtype=torch.float32)
@@ -305,6 +390,9 @@ class Split:
                 average = as_probability(chunk).mean(0)
             mean += (average - mean) * (len(chunk) / seen)
         return mean
+
+    def _xs(self) -> Iterator[Tensor]:
+        return (self.source.read(some)["x"].to(self.device) for some in self.source.slices())
 
     def _binarized(self, places: Tensor) -> Tensor:
         """x at these places (B,) as :meth:`batches` has it, bool (B, *shape)."""
@@ -329,42 +417,53 @@ class Split:
 
     def _with(self, tensors: dict[str, Tensor]) -> Split:
         other = copy.copy(self)
-        other.tensors = tensors
+        other.source = InMemory(tensors)
         return other
 
 
-def _as_tensor(key: str, value: object, name: str) -> object:
-    """A tensor of an array of NumPy; others as they are."""
-    return as_tensor(value, f"{name}: '{key}'", integers=key != "x") if isinstance(value, np.ndarray) else value
+def _noise_in(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The random numbers that binarize x, by name."""
+    return {key.removesuffix(_OF_X): tensor for key, tensor in rows.items() if key.endswith(_OF_X)}
 
 
-def _check(tensors: dict[str, Tensor], name: str, integers: bool, missing: bool) -> None:
+def _in_memory(tensors: Mapping[str, Tensor | np.ndarray], name: str) -> InMemory:
+    """Tensors, and arrays of NumPy as tensors, of one length."""
+    found: dict[str, Tensor] = {}
     if "x" not in tensors:
         raise InputError(
             f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'} (x is "
             "handed to the program's argument x, or else to its first one, whatever that is called)"
         )
-    for key, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise InputError(f"{name}: '{key}' must be a tensor or an array of NumPy, got {type(tensor).__name__}")
-        if tensor.dim() == 0:
+    for key, value in tensors.items():
+        if isinstance(value, np.ndarray):
+            value = as_tensor(value, f"{name}: '{key}'", integers=key != "x")
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name}: '{key}' must be a tensor or an array of NumPy, got {type(value).__name__}")
+        if value.dim() == 0:
             raise InputError(f"{name}: '{key}' is a single number; its leading dimension must be the data")
-    lengths = {key: len(tensor) for key, tensor in tensors.items()}
+        found[key] = value
+    lengths = {key: len(tensor) for key, tensor in found.items()}
     if len(set(lengths.values())) > 1:
         text = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise InputError(f"{name}: the tensors must have the same length, got {text}")
-    x = tensors["x"]
-    if len(x) == 0:
-        raise InputError(f"{name}: there are no data (x has shape {tuple(x.shape)})")
+    if not len(found["x"]):
+        raise InputError(f"{name}: there are no data (x has shape {tuple(found['x'].shape)})")
+    return InMemory(found)
+
+
+def _check(source: Rows, name: str, integers: bool, missing: bool) -> None:
+    """Check what x are."""
+    kind = source.columns["x"].dtype
     if integers:
-        if x.dtype != torch.int64:
-            raise InputError(f"{name}: x that are integers by nature must be int64, got {x.dtype}")
-    elif x.dtype not in (torch.uint8, torch.bool) and not x.is_floating_point():
+        if kind != torch.int64:
+            raise InputError(f"{name}: x that are integers by nature must be int64, got {kind}")
+    elif kind not in (torch.uint8, torch.bool) and not kind.is_floating_point:
         raise InputError(
-            f"{name}: x must be uint8 (grey levels 0..255), bool (binary) or floating point, got {x.dtype}; "
+            f"{name}: x must be uint8 (grey levels 0..255), bool (binary) or floating point, got {kind}; "
             "codes are int64 with integers=True"
         )
-    check_finite(x, name, missing=missing)
+    if isinstance(source, InMemory):
+        check_finite(source.tensors["x"], name, missing=missing)
 
 
 def split_digest(split: Split) -> str:
@@ -378,15 +477,12 @@ def split_digest(split: Split) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    tensors = dict(sorted(split.tensors.items()))
-    if split.mask is not None:
-        tensors[""] = split.mask  # no tensor has this name
     found = hashlib.sha256(split.binarization.encode())
     if split.binarization == "dynamic":
         found.update(EVALUATION_DRAW.encode())
     if split.variants:  # of which evaluation takes the first
         found.update(f"variants {split.variants}".encode())
-    for name, tensor in tensors.items():
-        found.update(f"/{name} {tensor.dtype} {tuple(tensor.shape)}/".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if split.mask is not None:
+        InMemory({"": split.mask}).digest(found)  # no tensor has this name
+    split.source.digest(found)
     return found.hexdigest()

@@ -40,6 +40,15 @@ def as_tensor(array: np.ndarray, label: str, *, integers: bool = True) -> Tensor
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
+def converted_type(dtype: np.dtype, label: str, *, integers: bool = True) -> torch.dtype:
+    """The type of the tensor that :func:`as_tensor` makes of an array of this type.
+
+    Raises:
+        InputError: as :func:`as_tensor`.
+    """
+    return as_tensor(np.zeros(0, dtype), label, integers=integers).dtype
+
+
 def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A floating-point tensor in another type; others as they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -119,17 +119,19 @@ def accuracy(model: Callable[..., Any], guide: Callable[..., Any], split: Split,
 
 def labels_hidden(model: Callable[..., Any], split: Split) -> Split:
     """The data without the labels that a model can be without."""
-    return split.replaced({name: torch.full_like(split.tensors[name], UNKNOWN) for name in _labels(model, split)})
+    return split.replaced(
+        {name: torch.full((len(split),), UNKNOWN, device=split.device) for name in _labels(model, split)}
+    )
 
 
 def _labels(model: Callable[..., Any], split: Split) -> list[str]:
     partial = [name for name, context in declared_context(model).items() if context.drawn and name in split.keys]
-    return [name for name in partial if is_labels(split.tensors[name])]
+    return [name for name in partial if is_labels(split, name)]
 
 
-def is_labels(value: Tensor) -> bool:
-    """Whether a tensor of the data is a class label, one a datum."""
-    return value.dtype == torch.int64 and value.dim() == 1
+def is_labels(split: Split, name: str) -> bool:
+    """Whether data of a name are class labels, one a datum."""
+    return split.columns[name] == (torch.int64, ())
 
 
 @dataclass
@@ -183,9 +185,7 @@ def _information(p: Tensor) -> float:
 @metric
 def clusters(model: Callable[..., Any], guide: Callable[..., Any], split: Split, memory_budget: int) -> Clusters:
     """What the discrete latents that are summed over have to do with labels that the model does not know of."""
-    labels = [
-        n for n, v in split.tensors.items() if n != X and is_labels(v) and n not in (accepted_arguments(model) or ())
-    ]
+    labels = [n for n in split.columns if n != X and is_labels(split, n) and n not in (accepted_arguments(model) or ())]
     if not labels:
         raise NotApplicable("the data have no labels, or the model is given them")
     try:

@@ -146,7 +146,7 @@ def _collect(
     split = as_split(data, model)
     programs = as_programs(model, guide)
     parts: dict[str, list[Tensor]] = {}
-    with in_evaluation(programs, {X: split.tensors[X][:1]}, seed) as first:
+    with in_evaluation(programs, {X: split.batch(slice(0, 1))[X]}, seed) as first:
         check_pair(*programs, split, same_sites=False)
         split = split.to(split.device, data_type(*programs, split))
         for batch in split.batches(batch_size):

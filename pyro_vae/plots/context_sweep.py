@@ -57,8 +57,8 @@ def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: i
     if classes is not None:
         names = {f"y = {k}": torch.full((rows,), k) for k in range(min(classes, MAX_CLASSES))}
         row_names, what = None, "a row: one draw of z for every class y"
-    elif attributes is not None and "y" in split.tensors:
-        values = split.tensors["y"].float().cpu()
+    elif attributes is not None and "y" in split.columns:
+        values = split.column("y").float().cpu()
         names = _sweeps(values[:, :MAX_ATTRIBUTES], values.mean(0), steps)
         row_names = [f"y[{i}]" for i in range(min(attributes, MAX_ATTRIBUTES))]
         what = "one attribute y from its least to its greatest value, one draw of z"

@@ -47,7 +47,7 @@ def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         >>> len(pyro_vae.plots.sequences(model, guide, split).axes)
         8
     """
-    if LENGTHS not in split.tensors or len(split.shape) != 2:
+    if LENGTHS not in split.columns or len(split.shape) != 2:
         raise NotApplicable("the data are no sequences (steps, dim) with lengths beside")
     batch = pick(split, n, seed)
     n = len(batch[X])

@@ -129,12 +129,12 @@ def data_type(
         float32 or float64; None: as they are.
     """
     real = real_type(model, guide)
-    own = {t.dtype for t in split.tensors.values() if t.is_floating_point()}
+    own = {column.dtype for column in split.columns.values() if column.dtype.is_floating_point}
     if real is not None or own <= {torch.float32}:
         return real
     for dtype in (None, torch.float32):
         how = {"integers": split.integers, "missing": split.missing}
-        first = Split({name: tensor[:2] for name, tensor in split.tensors.items()}, **how)
+        first = Split(split.source.read(slice(0, 2)), **how)
         try:
             _primed(model, guide, first.to(device or split.device, dtype).batch(slice(0, 2)))
         except InputError:

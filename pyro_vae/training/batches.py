@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-
-
-def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed from a few numbers and names, different for different ones."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+from pyro_vae.runtime import derived_seed
 
 
 class EpochBatches:

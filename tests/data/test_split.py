@@ -25,7 +25,6 @@ def test_properties_and_indexing():
     tensors = grey()
     split = Split(tensors, name="mine")
     assert len(split) == 20 and split.shape == (1, 3, 4) and split.keys == ("x", "y")
-    assert split.nbytes == 20 * 12 + 20 * 8
     assert split.device == torch.device("cpu")
     batch = split.batch(torch.tensor([7, 3, 7]))
     assert batch["y"].tolist() == [7, 3, 7]

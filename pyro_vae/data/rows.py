@@ -1,0 +1,296 @@
+"""Where the data of a split are: in memory, or in a file of which the rows that are wanted are read."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import queue
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.tensors import CHUNK_ELEMENTS, as_tensor, converted_type
+from pyro_vae.errors import InputError
+
+Index = slice | Tensor  # of data: a slice, or int64 (B,)
+
+
+class Column(NamedTuple):
+    """What every datum has under one name: its type and shape."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Piece(NamedTuple):
+    """A batch that training will want: which data, and what their random transforms depend on."""
+
+    epoch: int
+    index: int
+    places: Tensor  # int64 (B,)
+
+
+class Rows(ABC):
+    """Data that are read by rows: a mapping of tensors ``(B, ...)`` for every index.
+
+    Attributes:
+        columns: type and shape of one datum, by name; x among them.
+        sizes: of the batches, where the data come in batches of their own; else None.
+    """
+
+    columns: dict[str, Column]
+    sizes: tuple[int, ...] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of data."""
+
+    @abstractmethod
+    def read(self, index: Index) -> dict[str, Tensor]:
+        """The data at an index, tensors ``(B, ...)`` that the caller may alter."""
+
+    @abstractmethod
+    def digest(self, found: hashlib._Hash) -> None:
+        """Feed what tells these data from others into a hash."""
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+        """The data of one piece after another, read ahead."""
+        return (self.read(piece.places) for piece in pieces)
+
+    def slices(self) -> Iterator[slice]:
+        """All data in order, in pieces of bounded memory."""
+        size = max(1, CHUNK_ELEMENTS // max(1, sum(torch.Size(c.shape).numel() for c in self.columns.values())))
+        return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
+
+
+class InMemory(Rows):
+    """Tensors with a common leading dimension, on any device.
+
+    Args:
+        tensors: ``(N, ...)`` each.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = dict(tensors)
+
+    @property
+    def columns(self) -> dict[str, Column]:  # type: ignore[override]
+        """Type and shape of one datum, by name."""
+        return {name: Column(t.dtype, tuple(t.shape[1:])) for name, t in self.tensors.items()}
+
+    def __len__(self) -> int:
+        """Number of data."""
+        return len(self.tensors["x"])
+
+    def read(self, index: Index) -> dict[str, Tensor]:
+        """The data at an index."""
+        if isinstance(index, slice):
+            return {name: tensor[index].clone() for name, tensor in self.tensors.items()}
+        return {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
+
+    def digest(self, found: hashlib._Hash) -> None:
+        """Names, types, shapes and bytes."""
+        for name, tensor in sorted(self.tensors.items()):
+            found.update(f"/{name} {tensor.dtype} {tuple(tensor.shape)}/".encode())
+            found.update(_bytes(tensor))
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+AHEAD = 8  # pieces that are read before they are wanted
+LET_GO = 64 * 2**20  # bytes of a file that may be in memory before its pages are let go
+AROUND = 65536  # bytes beside a row that the system maps with it
+
+
+class Mapped(Rows):
+    """Arrays in files that are mapped into memory, of which only the rows that are wanted are read.
+
+    Pages that were read are let go again, so that the process stays small however large the file is. Types become what
+    they do in memory: floating point float32, integers but for x of uint8 int64.
+
+    Args:
+        arrays: ``(N, ...)`` each, with an x; :class:`numpy.memmap` are let go of, others may stand beside them.
+        name: what errors call the data.
+
+    Raises:
+        InputError: without an x, for arrays of different lengths, of no data, or of text and objects.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], name: str = "data") -> None:
+        lengths = {key: len(array) for key, array in arrays.items()}
+        if "x" not in arrays or len(set(lengths.values())) > 1 or not lengths["x"]:
+            raise InputError(f"{name}: data need an array 'x', and all arrays one length that is not 0; got {lengths}")
+        self.arrays, self.name = dict(arrays), name
+        self.columns = {
+            key: Column(converted_type(array.dtype, f"{name}: '{key}'", integers=key != "x"), tuple(array.shape[1:]))
+            for key, array in arrays.items()
+        }
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
+            self._tensors = {
+                key: torch.from_numpy(array)
+                for key, array in arrays.items()
+                if array.dtype.isnative
+                and array.dtype.kind in "fbui"
+                and array.dtype not in (np.uint16, np.uint32)
+                and array.dtype != np.uint64
+                and all(stride >= 0 for stride in array.strides)
+            }
+        self._maps = {id(m): m for m in map(_mapping, arrays.values()) if m is not None}
+        self._each = {k: array[:1].nbytes + AROUND for k, array in arrays.items() if _mapping(array) is not None}
+        self._touched = 0
+
+    def __len__(self) -> int:
+        """Number of data."""
+        return len(self.arrays["x"])
+
+    def read(self, index: Index) -> dict[str, Tensor]:
+        """The data at an index."""
+        return self._read(index, self.arrays)
+
+    def _read(self, index: Index, keys: Iterable[str]) -> dict[str, Tensor]:
+        rows = {}
+        for key in keys:
+            if key in self._tensors:
+                tensor = self._tensors[key]
+                some = tensor[index].contiguous() if isinstance(index, slice) else tensor.index_select(0, index)
+                rows[key] = some.to(self.columns[key].dtype, copy=isinstance(index, slice))
+            else:
+                some = np.array(self.arrays[key][index if isinstance(index, slice) else index.numpy()])
+                rows[key] = as_tensor(some, f"{self.name}: '{key}'", integers=key != "x")
+            self._touched += len(rows[key]) * self._each.get(key, 0)
+        if self._touched > LET_GO:
+            self._touched = 0
+            for each in self._maps.values():
+                each.madvise(mmap.MADV_DONTNEED)
+        return rows
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+        """The data of one piece after another, read ahead by a thread."""
+        return read_ahead(self.read(piece.places) for piece in pieces)
+
+    def digest(self, found: hashlib._Hash) -> None:
+        """Names, types, shapes and bytes, as of tensors in memory."""
+        for key, column in sorted(self.columns.items()):
+            found.update(f"/{key} {column.dtype} {(len(self), *column.shape)}/".encode())
+            for some in self.slices():
+                found.update(_bytes(self._read(some, [key])[key]))
+
+
+def _mapping(array: np.ndarray) -> mmap.mmap | None:
+    """The mapping of a file behind an array, if what was read of it can be read again."""
+    found = getattr(array, "_mmap", None) if isinstance(array, np.memmap) and array.mode in ("r", "r+") else None
+    return found if isinstance(found, mmap.mmap) else None
+
+
+class Part(Rows):
+    """Some of other rows.
+
+    Args:
+        whole: the rows.
+        places: which of them, int64 ``(n,)``.
+    """
+
+    def __init__(self, whole: Rows, places: Tensor) -> None:
+        self.whole, self.places, self.columns = whole, places, whole.columns
+
+    def __len__(self) -> int:
+        """Number of data."""
+        return len(self.places)
+
+    def read(self, index: Index) -> dict[str, Tensor]:
+        """The data at an index."""
+        return self.whole.read(self.places[index])
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+        """The data of one piece after another."""
+        return self.whole.stream(piece._replace(places=self.places[piece.places]) for piece in pieces)
+
+    def digest(self, found: hashlib._Hash) -> None:
+        """What tells the whole from others, and which part it is."""
+        self.whole.digest(found)
+        found.update(_bytes(self.places))
+
+
+class Beside(Rows):
+    """Rows with some columns replaced, or added, by tensors in memory.
+
+    Args:
+        rows: the others.
+        tensors: ``(N, ...)`` each, on the CPU.
+    """
+
+    def __init__(self, rows: Rows, tensors: Mapping[str, Tensor]) -> None:
+        self.rows, self.own = rows, InMemory(tensors)
+        self.columns = {**rows.columns, **self.own.columns}
+
+    def __len__(self) -> int:
+        """Number of data."""
+        return len(self.rows)
+
+    def read(self, index: Index) -> dict[str, Tensor]:
+        """The data at an index."""
+        return {**self.rows.read(index), **self.own.read(index)}
+
+    def digest(self, found: hashlib._Hash) -> None:
+        """What tells both from others."""
+        self.rows.digest(found)
+        self.own.digest(found)
+
+
+class _End(NamedTuple):
+    error: BaseException | None
+
+
+def read_ahead(rows: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """What an iterator gives, computed by a thread, at most ``AHEAD`` before it is wanted.
+
+    The thread ends with the iterator, or when nobody holds the result any more.
+    """
+    waiting: queue.Queue[dict[str, Tensor] | _End] = queue.Queue(AHEAD)
+    given_up = threading.Event()
+
+    def put(value: dict[str, Tensor] | _End) -> bool:
+        while not given_up.is_set():
+            try:
+                waiting.put(value, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        end = _End(None)
+        try:
+            for each in rows:
+                if not put(each):
+                    return
+        except BaseException as error:  # told where the data are wanted
+            end = _End(error)
+        put(end)
+
+    thread = threading.Thread(target=work, name="pyro_vae reads data", daemon=True)
+
+    def take() -> Iterator[dict[str, Tensor]]:
+        thread.start()
+        try:
+            while True:
+                value = waiting.get()
+                if isinstance(value, _End):
+                    if value.error is not None:
+                        raise value.error
+                    return
+                yield value
+        finally:
+            given_up.set()
+            thread.join()
+
+    return take()

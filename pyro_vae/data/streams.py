@@ -1,0 +1,424 @@
+"""Data of a user's own kind: map-style datasets, loaders, and iterables of batches, as rows of a split."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
+
+from pyro_vae.data.rows import Column, Index, Piece, Rows
+from pyro_vae.data.tensors import as_tensor
+from pyro_vae.errors import InputError, ReadError
+from pyro_vae.runtime import derived_seed
+
+SAMPLED = 256  # data at even distances whose contents tell a dataset from others
+EVALUATION = -1  # the epoch of data that are not read for training
+
+
+class Items(Rows):
+    """A map-style dataset: what has a length and ``dataset[i]`` (torch's; Hugging Face's in torch or numpy format).
+
+    An item is a tensor or array x, a tuple (x, y), or a dict with an x. Random transforms are reproducible: they draw
+    from states of torch, NumPy and Python that are functions of seed, epoch and batch in training, of the datum alone
+    elsewhere, whatever the number of workers.
+
+    Args:
+        dataset: the items.
+        num_workers: processes that read ahead in training and where all data are gone through; 0: none.
+        collate: makes a batch of a list of items, as a ``DataLoader``'s ``collate_fn``; None: tensors are stacked.
+        name: what errors call the data.
+
+    Raises:
+        InputError: for no data, and items that are none of the above.
+        ReadError: if an item cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        num_workers: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+        name: str = "data",
+    ) -> None:
+        self.dataset, self.num_workers, self.collate, self.name = dataset, num_workers, collate, name
+        self.columns: dict[str, Column] = {}
+        self._count = len(dataset)
+        if not self._count:
+            raise InputError(f"{name}: there are no data, the dataset has length 0")
+        self.columns = _columns(self.read(slice(0, 1)), name)
+
+    def __len__(self) -> int:
+        """Number of data."""
+        return self._count
+
+    def read(self, index: Index) -> dict[str, Tensor]:
+        """The data at an index."""
+        places = range(self._count)[index] if isinstance(index, slice) else index.tolist()
+        parts = []
+        for place in places:  # one by one: a datum's draws must not depend on those beside it
+            with RandomStates(derived_seed("item", place)):
+                parts.append(self._batch([place]))
+        if len(parts) == 1:
+            return parts[0]
+        self._check_alike(parts, places)
+        return {key: torch.cat([part[key] for part in parts]) for key in self.columns}
+
+    def of_piece(self, piece: Piece) -> dict[str, Tensor]:
+        """A batch of training."""
+        with RandomStates(derived_seed("items", piece.epoch, piece.index)):
+            return self._batch(piece.places.tolist())
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+        """The data of one piece after another, by the workers if there are any."""
+        if self.num_workers == 0:
+            return map(self.of_piece, self._while_whole(pieces))
+        return self._by_workers(pieces)
+
+    def _by_workers(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+        loader = DataLoader(
+            _OfPieces(self),
+            batch_sampler=([piece] for piece in self._while_whole(pieces)),  # type: ignore[arg-type]
+            num_workers=self.num_workers,
+            collate_fn=_only,
+            prefetch_factor=4,
+            generator=torch.Generator(),
+        )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            line = str(error).strip().splitlines()[0]
+            raise ReadError(
+                f"{self.name}: a process that reads data ended ({line}); it may have run out of memory: take fewer "
+                "num_workers, or none to see its own error"
+            ) from error
+
+    def _while_whole(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The pieces, as long as the dataset has the length that it had."""
+        epoch = None
+        for piece in pieces:
+            if piece.epoch != epoch:
+                epoch = piece.epoch
+                if len(self.dataset) != self._count:
+                    raise ReadError(
+                        f"{self.name}: the dataset had {self._count} data and has {len(self.dataset)} now; its length "
+                        "must stay"
+                    )
+            yield piece
+
+    def _batch(self, places: list[int]) -> dict[str, Tensor]:
+        items = self._items(places)
+        try:
+            batch = (
+                _as_batch(self.collate(items), self.name) if self.collate is not None else _stacked(items, self.name)
+            )
+        except _OddItem as odd:
+            raise ReadError(f"{self.name}: datum {places[odd.place]} {odd}") from None
+        if self.columns:
+            _check_columns(batch, self.columns, len(places), f"{self.name}: data {places[0]} …")
+        return batch
+
+    def _items(self, places: list[int]) -> list[Any]:
+        together = getattr(self.dataset, "__getitems__", None)
+        place = places[0]
+        try:
+            if together is not None:
+                return list(together(places))
+            items = []
+            for place in places:
+                items.append(self.dataset[place])
+            return items
+        except Exception as error:  # the user's own, of any kind
+            raise ReadError(f"{self.name}: datum {place} cannot be read: {type(error).__name__}: {error}") from error
+
+    def _check_alike(self, parts: Sequence[Mapping[str, Tensor]], places: Sequence[int]) -> None:
+        first = _columns(parts[0], self.name)
+        for part, place in zip(parts, places, strict=True):
+            _check_columns(part, first, 1, f"{self.name}: datum {place}")
+
+    def digest(self, found: hashlib._Hash) -> None:
+        """Length and kind of the items, and the contents of 256 of them at even distances."""
+        found.update(f"/items {self._count} {self.columns}/".encode())
+        count = min(SAMPLED, self._count)
+        for key, value in sorted(self.read(torch.arange(count) * self._count // count).items()):
+            found.update(f"/{key}/".encode())
+            found.update(value.contiguous().flatten().view(torch.uint8).numpy())
+
+
+class _OfPieces:
+    """What a worker of a DataLoader is handed: batches by piece."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitem__(self, piece: Piece) -> dict[str, Tensor]:
+        return self.items.of_piece(piece)
+
+
+def _only(batch: list[Any]) -> Any:
+    return batch[0]
+
+
+class Batches(Rows):
+    """An iterable of batches, which come as it gives them: a ``DataLoader``, a list, an object of one's own.
+
+    It is gone through once when it is made, to see what there is. Whatever it draws from torch, NumPy and Python comes
+    from states that are functions of seed and epoch.
+
+    Args:
+        batches: gives tensors x, tuples (x, y) or dicts with an x, with as many batches of the same sizes each time.
+        name: what errors call the data.
+
+    Raises:
+        InputError: for an iterator, which can be gone through only once; for no batches, or batches of other columns.
+    """
+
+    def __init__(self, batches: Iterable[Any], name: str = "data") -> None:
+        if iter(batches) is batches:
+            raise InputError(
+                f"{name}: an iterator can be gone through only once, and training needs as many times as there are "
+                "epochs: give what it was made of (a list, a DataLoader, an object whose __iter__ begins anew)"
+            )
+        self.batches, self.name = batches, name
+        sizes: list[int] = []
+        self.columns = {}
+        for batch in self._anew(EVALUATION):
+            self.columns = self.columns or _columns(batch, name)
+            sizes.append(len(batch["x"]))
+        if not sum(sizes):
+            raise InputError(f"{name}: there are no data, the iterable gives no batches")
+        self.sizes = tuple(sizes)
+        self._running: tuple[int, Iterator[dict[str, Tensor]], dict[str, Tensor] | None] | None = None
+
+    def __len__(self) -> int:
+        """Number of data."""
+        assert self.sizes is not None
+        return sum(self.sizes)
+
+    def _anew(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """All batches, from the first."""
+        own, place, batches = RandomStates(derived_seed("epoch", epoch)), 0, None
+        while True:
+            with own:
+                try:
+                    batches = iter(self.batches) if batches is None else batches
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except Exception as error:  # the user's own, of any kind
+                    raise ReadError(
+                        f"{self.name}: batch {place} cannot be read: {type(error).__name__}: {error}"
+                    ) from error
+            yield self._checked(batch, place)
+            place += 1
+
+    def _checked(self, batch: Any, place: int) -> dict[str, Tensor]:
+        found, label = _as_batch(batch, self.name), f"{self.name}: batch {place}"
+        count = len(found["x"])
+        if self.columns:
+            _check_columns(found, self.columns, count, label)
+        if self.sizes is not None and (place >= len(self.sizes) or self.sizes[place] != count):
+            had = f"{self.sizes[place]} data" if place < len(self.sizes) else "not there"
+            raise ReadError(f"{label} has {count} data, and was {had} when it was gone through first")
+        return found
+
+    def read(self, index: Index) -> dict[str, Tensor]:
+        """The data at an index: in order they are gone through once, else anew for each call."""
+        places = torch.arange(len(self))[index] if isinstance(index, slice) else index
+        order = places.argsort()
+        wanted, parts, start = places[order], [], 0
+        if self._running is None or (len(wanted) and wanted[0] < self._running[0]):
+            self._running = 0, self._anew(EVALUATION), None
+        start, batches, batch = self._running
+        done = 0
+        while done < len(wanted):
+            if batch is None or wanted[done] >= start + len(batch["x"]):
+                start += 0 if batch is None else len(batch["x"])
+                batch = next(batches)
+                continue
+            here = wanted[(wanted >= start) & (wanted < start + len(batch["x"]))] - start
+            parts.append({key: value[here] for key, value in batch.items()})
+            done += len(here)
+        self._running = start, batches, batch
+        back = order.argsort()
+        return {key: torch.cat([part[key] for part in parts])[back] for key in self.columns}
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+        """The batches of one epoch after another, from the first piece on; those before it are passed over."""
+        epoch, batches = None, iter(())
+        for piece in pieces:
+            if piece.epoch != epoch:
+                epoch, batches = piece.epoch, self._anew(piece.epoch)
+                for _ in range(piece.index):
+                    next(batches, None)
+            batch = next(batches, None)
+            if batch is None:
+                raise ReadError(
+                    f"{self.name}: the iterable gave {piece.index} batches in epoch {piece.epoch + 1}, and "
+                    f"{len(self.sizes or ())} when it was gone through first"
+                )
+            yield batch
+
+    def digest(self, found: hashlib._Hash) -> None:
+        """Sizes and kind of the batches, and the contents of the first."""
+        found.update(f"/batches {self.sizes} {self.columns}/".encode())
+        for key, value in sorted(next(self._anew(EVALUATION)).items()):
+            found.update(f"/{key}/".encode())
+            found.update(value.contiguous().flatten().view(torch.uint8).numpy())
+
+
+class RandomStates:
+    """Random states of torch (on the CPU), NumPy and Python that are in force inside a block, and go on in the next.
+
+    Args:
+        seed: of all three.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed: int | None = seed
+        self._own: Any = None
+        self._outer: Any = None
+
+    def __enter__(self) -> None:
+        """Put them in place."""
+        self._outer = _states()
+        if self._own is None:
+            torch.random.default_generator.manual_seed(self.seed)
+            np.random.seed(self.seed % 2**32)
+            random.seed(self.seed)
+        else:
+            _set_states(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        """Put the others back."""
+        self._own = _states()
+        _set_states(self._outer)
+
+
+def _states() -> tuple[Any, ...]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _set_states(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+
+
+class _OddItem(Exception):
+    """An item that is not like the first of its batch."""
+
+    def __init__(self, place: int, said: str) -> None:
+        super().__init__(said)
+        self.place = place
+
+
+WHAT = "an item must be a tensor or array x, a tuple (x, y), or a dict with an x"
+
+
+def _named(item: Any, name: str) -> Mapping[str, Any]:
+    """An item, or a batch, by name."""
+    if isinstance(item, Mapping):
+        if "x" not in item:
+            raise InputError(f"{name}: {WHAT}; got a dict of {', '.join(map(str, item))}: rename one of them to x")
+        return item
+    fields = getattr(item, "_fields", None)
+    if fields is not None and "x" in fields:
+        return dict(zip(fields, item, strict=True))
+    if isinstance(item, tuple | list):
+        if not 1 <= len(item) <= 2:
+            raise InputError(f"{name}: {WHAT}; got a {type(item).__name__} of {len(item)}: make a dict of it")
+        return dict(zip(("x", "y"), item, strict=False))
+    return {"x": item}
+
+
+def _value(value: Any, key: str, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, str | bytes) or (isinstance(value, np.ndarray) and value.dtype.kind in "USO"):
+        raise InputError(
+            f"{name}: '{key}' is a text ({str(value)[:40]!r}): map texts to integers in the dataset, such as "
+            "labels.index(text)"
+        )
+    try:
+        return as_tensor(np.asarray(value), f"{name}: '{key}'", integers=key != "x")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {WHAT}; '{key}' is a {type(value).__name__}") from error
+
+
+def _stacked(items: Sequence[Any], name: str) -> dict[str, Tensor]:
+    """Items as a batch."""
+    rows = [{key: _value(value, key, name) for key, value in _named(item, name).items()} for item in items]
+    first = {key: (value.dtype, tuple(value.shape)) for key, value in rows[0].items()}
+    for place, row in enumerate(rows):
+        found = {key: (value.dtype, tuple(value.shape)) for key, value in row.items()}
+        if found != first:
+            raise _OddItem(place, f"{_said(found)}, and one before it {_said(first)}; all must be alike")
+    return {key: torch.stack([row[key] for row in rows]) for key in first}
+
+
+def _said(found: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
+    return "has " + ", ".join(
+        f"{key} {str(dtype).removeprefix('torch.')} {shape}" for key, (dtype, shape) in found.items()
+    )
+
+
+def _as_batch(batch: Any, name: str) -> dict[str, Tensor]:
+    """What an iterable or a collate function gives, by name."""
+    found = {key: _value(value, key, name) for key, value in _named(batch, name).items()}
+    lengths = {key: value.shape[0] if value.dim() else None for key, value in found.items()}
+    if None in lengths.values() or len(set(lengths.values())) > 1:
+        raise InputError(f"{name}: the tensors of a batch must have one leading dimension, got {lengths}")
+    return found
+
+
+def _columns(batch: Mapping[str, Tensor], name: str) -> dict[str, Column]:
+    return {key: Column(value.dtype, tuple(value.shape[1:])) for key, value in batch.items()}
+
+
+def _check_columns(batch: Mapping[str, Tensor], columns: Mapping[str, Column], count: int, label: str) -> None:
+    found = _columns(batch, label)
+    if found != columns or any(len(value) != count for value in batch.values()):
+        raise ReadError(f"{label} {_said(found)}, and the first {_said(columns)}; all must be alike")
+
+
+def rows_of(obj: Any, num_workers: int = 0, name: str = "data") -> Rows | None:
+    """A user's data as rows; None, if they are no dataset and no iterable of batches.
+
+    A ``DataLoader`` over a map-style dataset is read item by item in our own order, with its workers and its
+    ``collate_fn``; one with a sampler or an order of its own, or over an iterable dataset, gives its batches.
+    """
+    if isinstance(obj, DataLoader):
+        if isinstance(obj.dataset, IterableDataset) or not _in_plain_order(obj):
+            return Batches(obj, name)
+        collate = None if obj.collate_fn is default_collate else obj.collate_fn
+        return Items(obj.dataset, num_workers or obj.num_workers, collate, name)
+    if isinstance(obj, IterableDataset):
+        raise InputError(f"{name}: an IterableDataset gives single items: make batches of them, DataLoader(dataset, …)")
+    if isinstance(obj, Mapping | str | bytes | Tensor | np.ndarray):
+        return None
+    if hasattr(obj, "__getitem__") and hasattr(obj, "__len__") and not isinstance(obj, list | tuple):
+        return Items(obj, num_workers, name=name)
+    if hasattr(obj, "__iter__"):
+        return Batches(obj, name)
+    return None
+
+
+def _in_plain_order(loader: DataLoader) -> bool:
+    """Whether a loader gives each of its dataset's data once, in order or at random."""
+    kinds = type(loader.sampler) in (RandomSampler, SequentialSampler) and type(loader.batch_sampler) is BatchSampler
+    return kinds and not getattr(loader.sampler, "replacement", False) and len(loader.sampler) == len(loader.dataset)
