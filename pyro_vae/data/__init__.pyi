@@ -1,9 +1,11 @@
 from .binarization import binarize as binarize
 from .dataset import Classes as Classes
 from .dataset import Data as Data
+from .dataset import DataLike as DataLike
 from .dataset import Extra as Extra
 from .dataset import RawData as RawData
 from .dataset import as_data as as_data
+from .dataset import as_split as as_split
 from .dataset import held_out as held_out
 from .registry import dataset_names as dataset_names
 from .registry import load_data as load_data

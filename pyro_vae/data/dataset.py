@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.split import Parts, Split, Texts
+from pyro_vae.data.rows import Mapped, Rows
+from pyro_vae.data.split import PARTS, Parts, Split, Texts
+from pyro_vae.data.streams import rows_of
 from pyro_vae.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class Extra:
@@ -107,12 +112,16 @@ class Data:
         return next((extra for extra in self.extras if isinstance(extra, kind)), None)
 
 
-def as_data(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np.ndarray) -> Data:
+DataLike = Data | Split | Rows | Mapping[str, Any] | Tensor | np.ndarray | Iterable[Any]  # what data are made of
+
+
+def as_data(obj: DataLike, num_workers: int = 0) -> Data:
     """Make a :class:`Data` of what the user has in hand.
 
     Args:
-        obj: a ``Data`` (returned as it is), a ``Split``, a dict of tensors or of arrays of NumPy with an ``x``, or the
-            tensor or array x, shape (N, ...).
+        obj: a ``Data`` (returned as it is); a dict of parts, ``{"train": ..., "validation": ..., "test": ...}``, each
+            what :func:`as_split` takes; or that itself.
+        num_workers: processes that read a map-style dataset.
 
     Returns:
         The data; validation and test are None where ``obj`` has none.
@@ -122,19 +131,60 @@ def as_data(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np.
     """
     if isinstance(obj, Data):
         return obj
+    if isinstance(obj, Mapping) and "train" in obj and "x" not in obj and set(obj) <= set(PARTS):
+        return Data(**{part: as_split(some, num_workers, name=part) for part, some in obj.items()})
+    split = as_split(obj, num_workers)
+    return Data(split, name=split.name, description=f"{len(split)} data, all of them for training")
+
+
+def as_split(obj: DataLike, num_workers: int = 0, name: str = "data") -> Split:
+    """Make a :class:`Split` of data.
+
+    Args:
+        obj: a ``Split`` (returned as it is); the tensor or array x ``(N, ...)``, or a dict of them with an ``x``, of
+            which :class:`numpy.memmap` are read by rows; a map-style dataset or a ``DataLoader``
+            (:class:`~pyro_vae.data.streams.Items`); or an iterable of batches
+            (:class:`~pyro_vae.data.streams.Batches`). int64 x are integers by nature.
+        num_workers: processes that read a map-style dataset.
+        name: what errors call the data.
+
+    Raises:
+        InputError: for anything else, and for what :class:`Split` refuses.
+    """
+    if isinstance(obj, Split):
+        return obj
     if isinstance(obj, Tensor | np.ndarray):
         obj = {"x": obj}
     if isinstance(obj, Mapping):
-        obj = Split(dict(obj))
-    if isinstance(obj, Split):
-        return Data(obj, name=obj.name, description=f"{len(obj)} data, all of them for training")
+        obj = _with_labels(dict(obj), name)
+        if any(isinstance(value, np.memmap) for value in obj.values()):
+            obj = Mapped(
+                {key: value if isinstance(value, np.ndarray) else np.asarray(value) for key, value in obj.items()}, name
+            )
+    rows = obj if isinstance(obj, Rows) else rows_of(obj, num_workers, name)
+    if rows is not None:
+        return Split(rows, integers=rows.columns["x"].dtype == torch.int64, name=name)
+    if isinstance(obj, dict):
+        return Split(obj, name=name)
     raise InputError(
-        "data must be a Data, a Split, a dict of tensors or arrays with an 'x', or a tensor or array (N, ...), "
-        f"got {type(obj).__name__}; load_data(name) loads a dataset or a file by name"
+        "data must be a Data, a Split, a dict of tensors or arrays with an 'x', a tensor or array (N, ...), a dataset, "
+        f"a DataLoader or an iterable of batches, got {type(obj).__name__}; load_data(name) loads a dataset or a file"
     )
 
 
-def held_out(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np.ndarray) -> Split:
+def _with_labels(tensors: dict[str, Any], name: str) -> dict[str, Any]:
+    """Labels that are texts become integers, in sorted order, and the log says so."""
+    for key, value in tensors.items():
+        texts = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) and key != "x" else None
+        if texts is not None and texts.dtype.kind in "US" and texts.ndim == 1:
+            names, places = np.unique(texts, return_inverse=True)
+            tensors[key] = torch.from_numpy(places.astype(np.int64))
+            said = ", ".join(f"{i}: {text}" for i, text in enumerate(names[:10].tolist()))
+            logger.info("%s: texts of '%s' became %s%s", name, key, said, ", …" if len(names) > 10 else "")
+    return tensors
+
+
+def held_out(obj: DataLike) -> Split:
     """What is measured: of a ``Data`` the test part, else validation; anything else as it is, for it was chosen.
 
     Args:
@@ -143,8 +193,10 @@ def held_out(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np
     Raises:
         InputError: for a ``Data`` with training data only, and as :func:`as_data`.
     """
+    if isinstance(obj, Mapping) and "train" in obj and "x" not in obj:
+        obj = as_data(obj)
     if not isinstance(obj, Data):
-        return as_data(obj).train
+        return as_split(obj)
     split = obj.test if obj.test is not None else obj.validation
     if split is None:
         raise InputError(

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
 from pyro_vae.data.dataset import Classes, Data, RawData
 from pyro_vae.data.images import shown, square
+from pyro_vae.data.rows import Part, Rows
 from pyro_vae.data.split import PARTS, Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import user_path
@@ -191,8 +192,18 @@ def load_data(
     loaded = found.load(**{key: value for key, value in given.items() if key in taken}, **options)
     splits: dict[str, Split] = {}
     for part in (part for part in PARTS if part in loaded.parts):
-        label = f"{shown(name)} {part}"
-        tensors = {key: tensor[:limit] for key, tensor in loaded.parts[part].items()}
+        label, held = f"{shown(name)} {part}", loaded.parts[part]
+        texts = {
+            kind: meaning[part][:limit] if part in meaning else None
+            for kind, meaning in {"names": loaded.names, "captions": loaded.captions}.items()
+        }
+        if isinstance(held, Rows):
+            own = {"image_size": image_size if "image_size" not in taken else None, "num_labels": num_labels}
+            splits[part] = _not_in_memory(
+                held, label, limit, binarization, observed_quadrants, own, loaded.missing, texts
+            )
+            continue
+        tensors = {key: tensor[:limit] for key, tensor in held.items()}
         if image_size is not None:
             tensors["x"] = square(tensors["x"], image_size, name=label)
         mask = None
@@ -202,17 +213,10 @@ def load_data(
             tensors["y"] = _few_labels(tensors.get("y"), num_labels, label)
         anew = binarization == "dynamic" and part == "train"
         if binarization != "none" and not anew:
-            how = "threshold" if binarization == "threshold" else "static"
-            tensors["x"] = binarize(tensors["x"], how, seed=binarization_seed, part=part, name=label)
-        texts = {"names": loaded.names, "captions": loaded.captions}
-        splits[part] = Split(
-            tensors,
-            mask=mask,
-            missing=loaded.missing,
-            binarization="dynamic" if anew else "none",
-            **{kind: meaning[part][:limit] if part in meaning else None for kind, meaning in texts.items()},
-            name=label,
-        )
+            once = "threshold" if binarization == "threshold" else "static"
+            tensors["x"] = binarize(tensors["x"], once, seed=binarization_seed, part=part, name=label)
+        how = "dynamic" if anew else "none"
+        splits[part] = Split(tensors, mask=mask, missing=loaded.missing, binarization=how, **texts, name=label)
     train, extras = splits["train"], loaded.extras
     lines = [_sizes(shown(name), splits, limit)]
     if not found.sound:
@@ -226,6 +230,34 @@ def load_data(
         lines.append(f"captions, such as '{train.captions[0]}'")
     lines += filter(None, (extra.describe(train) for extra in extras))
     return Data(**splits, name=shown(name), description="\n".join(lines), extras=extras)
+
+
+def _check_not_in_memory(label: str, binarization: str, refused: Mapping[str, Any]) -> None:
+    for option, value in refused.items():
+        if value is not None:
+            raise InputError(f"{label}: {option} is for data in memory; leave it out, or in_memory=False")
+    if binarization not in ("none", "dynamic"):
+        raise InputError(
+            f"{label}: binarization '{binarization}' is done once, in memory: take 'dynamic' (whose evaluation data "
+            "are drawn once, too), or save binary data"
+        )
+
+
+def _not_in_memory(
+    rows: Rows,
+    label: str,
+    limit: int | None,
+    binarization: str,
+    observed: Literal[1, 2, 3] | None,
+    missing: bool,
+    texts: Mapping[str, Any],
+) -> Split:
+    """A part of data that are read when they are wanted; under dynamic binarization evaluation draws a datum once."""
+    if limit is not None and limit < len(rows):
+        rows = Part(rows, torch.arange(limit))
+    mask = None if observed is None else quadrant_mask(rows.columns["x"].shape, observed, label)
+    how = "dynamic" if binarization == "dynamic" else "none"
+    return Split(rows, mask=mask, missing=missing, binarization=how, **texts, name=label)
 
 
 def _check_options(name: str, found: Source, options: Mapping[str, Any]) -> None:

@@ -8,7 +8,9 @@ import queue
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import tee
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +30,18 @@ class Column(NamedTuple):
     shape: tuple[int, ...]
 
 
+EVALUATION = -1  # the epoch of data that are not read for training
+
+
 class Piece(NamedTuple):
-    """A batch that training will want: which data, and what their random transforms depend on."""
+    """A batch that will be wanted: which data, and what their random transforms depend on."""
 
     epoch: int
     index: int
     places: Tensor  # int64 (B,)
+
+
+Rowwise = Generator[dict[str, Tensor], None, None]
 
 
 class Rows(ABC):
@@ -59,9 +67,17 @@ class Rows(ABC):
     def digest(self, found: hashlib._Hash) -> None:
         """Feed what tells these data from others into a hash."""
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
-        """The data of one piece after another, read ahead."""
+    def stream(self, pieces: Iterable[Piece]) -> Rowwise:
+        """The data of one piece after another, read ahead; to be closed when no more are wanted."""
         return (self.read(piece.places) for piece in pieces)
+
+    def column(self, name: str) -> Tensor:
+        """All data of one name, ``(N, ...)``."""
+        return torch.cat([self.read(some)[name] for some in self.slices()])
+
+    def with_workers(self, count: int) -> Rows:
+        """The same, read by so many processes where processes can help."""
+        return self
 
     def slices(self) -> Iterator[slice]:
         """All data in order, in pieces of bounded memory."""
@@ -93,6 +109,10 @@ class InMemory(Rows):
         if isinstance(index, slice):
             return {name: tensor[index].clone() for name, tensor in self.tensors.items()}
         return {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
+
+    def column(self, name: str) -> Tensor:
+        """All data of one name."""
+        return self.tensors[name]
 
     def digest(self, found: hashlib._Hash) -> None:
         """Names, types, shapes and bytes."""
@@ -173,7 +193,7 @@ class Mapped(Rows):
                 each.madvise(mmap.MADV_DONTNEED)
         return rows
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+    def stream(self, pieces: Iterable[Piece]) -> Rowwise:
         """The data of one piece after another, read ahead by a thread."""
         return read_ahead(self.read(piece.places) for piece in pieces)
 
@@ -210,9 +230,15 @@ class Part(Rows):
         """The data at an index."""
         return self.whole.read(self.places[index])
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+    def stream(self, pieces: Iterable[Piece]) -> Rowwise:
         """The data of one piece after another."""
+        if self.whole.sizes is not None:  # whose batches are of the whole
+            return super().stream(pieces)
         return self.whole.stream(piece._replace(places=self.places[piece.places]) for piece in pieces)
+
+    def with_workers(self, count: int) -> Rows:
+        """The same, read by so many processes where processes can help."""
+        return Part(self.whole.with_workers(count), self.places)
 
     def digest(self, found: hashlib._Hash) -> None:
         """What tells the whole from others, and which part it is."""
@@ -229,7 +255,7 @@ class Beside(Rows):
     """
 
     def __init__(self, rows: Rows, tensors: Mapping[str, Tensor]) -> None:
-        self.rows, self.own = rows, InMemory(tensors)
+        self.rows, self.own, self.sizes = rows, InMemory(tensors), rows.sizes
         self.columns = {**rows.columns, **self.own.columns}
 
     def __len__(self) -> int:
@@ -239,6 +265,21 @@ class Beside(Rows):
     def read(self, index: Index) -> dict[str, Tensor]:
         """The data at an index."""
         return {**self.rows.read(index), **self.own.read(index)}
+
+    def stream(self, pieces: Iterable[Piece]) -> Rowwise:
+        """The data of one piece after another."""
+        read, own = tee(pieces)
+        with closing(self.rows.stream(read)) as stream:
+            for rows, piece in zip(stream, own, strict=False):
+                yield {**rows, **self.own.read(piece.places)}
+
+    def column(self, name: str) -> Tensor:
+        """All data of one name."""
+        return self.own.column(name) if name in self.own.tensors else self.rows.column(name)
+
+    def with_workers(self, count: int) -> Rows:
+        """The same, read by so many processes where processes can help."""
+        return Beside(self.rows.with_workers(count), self.own.tensors)
 
     def digest(self, found: hashlib._Hash) -> None:
         """What tells both from others."""
@@ -250,7 +291,7 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def read_ahead(rows: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+def read_ahead(rows: Iterator[dict[str, Tensor]]) -> Rowwise:
     """What an iterator gives, computed by a thread, at most ``AHEAD`` before it is wanted.
 
     The thread ends with the iterator, or when nobody holds the result any more.
@@ -279,7 +320,7 @@ def read_ahead(rows: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]
 
     thread = threading.Thread(target=work, name="pyro_vae reads data", daemon=True)
 
-    def take() -> Iterator[dict[str, Tensor]]:
+    def take() -> Rowwise:
         thread.start()
         try:
             while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -20,11 +21,11 @@ from pyro_vae.data.binarization import (
     full_mask,
     noise_for,
 )
-from pyro_vae.data.rows import Beside, Column, Index, InMemory, Part, Rows
+from pyro_vae.data.rows import EVALUATION, Beside, Column, Index, InMemory, Part, Piece, Rows
 from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
 from pyro_vae.errors import InputError
 
-Parts = dict[str, dict[str, Tensor]]  # "train" (always), "validation", "test" -> key -> (N, ...)
+Parts = dict[str, dict[str, Tensor] | Rows]  # "train" (always), "validation", "test" -> key -> (N, ...)
 Texts = Mapping[str, tuple[str, ...]]  # by split, one a datum
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
@@ -151,9 +152,13 @@ class Split:
 
     def column(self, name: str) -> Tensor:
         """All data of one name, ``(N, ...)``, as they are stored; of what is not in memory it is read."""
-        if isinstance(self.source, InMemory):
-            return self.source.tensors[name]
-        return torch.cat([self.source.read(some)[name] for some in self.source.slices()])
+        return self.source.column(name)
+
+    def with_workers(self, count: int) -> Split:
+        """Return the split, read by so many processes where processes can help."""
+        other = copy.copy(self)
+        other.source = self.source.with_workers(count)
+        return other
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -320,7 +325,18 @@ class Split:
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be a positive integer, got {batch_size}")
-        return (self.batch(slice(start, start + batch_size)) for start in range(0, len(self), batch_size))
+        slices = [slice(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
+        if self.in_memory:
+            return map(self.batch, slices)
+        return self._read_batches(slices)
+
+    def _read_batches(self, slices: Sequence[slice]) -> Iterator[dict[str, Tensor]]:
+        places = torch.arange(len(self))
+        pieces = (Piece(EVALUATION, i, places[some]) for i, some in enumerate(slices))
+        with closing(self.source.stream(pieces)) if self.source.sizes is None else nullcontext() as stream:
+            for some in slices:
+                rows = self.source.read(some) if stream is None else next(stream)
+                yield self.finish(self.completed(rows, some, None))
 
     def fixed(self, index: Tensor | None = None) -> Split:
         """Return the data as evaluation sees them, those of :meth:`batches`, with nothing left to draw.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,13 +20,12 @@ from torch.utils.data import (
     default_collate,
 )
 
-from pyro_vae.data.rows import Column, Index, Piece, Rows
+from pyro_vae.data.rows import EVALUATION, Column, Index, Piece, Rows, Rowwise
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.errors import InputError, ReadError
 from pyro_vae.runtime import derived_seed
 
 SAMPLED = 256  # data at even distances whose contents tell a dataset from others
-EVALUATION = -1  # the epoch of data that are not read for training
 
 
 class Items(Rows):
@@ -76,18 +76,26 @@ class Items(Rows):
         self._check_alike(parts, places)
         return {key: torch.cat([part[key] for part in parts]) for key in self.columns}
 
+    def with_workers(self, count: int) -> Items:
+        """The same dataset, read by so many processes."""
+        other = copy.copy(self)
+        other.num_workers = count
+        return other
+
     def of_piece(self, piece: Piece) -> dict[str, Tensor]:
-        """A batch of training."""
+        """A batch of training, or of evaluation."""
+        if piece.epoch == EVALUATION:
+            return self.read(piece.places)
         with RandomStates(derived_seed("items", piece.epoch, piece.index)):
             return self._batch(piece.places.tolist())
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+    def stream(self, pieces: Iterable[Piece]) -> Rowwise:
         """The data of one piece after another, by the workers if there are any."""
         if self.num_workers == 0:
-            return map(self.of_piece, self._while_whole(pieces))
+            return (self.of_piece(piece) for piece in self._while_whole(pieces))
         return self._by_workers(pieces)
 
-    def _by_workers(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+    def _by_workers(self, pieces: Iterable[Piece]) -> Rowwise:
         loader = DataLoader(
             _OfPieces(self),
             batch_sampler=([piece] for piece in self._while_whole(pieces)),  # type: ignore[arg-type]
@@ -257,7 +265,7 @@ class Batches(Rows):
         back = order.argsort()
         return {key: torch.cat([part[key] for part in parts])[back] for key in self.columns}
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, Tensor]]:
+    def stream(self, pieces: Iterable[Piece]) -> Rowwise:
         """The batches of one epoch after another, from the first piece on; those before it are passed over."""
         epoch, batches = None, iter(())
         for piece in pieces:
@@ -382,7 +390,9 @@ def _as_batch(batch: Any, name: str) -> dict[str, Tensor]:
     found = {key: _value(value, key, name) for key, value in _named(batch, name).items()}
     lengths = {key: value.shape[0] if value.dim() else None for key, value in found.items()}
     if None in lengths.values() or len(set(lengths.values())) > 1:
-        raise InputError(f"{name}: the tensors of a batch must have one leading dimension, got {lengths}")
+        raise InputError(
+            f"{name}: an iterable must give batches, tensors of one leading dimension; the dimensions are {lengths}"
+        )
     return found
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from tqdm.auto import tqdm
 
-from pyro_vae.data import Data, Split, held_out
+from pyro_vae.data import DataLike, held_out
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.annealing.ais import ais
 from pyro_vae.evaluation.annealing.results import LikelihoodGap, RefinedBound
@@ -127,7 +127,7 @@ DRAWN_AT_ONCE = 100  # particles drawn at once when the bounds are measured
 def refine(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     num_steps: int = 500,
     learning_rate: float = 0.03,
@@ -254,7 +254,7 @@ PARTICLES = (1, 10, 100, 1000, 5000)
 def likelihood_gap(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     particles: Sequence[int] = PARTICLES,
     refine_options: Mapping[str, Any] | None = None,

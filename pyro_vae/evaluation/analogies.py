@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike
 from pyro_vae.errors import NotApplicable, unknown
 from pyro_vae.evaluation.discrete import posterior_probabilities
 from pyro_vae.evaluation.encoding import UNOBSERVED, posterior_samples
@@ -39,7 +39,7 @@ class Analogies(NamedTuple):
 def analogies(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     site: str | None = None,
     seed: int = 0,

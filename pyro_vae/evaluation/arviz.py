@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.importance import pareto_k
 from pyro_vae.programs.densities import log_weights_by_site
@@ -152,7 +152,7 @@ CHUNK = 128 * 2**20  # bytes of the tensors of a chunk of particles
 def to_arviz(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     num_draws: int = 1000,
     resample: bool = False,

@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike, Split
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
 from pyro_vae.evaluation.results import Result
@@ -179,7 +179,7 @@ class CodeStatistics(Result):
 def code_statistics(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     memory_budget: int = MEMORY_BUDGET,
     seed: int = 0,

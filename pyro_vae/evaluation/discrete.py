@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike, Split
 from pyro_vae.errors import InputError, NotApplicable, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import Result, Scores, metric
@@ -21,7 +21,7 @@ from pyro_vae.programs.session import anything_to_draw, evaluating
 def posterior_probabilities(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     num_particles: int = 100,
     memory_budget: int = MEMORY_BUDGET,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_present, data_type
 from pyro_vae.programs.context import X
@@ -21,13 +21,12 @@ from pyro_vae.programs.traces import Site, is_latent, traced
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
 UNOBSERVED = "_unobserved"  # ends the name of what Pyro draws where an obs_mask is False
-Dataset = Data | Split | Mapping[str, Tensor] | Tensor
 
 
 def encode(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Dataset,
+    data: DataLike,
     *,
     batch_size: int = 500,
     seed: int = 0,
@@ -67,7 +66,7 @@ def encode(
 def posterior_samples(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Dataset,
+    data: DataLike,
     *,
     batch_size: int = 500,
     seed: int = 0,
@@ -80,7 +79,7 @@ def posterior_samples(
 def mean_path(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Dataset,
+    data: DataLike,
     *,
     batch_size: int = 500,
     seed: int = 0,
@@ -99,7 +98,7 @@ def mean_path(
 
 
 def free_sites(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Dataset, *, counted: bool = False
+    model: Callable[..., Any], guide: Callable[..., Any], data: DataLike, *, counted: bool = False
 ) -> list[str]:
     """The latent sites that can be moved: real-valued (no one-hot vectors), and no functions of other latents.
 
@@ -135,7 +134,7 @@ def free_sites(
 def _collect(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Dataset,
+    data: DataLike,
     read: Callable[[Site], Tensor],
     handler: AbstractContextManager,
     batch_size: int,

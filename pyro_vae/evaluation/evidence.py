@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike
 from pyro_vae.errors import positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import PerDatum, mean_and_error, nats, not_finite
@@ -88,7 +88,7 @@ class EvidenceBound(PerDatum):
 def elbo(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     num_particles: int = 10,
     analytic_kl: bool = True,

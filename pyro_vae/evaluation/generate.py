@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
@@ -132,7 +132,7 @@ def draw(
 def reconstruct(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    batch: Data | Split | Batch | Tensor,
+    batch: DataLike,
     *,
     seed: int = 0,
     site: str | None = None,

@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED, Recorder
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_tensors
@@ -197,7 +197,7 @@ GRAPH_FROM, FULL_FROM = 1000, 10_000  # chunks: a recording saves about half a m
 def log_likelihood(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     num_particles: int = 5000,
     num_global: int = 10,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.programs.program import Program
@@ -62,7 +62,7 @@ class SharedLatents:
 def given_shared(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     seed: int = 0,
     device: str | None = None,

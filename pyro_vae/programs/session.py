@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from pyro.poutine import Trace
@@ -14,7 +15,8 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.data import Data, Split, held_out
+from pyro_vae.data import DataLike, Split, held_out
+from pyro_vae.data import as_split as data_as_split
 from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
@@ -34,7 +36,7 @@ logger = logging.getLogger(__name__)
 def evaluating(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     seed: int,
     device: str | torch.device | None = None,
     *,
@@ -125,7 +127,7 @@ def in_evaluation(programs: Sequence[Program], batch: Mapping[str, Tensor], seed
         yield dict(batch)
 
 
-def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable[..., Any]) -> Split:
+def as_split(data: DataLike, model: Callable[..., Any]) -> Split:
     """Data as a split: of a whole dataset the test part, if it has one; of a batch its entries.
 
     Args:
@@ -136,11 +138,13 @@ def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable
     Raises:
         InputError: as :class:`~pyro_vae.data.Split`.
     """
-    if isinstance(data, Tensor):
+    if isinstance(data, Tensor | np.ndarray):
         data = {X: data}
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) and "train" not in data:
         name = data_argument(model)
         data = {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
+        if not all(isinstance(value, Tensor) for value in data.values()):
+            return data_as_split(data).fixed()
         x = data.get(X)
         integers = isinstance(x, Tensor) and x.dtype == torch.int64
         missing = isinstance(x, Tensor) and not bool(

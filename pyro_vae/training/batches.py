@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from pyro_vae.data import Split
+from pyro_vae.data.rows import Piece, Rowwise
 from pyro_vae.errors import InputError
 from pyro_vae.runtime import derived_seed
 
@@ -39,31 +42,78 @@ class EpochBatches:
         self.rank, self.world = rank, world
         self._generator = torch.Generator(split.device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+        self._ahead: tuple[tuple[int, int], Rowwise] | None = None  # the next batch that is read
+        self.in_order = split.source.sizes is not None
+        if split.source.sizes is not None:
+            if world > 1:
+                raise InputError("an iterable of batches cannot be divided among devices: give a map-style dataset")
+            self.batch_size = max(split.source.sizes)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
+        if self.split.source.sizes is not None:
+            return len(self.split.source.sizes)
         full, rest = divmod(len(self.split), self.batch_size)
         return full + (rest >= self.world)
 
     def size(self, index: int) -> int:
         """How many data the joint batch of this place has."""
+        if self.split.source.sizes is not None:
+            return self.split.source.sizes[index]
         size = min(self.batch_size, len(self.split) - index * self.batch_size)
         return size - size % self.world
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """This process's part of one batch."""
-        return self.split.finish(self.rows(epoch, index))
+        return self.split.finish(self._rows(epoch, index, ahead=False))
 
     def rows(self, epoch: int, index: int) -> dict[str, Tensor]:
-        """What ``split.finish`` makes that batch from."""
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
-            order = torch.randperm(len(self.split), generator=generator)
-            self._epoch, self._order = epoch, order.to(self.split.device)
-        joint = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        """What ``split.finish`` makes that batch from. Of data that are not in memory the next are read ahead."""
+        return self._rows(epoch, index, ahead=True)
+
+    def _rows(self, epoch: int, index: int, *, ahead: bool) -> dict[str, Tensor]:
+        joint = self._places(epoch, index)
         self._generator.manual_seed(derived_seed(self.seed, "draw", epoch, index))
-        rows = self.split.rows(joint, self._generator)
+        if self.split.in_memory:
+            rows = self.split.rows(joint, self._generator)
+        else:
+            read = self._read(epoch, index) if ahead else self.split.source.read(joint)
+            rows = self.split.completed(read, joint, self._generator)
         if self.world == 1:
             return rows
         share = len(joint) // self.world
         return {k: v[self.rank * share : (self.rank + 1) * share] for k, v in rows.items()}
+
+    def _places(self, epoch: int, index: int) -> Tensor:
+        """Which data the joint batch holds, int64 ``(B,)`` where the order is."""
+        if self.in_order:
+            start = sum(self.size(i) for i in range(index))
+            return torch.arange(start, start + self.size(index))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
+            order = torch.randperm(len(self.split), generator=generator)
+            self._epoch, self._order = epoch, order.to(self.split.device if self.split.in_memory else "cpu")
+        return self._order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _read(self, epoch: int, index: int) -> dict[str, Tensor]:
+        """A joint batch of data that are not in memory; those after it are read ahead."""
+        if self._ahead is None or self._ahead[0] != (epoch, index):
+            self.close()
+            ahead = EpochBatches(self.split, self.batch_size, self.seed, self.rank, self.world)  # an order of its own
+            self._ahead = (epoch, index), self.split.source.stream(ahead.pieces(epoch, index))
+        rows = next(self._ahead[1])
+        following = (epoch, index + 1) if index + 1 < len(self) else (epoch + 1, 0)
+        self._ahead = following, self._ahead[1]
+        return rows
+
+    def pieces(self, epoch: int, index: int) -> Iterator[Piece]:
+        """The joint batches from one on, without end."""
+        while True:
+            yield Piece(epoch, index, self._places(epoch, index))
+            epoch, index = (epoch, index + 1) if index + 1 < len(self) else (epoch + 1, 0)
+
+    def close(self) -> None:
+        """Let go of what reads ahead."""
+        if self._ahead is not None:
+            self._ahead[1].close()
+        self._ahead = None

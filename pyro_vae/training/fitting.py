@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,9 @@ import pyro
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_vae.data import Data, Split, as_data
+from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.data.split import split_digest
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import locked
@@ -111,11 +111,11 @@ class FitResult:
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     objective: Objective | None = None,
     epochs: int = 100,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     optimizer: OptimizerName = "adam",
     optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None = None,
     learning_rate: float | Schedule = 1e-3,
@@ -132,21 +132,25 @@ def fit(
     device: str = "auto",
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true",
     num_devices: int = 1,
+    num_workers: int = 0,
     compile: Compile = "auto",
     progress: bool = True,
 ) -> FitResult:
     """Fit a Pyro model and guide to data by stochastic variational inference.
 
     The programs are trained in place; their parameters belong to their modules, not to Pyro's global store, and
-    the global random state is left as it was. Training data stay on the device.
+    the global random state is left as it was. Training data in memory stay on the device; others are read ahead.
 
     Args:
         model, guide: Pyro programs with per-datum sites in ``pyro.plate("data", len(x), dim=-1)``; modules or plain
             functions. Each is given the batch's entries that it has arguments for.
-        data: with a validation part (:class:`~pyro_vae.data.Data`), it is measured after each epoch.
+        data: what :func:`~pyro_vae.data.as_data` takes: tensors, arrays (also mapped from files), a dataset, a
+            ``DataLoader``, an iterable of batches, or a dict of them by part. With a validation part
+            (:class:`~pyro_vae.data.Data`), it is measured after each epoch.
         objective: what is minimized; :class:`~pyro_vae.objectives.ELBO` with one particle if not given.
         epochs: passes over the training data.
-        batch_size: data in a step (over all devices together).
+        batch_size: data in a step (over all devices together); None: 100, or a ``DataLoader``'s own. An iterable of
+            batches has its own.
         optimizer: adam, adamw, adamax or sgd.
         optimizer_options: further arguments of it (``eps``, ``betas``, ``weight_decay``, …).
         learning_rate: a number, or a schedule in epochs.
@@ -171,6 +175,8 @@ def fit(
         num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
             each process's part, and batch norm takes the statistics of it.)
+        num_workers: processes that read a map-style dataset ahead of training; 0: it is read between the steps, or a
+            ``DataLoader``'s own number.
         compile: how steps are run. "off": eagerly, Pyro's handlers at every step; "graph": recorded once as a graph of
             tensor operations; "full": recorded and compiled; "auto": by the number of steps (off below 200, full from
             20,000 on). What cannot be recorded runs eagerly, and the log says
@@ -194,7 +200,8 @@ def fit(
         >>> result.epochs, result.steps
         (2, 4)
     """
-    data = as_data(data)
+    batch_size = batch_size if batch_size is not None else getattr(data, "batch_size", None) or 100
+    data = _with_workers(as_data(data, num_workers), num_workers)
     objective = objective if objective is not None else ELBO()
     check_seed(seed)
     _check(epochs, patience, data, objective, resume, out)
@@ -320,6 +327,12 @@ def _check(
         raise InputError("resume needs out, the directory of the run to go on with")
     if out is not None:
         check_directory(Path(out), resume)
+
+
+def _with_workers(data: Data, count: int) -> Data:
+    if count < 0:
+        raise InputError(f"num_workers must be 0 or a positive integer, got {count}")
+    return replace(data, **{part: split.with_workers(count) for part, split in data.splits.items()}) if count else data
 
 
 def _experiment(data: Data, fabric: Fabric, more: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -17,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Split
-from pyro_vae.errors import CorruptFileError, NonFiniteLossError
+from pyro_vae.errors import CorruptFileError, NonFiniteLossError, ReadError
 from pyro_vae.files import remove_leftovers
 from pyro_vae.programs.context import X
 from pyro_vae.recording import Mode
@@ -58,6 +60,8 @@ class Interrupts:
         self.pressed = True
         signal.signal(signal.SIGINT, self._old if callable(self._old) else signal.default_int_handler)
 
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 100  # steps between looks at the loss
 LOOKED_AT = 1000  # validation data, one by one, when their loss is not finite
@@ -136,10 +140,12 @@ class Trainer(TrainingState):
             remove_leftovers(self.run / name for name in files.FILES)
         if self.at.finished and not self.to_finish:  # a finished run, resumed
             return
+        if self.batches.in_order and self.run:
+            logger.info("the data are an iterable of batches: training is saved, and goes on, at the end of an epoch")
         started = time.monotonic() - self.at.seconds
         total = self.epochs * len(self.batches)
         bar = tqdm(total=total, initial=self.at.step, unit="step", disable=not self.show or self.fabric.global_rank > 0)
-        with bar, self.interrupts:
+        with bar, self.interrupts, closing(self.batches):
             while self.at.epoch < self.epochs and not self.at.finished:
                 self._epoch(bar, started)
         if not self.at.finished:
@@ -157,7 +163,13 @@ class Trainer(TrainingState):
         self.step.train()
         rows: list[Tensor] = []
         while at.index < count:
-            rows.append(self._one_step(at.epoch + at.index / count))
+            try:
+                rows.append(self._one_step(at.epoch + at.index / count))
+            except ReadError:
+                self._account(rows)
+                if self._can_save:
+                    self.save()
+                raise
             at.index += 1
             at.step += 1
             if len(rows) == WINDOW or at.index == count or (self.interrupts.pressed and self._world == 1):
@@ -277,13 +289,20 @@ class Trainer(TrainingState):
                 for buffer in self.raw_step.buffers():
                     torch.distributed.broadcast(buffer, 0)
 
+    @property
+    def _can_save(self) -> bool:
+        """Whether training could go on from here: batches that come as they like are begun anew with their epoch."""
+        return not (self.batches.in_order and self.at.index)
+
     def _maybe_save(self) -> None:
         if self._stopping():
-            self.save()
+            if self._can_save:
+                self.save()
             if self._world > 1:
                 self.fabric.barrier()  # nobody leaves before the first process has saved
-            raise KeyboardInterrupt(f"stopped at step {self.at.step}" + (", saved" if self.run else ""))
-        if time.monotonic() - self._saved_at >= self.checkpoint_every:
+            saved = ", saved" if self._can_save else f", saved as it was after epoch {self.at.epoch}"
+            raise KeyboardInterrupt(f"stopped at step {self.at.step}" + (saved if self.run else ""))
+        if self._can_save and (self.batches.in_order or time.monotonic() - self._saved_at >= self.checkpoint_every):
             self.save()
 
     def _stopping(self) -> bool:

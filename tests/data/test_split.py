@@ -207,7 +207,7 @@ def test_as_data():
         assert torch.equal(data.train.batch(slice(None))["x"], x)
         assert data.validation is None and data.test is None
     assert as_data(data) is data
-    with pytest.raises(InputError, match="got list"):
+    with pytest.raises(InputError, match="an iterable must give batches"):
         as_data([1, 2])
     with pytest.raises(InputError, match=r"\(2,\) in train but \(3,\) in test"):
         Data(Split({"x": x}), test=Split({"x": torch.rand(5, 3)}))

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
+import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
 from pyro_vae.data.registry import source
+from pyro_vae.data.rows import Mapped, Part
 from pyro_vae.data.split import PARTS, Parts, random_order
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.errors import CorruptFileError, InputError, unknown
@@ -137,6 +139,20 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
 
 def _read(stream: IO[bytes], size: int, label: str) -> np.ndarray:
     """One array of a stream that holds so many bytes."""
+    shape, fortran, dtype = _header(stream, size, label)
+    promised = prod(shape) * dtype.itemsize
+    check_room(label, promised)
+    content = bytearray(promised)
+    for place in range(0, promised, CHUNK):
+        piece = stream.read(min(CHUNK, promised - place))
+        content[place : place + len(piece)] = piece
+        if len(piece) < min(CHUNK, promised - place):
+            raise ValueError("it ends too early")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _header(stream: IO[bytes], size: int, label: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of the array that a stream of so many bytes begins with; it is at the first number then."""
     start = stream.read(npy.MAGIC_LEN)
     if not start.startswith(npy.MAGIC_PREFIX):
         raise InputError(f"{label} is no array (it begins with {start!r}); leave it out, or save it with numpy.save")
@@ -150,14 +166,23 @@ def _read(stream: IO[bytes], size: int, label: str) -> np.ndarray:
     if min(shape, default=0) < 0 or promised != there:
         text = f"{' x '.join(map(str, shape))} of {dtype}, {promised:,} bytes"
         raise ValueError(f"its header says {text}, but {there:,} follow")
-    check_room(label, promised)
-    content = bytearray(promised)
-    for place in range(0, promised, CHUNK):
-        piece = stream.read(min(CHUNK, promised - place))
-        content[place : place + len(piece)] = piece
-        if len(piece) < min(CHUNK, promised - place):
-            raise ValueError("it ends too early")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    return shape, fortran, dtype
+
+
+def map_array(path: Path) -> np.memmap:
+    """The array of a ``.npy`` file, mapped: its numbers are read when they are wanted.
+
+    Raises:
+        CorruptFileError, InputError: as :func:`read_arrays`; and for a ``.npz`` file, whose arrays cannot be mapped.
+    """
+    with _damage(path), path.open("rb") as file:
+        if not file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+            raise InputError(
+                f"{path}: in_memory=False is for .npy files, of one array x; save it by itself, numpy.save('x.npy', x)"
+            )
+        file.seek(0)
+        shape, fortran, dtype = _header(file, os.fstat(file.fileno()).st_size, f"{path}: 'x'")
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 @contextmanager
@@ -185,7 +210,7 @@ X_NAMES = ("x", *(f"x_{part}" for part in PARTS))
     "arrays in a .npz or .npy file",
     reads=lambda path: path.is_file() and path.suffix.lower() in ARRAYS,
 )
-def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = False) -> RawData:
+def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = False, in_memory: bool = True) -> RawData:
     """Load arrays: ``.npy`` is x; ``.npz`` holds ``x``, or ``x_train``, ``x_validation``, ``x_test``.
 
     Other arrays of a ``.npz``, e.g. ``y`` or ``y_train``, must have as many entries.
@@ -198,6 +223,8 @@ def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = Fal
         layout: what the axes of x are, NHW, NCHW, NHWC, or NCL (signals). If None, told from the shape, by the rules of
             :func:`with_channels`; the log says how, where it could be told otherwise.
         missing: NaN in x are entries that are not known, for a model that leaves them out (``models.TabularVAE``).
+        in_memory: False: a ``.npy`` file is mapped, and its rows are read when they are wanted, so that it may be
+            larger than the memory; what x holds is then checked as it is read.
 
     Returns:
         Tensors per split.
@@ -207,6 +234,8 @@ def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = Fal
         InputError: naming file and array, for other names, shapes and types, for NaN or infinite x, and what
             :func:`read_arrays` refuses.
     """
+    if not in_memory:
+        return RawData(_mapped(path, layout), missing=missing)
     tensors = {key: _tensor(key, array, path, missing) for key, array in read_arrays(path).items()}
     xs = {key: f"{path}: '{key}'" for key in tensors if key in X_NAMES}
     tensors |= with_channels({key: tensors[key] for key in xs}, xs, layout)
@@ -216,6 +245,18 @@ def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = Fal
             raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
         return RawData(_split_at_random(tensors, path), missing=missing)
     return RawData(_given_splits(tensors, path), missing=missing)
+
+
+def _mapped(path: Path, layout: Layout | None) -> Parts:
+    array, label = map_array(path), f"{path}: 'x'"
+    _check_kind(array, label, is_x=True)
+    moved = with_channels({"x": torch.empty(array.shape, device="meta")}, {"x": label}, layout)["x"]
+    if moved.dim() > array.ndim:
+        array = array[:, None]  # grey images
+    elif tuple(moved.shape) != array.shape:
+        array = np.moveaxis(array, -1, 1)  # (N, C, H, W)
+    rows = Mapped({"x": array}, str(path))
+    return {part: Part(rows, places) for part, places in random_order(len(rows)).items()}
 
 
 def _split_at_random(tensors: dict[str, Tensor], path: Path) -> Parts:
@@ -248,15 +289,19 @@ def _given_splits(tensors: dict[str, Tensor], path: Path) -> Parts:
     return parts
 
 
-def _tensor(key: str, array: np.ndarray, path: Path, missing: bool) -> Tensor:
-    label = f"{path}: '{key}'"
-    is_x = key in X_NAMES
+def _check_kind(array: np.ndarray, label: str, *, is_x: bool) -> None:
     if array.ndim == 0:
         raise InputError(f"{label} is a single number; its leading dimension must be the data")
     if array.size == 0:
         raise InputError(f"{label} is empty, its shape is {array.shape}")
     if is_x and array.dtype.kind not in "fb" and array.dtype != np.uint8:
         raise InputError(f"{label} must be uint8 (grey levels 0..255), bool or floating point, got {array.dtype}")
+
+
+def _tensor(key: str, array: np.ndarray, path: Path, missing: bool) -> Tensor:
+    label = f"{path}: '{key}'"
+    is_x = key in X_NAMES
+    _check_kind(array, label, is_x=is_x)
     tensor = as_tensor(array, label, integers=not is_x)
     if is_x and tensor.is_floating_point():
         finite = tensor.isfinite() | tensor.isnan() if missing else tensor.isfinite()

@@ -25,8 +25,10 @@ from pyro_vae.data.images import (
     square,
 )
 from pyro_vae.data.registry import check_counts, source
+from pyro_vae.data.rows import Beside, Rows
 from pyro_vae.data.sound import Encoding, Sound
 from pyro_vae.data.split import Parts, Texts
+from pyro_vae.data.streams import Items
 from pyro_vae.data.wav import Header, read_header
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.runtime import check_room
@@ -144,7 +146,7 @@ def _json(file: Path) -> str:
 
 
 @source("a folder of images", "image files in a folder", reads=lambda path: path.is_dir() and kind_of(path) is IMAGES)
-def load_folder(path: Path, image_size: int | None, limit: int | None) -> RawData:
+def load_folder(path: Path, image_size: int | None, limit: int | None, *, in_memory: bool = True) -> RawData:
     """Load a folder of images, of one sub-folder per class, or of train/validation/test folders of either.
 
     Without split folders the images are split at random (seed 0) into 80% / 10% / 10%. If all images are grey
@@ -154,6 +156,8 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> RawDat
         path: the folder.
         image_size: central square, resized to this many pixels a side; needed if the images differ in size.
         limit: at most that many images of each split are read.
+        in_memory: False: images are decoded when they are wanted, so that there may be more than the memory holds;
+            ``fit``'s num_workers are then worth having.
 
     Returns:
         ``x`` uint8 (N, C, H, W), and with class folders ``y`` int64 (N,), the class's place in sorted order; captions,
@@ -168,6 +172,11 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> RawDat
     classes, captions = class_names(splits), find_captions(path, splits)
     splits = {part: members[:limit] for part, members in splits.items()}
     grey = all([is_grey(file) for members in splits.values() for file, _ in members])
+    if not in_memory:
+        pictures = {
+            part: Items(Pictures(members, grey, image_size), name=str(path)) for part, members in splits.items()
+        }
+        return _labelled(path, splits, dict(pictures), classes, captions)
     parts: Parts = {}
     first: tuple[Path, torch.Size] | None = None
     for part, members in splits.items():
@@ -187,6 +196,35 @@ def load_folder(path: Path, image_size: int | None, limit: int | None) -> RawDat
     return _labelled(path, splits, parts, classes, captions)
 
 
+class Pictures:
+    """Image files as a map-style dataset: each is decoded when it is wanted.
+
+    Args:
+        members: the files.
+        grey: one channel, or three.
+        image_size: pixels a side of their central squares; None: as they are.
+    """
+
+    def __init__(self, members: Labelled, grey: bool, image_size: int | None) -> None:
+        self.members, self.grey, self.image_size = members, grey, image_size
+        self.first: torch.Size | None = None
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.members)
+
+    def __getitem__(self, place: int) -> Tensor:
+        """One image, uint8 (C, H, W)."""
+        file = self.members[place][0]
+        image = read_image(file, grey=self.grey)
+        if self.image_size is not None:
+            image = square(image.unsqueeze(0), self.image_size)[0]
+        self.first = self.first or image.shape
+        if image.shape != self.first:
+            raise InputError(_sizes_differ(file, image.shape, self.members[0][0], self.first))
+        return image
+
+
 def _labelled(
     path: Path, splits: dict[str, Labelled], parts: Parts, classes: list[str], captions: Texts, *extras: Extra
 ) -> RawData:
@@ -194,7 +232,9 @@ def _labelled(
     if classes:
         extras = *extras, Classes(tuple(map(shown, classes)))
         for part, members in splits.items():
-            parts[part]["y"] = torch.tensor([classes.index(label) for _, label in members])  # (N,)
+            labels = {"y": torch.tensor([classes.index(label) for _, label in members])}  # (N,)
+            images = parts[part]
+            parts[part] = Beside(images, labels) if isinstance(images, Rows) else {**images, **labels}
     return RawData(parts, file_names(path, splits), captions, extras)
 
 

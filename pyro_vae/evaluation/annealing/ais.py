@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae.data import Data, Split
+from pyro_vae.data import DataLike, Split
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.evaluation.annealing.chains import SETTLING, Schedule, StepSizes, Weights, forwards, temperatures, tune
 from pyro_vae.evaluation.annealing.path import AnnealedPath, Densities, Start
@@ -34,7 +33,7 @@ GRAPH_FROM, FULL_FROM = 200, 10_000  # evaluations of the densities
 def ais(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data | Split | Mapping[str, Tensor] | Tensor,
+    data: DataLike,
     *,
     num_chains: int = 16,
     num_temperatures: int = 2000,
