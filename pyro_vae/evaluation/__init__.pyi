@@ -1,7 +1,7 @@
 from .amortization import likelihood_gap as likelihood_gap
 from .amortization import refine as refine
-from .analogies import Analogies as Analogies
-from .analogies import analogies as analogies
+from .analogy import Analogies as Analogies
+from .analogy import analogies as analogies
 from .annealing.ais import ais as ais
 from .annealing.bidirectional import bidirectional as bidirectional
 from .annealing.results import AnnealedLikelihood as AnnealedLikelihood

@@ -1,11 +1,11 @@
 from .attributes import attribute_arithmetic as attribute_arithmetic
 from .attributes import attribute_correlation as attribute_correlation
-from .clusters import analogies as analogies
-from .clusters import clusters as clusters
 from .codes import code_maps as code_maps
 from .codes import codebook_usage as codebook_usage
 from .completion import completions as completions
 from .context_sweep import progression as progression
+from .discrete import analogies as analogies
+from .discrete import clusters as clusters
 from .hierarchy import reconstructions_by_level as reconstructions_by_level
 from .kl import kl_heatmap as kl_heatmap
 from .kl import kl_per_unit as kl_per_unit

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_vae.data import Split
-from pyro_vae.evaluation.analogies import analogies as changed
+from pyro_vae.evaluation.analogy import analogies as changed
 from pyro_vae.evaluation.discrete import labels_hidden, posterior_probabilities
 from pyro_vae.evaluation.encoding import UNOBSERVED
 from pyro_vae.plots.images import grey_range, grid, in_shape, is_image, kind, pick, picked
