@@ -35,6 +35,9 @@ def recipes(arguments: Sequence[str]) -> None:
 def datasets(arguments: Sequence[str]) -> None:
     """List the datasets that --data.name knows; paths to arrays, or folders, work too."""
     from pyro_vae.data import dataset_names
+    from pyro_vae.data.registry import source_options
 
     parse(make_parser("datasets", datasets.__doc__), arguments)
     print(columns(dataset_names()))
+    print("\nOptions that only some data have:")
+    print(columns({f"--data.{option}": notes for option, (_, notes) in source_options().items()}))

@@ -112,7 +112,7 @@ def source_options() -> dict[str, tuple[Any, str]]:
         for option in each.options:
             kind, whose, meaning = found.get(option, (None, [], ""))
             said = re.search(rf"^    {option}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
-            meaning = meaning or (" ".join(said[1].split()) if said else "")
+            meaning = meaning or (re.sub(r":\w+:`~?|`", "", " ".join(said[1].split())) if said else "")
             found[option] = (hints[option] | kind, [*whose, each.name], meaning)
     return {option: (kind, f"of {', '.join(whose)}: {meaning}") for option, (kind, whose, meaning) in found.items()}
 
@@ -150,7 +150,7 @@ def load_data(
     """Load a dataset by name, from an array file, or from a folder of images or WAV files.
 
     Args:
-        name: a registered name (:func:`dataset_names`), a path to a ``.npz`` or ``.npy`` file, or a folder of
+        name: a registered name (`pyro-vae datasets`), a path to a ``.npz`` or ``.npy`` file, or a folder of
             images or of WAV files.
         root: folder in which a registered dataset's files are looked for first.
         binarization: ``"none"``; ``"threshold"`` (x/255 >= 0.5); ``"static"`` (drawn once as

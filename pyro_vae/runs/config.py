@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import json
 import os
-import re
 import sys
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -321,9 +320,10 @@ def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) 
             known where it is there, and ``pair`` in the place of ``model`` and ``guide``.
     """
     parser.add_function_arguments(load_data, "data")
-    for option, (kind, notes) in source_options().items():  # where they are not said, a configuration has none of them
-        short = re.sub(r" \([^)]*\)", "", notes.split(";")[0])
-        parser.groups["data"].add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=short)
+    of_data = parser.groups["data"]
+    of_data.description = "Options that only some data have are listed by `pyro-vae datasets`."
+    for option, (kind, _) in source_options().items():  # where they are not said, a configuration has none of them
+        of_data.add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=SUPPRESS)
     for prefix in ("", "first.") if "first" in config else ("",):
         for part in _parts_of(config["first"] if prefix else config):
             base, skip = PARTS[part]
