@@ -60,9 +60,9 @@ class Help(jsonargparse.DefaultHelpFormatter):
         return text.rstrip(".").replace("``", "") + (f" ({default[0]})" if default else required)
 
     def add_argument(self, action: Any) -> None:
-        """Leave out what every section and schedule has: a file, and help on its classes."""
+        """Leave out what every section and schedule has, a file and help on its classes, and options of some data."""
         section = any(re.fullmatch(r"--\w+\.\w+\.help", name) for name in action.option_strings)
-        if not section and action.help != "Path to a configuration file.":
+        if not section and action.help not in LEFT_OUT:
             super().add_argument(action)
 
     def start_section(self, heading: str | None) -> None:
@@ -70,6 +70,7 @@ class Help(jsonargparse.DefaultHelpFormatter):
         super().start_section("Programs, by class" if heading == MODULES else heading)
 
 
+LEFT_OUT = ("Path to a configuration file.", "of some data: see `pyro-vae datasets`")
 MODULES = "Base class for all neural network modules"  # what torch's own docstring says
 MANY = 12  # options, in a usage that lists them
 

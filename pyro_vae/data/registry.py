@@ -198,10 +198,9 @@ def load_data(
             for kind, meaning in {"names": loaded.names, "captions": loaded.captions}.items()
         }
         if isinstance(held, Rows):
-            own = {"image_size": image_size if "image_size" not in taken else None, "num_labels": num_labels}
-            splits[part] = _not_in_memory(
-                held, label, limit, binarization, observed_quadrants, own, loaded.missing, texts
-            )
+            refused = {"image_size": image_size if "image_size" not in taken else None, "num_labels": num_labels}
+            _check_not_in_memory(label, binarization, refused)
+            splits[part] = _not_in_memory(held, label, limit, binarization, observed_quadrants, loaded.missing, texts)
             continue
         tensors = {key: tensor[:limit] for key, tensor in held.items()}
         if image_size is not None:

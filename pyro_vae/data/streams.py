@@ -104,16 +104,22 @@ class Items(Rows):
             prefetch_factor=4,
             generator=torch.Generator(),
         )
+        iterator = iter(loader)
         try:
-            yield from loader
-        except RuntimeError as error:
-            if "worker" not in str(error):
+            for batch in iterator:
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
+        except (RuntimeError, OSError, EOFError) as error:  # what torch and the pipe to a process that ended raise
+            if isinstance(error, RuntimeError) and "worker" not in str(error):
                 raise
-            line = str(error).strip().splitlines()[0]
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ReadError(
                 f"{self.name}: a process that reads data ended ({line}); it may have run out of memory: take fewer "
                 "num_workers, or none to see its own error"
             ) from error
+        finally:
+            iterator._shutdown_workers()  # at once: a process that ended raises its error wherever we are, until then
 
     def _while_whole(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces, as long as the dataset has the length that it had."""
@@ -137,7 +143,12 @@ class Items(Rows):
         except _OddItem as odd:
             raise ReadError(f"{self.name}: datum {places[odd.place]} {odd}") from None
         if self.columns:
-            _check_columns(batch, self.columns, len(places), f"{self.name}: data {places[0]} …")
+            _check_columns(
+                batch,
+                self.columns,
+                len(places),
+                f"{self.name}: {'datum' if len(places) == 1 else 'data from'} {places[0]}",
+            )
         return batch
 
     def _items(self, places: list[int]) -> list[Any]:
@@ -173,8 +184,11 @@ class _OfPieces:
     def __init__(self, items: Items) -> None:
         self.items = items
 
-    def __getitem__(self, piece: Piece) -> dict[str, Tensor]:
-        return self.items.of_piece(piece)
+    def __getitem__(self, piece: Piece) -> dict[str, Tensor] | InputError:
+        try:
+            return self.items.of_piece(piece)
+        except InputError as error:  # told by who asked, without the traceback of another process
+            return error
 
 
 def _only(batch: list[Any]) -> Any:

@@ -35,8 +35,9 @@ from pyro_vae.training.checkpoint import named_weights
 
 CONFIG = "config.yaml"
 OPTIONS = ("data", "fit", "text")  # sections that are arguments of a function
+OF_SOME_DATA = "of some data: see `pyro-vae datasets`"  # help of options, which --help leaves out
 HARMLESS = (  # to a result, if they change at a resume
-    *("fit.epochs", "fit.checkpoint_every", "fit.compile", "fit.device", "fit.num_devices"),
+    *("fit.epochs", "fit.checkpoint_every", "fit.compile", "fit.device", "fit.num_devices", "fit.num_workers"),
     *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
 )
 
@@ -323,7 +324,7 @@ def add_experiment_arguments(parser: ArgumentParser, config: Mapping[str, Any]) 
     of_data = parser.groups["data"]
     of_data.description = "Options that only some data have are listed by `pyro-vae datasets`."
     for option, (kind, _) in source_options().items():  # where they are not said, a configuration has none of them
-        of_data.add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=SUPPRESS)
+        of_data.add_argument(f"--data.{option}", type=kind, default=SUPPRESS, help=OF_SOME_DATA)
     for prefix in ("", "first.") if "first" in config else ("",):
         for part in _parts_of(config["first"] if prefix else config):
             base, skip = PARTS[part]

@@ -170,6 +170,10 @@ class Trainer(TrainingState):
                 if self._can_save:
                     self.save()
                 raise
+            except RuntimeError as error:  # torch tells of a worker that ended wherever we are
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise ReadError(f"a process that reads data ended during step {at.step + 1}: {error}") from error
             at.index += 1
             at.step += 1
             if len(rows) == WINDOW or at.index == count or (self.interrupts.pressed and self._world == 1):

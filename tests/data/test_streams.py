@@ -1,0 +1,441 @@
+"""Data that are not in memory: the same numbers as in memory, whatever they are read from."""
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from pyro_vae.data import Data, Split, as_data, as_split, load_data
+from pyro_vae.data.rows import LET_GO, Mapped, Piece, read_ahead
+from pyro_vae.data.split import split_digest
+from pyro_vae.data.streams import Batches, Items
+from pyro_vae.errors import InputError, ReadError
+from pyro_vae.training.batches import EpochBatches
+
+N, SHAPE = 23, (1, 4, 3)
+
+
+def grey():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (N, *SHAPE), dtype=torch.uint8, generator=generator)
+    return x, torch.arange(N) % 5
+
+
+class Pairs(Dataset):
+    """Items (x, y)."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, place):
+        return self.x[place], int(self.y[place])
+
+
+class Rows(Dataset):
+    """A Hugging Face dataset in numpy format is like this: dicts, one by one or some at once."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x.numpy(), y.numpy()
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, places):
+        return [{"x": self.x[i], "y": self.y[i]} for i in places]
+
+
+def mapped(x, y, folder):
+    np.save(folder / "x.npy", x.numpy())
+    return {"x": np.load(folder / "x.npy", mmap_mode="r"), "y": y.numpy()}
+
+
+def sources(folder):
+    x, y = grey()
+    return {
+        "mapped": as_split(mapped(x, y, folder)),
+        "items": as_split(Pairs(x, y)),
+        "workers": as_split(Pairs(x, y), num_workers=2),
+        "at once": as_split(Rows(x, y)),
+        "loader": as_split(DataLoader(Pairs(x, y), batch_size=7, shuffle=True, num_workers=2)),
+        "batches": as_split([(x[i : i + 5], y[i : i + 5]) for i in range(0, N, 5)]),
+    }
+
+
+KINDS = ["mapped", "items", "workers", "at once", "loader", "batches"]
+
+
+def equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("binarization", ["none", "dynamic"])
+def test_a_split_reads_what_a_split_in_memory_holds(kind, binarization, tmp_path):
+    x, y = grey()
+    memory = Split({"x": x, "y": y}, binarization=binarization)
+    split = Split(sources(tmp_path)[kind].source, binarization=binarization)
+    assert not split.in_memory and len(split) == N and split.shape == SHAPE and split.keys == ("x", "y")
+    assert split.columns == memory.columns and torch.equal(split.column("y"), y)
+    torch.testing.assert_close(split.mean(), memory.mean())
+    for index in (slice(3, 9), slice(None)):
+        equal(split.batch(index), memory.batch(index))
+    for ours, theirs in zip(split.batches(6), memory.batches(6), strict=True):
+        equal(ours, theirs)
+    index = torch.tensor([4, 20, 1])
+    generators = [torch.Generator().manual_seed(2) for _ in range(2)]
+    equal(split.batch(index, generators[0]), memory.batch(index, generators[1]))
+    equal(split.fixed(index).batch(slice(None)), memory.fixed(index).batch(slice(None)))
+    equal(split.fixed().batch(index), memory.fixed().batch(index))
+    assert split.fixed(index).in_memory
+    equal(split.subset(4).batch(slice(None)), memory.subset(4).batch(slice(None)))
+    for ours, theirs in zip(split.subset(9).batches(4), memory.subset(9).batches(4), strict=True):
+        equal(ours, theirs)
+    labels = torch.full((N,), -1)
+    equal(split.replaced({"y": labels}).batch(slice(2, 5)), memory.replaced({"y": labels}).batch(slice(2, 5)))
+    for ours, theirs in zip(
+        split.replaced({"y": labels}).batches(4), memory.replaced({"y": labels}).batches(4), strict=True
+    ):
+        equal(ours, theirs)
+    with pytest.raises(InputError, match="not in memory"):
+        _ = split.tensors
+
+
+@pytest.mark.parametrize("kind", ["mapped", "items", "workers", "at once", "loader"])
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_of_training_are_those_of_data_in_memory(kind, world, tmp_path):
+    x, y = grey()
+    source = sources(tmp_path)[kind].source
+    for rank in range(world):
+        ours = EpochBatches(Split(source, binarization="dynamic"), 6, 3, rank, world)
+        theirs = EpochBatches(Split({"x": x, "y": y}, binarization="dynamic"), 6, 3, rank, world)
+        assert len(ours) == len(theirs)
+        for epoch, index in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (5, 2), (5, 3), (6, 0)]:
+            equal(ours.rows(epoch, index), theirs.rows(epoch, index))
+        equal(ours.batch(4, 1), theirs.batch(4, 1))  # out of turn
+        ours.close()
+
+
+def test_an_iterable_gives_its_own_batches():
+    x, y = grey()
+    batches = EpochBatches(sources_of_batches := as_split([(x[:9], y[:9]), (x[9:], y[9:])]), 4, 0)
+    assert len(batches) == 2 and [batches.size(i) for i in range(2)] == [9, 14] and batches.batch_size == 14
+    for epoch in range(2):
+        for index, rows in enumerate((slice(0, 9), slice(9, N))):
+            assert torch.equal(batches.rows(epoch, index)["x"], x[rows])
+    assert torch.equal(batches.batch(7, 1)["y"], y[9:])
+    batches.close()
+    with pytest.raises(InputError, match="divided among devices"):
+        EpochBatches(sources_of_batches, 4, 0, 0, 2)
+
+
+@pytest.mark.parametrize("loader", ["sampler", "iterable", "shuffled iterable"])
+def test_loaders_with_an_order_of_their_own(loader):
+    x, y = grey()
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            order = torch.randperm(N) if loader != "iterable" else torch.arange(N)
+            return iter([(x[i], y[i]) for i in order.tolist()])
+
+    data = Pairs(x, y)
+    given = {
+        "sampler": lambda: DataLoader(data, batch_size=5, sampler=WeightedRandomSampler(torch.ones(N), N)),
+        "iterable": lambda: DataLoader(Stream(), batch_size=5),
+        "shuffled iterable": lambda: DataLoader(Stream(), batch_size=5),
+    }[loader]()
+    split = as_split(given)
+    assert isinstance(split.source, Batches) and split.source.sizes == (5, 5, 5, 5, 3)
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    first = [EpochBatches(split, 5, 0).rows(epoch, 0)["x"] for epoch in (0, 0, 1)]
+    assert torch.equal(first[0], first[1])  # the order is a function of the epoch
+    assert torch.equal(first[0], first[2]) == (loader == "iterable")
+    assert torch.equal(state[0], torch.get_rng_state()) and state[2] == random.getstate()
+    assert state[1] == np.random.get_state()[1].tolist()
+
+
+class Augmented(Pairs):
+    """Transforms that draw from all three states."""
+
+    def __getitem__(self, place):
+        noise = torch.rand(1) + np.random.rand() + random.random()
+        return self.x[place].float() / 255 + noise.float(), int(self.y[place])
+
+
+def test_random_transforms_are_functions_of_seed_epoch_and_datum():
+    x, y = grey()
+    runs = [EpochBatches(as_split(Augmented(x, y), num_workers=n), 6, 3) for n in (0, 2)]
+    for epoch, index in [(0, 0), (0, 1), (2, 1)]:
+        a, b = (run.rows(epoch, index)["x"] for run in runs)
+        assert torch.equal(a, b)
+    assert not torch.equal(runs[0].rows(0, 0)["x"], runs[0].rows(1, 0)["x"])
+    split = as_split(Augmented(x, y), num_workers=2)
+    whole = split.batch(slice(None))["x"]
+    assert torch.equal(whole, torch.cat([b["x"] for b in split.batches(4)]))  # wherever it is cut
+    assert torch.equal(whole[3:5], split.batch(torch.tensor([3, 4]))["x"])
+    for run in runs:
+        run.close()
+
+
+def test_digests(tmp_path):
+    x, y = grey()
+    for name, split in sources(tmp_path).items():
+        assert split_digest(split) == split_digest(sources(tmp_path)[name]), name
+    assert split_digest(sources(tmp_path)["mapped"]) == split_digest(Split({"x": x, "y": y}))
+    other = x.clone()
+    other[5] += 1
+    assert split_digest(as_split(Pairs(x, y))) != split_digest(as_split(Pairs(other, y)))
+    assert split_digest(as_split([x])) != split_digest(as_split([other]))
+    assert split_digest(as_split(Pairs(x, y)).subset(3)) != split_digest(as_split(Pairs(x, y)).subset(4))
+
+
+def test_types_of_mapped_arrays(tmp_path):
+    arrays = {
+        "x": np.random.rand(5, 2),
+        "y": np.arange(5, dtype=np.uint8),
+        "z": np.arange(5, dtype=">i2"),
+        "w": np.ones(5, np.uint16),
+    }
+    mapped = {}
+    for name, array in arrays.items():
+        np.save(tmp_path / name, array)
+        mapped[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    rows = Mapped(mapped)
+    for index in (slice(1, 3), torch.tensor([2, 0])):
+        read = rows.read(index)
+        expected = Split(
+            {
+                key: torch.as_tensor(value.astype(value.dtype.newbyteorder("="))) if key == "x" else value
+                for key, value in arrays.items()
+            }
+            | {"x": arrays["x"]}
+        )
+        for name, value in read.items():
+            assert value.dtype == expected.tensors[name].dtype
+            assert torch.equal(value, expected.tensors[name][index])
+
+
+def test_pages_that_were_read_are_let_go(tmp_path):
+    """A file of several budgets, gone through twice: what of it is resident stays within one."""
+    shape = (6000, 20_000)
+    array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, shape)
+    array[:] = 1
+    array.flush()
+    del array
+    rows = Mapped({"x": np.load(tmp_path / "x.npy", mmap_mode="r")})
+    most = 0
+    for start in range(0, 6000, 100):
+        assert rows.read(torch.arange(start, start + 100))["x"].sum() == 100 * 20_000
+        with open("/proc/self/smaps") as file:
+            lines = file.read().splitlines()
+        at = next(i for i, line in enumerate(lines) if line.endswith("x.npy"))
+        resident = next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss")) * 1024
+        most = max(most, resident)
+    assert 0 < most <= LET_GO + 2 * 2**20
+
+
+def test_reading_ahead_ends_with_who_reads():
+    made = []
+
+    def numbers():
+        for i in range(10**6):
+            made.append(i)
+            yield {"x": torch.tensor([i])}
+
+    stream = read_ahead(numbers())
+    assert [int(next(stream)["x"]) for _ in range(3)] == [0, 1, 2]
+    stream.close()
+    assert len(made) < 100
+
+    def failing():
+        yield {"x": torch.zeros(1)}
+        raise ReadError("the disk is gone")
+
+    stream = read_ahead(failing())
+    next(stream)
+    with pytest.raises(ReadError, match="the disk is gone"):
+        next(stream)
+
+
+# ------------------------------------------------------------------------------ what is refused
+class Odd(Pairs):
+    """Wrong in one place."""
+
+    def __init__(self, x, y, at=7, what="shape"):
+        super().__init__(x, y)
+        self.at, self.what = at, what
+
+    def __getitem__(self, place):
+        x, y = super().__getitem__(place)
+        if place == self.at:
+            if self.what == "shape":
+                return x[..., :2], y
+            if self.what == "type":
+                return x.float(), y
+            if self.what == "text":
+                return x, "cat"
+            if self.what == "error":
+                raise OSError("no such picture")
+            if self.what == "nan":
+                return x.float() / 0 * 0, y
+        return (x.float() if self.what == "nan" else x), y
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("shape", r"datum 7 has x uint8 \(1, 4, 2\).* uint8 \(1, 4, 3\).*; all must be alike"),
+        ("type", r"datum 7 has x float32"),
+        ("text", "'y' is a text .*'cat'.*: map texts to integers"),
+        ("error", "datum 7 cannot be read: OSError: no such picture"),
+        ("nan", "x holds NaN or infinite numbers"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_wrong_item_is_named(what, message, workers):
+    split = as_split(Odd(*grey(), what=what), num_workers=workers)
+    with pytest.raises(InputError, match=message):
+        list(split.batches(23))
+    with pytest.raises(InputError, match=message):
+        split.batch(slice(5, 9))
+
+
+def test_what_cannot_be_data():
+    x, y = grey()
+    with pytest.raises(InputError, match="gone through only once"):
+        as_split(iter([x]))
+    with pytest.raises(InputError, match="there are no data"):
+        as_split([])
+    with pytest.raises(InputError, match="there are no data"):
+        as_split(Pairs(x[:0], y[:0]))
+    with pytest.raises(InputError, match="rename one of them to x"):
+        as_split([{"image": x}])
+    with pytest.raises(InputError, match="tuple of 3: make a dict"):
+        as_split(TensorDataset(x, y, y))
+    with pytest.raises(InputError, match="single items: make batches"):
+
+        class Stream(IterableDataset):
+            def __iter__(self):
+                return iter([x[0]])
+
+        as_split(Stream())
+    with pytest.raises(InputError, match="got int"):
+        as_data(3)
+
+
+class Growing(Pairs):
+    """Of another length later."""
+
+    more = 0
+
+    def __len__(self):
+        return len(self.x) - self.more
+
+
+def test_a_length_that_changes():
+    data = Growing(*grey())
+    split = as_split(data)
+    data.more = 1
+    with pytest.raises(ReadError, match="had 23 data and has 22 now"):
+        list(split.batches(5))
+
+
+def test_batches_that_change():
+    x, _ = grey()
+    batches = [x[:5], x[5:10]]
+    split = as_split(batches)
+    batches.pop()
+    stream = split.source.stream([Piece(0, 0, torch.arange(5)), Piece(0, 1, torch.arange(5, 10))])
+    next(stream)
+    with pytest.raises(ReadError, match="gave 1 batches in epoch 1, and 2 when"):
+        next(stream)
+    batches.append(x[5:11])
+    with pytest.raises(ReadError, match="batch 1 has 6 data, and was 5 data when"):
+        list(split.source.stream([Piece(0, 0, torch.arange(5)), Piece(0, 1, torch.arange(5, 10))]))
+
+
+class Dying(Pairs):
+    """Ends its worker."""
+
+    def __getitem__(self, place):
+        if place == 20 and torch.utils.data.get_worker_info() is not None:
+            import os
+
+            os._exit(3)
+        return super().__getitem__(place)
+
+
+def test_a_worker_that_dies():
+    split = as_split(Dying(*grey()), num_workers=1)
+    with pytest.raises(ReadError, match="a process that reads data ended"):
+        list(split.batches(4))
+
+
+def test_labels_that_are_texts_become_integers(caplog):
+    x, _ = grey()
+    with caplog.at_level(logging.INFO, "pyro_vae"):
+        split = as_split({"x": x, "y": ["dog", "cat", "dog"] + ["ant"] * (N - 3)})
+    assert split.column("y").tolist()[:4] == [2, 1, 2, 0] and "0: ant, 1: cat, 2: dog" in caplog.text
+
+
+# ------------------------------------------------------------------------------ files
+@pytest.mark.parametrize("shape", [(40, 6), (40, 5, 4), (40, 5, 4, 3)])
+def test_an_array_file_is_the_same_mapped(shape, tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    np.save(tmp_path / "x.npy", array)
+    ours, theirs = (load_data(str(tmp_path / "x.npy"), in_memory=kept) for kept in (False, True))
+    for part, split in theirs.splits.items():
+        assert not ours.splits[part].in_memory
+        equal(ours.splits[part].batch(slice(None)), split.batch(slice(None)))
+    drawn = load_data(str(tmp_path / "x.npy"), in_memory=False, binarization="dynamic", limit=3)
+    assert len(drawn.test) == 3
+    values = drawn.test.fixed().batch(slice(None))["x"]
+    assert set(values.unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(values, drawn.test.fixed().batch(torch.arange(3))["x"])
+
+
+def test_what_needs_memory_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((40, 6, 6), np.uint8))
+    np.savez(tmp_path / "x.npz", x=np.zeros((40, 6, 6), np.uint8))
+    for options, message in [
+        ({"binarization": "static"}, "'static' is done once, in memory: take 'dynamic'"),
+        ({"image_size": 3}, "image_size is for data in memory"),
+        ({"num_labels": 3}, "num_labels is for data in memory"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            load_data(str(tmp_path / "x.npy"), in_memory=False, **options)
+    with pytest.raises(InputError, match=r"in_memory=False is for .npy files"):
+        load_data(str(tmp_path / "x.npz"), in_memory=False)
+
+
+def test_a_folder_of_images_is_the_same_decoded_when_wanted(tmp_path):
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(12):
+            pixels = generator.integers(0, 255, (9, 7 + i % 2, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{i}.png")
+    ours, theirs = (load_data(str(tmp_path), in_memory=kept, image_size=6) for kept in (False, True))
+    assert isinstance(ours, Data)
+    for part, split in theirs.splits.items():
+        assert not ours.splits[part].in_memory and ours.splits[part].names == split.names
+        equal(ours.splits[part].batch(slice(None)), split.batch(slice(None)))
+        equal(ours.splits[part].with_workers(2).batch(slice(0, 2)), split.batch(slice(0, 2)))
+    with pytest.raises(InputError, match=r"pixels .*give image_size|all splits must have the same"):
+        load_data(str(tmp_path), in_memory=False).train.batch(slice(None))
+
+
+def test_workers_are_those_of_the_loader_or_of_the_argument():
+    x, y = grey()
+    source = as_split(DataLoader(Pairs(x, y), num_workers=2)).source
+    assert isinstance(source, Items) and source.num_workers == 2
+    assert as_split(Pairs(x, y)).with_workers(3).source.num_workers == 3
