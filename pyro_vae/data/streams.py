@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
+import os
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +27,8 @@ from pyro_vae.data.rows import EVALUATION, Column, Index, Piece, Rows, Rowwise
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.errors import InputError, ReadError
 from pyro_vae.runtime import derived_seed
+
+logger = logging.getLogger(__name__)
 
 SAMPLED = 256  # data at even distances whose contents tell a dataset from others
 
@@ -96,15 +101,19 @@ class Items(Rows):
         return self._by_workers(pieces)
 
     def _by_workers(self, pieces: Iterable[Piece]) -> Rowwise:
-        loader = DataLoader(
-            _OfPieces(self),
-            batch_sampler=([piece] for piece in self._while_whole(pieces)),  # type: ignore[arg-type]
-            num_workers=self.num_workers,
-            collate_fn=_only,
-            prefetch_factor=4,
-            generator=torch.Generator(),
-        )
-        iterator = iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: said below
+            loader = DataLoader(
+                _OfPieces(self),
+                batch_sampler=([piece] for piece in self._while_whole(pieces)),  # type: ignore[arg-type]
+                num_workers=self.num_workers,
+                collate_fn=_only,
+                prefetch_factor=4,
+                generator=torch.Generator(),
+            )
+            iterator = iter(loader)
+        if self.num_workers > (cores := os.cpu_count() or 1):
+            logger.debug("%s: %d num_workers on %d cores", self.name, self.num_workers, cores)
         try:
             for batch in iterator:
                 if isinstance(batch, InputError):
