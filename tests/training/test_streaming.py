@@ -65,7 +65,7 @@ def test_weights_are_those_of_data_in_memory(compile, tmp_path):
         "mapped": ({"x": np.load(tmp_path / "x.npy", mmap_mode="r")}, {}),
         "dataset": (Images(), {}),
         "four workers": (Images(), {"num_workers": 4}),
-        "loader": (DataLoader(TensorDataset(X), batch_size=10, shuffle=True, num_workers=1), {"batch_size": None}),
+        "loader": (DataLoader(TensorDataset(X), batch_size=10, shuffle=True, num_workers=1), {}),
     }
     (result, expected) = trained(dynamic(X), compile=compile)
     for name, (source, options) in sources.items():
