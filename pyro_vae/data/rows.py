@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 import queue
 import threading
-import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.tensors import CHUNK_ELEMENTS, as_tensor, converted_type
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, ReadError
 
 Index = slice | Tensor  # of data: a slice, or int64 (B,)
 
@@ -126,18 +126,17 @@ def _bytes(tensor: Tensor) -> np.ndarray:
 
 
 AHEAD = 8  # pieces that are read before they are wanted
-LET_GO = 64 * 2**20  # bytes of a file that may be in memory before its pages are let go
-AROUND = 65536  # bytes beside a row that the system maps with it
 
 
 class Mapped(Rows):
-    """Arrays in files that are mapped into memory, of which only the rows that are wanted are read.
+    """Arrays in files (:class:`numpy.memmap`), of which only the rows that are wanted are read.
 
-    Pages that were read are let go again, so that the process stays small however large the file is. Types become what
-    they do in memory: floating point float32, integers but for x of uint8 int64.
+    Rows are read from the file rather than through the mapping, whose pages would fill the process: it stays small
+    however large the file is. Types become what they do in memory: floating point float32, integers but for x of uint8
+    int64.
 
     Args:
-        arrays: ``(N, ...)`` each, with an x; :class:`numpy.memmap` are let go of, others may stand beside them.
+        arrays: ``(N, ...)`` each, with an x; arrays in memory may stand beside mapped ones.
         name: what errors call the data.
 
     Raises:
@@ -148,49 +147,28 @@ class Mapped(Rows):
         lengths = {key: len(array) for key, array in arrays.items()}
         if "x" not in arrays or len(set(lengths.values())) > 1 or not lengths["x"]:
             raise InputError(f"{name}: data need an array 'x', and all arrays one length that is not 0; got {lengths}")
-        self.arrays, self.name = dict(arrays), name
+        self.name = name
         self.columns = {
             key: Column(converted_type(array.dtype, f"{name}: '{key}'", integers=key != "x"), tuple(array.shape[1:]))
             for key, array in arrays.items()
         }
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
-            self._tensors = {
-                key: torch.from_numpy(array)
-                for key, array in arrays.items()
-                if array.dtype.isnative
-                and array.dtype.kind in "fbui"
-                and array.dtype not in (np.uint16, np.uint32)
-                and array.dtype != np.uint64
-                and all(stride >= 0 for stride in array.strides)
-            }
-        self._maps = {id(m): m for m in map(_mapping, arrays.values()) if m is not None}
-        self._each = {k: array[:1].nbytes + AROUND for k, array in arrays.items() if _mapping(array) is not None}
-        self._touched = 0
+        self._arrays: dict[str, np.ndarray | _File] = {key: _File.behind(a) or a for key, a in arrays.items()}
 
     def __len__(self) -> int:
         """Number of data."""
-        return len(self.arrays["x"])
+        return len(self._arrays["x"])
 
     def read(self, index: Index) -> dict[str, Tensor]:
         """The data at an index."""
-        return self._read(index, self.arrays)
+        return self._read(index, self._arrays)
 
     def _read(self, index: Index, keys: Iterable[str]) -> dict[str, Tensor]:
         rows = {}
         for key in keys:
-            if key in self._tensors:
-                tensor = self._tensors[key]
-                some = tensor[index].contiguous() if isinstance(index, slice) else tensor.index_select(0, index)
-                rows[key] = some.to(self.columns[key].dtype, copy=isinstance(index, slice))
-            else:
-                some = np.array(self.arrays[key][index if isinstance(index, slice) else index.numpy()])
-                rows[key] = as_tensor(some, f"{self.name}: '{key}'", integers=key != "x")
-            self._touched += len(rows[key]) * self._each.get(key, 0)
-        if self._touched > LET_GO:
-            self._touched = 0
-            for each in self._maps.values():
-                each.madvise(mmap.MADV_DONTNEED)
+            array = self._arrays[key]
+            some = array[index if isinstance(index, slice) else index.numpy()]
+            some = np.array(some) if isinstance(array, np.ndarray) else some  # else it is the caller's own already
+            rows[key] = as_tensor(some, f"{self.name}: '{key}'", integers=key != "x")
         return rows
 
     def stream(self, pieces: Iterable[Piece]) -> Rowwise:
@@ -205,10 +183,57 @@ class Mapped(Rows):
                 found.update(_bytes(self._read(some, [key])[key]))
 
 
-def _mapping(array: np.ndarray) -> mmap.mmap | None:
-    """The mapping of a file behind an array, if what was read of it can be read again."""
-    found = getattr(array, "_mmap", None) if isinstance(array, np.memmap) and array.mode in ("r", "r+") else None
-    return found if isinstance(found, mmap.mmap) else None
+class _File:
+    """Rows of an array in a file.
+
+    Args:
+        path: the file.
+        start: byte at which the first row begins.
+        stride: bytes from one row to the next.
+        like: the array.
+    """
+
+    def __init__(self, path: str, start: int, stride: int, like: np.ndarray) -> None:
+        self.start, self.stride, self.count = start, stride, len(like)
+        self.dtype, self.shape, self.nbytes = like.dtype, like.shape[1:], like[0].nbytes
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        weakref.finalize(self, os.close, self.descriptor)
+
+    @classmethod
+    def behind(cls, array: np.ndarray) -> _File | None:
+        """The file behind a mapped array whose rows lie there in one piece each; None, if it is no such array."""
+        root = array
+        while isinstance(root.base, np.memmap):
+            root = root.base
+        if not (isinstance(root, np.memmap) and root.mode in ("r", "r+") and root.filename):
+            return None
+        if not (len(array) and array.size and array[0].flags.c_contiguous and array.strides[0] >= array[0].nbytes):
+            return None
+        return cls(str(root.filename), root.offset + array.ctypes.data - root.ctypes.data, array.strides[0], array)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        places = range(self.count)[index] if isinstance(index, slice) else index.tolist()
+        rows = np.empty((len(places), *self.shape), self.dtype)
+        if isinstance(places, range) and places.step == 1 and self.stride == self.nbytes:
+            self._fill(rows, places.start) if len(places) else None
+            return rows
+        for i, place in enumerate(places):
+            self._fill(rows[i : i + 1], place if place >= 0 else place + self.count)
+        return rows
+
+    def _fill(self, target: np.ndarray, place: int) -> None:
+        """Read what lies at a place."""
+        if not 0 <= place < self.count:
+            raise IndexError(f"there is no datum {place} of {self.count}")
+        wanted, done = memoryview(target.reshape(-1).view(np.uint8)), 0
+        while done < len(wanted):
+            read = os.preadv(self.descriptor, [wanted[done:]], self.start + place * self.stride + done)
+            if read == 0:
+                raise ReadError(f"the file ends before datum {place}: it was cut off since it was opened")
+            done += read
 
 
 class Part(Rows):
