@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
-import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +25,6 @@ from pyro_vae.data.rows import EVALUATION, Column, Index, Piece, Rows, Rowwise
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.errors import InputError, ReadError
 from pyro_vae.runtime import derived_seed
-
-logger = logging.getLogger(__name__)
 
 SAMPLED = 256  # data at even distances whose contents tell a dataset from others
 
@@ -101,8 +97,20 @@ class Items(Rows):
         return self._by_workers(pieces)
 
     def _by_workers(self, pieces: Iterable[Piece]) -> Rowwise:
+        try:
+            yield from self._of_loader(pieces)
+        except (RuntimeError, OSError, EOFError) as error:  # what torch and the pipe to a process that ended raise
+            if isinstance(error, RuntimeError) and "worker" not in str(error):
+                raise
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ReadError(
+                f"{self.name}: a process that reads data ended ({line}); it may have run out of memory: take fewer "
+                "num_workers, or none to see its own error"
+            ) from error
+
+    def _of_loader(self, pieces: Iterable[Piece]) -> Rowwise:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: said below
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: the user's
             loader = DataLoader(
                 _OfPieces(self),
                 batch_sampler=([piece] for piece in self._while_whole(pieces)),  # type: ignore[arg-type]
@@ -112,21 +120,11 @@ class Items(Rows):
                 generator=torch.Generator(),
             )
             iterator = iter(loader)
-        if self.num_workers > (cores := os.cpu_count() or 1):
-            logger.debug("%s: %d num_workers on %d cores", self.name, self.num_workers, cores)
         try:
             for batch in iterator:
                 if isinstance(batch, InputError):
                     raise batch
                 yield batch
-        except (RuntimeError, OSError, EOFError) as error:  # what torch and the pipe to a process that ended raise
-            if isinstance(error, RuntimeError) and "worker" not in str(error):
-                raise
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ReadError(
-                f"{self.name}: a process that reads data ended ({line}); it may have run out of memory: take fewer "
-                "num_workers, or none to see its own error"
-            ) from error
         finally:
             iterator._shutdown_workers()  # at once: a process that ended raises its error wherever we are, until then
 
