@@ -1,4 +1,4 @@
-"""Posterior draws and log-likelihoods of any pair as ArviZ's ``InferenceData``."""
+"""Posterior draws and log-likelihoods of any pair for ArviZ."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pyro_vae.runtime import bytes_per_row
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+    from xarray import DataTree
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def to_arviz(
     vectorize: bool = True,
     seed: int = 0,
     device: str | torch.device | None = None,
-) -> InferenceData:
+) -> InferenceData | DataTree:
     r"""Draws of the latents of every datum, with what is known of them, for ArviZ's summaries, plots and files.
 
     The groups: ``posterior``, every latent site of the model, ``(1, draw, datum, *event)``; ``sample_stats``,
@@ -178,8 +179,11 @@ def to_arviz(
         num_particles: K, where draws are resampled.
         vectorize, seed, device: as for :func:`~pyro_vae.evaluation.log_likelihood`.
 
+    Returns:
+        what the ArviZ that is installed works with: its 0.x an ``InferenceData``, its 1.x an ``xarray.DataTree``.
+
     Raises:
-        InputError: if ArviZ 0.x is not installed (``pip install 'pyro-vae[arviz]'``); for non-positive numbers; if all
+        InputError: if ArviZ is not installed (``pip install 'pyro-vae[arviz]'``); for non-positive numbers; if all
             particles of a datum have weight zero; and as :func:`~pyro_vae.evaluation.log_likelihood` does.
 
     Source: Rubin 1988, Using the SIR algorithm to simulate posterior distributions (Bayesian Statistics 3).
@@ -218,21 +222,23 @@ def to_arviz(
     stats = {name: torch.cat([c[name] for c in constant]).cpu() for name in constant[0]}
     seen = {name: torch.cat([o[name] for o in observed]).cpu() for name in observed[0]}
     names = [*found.latents, *found.log_likelihood, *seen, *stats, "log_weight"]
-    return arviz.from_dict(
-        posterior=_in_a_chain(found.latents),
-        sample_stats=_in_a_chain({"log_weight": found.log_weights}),
-        log_likelihood=_in_a_chain(found.log_likelihood),
-        observed_data={name: value.numpy() for name, value in seen.items()},
-        constant_data={name: value.numpy() for name, value in stats.items()},
-        coords={"datum": list(range(len(split)))},
-        dims={name: ["datum"] for name in names},
-        attrs={
-            "inference_library": "pyro_vae",
-            "data": split.name,
-            "draws": "resampled by importance weights" if resample else "from the guide",
-            "num_particles": total,
-        },
-    )
+    groups = {
+        "posterior": _in_a_chain(found.latents),
+        "sample_stats": _in_a_chain({"log_weight": found.log_weights}),
+        "log_likelihood": _in_a_chain(found.log_likelihood),
+        "observed_data": {name: value.numpy() for name, value in seen.items()},
+        "constant_data": {name: value.numpy() for name, value in stats.items()},
+    }
+    axes = {"coords": {"datum": list(range(len(split)))}, "dims": {name: ["datum"] for name in names}}
+    attrs = {
+        "inference_library": "pyro_vae",
+        "data": split.name,
+        "draws": "resampled by importance weights" if resample else "from the guide",
+        "num_particles": total,
+    }
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        return arviz.from_dict(groups, **axes, attrs={"/": attrs})
+    return arviz.from_dict(**groups, **axes, attrs=attrs)
 
 
 def _of_weights(log_weights: Tensor) -> dict[str, Tensor]:
@@ -261,9 +267,4 @@ def _arviz() -> Any:
             import arviz
     except ImportError as error:
         raise InputError("to_arviz needs ArviZ, which is not installed: pip install 'pyro-vae[arviz]'") from error
-    if int(arviz.__version__.split(".")[0]) >= 1:
-        raise InputError(
-            f"to_arviz makes the InferenceData of ArviZ 0.x, but {arviz.__version__} is installed: "
-            "pip install 'pyro-vae[arviz]'"
-        )
     return arviz

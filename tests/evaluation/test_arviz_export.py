@@ -193,11 +193,23 @@ def test_without_arviz(monkeypatch):
         to_arviz(ppca.model, ppca.exact_guide, ppca.sample(2))
 
 
-def test_another_arviz(monkeypatch):
-    monkeypatch.setitem(sys.modules, "arviz", SimpleNamespace(__version__="1.0.0"))
-    ppca = PPCA()
-    with pytest.raises(InputError, match=r"ArviZ 0.x, but 1.0.0 is installed"):
-        to_arviz(ppca.model, ppca.exact_guide, ppca.sample(2))
+def test_the_next_arviz(monkeypatch, tmp_path):
+    """ArviZ 1.x makes an xarray.DataTree of nested groups: the function is that of its package arviz-base."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = pytest.importorskip("arviz_base")
+        xarray = pytest.importorskip("xarray")
+        monkeypatch.setitem(sys.modules, "arviz", SimpleNamespace(__version__="1.0.0", from_dict=base.from_dict))
+        ppca = PPCA()
+        x = ppca.sample(4)
+        found = to_arviz(ppca.model, ppca.rough_guide(), x, num_draws=50, seed=3)
+    assert isinstance(found, xarray.DataTree) and found.attrs["draws"] == "from the guide"
+    assert found["posterior"]["z"].dims[:3] == ("chain", "draw", "datum")
+    assert found["posterior"]["z"].shape == (1, 50, 4, 3)
+    assert found["log_likelihood"]["x"].dims == ("chain", "draw", "datum")
+    assert found["sample_stats"]["log_weight"].dims == ("chain", "draw", "datum")
+    np.testing.assert_array_equal(found["observed_data"]["x"], x)
+    assert found["constant_data"]["pareto_k"].dims == ("datum",)
 
 
 # ------------------------------------------------------------------ the real one
