@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation import latent_space as attributes
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_space import AttributeVectors, attribute_vectors, decode_path
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X

@@ -9,11 +9,11 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_vae.evaluation.encoding import principal_components
+from pyro_vae.plots.drawing import Figure
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.codes import CodeSite, CodeStatistics, CodeUsage, sites_of_codes
 from pyro_vae.evaluation.encoding import posterior_samples
 from pyro_vae.plots.axes import panels
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import code_colours, draw_curve, grey_range, is_drawable, is_image, mosaic, pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.programs.context import X
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import SymLogNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.evaluation.latent_units import ACTIVE, LatentStatistics, SiteStatistics
 from pyro_vae.plots.axes import panels
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.registry import NotApplicable, figure
 
 DEAD = 0.01  # nats: below, the colour scale is linear, above logarithmic

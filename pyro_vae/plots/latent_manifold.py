@@ -7,10 +7,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.evaluation.generate import decode
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, range_in_words, shaped_like_x
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
@@ -14,6 +13,7 @@ from pyro_vae.evaluation.annealing.results import LikelihoodGap
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import grey_range, grid, in_shape, picked
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.errors import NotApplicable
 from pyro_vae.evaluation.generate import draw, reconstruct
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import pick, shaped_like_x
 from pyro_vae.plots.registry import figure
 from pyro_vae.programs.context import X, needed_to_generate

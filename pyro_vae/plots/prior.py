@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.distributions import UniformCodes
 from pyro_vae.evaluation.codes import number_of_codes
 from pyro_vae.evaluation.generate import draw
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import (
     draw_curve,
     grey_range,

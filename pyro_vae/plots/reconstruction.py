@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import reconstruct
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import (
     draw_curve,
     grey_range,

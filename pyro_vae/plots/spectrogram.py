@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Sound, Split
 from pyro_vae.evaluation.generate import reconstruct
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import in_shape, pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.registry import NotApplicable, figure
 
 Records = Sequence[Mapping[str, Any]]

@@ -6,10 +6,10 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.errors import NotApplicable
+from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import is_image, mosaic
 
 MOST_COLUMNS = 8
