@@ -27,8 +27,8 @@ class Control:
     noises of z and of z given b coupled, so that both are the same number, and c is called once.
 
     c is fitted to the variance of this estimate: the mean of its square differs from it by a constant. It is that with
-    respect to the site's logits, not to the guide's parameters, which needs second derivatives of c alone; a squared
-    error of c(z) as of other baselines would make c a step, whose slope is the worse the better it fits.
+    respect to the site's logits, not to the guide's parameters, which needs second derivatives of c alone. (Fitted to L
+    by squared errors, as other baselines are, the same c left twice the variance; its slope counts as well.)
 
     Attributes:
         value: c(z), nats, with the gradient of c's own parameters.

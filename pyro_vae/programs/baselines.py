@@ -9,9 +9,11 @@ Besides Pyro's ``nn_baseline`` there is ``nn_relax``, a network c that is shown 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -97,6 +99,19 @@ def networks(site: Site) -> list[Tensor]:
 
 def _detached(value: Any) -> Any:
     return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
+
+
+def check_baselines(guide: Trace, enumerated: Set[str], shared: Set[str]) -> None:
+    """Check what a guide's latent sites say of their baselines.
+
+    Args:
+        guide: its trace.
+        enumerated: sites that are summed over.
+        shared: sites that all data share.
+    """
+    for name, site in guide.nodes.items():
+        if site["type"] == "sample" and not site["is_observed"]:
+            check(site, enumerated=name in enumerated, shared=name in shared)
 
 
 def check(site: Site, *, enumerated: bool = False, shared: bool = False) -> None:

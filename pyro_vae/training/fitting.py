@@ -22,8 +22,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
-from pyro_vae.programs.baselines import check as check_baseline
-from pyro_vae.programs.baselines import networks
+from pyro_vae.programs.baselines import check_baselines, networks
 from pyro_vae.programs.checks import check_data, data_type
 from pyro_vae.programs.pair import Batch, Pair, examine
 from pyro_vae.programs.parameters import densities_of, leaves_of
@@ -57,10 +56,9 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
     """
     with evaluation_mode(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
         traces = pair.traces(batch)
-        for name, site in traces.guide.nodes.items():
-            if is_latent(site):
-                check_baseline(site, enumerated=name in pair.sums.names, shared=name in traces.shared)
-                _check_own_parameters(site, pair, traces)
+        check_baselines(traces.guide, pair.sums.names, traces.shared)
+        for site in filter(is_latent, traces.guide.nodes.values()):
+            _check_own_parameters(site, pair, traces)
     for name, (q, p) in traces.latent().items():
         if p is not None and not is_delta(q["fn"]) and may_leave(q["fn"], p["fn"]):
             kinds = [type(innermost(site["fn"])).__name__ for site in (q, p)]

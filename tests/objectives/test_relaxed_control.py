@@ -219,6 +219,46 @@ def test_a_class_shared_by_all_data_under_minibatches(x, in_plate):
     check_unbiased(torch.stack(found), pair, pair.exact_loss(x, num_data), 0.01)
 
 
+@pytest.mark.parametrize("option", ["nn_relax", "baseline_value"])
+def test_bits_of_a_plate_that_all_data_share(x, option):
+    """Two bits for all data, in more particles than bits."""
+    hint = {
+        "nn_relax": lambda r: torch.sin(3 * r) + r.prod(-1, keepdim=True),
+        "baseline_value": torch.tensor([-1.0, -0.5]),
+    }
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.odds = nn.Parameter(torch.tensor([0.2, -0.4], dtype=torch.float64))
+
+        def model(self, x=None, num_samples=1):
+            with pyro.plate("bits", 2):
+                b = pyro.sample("b", dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64)))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(b[..., None, :].expand(*b.shape[:-1], len(x), 2), 2.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("bits", 2):
+                infer = {"baseline": {option: hint[option]}}
+                pyro.sample("b", dist.Bernoulli(logits=self.odds), infer=infer)
+
+        def exact_loss(self, x):
+            q, p = dist.Bernoulli(logits=self.odds), dist.Bernoulli(torch.tensor(0.4, dtype=torch.float64))
+            loss = torch.distributions.kl_divergence(q, p).sum() / len(x)
+            for bits in itertools.product((0.0, 1.0), repeat=2):
+                b = torch.tensor(bits, dtype=torch.float64)
+                loss = loss - q.log_prob(b).sum().exp() * dist.Normal(b, 2.0).log_prob(x).sum(-1).mean()
+            return loss
+
+    pair, objective = Shared(), ELBO(2000)
+    model, guide = pair.model, pair.guide
+    torch.manual_seed(0)
+    losses = (objective.differentiable_loss(model, guide, x) for _ in range(30))
+    found = torch.stack([torch.autograd.grad(loss, pair.odds)[0] for loss in losses])
+    check_unbiased(found, pair, pair.exact_loss(x), 0.01)
+
+
 # --------------------------------------------------------------------------- what lies behind a draw
 @pytest.mark.parametrize("kind", ["bits", "class", "two one-hot"])
 def test_what_lies_behind_a_draw_has_the_law_of_logistic_or_gumbel_noise(kind):

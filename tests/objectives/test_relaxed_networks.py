@@ -33,7 +33,7 @@ class Relaxed(Sigmoid):
             pyro.sample("z", dist.Bernoulli(logits=self.encoder(x)).to_event(1), infer={"baseline": hint})
 
 
-def total_variance(pair, objective, x, steps=800):
+def total_variance(pair, objective, x, steps=500):
     """Of the encoder's gradient, the network having been fitted for so many steps."""
     torch.manual_seed(1)
     optimizer = torch.optim.Adam(pair.network.parameters(), lr=0.02)
@@ -51,7 +51,7 @@ def total_variance(pair, objective, x, steps=800):
 def test_its_variance_is_below_that_of_a_baseline_network_and_of_further_particles(binary):
     trained = Relaxed("")
     optimizer = torch.optim.Adam(trained.parameters(), lr=0.02)
-    for _ in range(600):
+    for _ in range(400):
         optimizer.zero_grad()
         ELBO(4).differentiable_loss(trained.model, trained.guide, binary).backward()
         optimizer.step()
@@ -127,7 +127,7 @@ def normalized_over_data(relaxed):
 WRONG = [
     (
         {"nn_relax": nn.Linear(2, 1)},
-        r"nn_relax gives \(2, 1\) of a relaxed draw \(2, 2\) where \(2,\), one number a dat",
+        r"nn_relax gives \(\d, 1\) of a relaxed draw \(\d, 2\) where \(\d,\), one number a datum",
     ),
     ({"nn_relax": lambda r: 1.0}, "nn_relax gives float of a relaxed draw"),
     ({"nn_relax": lambda r: r.sum()}, r"nn_relax gives \(\) of a relaxed draw"),
@@ -144,6 +144,10 @@ WRONG = [
 ]
 
 
+def fit_once(*pair_and_data):
+    fit(*pair_and_data, epochs=1, progress=False)
+
+
 def bits_model(x=None, num_samples=1):
     with pyro.plate("data", num_samples if x is None else len(x)):
         z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(2)).to_event(1))
@@ -158,8 +162,9 @@ def test_control_variates_that_are_none_are_refused(hint, message):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Bernoulli(logits=encoder(x)).to_event(1), infer={"baseline": hint})
 
-    with pytest.raises(InputError, match=f"site 'z'.*{message}|{message}"):
-        fit(bits_model, guide, torch.randn(6, 2), epochs=1, progress=False)
+    for tool in (fit_once, ELBO().differentiable_loss):
+        with pytest.raises(InputError, match=message):
+            tool(bits_model, guide, torch.randn(6, 2))
 
 
 def test_an_output_that_only_fits_one_particle_is_refused():
@@ -198,7 +203,7 @@ def test_sites_that_cannot_be_relaxed_are_refused(q, message):
             pyro.sample("z", q(rate.exp().expand(len(x))), infer={"baseline": {"nn_relax": lambda r: r}})
 
     with pytest.raises(InputError, match=message):
-        fit(model, guide, torch.randn(6), epochs=1, progress=False)
+        fit_once(model, guide, torch.randn(6))
 
 
 @pytest.mark.parametrize("option", ["nn_relax", "nn_baseline"])
@@ -224,4 +229,4 @@ def test_baselines_made_of_the_densities_parameters_are_refused(option, of_model
     with pytest.raises(
         InputError, match=rf"site 'z': its baseline is made of a parameter '\S*{name}\S*' \(.*of its own"
     ):
-        fit(model, guide, torch.randn(6, 2), epochs=1, progress=False)
+        fit_once(model, guide, torch.randn(6, 2))
