@@ -56,7 +56,7 @@ def relaxed_draw(site: Site) -> RelaxedDraw:
     Raises:
         InputError: if it is of another one; names the site.
 
-    Source: Tucker et al. 2017, arXiv:1703.07370, appendix C (z given b).
+    Source: Tucker et al. 2017, arXiv:1703.07370 (z given b).
     """
     fn, value = innermost(site["fn"]), site["value"]
     if fn.has_rsample or not isinstance(fn, (distributions.Bernoulli, *_CATEGORICAL)):

@@ -26,13 +26,14 @@ def off_target(x):
     return {"nn_relax": wild, "nn_baseline_input": x}
 
 
-def with_average(x):
-    return off_target(x) | {"use_decaying_avg_baseline": True, "baseline_beta": 0.5, "relax_temperature": 1.3}
+def with_others(x):
+    others = {"nn_baseline": lambda x: x.sum(-1), "use_decaying_avg_baseline": True, "baseline_beta": 0.5}
+    return off_target(x) | others | {"relax_temperature": 1.3}
 
 
 # --------------------------------------------------------------------------- unbiased
 @pytest.mark.parametrize("guide_order", [("a", "b"), ("b", "a")])
-@pytest.mark.parametrize("hint", [off_target, with_average])
+@pytest.mark.parametrize("hint", [off_target, with_others])
 @pytest.mark.parametrize("objective", [ELBO(1), ELBO(1, analytic_kl=False), ELBO(3)], ids=["closed", "drawn", "three"])
 def test_the_gradient_of_several_sites_is_that_of_enumeration(x, guide_order, hint, objective):
     pair = Coins(guide_order=guide_order, baseline=hint)
