@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
+from pyro_vae.objectives.relaxed_control import of_site, relaxed_control
 from pyro_vae.programs import baselines
 from pyro_vae.programs.densities import Term, log_prob, total
 from pyro_vae.programs.traces import TracePair
@@ -80,6 +81,8 @@ def score_terms(pair: TracePair, signals: Mapping[str, Tensor], averages: Averag
 
     for every datum: L_i is the site's learning signal, b_i its baselines (``infer={"baseline": ...}``) and, of several
     particles, the mean of the others' L_i - b_i. What a network gives as a baseline is fitted to L_i by squared errors.
+    A site with ``nn_relax`` has a control variate of its relaxed draw as well, for every particle
+    (:class:`~pyro_vae.objectives.relaxed_control.Control`).
 
     Args:
         pair: traces of one batch.
@@ -110,15 +113,22 @@ def score_terms(pair: TracePair, signals: Mapping[str, Tensor], averages: Averag
             averages.update(name, signal, baselines.decay(q))
         value = baselines.learned(q)
         if value is not None:
-            own = value.reshape(-1, 1) if name in pair.shared else pair.per_datum(value, q)
-            baseline = baseline + own
+            baseline = baseline + of_site(pair, name, value)
             error = (signal - baseline).square().mean()
             found.append(error - error.detach())
         signal = signal - baseline.detach()
+        control = relaxed_control(pair, name) if baselines.relaxes(q) else None
+        if control is not None:
+            signal = signal - control.value
         alike = name in pair.shared and pair.copies > 1  # one draw for all particles
         if apart and pair.num_particles > 1 and not alike:
             signal = signal - (signal.sum(0) - signal) / (pair.num_particles - 1)
-        gain = (signal * score).mean(1)
+        gain = signal.detach() * score
+        if control is not None:
+            error = control.variance(signal)
+            found.append(error - error.detach())
+            gain = gain + control.pathwise
+        gain = gain.mean(1)
         gain = gain.mean() if apart else gain.sum()
         found.append(gain.detach() - gain)
     return total(found)
@@ -134,9 +144,8 @@ def _score(pair: TracePair, name: str) -> Tensor:
             "guide enumerates: draw it first, mark it infer={'enumerate': 'parallel'} as well, or take the other "
             "mark away"
         )
-    score = pair.per_datum(raw, q)
     if name in pair.shared:
-        return score[:, :1] * (pair.num_data or pair.full_size)
+        return of_site(pair, name, raw)
     later = list(pair.guide.nodes)
     after = [other for other in later[later.index(name) + 1 :] if other in pair.shared and other in pair.latent()]
     if after:
@@ -144,4 +153,4 @@ def _score(pair: TracePair, name: str) -> Tensor:
             f"the guide draws '{name}' of each datum before '{after[0]}', which all data share: a score function of "
             "it would have to look at all data; draw what is shared first"
         )
-    return score
+    return of_site(pair, name, raw)

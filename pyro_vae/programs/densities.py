@@ -38,15 +38,16 @@ def analytic_sites(pair: TracePair) -> set[str]:
     """The latent sites whose KL may be taken in closed form, the other sites' samples being held.
 
     E over z_i of log q(z_i | .) - log p(z_i | .) is a KL only if p's conditional depends on nothing that the
-    guide draws after z_i. By the order of the programs: all that the model draws before z_i, the guide has
-    drawn before z_i as well. For the other sites the closed form would be a different, biased objective.
+    guide draws, or enumerates, after z_i. By the order of the programs: all that the model has before z_i, the guide
+    has before z_i as well. For the other sites the closed form would be a different, biased objective.
     """
-    guide_order = list(pair.latent())
-    model_order = [n for n in pair.model.nodes if n in pair.latent()]
+    latent = pair.latent()
+    both = {*latent, *pair.enumerated()}
+    guide_order, model_order = ([n for n in trace.nodes if n in both] for trace in (pair.guide, pair.model))
     sites = set()
     for name in model_order:
         before = set(model_order[: model_order.index(name)])
-        if before <= set(guide_order[: guide_order.index(name)]):
+        if name in latent and before <= set(guide_order[: guide_order.index(name)]):
             sites.add(name)
     return sites
 

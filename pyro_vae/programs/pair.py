@@ -14,7 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.baselines import averaged
+from pyro_vae.programs.baselines import averaged, check_baselines
 from pyro_vae.programs.bounds import check_bound
 from pyro_vae.programs.enumeration import NOTHING, Sums, check_terms, summed_sites, with_all_values
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
@@ -23,9 +23,11 @@ from pyro_vae.programs.traces import (
     TracePair,
     check_sites,
     data_frame,
+    data_plates,
     in_particle_plate,
     plate_dims,
     repeated_arguments,
+    shared_sites,
     traced_pair,
 )
 from pyro_vae.programs.trial import Trial, try_together
@@ -189,7 +191,9 @@ def tried(
     with private_seed(0, device), torch.no_grad(), evaluation_mode(*programs):
         with module_parameters(model, guide), ParamStatements(ParameterStore()):
             traces = [prune_subsample_sites(trace) for trace in traced_pair(model, guide, args, kwargs)]
-        nesting, sums = plate_dims(*traces), summed_sites(*traces)
+            sums, shared = summed_sites(*traces), shared_sites(*traces, data_plates(traces[0]))
+            check_baselines(traces[1], sums.names, shared)
+        nesting = plate_dims(*traces)
         if not several or not batch or len(batch) < len([v for v in given.values() if v is not None]):
             return Pair(model, guide, nesting, sums=sums)
         trial = try_together(*programs, {name: value[:2] for name, value in batch.items()}, nesting, sums)

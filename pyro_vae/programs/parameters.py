@@ -251,7 +251,8 @@ def adopt_what_is_used(model: Any, guide: Any, batch: Mapping[str, Tensor]) -> l
         run = program if trace is None else poutine.replay(program, trace=trace)
         with calls, torch.enable_grad():
             trace = poutine.trace(run).get_trace(**batch)
-            leaves = _leaves(trace, [baselines.learned(s) for s in trace.nodes.values() if s["type"] == "sample"])
+            sites = [s for s in trace.nodes.values() if s["type"] == "sample"]
+            leaves = leaves_of([*densities_of(trace), *(value for s in sites for value in baselines.networks(s))])
         found += calls.modes
         missing: list[Any] = [module for module in calls.outermost() if _has_state(module)]
         covered = {id(p) for p in (*model.parameters(), *guide.parameters())} | {id(v) for v in batch.values()}
@@ -311,9 +312,9 @@ def _has_state(module: nn.Module) -> bool:
     )
 
 
-def _leaves(trace: poutine.Trace, others: Iterable[Any]) -> list[Tensor]:
-    """The tensors to be trained, in the graph of what a trace's sites (and others) are made of; in a fixed order."""
-    roots: list[Tensor] = [value for value in others if isinstance(value, Tensor)]
+def densities_of(trace: poutine.Trace) -> list[Tensor]:
+    """The log-densities, values and scales of a trace's sites."""
+    roots: list[Tensor] = []
     for site in trace.nodes.values():
         if site["type"] == "sample":
             try:
@@ -324,6 +325,12 @@ def _leaves(trace: poutine.Trace, others: Iterable[Any]) -> list[Tensor]:
             roots += [scale] if isinstance(scale, Tensor) else []
         if isinstance(site.get("value"), Tensor):
             roots.append(site["value"])
+    return roots
+
+
+def leaves_of(roots: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors to be trained in the graph of others, in a fixed order."""
+    roots = list(roots)
     leaves: dict[int, Tensor] = {id(t): t for t in roots if t.requires_grad and t.grad_fn is None}
     stack, known = [t.grad_fn for t in roots if t.grad_fn is not None], set()
     while stack:

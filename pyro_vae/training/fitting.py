@@ -22,12 +22,13 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
-from pyro_vae.programs.baselines import check as check_baseline
+from pyro_vae.programs.baselines import check_baselines, networks
 from pyro_vae.programs.checks import check_data, data_type
 from pyro_vae.programs.pair import Batch, Pair, examine
+from pyro_vae.programs.parameters import densities_of, leaves_of
 from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
-from pyro_vae.programs.sites import innermost, is_delta, is_discrete, may_leave
-from pyro_vae.programs.traces import is_latent
+from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
+from pyro_vae.programs.traces import TracePair, is_latent
 from pyro_vae.recording import Compile, choose_mode
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
@@ -55,9 +56,9 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
     """
     with evaluation_mode(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
         traces = pair.traces(batch)
-    for site in traces.guide.nodes.values():
-        if site["type"] == "sample" and is_latent(site):
-            check_baseline(site, enumerated=site["name"] in pair.sums.names)
+        check_baselines(traces.guide, pair.sums.names, traces.shared)
+        for site in filter(is_latent, traces.guide.nodes.values()):
+            _check_own_parameters(site, pair, traces)
     for name, (q, p) in traces.latent().items():
         if p is not None and not is_delta(q["fn"]) and may_leave(q["fn"], p["fn"]):
             kinds = [type(innermost(site["fn"])).__name__ for site in (q, p)]
@@ -81,6 +82,21 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
             name,
             name,
         )
+
+
+def _check_own_parameters(site: Site, pair: Pair, traces: TracePair) -> None:
+    """Refuse a baseline that is fitted by parameters of the densities: these would learn to be easy to predict."""
+    own = {id(leaf) for leaf in leaves_of(networks(site))}
+    for leaf in leaves_of([*densities_of(traces.guide), *densities_of(traces.model)]) if own else ():
+        if id(leaf) in own:
+            programs = [p for p in (pair.guide, pair.model) if isinstance(p, nn.Module)]
+            named = [item for program in programs for item in program.named_parameters()]
+            which = next((f" '{name}'" for name, parameter in named if parameter is leaf), "")
+            raise InputError(
+                f"site '{site['name']}': its baseline is made of a parameter{which} {tuple(leaf.shape)} that the "
+                "model's or the guide's densities are made of too, and fitting it would bias their gradient: give the "
+                "baseline parameters of its own, or detach the others in it"
+            )
 
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")

@@ -1,131 +1,21 @@
-"""Score-function gradients against enumeration and Pyro; baselines: their variance, training, files and resuming."""
+"""Score-function gradients against enumeration and Pyro, what each site learns from, and what is refused."""
 
 import itertools
-import logging
 import math
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from discrete_pairs import Coins, average, check_unbiased, constant, gradients
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_vae
-from pyro_vae import ELBO, IWAE, fit, penalty
+from pyro_vae import ELBO, IWAE, penalty
 from pyro_vae.errors import InputError
 from pyro_vae.objectives import Objective, Terms
-
-Z = 4.5  # standard errors; some 200 numbers are compared
-
-
-class Coins(nn.Module):
-    """a ~ Bernoulli, b | a ~ Bernoulli, x | a, b ~ Normal; the guide draws b first, then a."""
-
-    def __init__(self, *, guide_order=("b", "a"), baseline=None, kl_of_b=1.0):
-        super().__init__()
-        torch.manual_seed(0)
-        self.q = nn.ModuleDict({"a": nn.Linear(3, 1), "b": nn.Linear(3, 1)})
-        self.prior, self.mean = nn.Linear(1, 1), nn.Linear(2, 2)
-        self.order, self.hint, self.kl_of_b = guide_order, baseline, kl_of_b
-        self.double()
-
-    def model(self, x=None, num_samples=1):
-        with pyro.plate("data", num_samples if x is None else len(x)):
-            a = pyro.sample("a", dist.Bernoulli(torch.tensor(0.3, dtype=torch.float64)))
-            with poutine.scale(scale=self.kl_of_b):
-                b = pyro.sample("b", dist.Bernoulli(logits=self.prior(a[..., None])[..., 0]))
-            mean = self.mean(torch.stack(torch.broadcast_tensors(a, b), -1))
-            return pyro.sample("x", dist.Normal(mean, 0.7).to_event(1), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            first = torch.zeros(len(x), dtype=torch.float64)
-            for name in self.order:
-                seen = torch.cat([x.expand(*first.shape, 2), first[..., None]], -1)
-                infer = {} if self.hint is None else {"baseline": self.hint(x)}
-                with poutine.scale(scale=self.kl_of_b if name == "b" else 1.0):
-                    first = pyro.sample(name, dist.Bernoulli(logits=self.q[name](seen)[..., 0]), infer=infer)
-
-    def table(self, x):
-        """log p(x, a, b) and log q(a, b | x), in their parts, of all (a, b): ``(4, N)`` each, by name."""
-        parts = {}
-        for name in ("log p(a)", "log p(b)", "log p(x)", "log q(a)", "log q(b)"):
-            parts[name] = []
-        for a, b in itertools.product((0.0, 1.0), repeat=2):
-            values = {name: torch.full((len(x),), v, dtype=torch.float64) for name, v in (("a", a), ("b", b))}
-            trace = poutine.trace(poutine.condition(self.guide, data=values)).get_trace(x)
-            held = poutine.trace(poutine.condition(self.model, data=values)).get_trace(x)
-            for name in ("a", "b"):
-                q, p = trace.nodes[name], held.nodes[name]
-                parts[f"log q({name})"].append(q["fn"].log_prob(values[name]).expand(len(x)))
-                parts[f"log p({name})"].append(p["fn"].log_prob(values[name]).expand(len(x)))
-            parts["log p(x)"].append(held.nodes["x"]["fn"].log_prob(x))
-        return {name: torch.stack(values) for name, values in parts.items()}
-
-    def exact_loss(self, x, free_bits=0.0):
-        """-ELBO by enumeration, with weights and free bits, nats per datum."""
-        t = self.table(x)
-        q = (t["log q(a)"] + t["log q(b)"]).exp()
-        kl = {n: (q * (t[f"log q({n})"] - t[f"log p({n})"])).sum(0).mean() for n in ("a", "b")}
-        loss = -(q * t["log p(x)"]).sum(0).mean()
-        for name, weight in (("a", 1.0), ("b", self.kl_of_b)):
-            loss = loss + weight * kl[name].clamp(min=free_bits)
-        return loss
-
-    def exact_iwae(self, x, k):
-        """-E log (1/K) sum w by enumeration of all K-tuples."""
-        t = self.table(x)
-        log_q = t["log q(a)"] + t["log q(b)"]
-        log_w = t["log p(a)"] + t["log p(b)"] + t["log p(x)"] - log_q
-        loss = 0.0
-        for draws in itertools.product(range(4), repeat=k):
-            rows = list(draws)
-            bound = log_w[rows].logsumexp(0) - math.log(k)
-            loss = loss - (log_q[rows].sum(0).exp() * bound).mean()
-        return loss
-
-
-@pytest.fixture
-def x():
-    return torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def flat(parameters, gradients):
-    parts = zip(parameters, gradients, strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in parts])
-
-
-def gradients(pair, objective, x, *, copies=4000, times=20):
-    """Independent estimates of the gradient, each of ``copies`` draws at once: ``(times, number of parameters)``."""
-    torch.manual_seed(7)
-    found = []
-    parameters = [p for p in pair.parameters() if p.requires_grad]
-    for _ in range(times):
-        loss = objective.differentiable_loss(pair.model, pair.guide, x.repeat(copies, 1))
-        parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-        found.append(flat(parameters, parts))
-    return torch.stack(found)
-
-
-def check_unbiased(found, pair, exact, largest):
-    """The mean of estimates is the exact gradient, to Z standard errors, which are small enough to see something."""
-    parameters = [p for p in pair.parameters() if p.requires_grad]
-    exact = torch.autograd.grad(exact, parameters, allow_unused=True)
-    exact = flat(parameters, exact)
-    error = found.std(0) / math.sqrt(len(found))
-    assert error.max() < largest, f"standard errors up to {error.max():.4f}: the test would see nothing"
-    z = (found.mean(0) - exact).abs() / error.clamp(min=1e-9)
-    assert z.max() < Z, f"off by {z.max():.1f} standard errors"
-
-
-def constant(x):
-    return {"baseline_value": torch.full((len(x),), -3.0, dtype=torch.float64)}
-
-
-def average(x):
-    return {"use_decaying_avg_baseline": True, "baseline_beta": 0.5}
 
 
 # --------------------------------------------------------------------------- unbiased
@@ -316,51 +206,7 @@ def test_one_particle_without_a_baseline_is_pyros_estimator(x):
     torch.testing.assert_close(*found, atol=1e-10, rtol=1e-8)
 
 
-class Sigmoid(nn.Module):
-    """A sigmoid belief network of one layer, with a baseline network."""
-
-    def __init__(self, *, baseline=True, use_average=False):
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder, self.decoder = nn.Linear(8, 4), nn.Linear(4, 8)
-        self.baseline = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 1), nn.Flatten(0)) if baseline else None
-        self.use_average = use_average
-
-    def model(self, x=None, num_samples=1):
-        with pyro.plate("data", num_samples if x is None else len(x)):
-            z = pyro.sample("z", dist.Bernoulli(0.3 * torch.ones(4)).to_event(1))
-            return pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
-
-    def guide(self, x):
-        hint = {} if self.baseline is None else {"nn_baseline": self.baseline, "nn_baseline_input": x}
-        hint |= {"use_decaying_avg_baseline": True, "baseline_beta": 0.8} if self.use_average else {}
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Bernoulli(logits=self.encoder(x)).to_event(1), infer={"baseline": hint})
-
-
-@pytest.fixture
-def binary():
-    generator = torch.Generator().manual_seed(2)
-    return (torch.rand(60, 1, generator=generator) * torch.ones(8) > torch.rand(60, 8, generator=generator)).float()
-
-
-def test_a_baseline_network_is_used_and_fitted_as_pyro_does(binary):
-    pair, found = Sigmoid(), []
-    for objective in (ELBO(1, analytic_kl=False), TraceGraph_ELBO()):
-        torch.manual_seed(3)
-        pair.zero_grad()
-        if isinstance(objective, ELBO):
-            objective.differentiable_loss(pair.model, pair.guide, binary).backward()
-        else:
-            pyro.clear_param_store()
-            objective.loss_and_grads(pair.model, pair.guide, binary)
-        scale = 1 if isinstance(objective, ELBO) else len(binary)
-        found.append([p.grad / scale for p in pair.parameters()])
-    assert all(g.abs().max() > 0 for g in found[0])
-    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
-
-
-# --------------------------------------------------------------------------- signals and variance
+# --------------------------------------------------------------------------- signals
 def test_a_site_learns_from_what_comes_after_it(x):
     pair = Coins(guide_order=("a", "b"))
     objective = ELBO(1, analytic_kl=False)
@@ -377,113 +223,6 @@ def test_a_site_learns_from_what_comes_after_it(x):
     torch.testing.assert_close(signals["a"], of_a.detach()[None])
     closed = ELBO(1).pair_terms(traces).signals  # the KL of b given a depends on a, not on b
     torch.testing.assert_close(closed["b"], log(traces.model, "x").detach()[None])
-
-
-@pytest.mark.parametrize("better", ["average", "network", "particles", "importance"])
-def test_baselines_and_further_particles_lower_the_variance(binary, better):
-    """The total variance of the encoder's gradient, at equal numbers of draws, against none of them."""
-
-    def spread(pair, objective, draws):
-        batch = binary.repeat(draws, 1)
-        torch.manual_seed(5)
-        rows = []
-        for _ in range(150):
-            loss = objective.differentiable_loss(pair.model, pair.guide, batch)
-            parts = torch.autograd.grad(loss, list(pair.encoder.parameters()))
-            rows.append(torch.cat([g.flatten() for g in parts]))
-        return torch.stack(rows[50:]).var(0).sum().item()
-
-    plain = Sigmoid(baseline=False)
-    if better == "importance":  # against the same bound with the score of the whole of it
-
-        class Whole(IWAE):
-            def pair_terms(self, pair):
-                terms = super().pair_terms(pair)
-                terms.signals = {"z": -terms.loss.detach().expand(5, len(binary))}
-                return terms
-
-        assert spread(plain, IWAE(5), 1) < 0.5 * spread(plain, Whole(5), 1)
-        return
-    pair = Sigmoid(baseline=better == "network", use_average=better == "average")
-    objective = ELBO(4) if better == "particles" else ELBO(1)
-    if better == "network":
-        optimizer = torch.optim.Adam(pair.baseline.parameters(), lr=0.03)
-        for _ in range(200):
-            optimizer.zero_grad()
-            objective.differentiable_loss(pair.model, pair.guide, binary).backward()
-            optimizer.step()
-    assert spread(pair, objective, 1) < 0.5 * spread(plain, ELBO(1), 4 if better == "particles" else 1)
-
-
-# --------------------------------------------------------------------------- training
-@pytest.mark.parametrize("objective", [ELBO(), ELBO(3), IWAE(3)], ids=["elbo", "particles", "iwae"])
-def test_steps_are_recorded_and_give_what_eager_ones_give(binary, objective, caplog):
-    states, losses = [], []
-    for mode in ("graph", "off"):
-        pair = Sigmoid(use_average=True)
-        with caplog.at_level(logging.INFO, "pyro_vae.training.compiled"):
-            result = fit(
-                pair.model,
-                pair.guide,
-                binary,
-                objective=objective,
-                epochs=4,
-                batch_size=25,
-                compile=mode,
-                progress=False,
-            )
-        states.append(pair.state_dict())
-        losses.append(torch.tensor([r["train/loss"] for r in result.records]))
-    told = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.training.compiled"]
-    assert len(told) == 2 and all("training step recorded for" in line for line in told), told
-    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
-    start = Sigmoid().state_dict()
-    assert all(not torch.equal(value, start[name]) for name, value in states[0].items())
-
-
-def test_baselines_behind_an_object_are_trained_saved_and_resumed_bit_for_bit(binary, tmp_path):
-    def trained(out, *epochs):
-        class Bag:  # no module
-            pass
-
-        bag, networks = Bag(), Sigmoid(use_average=True)
-        bag.baseline, networks.baseline = networks.baseline, None
-        encoder, model = networks.encoder, networks.model
-
-        def guide(x):
-            hint = {"nn_baseline": bag.baseline, "nn_baseline_input": x, "use_decaying_avg_baseline": True}
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Bernoulli(logits=encoder(x)).to_event(1), infer={"baseline": hint})
-
-        for i, until in enumerate(epochs):
-            options = {"epochs": until, "batch_size": 25, "out": tmp_path / out, "resume": i > 0, "progress": False}
-            result = fit(model, guide, binary, learning_rate=0.01, **options)
-        return result, bag
-
-    whole, bag = trained("whole", 4)
-    parts, other = trained("parts", 2, 4)
-    for ours, theirs in zip(bag.baseline.parameters(), other.baseline.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    assert not torch.equal(bag.baseline[0].weight, Sigmoid().baseline[0].weight)
-    assert [r["train/loss"] for r in whole.records] == [r["train/loss"] for r in parts.records]
-    states = [torch.load(tmp_path / out / "checkpoints/last.pt", weights_only=True) for out in ("whole", "parts")]
-    assert states[0]["averages"]["z"].item() < -1
-    assert torch.equal(states[0]["averages"]["z"], states[1]["averages"]["z"])
-    assert any("bag" in name or "baseline" in name for name in states[0]["weights"])
-
-
-def test_a_decaying_average_is_pyros(binary):
-    pair, objective = Sigmoid(baseline=False, use_average=True), ELBO()
-    expected = 0.0
-    for i in range(3):
-        torch.manual_seed(i)
-        signal = objective._traces(pair.model, pair.guide, (binary,), {})
-        mean = objective.pair_terms(signal).signals["z"].mean().item()
-        torch.manual_seed(i)
-        objective.differentiable_loss(pair.model, pair.guide, binary)
-        expected = 0.8 * expected + 0.2 * mean
-        assert objective.averages.of("z").item() == pytest.approx(expected, rel=1e-5)
 
 
 # --------------------------------------------------------------------------- refusals

@@ -157,6 +157,47 @@ def test_estimates_agree_with_quadrature(real, discrete_guide):
     assert (annealed.per_datum - exact).abs().max() < 0.15
 
 
+@pytest.mark.parametrize("kind", ["real", "discrete"])
+def test_what_is_drawn_before_the_guide_enumerates_what_its_prior_depends_on(real, kind):
+    """z is drawn, then c given z has all its values, and p(z | c) depends on c: the KL of z is no closed form."""
+    pair = ClusteredLatent(discrete_guide=True)
+    wide = torch.linspace(-9, 9, 4001, dtype=torch.float64) if kind == "real" else torch.tensor([0.0, 1.0]).double()
+
+    def of_c(z):
+        return (pair.logits.bias + z[..., None] * torch.tensor([-1.0, 0.3, 0.8])).log_softmax(-1)
+
+    def of_z(c):
+        mean = pair.means[c.long()]
+        return dist.Normal(mean, 0.5) if kind == "real" else dist.Bernoulli(logits=mean)
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            c = pyro.sample("c", dist.Categorical(P_C))
+            z = pyro.sample("z", of_z(c))
+            return pyro.sample("x", dist.Normal(pair.decoder(z[..., None]), 1.0).to_event(1), obs=x)
+
+    def q(x):
+        loc = pair.encoder(x)[..., 0]
+        return dist.Normal(loc, 0.7) if kind == "real" else dist.Bernoulli(logits=loc)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", q(x))
+            pyro.sample("c", dist.Categorical(logits=of_c(z)), infer={"enumerate": "parallel"})
+
+    z, log_c, c = wide[:, None], of_c(wide), torch.arange(3)  # (Z, 1), (Z, C), (C,)
+    mass = q(real).log_prob(z).exp() * (wide[1] - wide[0])  # (Z, N)
+    kl_of_z = q(real).log_prob(z) - (log_c.exp() * of_z(c).log_prob(z)).sum(-1, keepdim=True)
+    kl_of_c = (log_c.exp() * (log_c - P_C.log())).sum(-1, keepdim=True)
+    of_x = dist.Normal(pair.decoder(wide[:, None, None]), 1.0).log_prob(real).sum(-1)
+    exact = (mass * (of_x - kl_of_z - kl_of_c)).sum(0)
+    found = pyro_vae.elbo(model, guide, real, num_particles=20_000)
+    assert (found.per_datum - exact).abs().max() < 0.12
+    assert (found.kl["z"] - (mass * kl_of_z).sum(0)).abs().max() < 0.08
+    loss = pyro_vae.ELBO(20_000).loss(model, guide, real)
+    assert loss == pytest.approx(-exact.mean().item(), abs=0.05)
+
+
 def test_the_sum_over_a_latents_prior_is_its_kl(real):
     """z's prior is the mixture: log q(z) - log sum_c p(c) p(z | c), here with x that does not look at c."""
     pair = ClusteredLatent(discrete_guide=False)
