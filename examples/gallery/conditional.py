@@ -1,6 +1,6 @@
-"""Regression with two answers: z ~ N(0, 1), y | z, t ~ N(f(z, t), s^2), q(z | y, t) Gaussian; t is context.
+"""A conditional model: answers x to questions c, z ~ N(0, 1), x | z, c ~ N(f(z, c), s^2), q(z | x, c) Gaussian.
 
-log p(y | t) is bounded by importance weights over z; t has no density.
+log p(x | c) is bounded by importance weights over z; c has no density. An answer is c or -c: regression would say 0.
 """
 
 import pyro
@@ -15,26 +15,26 @@ EPOCHS, LEARNING_RATE = 60, 1e-2
 
 
 def data(num_data=1000, seed=0):
-    """Inputs x in [-2, 2], and targets y = x or y = -x with equal chance, with noise."""
+    """Questions c in [-2, 2], and answers x = c or x = -c with equal chance, with noise."""
     draws = torch.Generator().manual_seed(seed)
-    x = 4 * torch.rand(num_data, 1, generator=draws) - 2
+    c = 4 * torch.rand(num_data, 1, generator=draws) - 2
     sign = 2.0 * torch.randint(2, (num_data, 1), generator=draws) - 1
-    return {"x": x, "y": sign * x + 0.2 * torch.randn(num_data, 1, generator=draws)}
+    return {"x": sign * c + 0.2 * torch.randn(num_data, 1, generator=draws), "c": c}
 
 
 def pair():
     encoder = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 2))
     decoder = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 1))
 
-    def model(x, y=None):
+    def model(c, x=None):
         noise = pyro.param("noise", torch.tensor(0.5), constraint=dist.constraints.positive)
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", len(c)):
             z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
-            loc = decoder(torch.cat([z, x.expand(*z.shape[:-1], 1)], -1))
-            return pyro.sample("y", dist.Normal(loc, noise).to_event(1), obs=y)
+            loc = decoder(torch.cat([z, c], -1))
+            return pyro.sample("x", dist.Normal(loc, noise).to_event(1), obs=x)
 
-    def guide(x, y):
-        loc, raw = encoder(torch.cat([x, y], -1)).chunk(2, -1)
+    def guide(x, c):
+        loc, raw = encoder(torch.cat([x, c], -1)).chunk(2, -1)
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, softplus(raw) + 1e-4).to_event(1))
 

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 import pyro_vae
 
-EPOCHS, LEARNING_RATE = 30, 1e-2
+EPOCHS, LEARNING_RATE = 30, 5e-2
 NUM_WORDS, LENGTH = 9, 20
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import pyro_vae
 
-EPOCHS, LEARNING_RATE = 30, 1e-2
+EPOCHS, LEARNING_RATE = 100, 1e-2
 
 
 def data(num_data=1000, seed=0):
@@ -28,7 +28,7 @@ def pair():
     decoder = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 5))
 
     def model(x=None, num_samples=1):
-        noise = pyro.param("noise", torch.tensor(1.0), constraint=dist.constraints.positive)
+        noise = pyro.param("noise", torch.tensor(0.3), constraint=dist.constraints.positive)
         with pyro.plate("data", num_samples if x is None else len(x)):
             z = pyro.sample("z", dist.ProjectedNormal(torch.zeros(2)))  # uniform on the circle
             return pyro.sample("x", dist.Normal(decoder(z), noise).to_event(1), obs=x)

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot, softplus
 
 import pyro_vae
 
-EPOCHS, LEARNING_RATE = 30, 5e-3
+EPOCHS, LEARNING_RATE = 60, 1e-2
 
 
 def data(num_data=1000, seed=0):

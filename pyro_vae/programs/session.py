@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -23,11 +23,12 @@ from pyro_vae.programs.data_sites import data_site, join_steps, observed_data, s
 from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime, real_type
-from pyro_vae.programs.sites import mean_of
-from pyro_vae.programs.traces import check_sites, is_deterministic, traced
+from pyro_vae.programs.sites import is_factor, mean_of
+from pyro_vae.programs.traces import check_sites, is_deterministic, is_observed, traced
 from pyro_vae.runtime import as_device, check_seed, private_seed
 
 logger = logging.getLogger(__name__)
+Known = TypeVar("Known")
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def evaluating(
     check_seed(seed)
     target = None if device is None else as_device(device)
     programs = as_programs(model, guide)
-    split = held_out(data).fixed()
+    split = held_out(named(data, model)).fixed()
     known = {name for program in programs for name in program.store.names}
     parameter = next((p for program in programs for p in program.parameters()), None)
     target = parameter.device if target is None and parameter is not None else target
@@ -138,9 +139,8 @@ def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable
     """
     if isinstance(data, Tensor):
         data = {X: data}
+    data = named(data, model)
     if isinstance(data, Mapping):
-        name = data_argument(model)
-        data = {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
         x = data.get(X)
         integers = isinstance(x, Tensor) and x.dtype == torch.int64
         missing = isinstance(x, Tensor) and not bool(
@@ -148,6 +148,14 @@ def as_split(data: Data | Split | Mapping[str, Tensor] | Tensor, model: Callable
         )  # whether the model leaves NaN out is checked later
         return Split(data, integers=integers, missing=missing)
     return held_out(data).fixed()
+
+
+def named(data: Known, model: Callable[..., Any]) -> Known | dict[str, Tensor]:
+    """Data as they are, but of a batch the entry that goes to the model's data argument is called x."""
+    if not isinstance(data, Mapping):
+        return data
+    name = data_argument(model)
+    return {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
 
 
 def as_batch(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -270,6 +278,12 @@ def generated(
     trace = traced(run, **context, **{X: rows}, num_samples=count)
     check_whole(trace)
     drawn = {name: node for name, node in observed_data(trace.nodes).items() if not node["is_observed"]}
+    if site is None and not drawn:
+        others = [name for name, node in trace.nodes.items() if is_observed(node) and not is_factor(node)]
+        raise InputError(
+            f"the model is given x and does not observe it{', but ' + ', '.join(others) if others else ''}: in a "
+            "batch, call what is observed x, and what is only given (context) by another name"
+        )
     joined = None if site is not None else join_steps(trace, drawn, rows)
     name = joined or data_site(drawn, rows, site)
     if dependent := _depends_on(run, data, context, count):
