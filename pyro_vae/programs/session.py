@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -17,6 +18,7 @@ from torch import Tensor
 from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
+from pyro_vae.programs.ancestral import step_by_step
 from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.programs.data_sites import data_site, join_steps, observed_data, same_numbers, site_of_run
@@ -234,7 +236,8 @@ def generated(
     """Run a model without its data, for a plate of ``count`` data.
 
     Its data argument is None. A model that cannot be run so is given rows of data in their stead, if there are any,
-    and samples its data site all the same: the rows say how many there are to be, and nothing else.
+    and samples its data site all the same: the rows say how many there are to be, and nothing else. One that looks at
+    earlier steps of sequences (teacher forcing) is run step by step, given those that it has drawn.
 
     Args:
         program: the model.
@@ -289,6 +292,9 @@ def generated(
     if dependent := _depends_on(run, data, context, count):
         said = f"the model looks at its data (site '{dependent}' is another for other data)"
         if looks == "refused":
+            by_steps = None if joined else step_by_step(run, name, rows, context)
+            if by_steps is not None:
+                return Generated(by_steps, name)
             raise InputError(
                 f"{said}, so that it cannot be run without them: let it draw what it looks at where its data argument "
                 "is None, with an argument num_samples, the size of its data plate"
@@ -316,11 +322,18 @@ def _told(reason: Exception | None) -> str:
 def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Tensor], count: int) -> str | None:
     """The first site whose value or mean is another for other data, with the same random numbers; None if none is."""
 
-    def drawn(x: Tensor) -> dict[str, list[Tensor]]:
+    def drawn(x: Tensor) -> dict[str, Any]:
         with private_seed(0, data.device):
             trace = traced(run, **context, **{X: x}, num_samples=count)
-        nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
-        return {name: [node["value"], mean_of(node)] for name, node in nodes.items()}
+        return {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+
+    def same(a: Any, b: Any) -> bool:
+        """Draws, means, and the density at one value: draws of classes may agree though their probabilities do not."""
+        return (
+            _close(a["value"], b["value"])
+            and _close(mean_of(a), mean_of(b))
+            and _close(_density(a, a["value"]), _density(b, a["value"]))
+        )
 
     rows = data[torch.arange(count, device=data.device) % len(data)]
     first, compared = drawn(rows), False
@@ -333,14 +346,23 @@ def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Ten
             continue
         compared = True
         for name in {**first, **second}:
-            pairs = zip(first.get(name, [None]), second.get(name, [None]), strict=False)
-            if not all(_close(a, b) for a, b in pairs):
+            if name not in first or name not in second or not same(first[name], second[name]):
                 return name
     if not compared:
         raise InputError(
             "whether the model looks at its data cannot be told from one datum: give more rows, batch={'x': ...}"
         )
     return None
+
+
+def _density(node: Any, value: Tensor) -> Tensor:
+    """log p of a value, ``(*batch,)``; nan where it cannot be had."""
+    try:
+        with pyro.validation_enabled(False):
+            log_p = node["fn"].log_prob(value)
+    except (ValueError, RuntimeError, NotImplementedError):
+        return value.new_full((), math.nan, dtype=torch.float64)
+    return log_p
 
 
 def _close(a: Any, b: Any) -> bool:
