@@ -65,13 +65,13 @@ def interpolations(
     check_drawable(split.shape)
     batch = pick(split, 2 * pairs, seed)
     half = len(batch[X]) // 2
+    chosen = list(sites) if sites else free_sites(model, guide, split)
+    if half < 1 or not chosen:
+        raise NotApplicable(NO_FREE_SITE if half else "one datum only")
     latents = mean_path(model, guide, batch, seed=seed)
     for name in sites or ():
         if name not in latents:
             raise unknown("latent site", name, latents)
-    chosen = list(sites) if sites else free_sites(model, guide, split)
-    if half < 1 or not chosen:
-        raise NotApplicable(NO_FREE_SITE if half else "one datum only")
     tied = tied_sites(model, guide, split)
     kind = "linear" if any(isinstance(tied.get(name), type(constraints.simplex)) for name in chosen) else kind
     path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}

@@ -14,8 +14,6 @@ from torch.distributions import Independent
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.runtime import private_seed
 
-TRIED = 2  # rows that are looked at
-
 
 class _At(Messenger):
     """Gives sites the values of another run."""
@@ -59,12 +57,11 @@ def step_by_step(run: Callable[..., Any], site: str, rows: Tensor, context: dict
 
 def _looks_back_alone(run: Callable[..., Any], site: str, rows: Tensor, context: dict[str, Tensor]) -> bool:
     """Whether all that a model draws up to step t is the same when the data are others from t on, for every t."""
-    x, given = rows[:TRIED], {name: value[:TRIED] for name, value in context.items()}
-    others = rows.flip(1)[:TRIED], rows.roll(1, 0)[:TRIED], torch.zeros_like(x)
+    x, others = rows, (rows.flip(1), rows.roll(1, 0), torch.zeros_like(rows))
 
     def seen(data: Tensor, at: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor] | None:
         with private_seed(0, data.device):
-            nodes = traced(run, **given, x=data, num_samples=len(data)).nodes
+            nodes = traced(run, **context, x=data, num_samples=len(data)).nodes
         fn, latent = nodes[site]["fn"], [s["value"] for n, s in nodes.items() if is_latent(s) and n != site]
         while isinstance(fn, Independent) and isinstance(fn.base_dist, Independent):
             fn = fn.base_dist

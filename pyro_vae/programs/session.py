@@ -337,7 +337,9 @@ def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Ten
 
     rows = data[torch.arange(count, device=data.device) % len(data)]
     first, compared = drawn(rows), False
-    for other in (data[:1].expand_as(rows).clone(), data[-1:].expand_as(rows).clone(), torch.zeros_like(rows)):
+    unlike = data[(data != rows[:1]).flatten(1).any(1)][:1]  # a datum that is none of the first row
+    others = [row.expand_as(rows).clone() for row in (data[:1], data[-1:], unlike) if len(row)]
+    for other in (*others, torch.zeros_like(rows)):
         if torch.equal(other, rows):
             continue
         try:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import one_hot, pad
 
 import pyro_vae
+from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 
 STEPS, TOKENS, COUNT = 3, 2, 4000
@@ -108,3 +109,11 @@ def test_figures_of_them():
     model, _ = model_of("lstm")
     batch = {"x": torch.randint(TOKENS, (40, STEPS)), "shift": torch.zeros(40, 1)}
     assert pyro_vae.plots.prior_samples(model, 9, batch={"x": batch["x"], "shift": batch["shift"][:9]}).axes
+
+    def guide(x, shift):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.float().mean(-1, keepdim=True), 0.5).to_event(1))
+
+    split = Split(batch, integers=True)
+    assert pyro_vae.plots.interpolations(model, guide, split, pairs=3).axes  # at latents that are held
+    assert pyro_vae.plots.traversals(model, guide, split).axes

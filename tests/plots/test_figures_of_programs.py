@@ -65,6 +65,11 @@ def test_sequences_of_one_number_a_step_are_drawn_up_to_their_lengths():
         )
 
 
+def test_a_guide_that_draws_nothing_has_no_interpolations():
+    with pytest.raises(NotApplicable, match="no latent site has real values"):
+        plots.interpolations(chain, lambda x: None, Split({"x": torch.randn(9, 4)}))
+
+
 def test_all_figures_of_a_batch_by_the_programs_names(tmp_path, caplog):
     decoder = nn.Linear(1, 2)
 
