@@ -108,3 +108,22 @@ def test_statistics_have_the_kl_of_what_a_site_is_a_function_of():
     assert found.kl == pytest.approx(exact.mean().item(), abs=0.02)
     together, _ = guide_with(AutoDiagonalNormal)
     assert list(pyro_vae.evaluation.latent_statistics(model, together, X).sites) == ["z"]
+
+
+def test_training_tells_one_kl_of_each_draw():
+    guide, _ = guide_with(AutoNormal)
+    how = {"epochs": 40, "batch_size": 10, "learning_rate": 0.01, "device": "cpu", "progress": False}
+    result = pyro_vae.fit(model, guide, X, **how)
+    told = {name: value for name, value in result.records[-1].items() if name.startswith("train/kl/")}
+    assert list(told) == ["train/kl/w", "train/kl/v", "train/kl/z"]
+    bound = pyro_vae.elbo(result.model, result.guide, X, num_particles=2000)
+    for name in "wv":  # nats per datum: of a draw a batch, three batches an epoch
+        assert told[f"train/kl/{name}"] == pytest.approx(bound.kl[name].mean().item(), abs=0.1)
+
+
+def test_free_bits_of_functions_are_refused():
+    guide, _ = guide_with(AutoNormal)
+    how = {"epochs": 1, "batch_size": 10, "device": "cpu", "progress": False}
+    with pytest.raises(InputError, match=r"free bits of site 'w.*has no KL by itself"):
+        pyro_vae.fit(model, guide, X, objective=pyro_vae.ELBO(free_bits=0.1), **how)
+    pyro_vae.fit(model, guide, X, objective=pyro_vae.ELBO(free_bits={"z": 0.1}), **how)
