@@ -10,7 +10,7 @@ import pyro_vae
 
 PROGRAMS = [
     *("bayesian_decoder", "conditional", "dirichlet", "hidden_markov", "hyperspherical", "probabilistic_pca"),
-    *("sigmoid_belief", "tabular", "text", "two_sites"),
+    *("sigmoid_belief", "student_t", "tabular", "text", "two_sites"),
 ]
 PARTICLES = 2000
 
