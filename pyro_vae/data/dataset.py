@@ -112,7 +112,7 @@ def as_data(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np.
 
     Args:
         obj: a ``Data`` (returned as it is), a ``Split``, a dict of tensors or of arrays of NumPy with an ``x``, or the
-            tensor or array x, shape (N, ...).
+            tensor or array x, shape (N, ...); int64 are integers by nature.
 
     Returns:
         The data; validation and test are None where ``obj`` has none.
@@ -125,13 +125,20 @@ def as_data(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np.
     if isinstance(obj, Tensor | np.ndarray):
         obj = {"x": obj}
     if isinstance(obj, Mapping):
-        obj = Split(dict(obj))
+        obj = Split(dict(obj), integers=_integers(obj.get("x")))
     if isinstance(obj, Split):
         return Data(obj, name=obj.name, description=f"{len(obj)} data, all of them for training")
     raise InputError(
         "data must be a Data, a Split, a dict of tensors or arrays with an 'x', or a tensor or array (N, ...), "
         f"got {type(obj).__name__}; load_data(name) loads a dataset or a file by name"
     )
+
+
+def _integers(x: object) -> bool:
+    """Whether x are integers by nature: any but uint8, which are grey levels."""
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind in "iu" and x.dtype != np.uint8
+    return isinstance(x, Tensor) and x.dtype == torch.int64
 
 
 def held_out(obj: Data | Split | Mapping[str, Tensor | np.ndarray] | Tensor | np.ndarray) -> Split:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import validation_enabled
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from pyro.infer.autoguide.effect import AutoMessenger
 from pyro.poutine import Trace
 from torch import Tensor
@@ -40,6 +40,8 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
     """
     count, devices = len(next(iter(batch.values()))), [value.device for value in batch.values()]
     for module in guide.modules():
+        if isinstance(module, AutoGuideList):
+            continue  # has no parameters: its parts do, which are modules of their own
         if isinstance(module, AutoGuide | AutoMessenger) and not isinstance(module.model, AutoGuide):
             statements = ParamStatements(ParameterStore())
             with torch.no_grad(), same_random_state(*devices), module_parameters(guide), statements:

@@ -27,6 +27,7 @@ from pyro_vae.programs.checks import check_data, data_type
 from pyro_vae.programs.pair import Batch, Pair, examine
 from pyro_vae.programs.parameters import densities_of, leaves_of
 from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
+from pyro_vae.programs.session import named
 from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
 from pyro_vae.programs.traces import TracePair, is_latent
 from pyro_vae.recording import Compile, choose_mode
@@ -159,7 +160,8 @@ def fit(
     Args:
         model, guide: Pyro programs with per-datum sites in ``pyro.plate("data", len(x), dim=-1)``; modules or plain
             functions. Each is given the batch's entries that it has arguments for.
-        data: with a validation part (:class:`~pyro_vae.data.Data`), it is measured after each epoch.
+        data: with a validation part (:class:`~pyro_vae.data.Data`), it is measured after each epoch. Of a dict
+            the entry x may have the name of the data argument, if all others have arguments of their own names.
         objective: what is minimized; :class:`~pyro_vae.objectives.ELBO` with one particle if not given.
         epochs: passes over the training data.
         batch_size: data in a step (over all devices together).
@@ -210,7 +212,7 @@ def fit(
         >>> result.epochs, result.steps
         (2, 4)
     """
-    data = as_data(data)
+    data = as_data(named(data, model))
     objective = objective if objective is not None else ELBO()
     check_seed(seed)
     _check(epochs, patience, data, objective, resume, out)
