@@ -35,17 +35,17 @@ def pair():
     decoder = Decoder()
     encoder = nn.Sequential(nn.Linear(12, 32), nn.Softplus(), nn.Linear(32, 6))
 
-    def model(docs):
+    def model(docs=None, num_samples=1):
         pyro.module("decoder", decoder)
-        with pyro.plate("documents", docs.shape[0]):
-            logtheta = pyro.sample("logtheta", dist.Normal(docs.new_zeros((docs.shape[0], 3)), 1.0).to_event(1))
+        with pyro.plate("documents", num_samples if docs is None else len(docs)):
+            logtheta = pyro.sample("logtheta", dist.Normal(torch.zeros(3), 1.0).to_event(1))
             word_probs = decoder(logtheta.softmax(-1))
-            total_count = int(docs.sum(-1).max())
+            total_count = 25 if docs is None else int(docs.sum(-1).max())
             pyro.sample("obs", dist.Multinomial(total_count, word_probs), obs=docs)
 
     def guide(docs):
         pyro.module("encoder", encoder)
-        with pyro.plate("documents", docs.shape[0]):
+        with pyro.plate("documents", len(docs)):
             loc, log_scale = encoder(torch.log1p(docs)).chunk(2, -1)
             pyro.sample("logtheta", dist.Normal(loc, (0.5 * log_scale).exp()).to_event(1))
 

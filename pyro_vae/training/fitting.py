@@ -28,7 +28,8 @@ from pyro_vae.programs.pair import Batch, Pair, examine
 from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
 from pyro_vae.programs.sites import innermost, is_delta, is_discrete, may_leave
 from pyro_vae.programs.traces import is_latent
-from pyro_vae.recording import Compile, choose_mode
+from pyro_vae.recording import Compile, choose_mode, forget
+from pyro_vae.recording.state import Snapshot
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
@@ -289,6 +290,8 @@ def fit(
         with pyro.validation_enabled(False):  # checked above, once; inside a step it would synchronize
             trainer.train()
     at = trainer.at
+    for transform in Snapshot(step, keep=False).transforms:
+        forget(transform)  # what flows keep of the last batch hangs on its graph, which no copy could be made of
     for program in programs:
         program.eval()
     return FitResult(

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import pyro_vae
 
+sys.path.insert(0, str(Path(__file__).parent))  # for truths
 FOLDER = Path(__file__).parents[2] / "examples" / "gallery"
 
 
@@ -43,7 +45,7 @@ class Told(logging.Handler):
 
 @functools.lru_cache(maxsize=None)
 def train(name):
-    """The module, what training it returned, and what the log said: 400 data, EPOCHS at most 20."""
+    """The module, what training it returned, and what the log said: 500 data."""
     module, told = load_module(name), Told()
     logger = logging.getLogger("pyro_vae")
     level = logger.level
@@ -55,7 +57,7 @@ def train(name):
             model, guide = module.pair()
             size = getattr(module, "BATCH_SIZE", 100)
             how = {"learning_rate": module.LEARNING_RATE, "batch_size": size, "progress": False, "device": "cpu"}
-            result = pyro_vae.fit(model, guide, module.data(400), epochs=20, compile="graph", **how)
+            result = pyro_vae.fit(model, guide, module.data(500), epochs=module.EPOCHS, compile="graph", **how)
     finally:
         logger.removeHandler(told)
         logger.setLevel(level)
