@@ -11,7 +11,7 @@ from torch import nn
 
 import pyro_vae
 
-EPOCHS, LEARNING_RATE = 60, 3e-3
+EPOCHS, LEARNING_RATE = 60, 1e-2
 
 
 def data(num_data=1000, seed=0):  # a sum of a normal and a square

@@ -16,6 +16,7 @@ from pyro_vae.distributions import UniformCodes
 from pyro_vae.evaluation.codes import number_of_codes
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import (
+    curve_panels,
     draw_curve,
     grey_range,
     grid,
@@ -96,10 +97,9 @@ def prior_samples(
     else:
         figure = Figure(figsize=(7, 7), layout="constrained")
         rows = math.ceil(n / columns)
-        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        panels = list(curve_panels(figure, rows, columns).flat)
         for axes, values in zip(panels, mean, strict=False):
             draw_curve(axes, values, 3, linewidth=1)
-            axes.tick_params(labelsize="x-small")
         for axes in panels[n:]:
             axes.set_axis_off()
     given = ", ".join(name for name in batch or {} if name != X)

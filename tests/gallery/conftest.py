@@ -43,7 +43,7 @@ class Told(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def train(name):
     """The module, what training it returned, and what the log said: 500 data."""
     module, told = load_module(name), Told()
