@@ -25,24 +25,24 @@ def of(program, *names):
     return found if len(found) > 1 else found[0]
 
 
-def settled(integral, dims, low=-6.5, high=6.5, points=None):
-    """log of an integral over a box by the trapezoidal rule, refined by half: both must agree to 1e-3 nats.
+def settled(integral, dims, low=-6.5, high=6.5):
+    """log of an integral over a box by the trapezoidal rule, refined until it moves by less than 1e-3 nats anywhere.
 
     Args:
         integral: log of what is integrated, from points ``(M, dims)`` to ``(N, M)``.
         dims, low, high: the box (numbers, or tensors ``(dims,)``).
-        points: along each side.
     """
-    values, count = [], points or {1: 1000, 2: 220}[dims]
     low, high = (torch.as_tensor(v, dtype=torch.float64).expand(dims) for v in (low, high))
-    for n in (count, count + count // 2):
+    before = None
+    for n in (int({1: 1000, 2: 220}[dims] * 1.5**i) for i in range(5)):
         sides = [torch.linspace(a, b, n, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
         grid = torch.cartesian_prod(*sides).reshape(-1, dims)
-        cell = ((high - low) / (n - 1)).log().sum()
-        parts = [integral(part).logsumexp(-1) for part in grid.split(20_000)]
-        values.append(torch.stack(parts).logsumexp(0) + cell)
-    torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-3)
-    return values[1]
+        parts = [integral(part).logsumexp(-1) for part in grid.split(10_000)]
+        value = torch.stack(parts).logsumexp(0) + ((high - low) / (n - 1)).log().sum()
+        if before is not None and (value - before).abs().max() < 1e-3:
+            return value
+        before = value
+    raise ValueError("the grid is too coarse")
 
 
 def normal(x, loc, scale):
