@@ -147,6 +147,19 @@ def _in_own_support(model: Program, guide: Program, first: Batch, batch: Batch, 
     return True
 
 
+def two_unlike(split: Split) -> dict[str, Tensor]:
+    """The data of the least and the greatest sum among the first ones, in their order: what alike data would hide.
+
+    A program that looks at a statistic of the whole batch (its greatest number, say) gives two data that have it in
+    common what it gives each alone. If there is only one datum, it.
+    """
+    each = max(1, sum(value.nbytes for value in split.batch(slice(0, 1)).values()))
+    some = split.batch(slice(0, max(2, min(CHUNK, CHUNK_BYTES // each))))
+    sums = some[X].detach().double().nan_to_num().reshape(len(some[X]), -1).sum(1)
+    places = sorted({int(sums.argmin()), int(sums.argmax())})
+    return {name: value[places if len(places) == 2 else slice(0, 2)] for name, value in some.items()}
+
+
 def data_type(
     model: Program, guide: Program, split: Split, device: torch.device | str | None = None
 ) -> torch.dtype | None:

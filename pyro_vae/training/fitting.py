@@ -23,7 +23,7 @@ from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
 from pyro_vae.programs.baselines import check as check_baseline
-from pyro_vae.programs.checks import check_data, data_type
+from pyro_vae.programs.checks import check_data, data_type, two_unlike
 from pyro_vae.programs.pair import Batch, Pair, examine
 from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
 from pyro_vae.programs.sites import innermost, is_delta, is_discrete, may_leave
@@ -238,7 +238,8 @@ def fit(
     with alone, private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
         first = train.batch(slice(0, 2))
-        pair = examine(*programs, first, num_data=len(train), training=True, traces=traces)
+        how = {"num_data": len(train), "training": True, "traces": traces, "unlike": two_unlike(train)}
+        pair = examine(*programs, first, **how)
         check_trainable(pair, first)
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
