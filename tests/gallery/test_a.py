@@ -42,3 +42,14 @@ def test_log_likelihood_is_the_truth(name, trained):
     assert ours.mean < exact.mean() + 4 * error_of(ours, K).sum().sqrt() / NUM_DATA  # a bound for all of them
     bound = pyro_vae.elbo(*pair, batch, num_particles=100)
     assert bound.mean < exact.mean() - 1e-3
+
+
+def test_posterior_probabilities_of_labels(trained):
+    """p(y | x) by quadrature for every y; of labels that are known, none."""
+    module, result, _ = trained("semi_supervised")
+    batch = module.data(NUM_DATA, seed=1)
+    ours = pyro_vae.posterior_probabilities(result.model, result.guide, batch, num_particles=K)["y_unobserved"]
+    exact, unknown = truths.joint_of_labels(result.model, batch).softmax(-1), ~batch["known"]
+    assert ours[~unknown].isnan().all()
+    assert (ours.double() - exact)[unknown].abs().mean() < 0.01
+    assert (exact.argmax(-1) == batch["y"]).double().mean() > 0.6  # it has learned the labels

@@ -63,6 +63,13 @@ def tutorial_vae(model, guide, batch):
 
 @torch.no_grad()
 def semi_supervised(model, guide, batch):
+    each = joint_of_labels(model, batch)
+    return torch.where(batch["known"], each.gather(-1, batch["y"][:, None])[:, 0], each.logsumexp(-1))
+
+
+@torch.no_grad()
+def joint_of_labels(model, batch):
+    """log p(x, y) of every y, ``(N, 3)``, in the semi-supervised program."""
     decoder, sd, x = of(model, "decoder"), model.param("sd").double(), batch["x"].double()[:, None]
     each = []
     for label in torch.eye(3, dtype=torch.float64):
@@ -72,8 +79,7 @@ def semi_supervised(model, guide, batch):
             return normal(x, loc, sd) + normal(z, 0.0, 1.0) - math.log(3)
 
         each.append(settled(joint, 1))
-    each = torch.stack(each, -1)  # (N, 3): log p(x, y) of every y
-    return torch.where(batch["known"], each.gather(-1, batch["y"][:, None])[:, 0], each.logsumexp(-1))
+    return torch.stack(each, -1)
 
 
 @torch.no_grad()
@@ -85,7 +91,8 @@ def gaussian_mixture(model, guide, batch):
         prior = (pi.log() + normal(z[:, None], means, scales)).logsumexp(-1)  # (M,)
         return normal(x, decoder(z), sd) + prior
 
-    return settled(joint, 2, (means - 6 * scales).amin(0), (means + 6 * scales).amax(0))
+    low, high = (means - 6 * scales).amin(0), (means + 6 * scales).amax(0)
+    return settled(joint, 2, low, high)
 
 
 @torch.no_grad()
