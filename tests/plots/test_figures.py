@@ -477,3 +477,30 @@ def _copying(shape):
             pyro.sample("z", dist.Normal(x, 0.1).to_event(2))
 
     return model, guide
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_what_a_mask_leaves_out_is_a_gap(steps):
+    """Entries that are missing, which the data have as zeros: the data's line stops, the reconstruction goes on."""
+    x = torch.randn(6, 5)
+    known = torch.rand(6, 5) < 0.6
+    known[0] = torch.tensor([True, False, True, True, True])
+
+    def model(x=None, known=None, num_samples=1):
+        there = torch.ones(num_samples, 5, dtype=torch.bool) if known is None else known
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+            if not steps:
+                return pyro.sample("x", dist.Normal(z, 0.1).mask(there).to_event(1), obs=x)
+            for t in range(5):
+                with pyro.poutine.mask(mask=there[:, t]):
+                    pyro.sample(f"x_{t}", dist.Normal(z[..., t], 0.1), obs=None if x is None else x[:, t])
+
+    def guide(x, known):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.1).to_event(1))
+
+    figure = figures.reconstructions(model, guide, Split({"x": x * known, "known": known}))
+    data, mean = (torch.tensor(line.get_ydata()) for line in figure.axes[0].lines)
+    assert data.isnan().tolist() == [False, True, False, False, False] and mean.isfinite().all()
+    torch.testing.assert_close(data[known[0]].float(), x[0][known[0]])
