@@ -82,8 +82,8 @@ def await_weights(program: Callable[..., Any], saved: Mapping[str, Tensor]) -> l
             place, key = ("store", key) if place == "store" else ("self", name)
             owner = {"store": module.store, "self": module}[place]
         elif place == STORE and isinstance(module, nn.Module):
-            store = ParameterStore() if own is program else program.store  # type: ignore[attr-defined]
-            owner = module._modules.setdefault(STORE, store)
+            # a Program has a store already, which its module then shares
+            owner = module._modules.setdefault(STORE, program.store if program is not own else ParameterStore())
         elif place == ALSO_USED and isinstance(module, nn.Module):
             owner = module._modules.setdefault(ALSO_USED, AlsoUsed())
         else:
