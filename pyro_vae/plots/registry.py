@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,7 +46,8 @@ def check_drawable(shape: tuple[int, ...]) -> None:
         NotApplicable: if they are neither images nor vectors.
     """
     if not is_drawable(shape):
-        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
+        known = "numbers: see the figure 'points'" if math.prod(shape) == 1 else "neither images nor vectors"
+        raise NotApplicable(f"data of shape {shape} are {known}")
 
 
 @dataclass

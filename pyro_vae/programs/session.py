@@ -19,7 +19,7 @@ from pyro_vae.data import Data, Split, held_out
 from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
 from pyro_vae.programs.ancestral import step_by_step
-from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
+from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type, two_unlike
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.programs.data_sites import data_site, join_steps, observed_data, same_numbers, site_of_run
 from pyro_vae.programs.enumeration import summed_sites
@@ -80,7 +80,7 @@ def evaluating(
         _warn_of_initial_values({name for p in programs for name in p.store.names} - known)
         how: dict[str, Any] = {"vectorize": vectorize, "num_data": len(split), "bounds": bounds, "traces": traces}
         with evaluation_mode(*programs):  # with the modules that they have been found to use
-            pair = examine(*programs, split.batch(slice(0, 2)), **how)
+            pair = examine(*programs, split.batch(slice(0, 2)), unlike=two_unlike(split), **how)
             with pyro.validation_enabled(False):
                 yield pair, split
 

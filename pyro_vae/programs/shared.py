@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.programs.checks import two_unlike
 from pyro_vae.programs.densities import bound_terms, told_together
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Batch, Program
@@ -102,7 +103,7 @@ class GivenShared:
         held = self._held = HeldLatents(self._values(traces))
         programs = [held.around(program) for program in (whole.model, whole.guide)]  # type: ignore[arg-type]
         how: dict[str, Any] = {"vectorize": vectorize, "num_data": whole.num_data}
-        self.pair = examine(*programs, split.batch(slice(0, 2)), **how)
+        self.pair = examine(*programs, split.batch(slice(0, 2)), unlike=two_unlike(split), **how)
         self.kl: dict[str, list[float]] = {self._told[name]: [] for name in self._all}
 
     def draw(self) -> None:

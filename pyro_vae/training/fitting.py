@@ -23,14 +23,15 @@ from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
 from pyro_vae.programs.baselines import check_baselines, networks
-from pyro_vae.programs.checks import check_data, data_type
+from pyro_vae.programs.checks import check_data, data_type, two_unlike
 from pyro_vae.programs.pair import Batch, Pair, examine
 from pyro_vae.programs.parameters import densities_of, leaves_of
 from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
 from pyro_vae.programs.session import named
 from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
 from pyro_vae.programs.traces import TracePair, is_latent
-from pyro_vae.recording import Compile, choose_mode
+from pyro_vae.recording import Compile, choose_mode, forget
+from pyro_vae.recording.state import Snapshot
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
@@ -255,7 +256,8 @@ def fit(
     with alone, private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
         first = train.batch(slice(0, 2))
-        pair = examine(*programs, first, num_data=len(train), training=True, traces=traces)
+        how = {"num_data": len(train), "training": True, "traces": traces, "unlike": two_unlike(train)}
+        pair = examine(*programs, first, **how)
         check_trainable(pair, first)
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
@@ -307,6 +309,8 @@ def fit(
         with pyro.validation_enabled(False):  # checked above, once; inside a step it would synchronize
             trainer.train()
     at = trainer.at
+    for transform in Snapshot(step, keep=False).transforms:
+        forget(transform)  # what flows keep of the last batch hangs on its graph, which no copy could be made of
     for program in programs:
         program.eval()
     return FitResult(
