@@ -82,6 +82,8 @@ def reason(error: Exception, site: str | None) -> str:
         what = "it looks at a tensor's value"
     elif isinstance(error, DynamicOutputShapeException):
         what = "a shape depends on a tensor's values"
+    elif isinstance(error, TypeError) and "FakeTensor" in str(error):
+        what = "it takes a tensor's value for a number of Python's"
     else:
         what = f"{type(error).__name__}: {first_line(error)}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
