@@ -313,10 +313,12 @@ def _has_state(module: nn.Module) -> bool:
     )
 
 
-def densities_of(trace: poutine.Trace) -> list[Tensor]:
-    """The log-densities, values and scales of a trace's sites."""
+def densities_of(trace: poutine.Trace, *, params: bool = True) -> list[Tensor]:
+    """The log-densities, values and scales of a trace's sites; and, if wanted, what ``pyro.param`` gave."""
     roots: list[Tensor] = []
     for site in trace.nodes.values():
+        if site["type"] == "param" and not params:
+            continue
         if site["type"] == "sample":
             try:
                 roots.append(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))

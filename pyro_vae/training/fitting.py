@@ -89,7 +89,8 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
 def _check_own_parameters(site: Site, pair: Pair, traces: TracePair) -> None:
     """Refuse a baseline that is fitted by parameters of the densities: these would learn to be easy to predict."""
     own = {id(leaf) for leaf in leaves_of(networks(site))}
-    for leaf in leaves_of([*densities_of(traces.guide), *densities_of(traces.model)]) if own else ():
+    made = [value for trace in (traces.guide, traces.model) for value in densities_of(trace, params=False)]
+    for leaf in leaves_of(made) if own else ():
         if id(leaf) in own:
             programs = [p for p in (pair.guide, pair.model) if isinstance(p, nn.Module)]
             named = [item for program in programs for item in program.named_parameters()]
