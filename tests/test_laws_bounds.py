@@ -90,7 +90,7 @@ def kl_by_site_is_the_same(program):
     statistics = latent_statistics(program.model, program.guide, program.batch, **given)
     parts = plain_weights(program, DRAWS, seed=5)
     for name, site in statistics.sites.items():
-        part = parts[name]  # (R, N): log p - log q
+        part = parts[name] + parts.get(f"{name}_unconstrained", 0.0)  # (R, N): log p - log q
         error = part.std(0).square().sum().sqrt() / part.shape[1] * math.sqrt(1 / 2000 + 1 / DRAWS)
         right = -part.mean()
         if right.isfinite():

@@ -158,14 +158,13 @@ def as_split(obj: DataLike, num_workers: int = 0, name: str = "data") -> Split:
     if isinstance(obj, Mapping):
         obj = _with_labels(dict(obj), name)
         if any(isinstance(value, np.memmap) for value in obj.values()):
-            obj = Mapped(
-                {key: value if isinstance(value, np.ndarray) else np.asarray(value) for key, value in obj.items()}, name
-            )
+            arrays = {key: value if isinstance(value, np.ndarray) else np.asarray(value) for key, value in obj.items()}
+            obj = Mapped(arrays, name)
     rows = obj if isinstance(obj, Rows) else rows_of(obj, num_workers, name)
     if rows is not None:
         return Split(rows, integers=rows.columns["x"].dtype == torch.int64, name=name)
     if isinstance(obj, dict):
-        return Split(obj, name=name)
+        return Split(obj, integers=_integers(obj.get("x")), name=name)
     raise InputError(
         "data must be a Data, a Split, a dict of tensors or arrays with an 'x', a tensor or array (N, ...), a dataset, "
         f"a DataLoader or an iterable of batches, got {type(obj).__name__}; load_data(name) loads a dataset or a file"
@@ -182,6 +181,13 @@ def _with_labels(tensors: dict[str, Any], name: str) -> dict[str, Any]:
             said = ", ".join(f"{i}: {text}" for i, text in enumerate(names[:10].tolist()))
             logger.info("%s: texts of '%s' became %s%s", name, key, said, ", …" if len(names) > 10 else "")
     return tensors
+
+
+def _integers(x: object) -> bool:
+    """Whether x are integers by nature: any but uint8, which are grey levels."""
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind in "iu" and x.dtype != np.uint8
+    return isinstance(x, Tensor) and x.dtype == torch.int64
 
 
 def held_out(obj: DataLike) -> Split:

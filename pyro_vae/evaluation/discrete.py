@@ -16,6 +16,8 @@ from pyro_vae.evaluation.results import Result, Scores, metric
 from pyro_vae.programs.context import X, accepted_arguments, declared_context
 from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.session import anything_to_draw, evaluating
+from pyro_vae.programs.sites import kept
+from pyro_vae.programs.traces import TracePair
 
 
 def posterior_probabilities(
@@ -47,7 +49,8 @@ def posterior_probabilities(
 
     Returns:
         by site ``(num_data, *inner plates, number of values)`` on the CPU, in the order of the distribution's
-        ``enumerate_support()``; the last dimension adds up to one.
+        ``enumerate_support()``; the last dimension adds up to one. NaN for a datum that a mask leaves the site out of:
+        a label that is known (``obs_mask``), a step beyond a sequence's end.
 
     Raises:
         InputError: if nothing is summed over, and as :func:`~pyro_vae.evaluation.log_likelihood`.
@@ -88,6 +91,7 @@ def posterior_probabilities(
             old_share, share = (sums[piece.rows] - whole).exp(), (new - whole).exp()
             for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
                 p = tables.of_values(name, grad, leaf._pyro_dims).double().cpu()  # (N, *inner, number of values)
+                p[~_is_there(traces, name)] = torch.nan
                 if name not in found:
                     found[name] = torch.zeros(len(split), *p.shape[1:], dtype=torch.float64)
                 wide = (-1, *(1,) * (p.dim() - 1))
@@ -96,6 +100,18 @@ def posterior_probabilities(
 
         Chunks(pair, split, num_particles, memory_budget).run(look)
     return {name: (p / p.sum(-1, keepdim=True)).to(torch.get_default_dtype()) for name, p in found.items()}
+
+
+def _is_there(traces: TracePair, name: str) -> Tensor:
+    """For which data ``(N,)`` any part of a summed site is not left out by a mask of the model's."""
+    site = traces.model.nodes[name]
+    mask = kept(site)
+    if mask is None:
+        return torch.ones(traces.size, dtype=torch.bool)
+    while mask.dim() > len(site["fn"].batch_shape):
+        mask = mask[..., 0]  # the numbers of an event
+    mask = mask.expand(*mask.shape[:-1], traces.size * traces.copies).reshape(-1, traces.size, traces.copies)
+    return mask.any(2).any(0).cpu()
 
 
 UNKNOWN = -1  # a label that is not known

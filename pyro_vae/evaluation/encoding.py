@@ -16,7 +16,15 @@ from pyro_vae.programs.checks import check_context, check_present, data_type
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import as_split, check_pair, in_evaluation
-from pyro_vae.programs.sites import data_first, in_data_plate, is_discrete, is_point_mass, mean_of, mean_or_none
+from pyro_vae.programs.sites import (
+    data_first,
+    elementwise_support,
+    in_data_plate,
+    is_discrete,
+    is_point_mass,
+    mean_of,
+    mean_or_none,
+)
 from pyro_vae.programs.traces import Site, is_latent, traced
 
 NO_FREE_SITE = "no latent site has real values of its own"  # says why, where free_sites is empty
@@ -129,6 +137,19 @@ def free_sites(
             if (real or (counted and value.dim() == 1)) and not is_point_mass(fn):
                 found.append(name)
     return found
+
+
+def tied_sites(model: Callable[..., Any], guide: Callable[..., Any], data: DataLike) -> dict[str, Any]:
+    """The latent sites whose numbers are tied to one another, as on a simplex or a sphere, with their supports.
+
+    None of the numbers can be moved by itself, and a point between two values need not be one.
+    """
+    programs = as_programs(model, guide)
+    with in_evaluation(programs, as_split(data, model).batch(slice(0, 2)), seed=0) as batch:
+        nodes = prime(*programs, batch)[0].nodes
+    latent = {name: site["fn"] for name, site in nodes.items() if is_latent(site)}
+    supports = {name: elementwise_support(fn) for name, fn in latent.items()}
+    return {name: support for name, support in supports.items() if support is not None and support.event_dim}
 
 
 def _collect(

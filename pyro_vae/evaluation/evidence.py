@@ -13,7 +13,7 @@ from pyro_vae.data import DataLike
 from pyro_vae.errors import positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import PerDatum, mean_and_error, nats, not_finite
-from pyro_vae.programs.densities import bound_terms, outside_prior
+from pyro_vae.programs.densities import bound_terms, outside_prior, told_together
 from pyro_vae.programs.session import anything_to_draw, evaluating
 from pyro_vae.runtime import keep_freed_memory
 
@@ -25,7 +25,8 @@ class EvidenceBound(PerDatum):
     Attributes:
         per_datum: ELBO, nats, ``(num_data,)``, float64 on the CPU.
         log_likelihood: E_q log p(x | z) of each data site, nats, ``(num_data,)`` each.
-        kl: KL of each latent site, raw (not weighted, not clamped), nats, ``(num_data,)`` each.
+        kl: KL of each latent site, raw (not weighted, not clamped), nats, ``(num_data,)`` each; of sites that are
+            functions of one and the same draw of the guide's, theirs together, by all their names.
         num_particles: draws per datum.
         split: the name of the data.
         doubts: what was found when the pair was examined, in sentences.
@@ -140,14 +141,17 @@ def elbo(
         def look(piece: Piece) -> None:
             nonlocal ordered, shared
             pair = piece.traces
-
+            told = told_together(pair)
             for kind, site, raw, *_ in bound_terms(pair, analytic=analytic_kl):
                 terms, name = likelihood if kind == "data" else kl, site["name"]
+                name = told.get(name, name)
                 if name not in terms:
                     terms[name] = torch.zeros(len(split), dtype=torch.float64, device=split.device)
                 terms[name][piece.rows] += piece.share * raw.double().mean(0)
-            ordered = list(pair.in_model_order(kl))
-            shared = [name for name in ordered if name in pair.shared]
+            sites = pair.in_model_order(told)
+            ordered = [name for name in dict.fromkeys(told[site] for site in sites) if name in kl]
+            ordered += [name for name in kl if name not in ordered]
+            shared = [name for name in ordered if any(told.get(site, site) == name for site in pair.shared)]
             outside = outside_prior(pair)
             if outside is not None:
                 missed[piece.rows] |= outside.any(0)

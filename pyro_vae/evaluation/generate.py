@@ -9,17 +9,20 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
+from pyro_vae.programs.enumeration import drawn_given_data, summed_sites
 from pyro_vae.programs.handlers import Scaled, Tempered
 from pyro_vae.programs.program import Batch, Program, as_programs
 from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, in_evaluation
 from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
-from pyro_vae.programs.traces import is_latent
+from pyro_vae.programs.traces import is_latent, plate_dims, traced
+from pyro_vae.runtime import same_random_state
 
 
 def sample(
@@ -139,6 +142,8 @@ def reconstruct(
 ) -> Tensor:
     """Mean of p(x | z) with z ~ q(z | x): what the model makes of data seen through its latents.
 
+    What is summed over, because the guide does not have it, is drawn from p(. | x, z), exactly.
+
     The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
     be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
     have no mean, a draw: integers as well.
@@ -169,10 +174,20 @@ def reconstruct(
     split = as_split(batch, model)
     check_pair(model, guide, split)
     with in_evaluation([model, guide], split.batch(slice(None)), seed) as batch:
-        guide_trace = poutine.trace(guide).get_trace(**batch)
-        replayed = poutine.replay(model, trace=guide_trace)
+        replayed = poutine.replay(model, trace=_posterior_draws(model, guide, batch))
         trace, site = generated(model, len(split), batch, site, run=replayed, looks="logged")
         return mean_of(trace.nodes[site]).cpu()
+
+
+def _posterior_draws(model: Program, guide: Program, batch: Batch) -> Trace:
+    """A trace of the guide on data, with draws of what is summed over in the model beside its own."""
+    drawn = poutine.trace(guide).get_trace(**batch)
+    try:
+        with same_random_state(*(value.device for value in batch.values())):
+            seen = traced(poutine.replay(model, trace=drawn), **batch)
+    except Exception:  # a model that is not to be had with these data, and which is then run without them
+        return drawn
+    return drawn_given_data(model, drawn, batch, summed_sites(seen, prune_subsample_sites(drawn)), plate_dims(seen))
 
 
 def decode(

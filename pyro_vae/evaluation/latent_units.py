@@ -15,7 +15,7 @@ from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
 from pyro_vae.evaluation.results import Result
-from pyro_vae.programs.densities import analytic_sites, bound_terms, closed_kl
+from pyro_vae.programs.densities import analytic_sites, bound_terms, closed_kl, log_prior, log_prob, told_together
 from pyro_vae.programs.session import anything_to_draw, evaluating
 from pyro_vae.programs.sites import (
     Site,
@@ -87,6 +87,21 @@ def kl_of_mixtures(pair: TracePair) -> dict[str, UnitKL]:
     return found
 
 
+def kl_of_functions(pair: TracePair) -> dict[str, UnitKL | None]:
+    """KL of the sites that are functions of the guide's own draws, as one unit; None if several have one together."""
+    told, latent = told_together(pair), pair.latent()
+    found: dict[str, UnitKL | None] = {}
+    for name, (q, p) in latent.items():
+        own = [u for u, (_, of_model) in latent.items() if of_model is None and told[u] == told[name]]
+        if p is not None and told[name] != name:
+            found[name] = None
+        elif p is not None and own:
+            parts = [log_prob(q), *(log_prob(latent[u][0]) for u in own)]
+            alike = len({part.shape for part in parts}) == 1
+            found[name] = UnitKL(sum(parts[1:], parts[0]) - log_prior(p, q), 0, False) if alike else None
+    return found
+
+
 def _grouped(fn: Any, dims: int) -> Distribution:
     return fn.to_event(dims) if dims else fn
 
@@ -149,7 +164,8 @@ class LatentStatistics(Result):
     """Statistics of every latent site that model and guide share.
 
     Attributes:
-        sites: by name, in the guide's order.
+        sites: by name, in the guide's order; without those that are functions of one and the same draw of the guide's,
+            which have one KL together (:func:`~pyro_vae.evaluation.elbo`) and none each.
         num_particles: draws per datum.
         num_data: how many data they are means over.
         split: the name of the data.
@@ -241,9 +257,11 @@ def latent_statistics(
             analytic = analytic_sites(pair)
             sites = pair.in_model_order({n: (q, p) for n, (q, p) in pair.latent().items() if p is not None})
             _check_known(free_bits, sites)
-            whole = kl_of_mixtures(pair)
+            whole = kl_of_mixtures(pair) | kl_of_functions(pair)
             for name, (q, p) in sites.items():
                 kl = whole[name] if name in whole else unit_kl(q, p, analytic=name in analytic)
+                if kl is None:
+                    continue
                 sums.setdefault(name, _Sums()).add(piece, q, p, kl)
 
         Chunks(programs, split, num_particles, memory_budget).run(look)

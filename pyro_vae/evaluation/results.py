@@ -49,6 +49,12 @@ class Result(ABC):
         """What speaks against these numbers, in sentences; empty if nothing does."""
         return []
 
+    def __str__(self) -> str:
+        """The rows as a table of text, and the warnings; ``repr`` has the tensors."""
+        width = max(map(len, self.rows), default=0)
+        lines = [f"{label:<{width}}  {text}" for label, text in self.rows.items()]
+        return "\n".join([*lines, *(f"warning: {sentence}" for sentence in self.warnings)])
+
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self.rows.items())
         return f"<table>{rows}</table>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in self.warnings)

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_vae.errors import InputError, positive
 from pyro_vae.objectives.score_function import Averages, drawn_sites, score_terms
 from pyro_vae.programs import baselines
-from pyro_vae.programs.densities import log_prob
+from pyro_vae.programs.densities import log_prob, told_together
 from pyro_vae.programs.pair import Pair, tried
 from pyro_vae.programs.parameters import module_parameters
 from pyro_vae.programs.sites import innermost
@@ -154,7 +154,11 @@ class Objective(pyro.infer.ELBO):
             terms.loss, terms.penalty[name] = terms.loss + value.mean(), value.detach().mean()
             part = value.detach() / (1 if self._apart else self.num_particles)
             terms.signals = {site: signal - part for site, signal in terms.signals.items()}
-        terms.kl, terms.kl_clamped = pair.in_model_order(terms.kl), pair.in_model_order(terms.kl_clamped)
+        kl, told = pair.in_model_order(terms.kl), told_together(pair)
+        terms.kl, terms.kl_clamped = {}, pair.in_model_order(terms.kl_clamped)
+        for name, value in kl.items():
+            name = told.get(name, name)
+            terms.kl[name] = terms.kl[name] + value if name in terms.kl else value
         terms.report = pair.reports()
         return terms
 

@@ -10,7 +10,7 @@ import torch
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.score_function import drawn_sites, learning_signals
-from pyro_vae.programs.densities import bound_terms, total
+from pyro_vae.programs.densities import bound_terms, told_together, total
 from pyro_vae.programs.traces import TracePair
 
 
@@ -69,6 +69,7 @@ class ELBO(Objective):
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
         log_likelihood, kl, kl_clamped, loss, gains = {}, {}, {}, [], []
+        told = told_together(pair)
         for part in bound_terms(pair, analytic=self.analytic_kl):
             kind, site, raw, weighted, _ = part
             name = site["name"]
@@ -82,6 +83,11 @@ class ELBO(Objective):
                 raw_mean = raw.mean()
                 kl[name] = raw_mean.detach()
                 free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
+                if free > 0.0 and list(told.values()).count(told.get(name, name)) > 1:
+                    raise InputError(
+                        f"free bits of site '{name}': it is a function of a draw of the guide's own, or that draw, and "
+                        "has no KL by itself; give free_bits by name to other sites"
+                    )
                 if free > 0.0:  # weight * (lambda - KL) lifts a KL below its free bits up to them, without its gradient
                     weight = torch.as_tensor(site["scale"], device=raw_mean.device).mean() / subsample
                     term = term + weight * (free - raw_mean).clamp(min=0)

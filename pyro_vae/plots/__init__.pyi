@@ -4,6 +4,7 @@ from .codes import code_maps as code_maps
 from .codes import codebook_usage as codebook_usage
 from .completion import completions as completions
 from .context_sweep import progression as progression
+from .data_points import points as points
 from .discrete import analogies as analogies
 from .discrete import clusters as clusters
 from .hierarchy import reconstructions_by_level as reconstructions_by_level

@@ -92,9 +92,14 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return (len(shape) == 2 and shape[0] > 1) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
+def is_point(shape: tuple[int, ...]) -> bool:
+    """Whether data of a shape are one or two numbers each."""
+    return len(shape) < 2 and math.prod(shape) < 3
+
+
 def is_curve(shape: tuple[int, ...]) -> bool:
-    """Whether data of a shape can be drawn as a line: a vector (L,), or a signal of one channel, (1, L)."""
-    return len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
+    """Whether data of a shape can be drawn as a line: a vector (L,), L > 1, or a signal of one channel, (1, L)."""
+    return (len(shape) == 1 and shape[0] > 1) or (len(shape) == 2 and shape[0] == 1)
 
 
 def in_shape(values: Tensor, shape: tuple[int, ...], leading: int = 1) -> Tensor:
@@ -125,16 +130,15 @@ def shaped_like_x(values: Tensor, batch: Mapping[str, Tensor] | None) -> Tensor:
 
 
 def grey_range(x: Tensor | None) -> Limits:
-    """What is black and what is white where data are shown: 0 and 1; of integers (counts, levels) their own range.
+    """What is black and what is white where data are shown: 0 and 1; of what goes beyond, its own range.
 
     Args:
-        x: data, ``(n, ...)``; numbers of any type of which all are integers, and some others than 0 and 1, are such.
+        x: data, ``(n, ...)``, of any type.
     """
     if x is None or not x.numel():
         return 0.0, 1.0
-    low, high = x.min().item(), x.max().item()
-    integers = not x.is_floating_point() or bool((x == x.round()).all())
-    return (min(low, 0.0), max(high, 1.0)) if integers else (0.0, 1.0)
+    known = x[~x.isnan()] if x.is_floating_point() else x
+    return (min(known.min().item(), 0.0), max(known.max().item(), 1.0)) if known.numel() else (0.0, 1.0)
 
 
 def kind(values: Tensor) -> str:
@@ -274,14 +278,23 @@ def _images(
     return figure
 
 
+def curve_panels(figure: Figure, rows: int, columns: int) -> np.ndarray:
+    """Panels of one scale, ``(rows, columns)``, with ticks at the left and below: to lay out all takes long."""
+    places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for place in places.flat:
+        place.tick_params(labelsize="x-small")
+    for axis in [*(place.xaxis for place in places[:-1].flat), *(place.yaxis for place in places[:, 1:].flat)]:
+        axis.set_visible(False)
+    return places
+
+
 def _curves(values: Tensor, title: str, rows: Sequence[str], columns: Sequence[str], axis: str) -> Figure:
     down, across = values.shape[:2]
     figure = Figure(figsize=(max(6.0, 1.3 * across + 0.8), 0.9 * down + 1.0), layout="constrained")
-    places = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    places = curve_panels(figure, down, across)
     for i, row in enumerate(values):
         for place, curve in zip(places[i], row, strict=True):
             draw_curve(place, curve, 3, linewidth=1)
-            place.tick_params(labelsize="x-small")
     for place, text in zip(places[:, 0], rows, strict=False):
         place.set_ylabel(text, rotation=0, ha="right", va="center", fontsize="small")
     for place, text in zip(places[0], columns, strict=False):

@@ -129,6 +129,9 @@ def _draw(axes: Axes, name: str, site: SiteStatistics) -> None:
     axes.set_yscale("symlog", linthresh=DEAD, linscale=0.3)
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set(xlabel="unit, by KL", ylabel="KL (nats per datum)", xlim=(0.5, len(kl) + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    whole = len(kl) == 1 and site.active is not None and site.active.numel() > 1
+    axes.set(
+        xlabel="all units together" if whole else "unit, by KL", ylabel="KL (nats per datum)", xlim=(0.5, len(kl) + 0.5)
+    )
     axes.grid(axis="y", alpha=0.3)

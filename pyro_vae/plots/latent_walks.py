@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_vae.data import Split
 from pyro_vae.errors import unknown
-from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples
+from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples, tied_sites
 from pyro_vae.evaluation.latent_space import Kind, decode_path, interpolate
 from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
 from pyro_vae.plots.images import kind as kind_of
@@ -37,7 +38,8 @@ def interpolations(
     Args:
         model, guide: the programs; context that they need (labels) is that of the datum at the left.
         split: the data, of which ``2 * pairs`` at even distances are drawn.
-        kind: ``"linear"`` or ``"spherical"``, see :func:`pyro_vae.evaluation.latent_space.interpolate`.
+        kind: ``"linear"`` or ``"spherical"``, see :func:`pyro_vae.evaluation.latent_space.interpolate`; on a simplex
+            linear, for the other way leaves it.
         pairs: rows.
         steps: points on the way, both ends included.
         sites: latent sites to move; all with real values that are no functions of others, if None. The others are
@@ -63,14 +65,19 @@ def interpolations(
     check_drawable(split.shape)
     batch = pick(split, 2 * pairs, seed)
     half = len(batch[X]) // 2
+    chosen = list(sites) if sites else free_sites(model, guide, split)
+    if half < 1 or not chosen:
+        raise NotApplicable(NO_FREE_SITE if half else "one datum only")
     latents = mean_path(model, guide, batch, seed=seed)
     for name in sites or ():
         if name not in latents:
             raise unknown("latent site", name, latents)
-    chosen = list(sites) if sites else free_sites(model, guide, split)
-    if half < 1 or not chosen:
-        raise NotApplicable(NO_FREE_SITE if half else "one datum only")
+    tied = tied_sites(model, guide, split)
+    kind = "linear" if any(isinstance(tied.get(name), type(constraints.simplex)) for name in chosen) else kind
     path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}
+    for name in chosen:
+        if name in tied and not bool(tied[name].check(path[name]).all()):
+            raise NotApplicable(f"the way from one value of '{name}' to another leaves their support ({tied[name]})")
     left = {name: value[:half] for name, value in batch.items()}
     decoded = in_shape(decode_path(model, path, seed=seed, batch=left), split.shape, 2)  # (half, steps, *shape)
     x = batch[X].cpu()
@@ -129,6 +136,13 @@ def traversals(
     sites = free_sites(model, guide, split)[:rows]
     if not sites:
         raise NotApplicable(NO_FREE_SITE)
+    tied = tied_sites(model, guide, split)
+    sites = [name for name in sites if name not in tied]
+    if not sites:
+        raise NotApplicable(
+            f"the numbers of a latent are tied to one another ({', '.join(f'{n}: {s}' for n, s in tied.items())}), so "
+            "that none of them moves by itself"
+        )
     some = picked(split, NUM_ENCODED, seed)
     means, draws = (f(model, guide, some, seed=seed, sites=sites) for f in (encode, posterior_samples))
     datum, stand_in = pick(split, 1, seed), some.batch(slice(0, NUM_ROWS))[X]

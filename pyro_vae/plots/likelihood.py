@@ -14,6 +14,7 @@ from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
 from pyro_vae.plots.drawing import Figure
+from pyro_vae.plots.gaps import with_gaps
 from pyro_vae.plots.images import grey_range, grid, in_shape, picked
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X
@@ -107,7 +108,7 @@ def worst_data(
     worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
     batch = split.fixed(worst.to(split.device)).batch(slice(None))
     mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)
-    values = torch.stack([batch[X].cpu(), mean])  # (2, columns, *shape)
+    values = torch.stack([with_gaps(model, guide, batch), mean])  # (2, columns, *shape)
     size, k = measured.effective_sample_size, measured.pareto_k
     columns = [f"k {k[i]:.2f}\nESS {size[i]:.0f}\n{measured.per_datum[i]:.1f}" for i in worst.tolist()]
     title = (

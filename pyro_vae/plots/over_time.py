@@ -13,7 +13,7 @@ from pyro_vae.evaluation.generate import draw, reconstruct
 from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import pick, shaped_like_x
 from pyro_vae.plots.registry import figure
-from pyro_vae.programs.context import X, needed_to_generate
+from pyro_vae.programs.context import X, needed_to_generate, takes
 
 MOST = 6  # numbers of a step that are drawn
 LENGTHS = "lengths"  # a batch's entry that says how many steps count
@@ -29,7 +29,7 @@ def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split
 
     Args:
         model, guide: the programs.
-        split: the data, with ``lengths``; n at even distances are drawn.
+        split: the data, (steps, dim) or (steps,) each, with ``lengths``; n at even distances are drawn.
         n: columns.
         seed: of all draws.
 
@@ -37,7 +37,7 @@ def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         the figure.
 
     Raises:
-        NotApplicable: if the data are no sequences (steps, dim) with lengths beside.
+        NotApplicable: if the data are no sequences with lengths beside that the model is given.
 
     Example:
         >>> import pyro_vae, torch
@@ -47,10 +47,12 @@ def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         >>> len(pyro_vae.plots.sequences(model, guide, split).axes)
         8
     """
-    if LENGTHS not in split.columns or len(split.shape) != 2:
+    if LENGTHS not in split.columns or len(split.shape) not in (1, 2):
         raise NotApplicable("the data are no sequences (steps, dim) with lengths beside")
+    if not takes(model, LENGTHS):
+        raise NotApplicable("the model takes no lengths, and draws sequences of lengths of their own")
     batch = pick(split, n, seed)
-    n = len(batch[X])
+    n, dim = len(batch[X]), split.shape[1] if len(split.shape) == 2 else 1
     mean = shaped_like_x(reconstruct(model, guide, batch, seed=seed), batch)  # (n, T, dim)
     given = {name: batch[name] for name in (X, LENGTHS, *needed_to_generate(model, batch))}
     drawn = draw(model, n, seed=seed, batch=given)
@@ -58,17 +60,17 @@ def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     figure = Figure(figsize=(max(6.0, 2.4 * n), 4.6), layout="constrained")
     panels = figure.subplots(2, n, sharex=True, sharey=True, squeeze=False)
     for i, length in enumerate(batch[LENGTHS].tolist()):
-        for d in range(min(MOST, split.shape[1])):
+        for d in range(min(MOST, dim)):
             panels[0, i].plot(_steps(batch[X], i, length, d), ".", color=f"C{d}", markersize=4)
             panels[0, i].plot(_steps(mean, i, length, d), color=f"C{d}", linewidth=1)
             panels[1, i].plot(_steps(own, i, length, d), color=f"C{d}", linewidth=1)
         panels[1, i].set_xlabel("step")
     panels[0, 0].set_ylabel("data, and mean of p(x | z)")
     panels[1, 0].set_ylabel("draws of the model")
-    left_out = f", the first {MOST} numbers of {split.shape[1]}" if split.shape[1] > MOST else ""
+    left_out = f", the first {MOST} numbers of {dim}" if dim > MOST else ""
     figure.suptitle(f"{split.name}: sequences up to their lengths{left_out}")
     return figure
 
 
 def _steps(x: Tensor, i: int, length: int, d: int) -> list[float]:
-    return x[i, :length, d].tolist()
+    return x[i, :length].reshape(length, -1)[:, d].tolist()

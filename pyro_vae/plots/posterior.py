@@ -75,7 +75,9 @@ def aggregated_posterior(
         _draw(axes, name, *(v[name].reshape(len(v[name]), -1).double() for v in (posterior, prior)))
     shares = " and ".join(f"{100 * mass:.0f} %" for mass in MASS)
     handles = [Patch(color="C0", label="aggregated posterior q(z)")]
-    handles.append(Line2D([], [], color="C1", label=f"prior p(z); in a plane, around {shares} of it"))
+    planes = any(posterior[name][0].numel() > 1 for name in free)
+    text = f"prior p(z); in a plane, around {shares} of it" if planes else "prior p(z)"
+    handles.append(Line2D([], [], color="C1", label=text))
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(free) > 1 else 1, fontsize="small")
     figure.suptitle(f"{split.name}: aggregated posterior of {n} data")
     return figure

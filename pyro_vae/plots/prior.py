@@ -16,6 +16,7 @@ from pyro_vae.evaluation.codes import number_of_codes
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import (
+    curve_panels,
     draw_curve,
     grey_range,
     grid,
@@ -96,10 +97,9 @@ def prior_samples(
     else:
         figure = Figure(figsize=(7, 7), layout="constrained")
         rows = math.ceil(n / columns)
-        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        panels = list(curve_panels(figure, rows, columns).flat)
         for axes, values in zip(panels, mean, strict=False):
             draw_curve(axes, values, 3, linewidth=1)
-            axes.tick_params(labelsize="x-small")
         for axes in panels[n:]:
             axes.set_axis_off()
     given = ", ".join(name for name in batch or {} if name != X)
@@ -186,7 +186,7 @@ LARGEST_LABEL = 10_000
     section="Samples",
     caption="Samples under a uniform and under the learned prior over codes.",
     order=1,
-    given=lambda run: {"batch": run.context(NUM_PRIOR_SAMPLES, without=(X, "y"))[1]},
+    given=lambda run: {"batch": run.context(NUM_PRIOR_SAMPLES, without=("y",))[1]},
 )
 def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch | None = None) -> Figure:
     """Two panels of means of p(x | z): codes that are all equally probable, and codes from the model's learned prior.
@@ -197,7 +197,8 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
         model: a generative program.
         seed: of the draws.
         batch: context that the model needs beside y, ``(n, ...)`` each, for n samples or in turn; without, there are 36
-            samples, or 6 of every class.
+            samples, or 6 of every class. And ``x``, rows of data that stand in for those of a model that cannot be run
+            without.
 
     Returns:
         the figure.
@@ -215,9 +216,9 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     """
     program = model if isinstance(model, Program) else Program(model)
     classes = _classes(program) if "y" in needed_to_generate(program) else []
-    given = len(next(iter(batch.values()))) if batch else SIDE * SIDE
+    given = next((len(value) for name, value in (batch or {}).items() if name != X), SIDE * SIDE)
     count = PER_CLASS * len(classes) or given
-    context = {name: value[torch.arange(count) % given] for name, value in (batch or {}).items()}
+    context = {name: value[torch.arange(count) % len(value)] for name, value in (batch or {}).items()}
     if classes:
         context["y"] = torch.tensor(classes).repeat(PER_CLASS)  # a class to a column
     flat = _UniformInPlace()

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.plots.drawing import Figure
+from pyro_vae.plots.gaps import with_gaps
 from pyro_vae.plots.images import (
     draw_curve,
     grey_range,
@@ -23,7 +24,6 @@ from pyro_vae.plots.images import (
     range_in_words,
 )
 from pyro_vae.plots.registry import check_drawable, figure
-from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def reconstructions(
     check_drawable(split.shape)
     batch = pick(split, n, seed)
     mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
-    return pairs(batch[X].cpu(), mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
+    x = with_gaps(model, guide, batch)
+    return pairs(x, mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
 
 
 def pairs(x: Tensor, mean: Tensor, title: str) -> Figure:

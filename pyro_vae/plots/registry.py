@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.data import Data, Sound, Split
+from pyro_vae.data import DataLike, Sound, Split, as_data
 from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
 from pyro_vae.evaluation.latent_units import LatentStatistics, latent_statistics
@@ -26,7 +27,7 @@ from pyro_vae.files import write_atomically
 from pyro_vae.plots.images import is_drawable, pick, picked
 from pyro_vae.programs.context import X, needed_to_generate
 from pyro_vae.programs.program import Program, as_programs, prime
-from pyro_vae.programs.session import in_evaluation
+from pyro_vae.programs.session import in_evaluation, named
 from pyro_vae.programs.traces import data_plates, is_latent, shared_sites
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def check_drawable(shape: tuple[int, ...]) -> None:
         NotApplicable: if they are neither images nor vectors.
     """
     if not is_drawable(shape):
-        raise NotApplicable(f"data of shape {shape} are neither images nor vectors")
+        known = "numbers: see the figure 'points'" if math.prod(shape) == 1 else "neither images nor vectors"
+        raise NotApplicable(f"data of shape {shape} are {known}")
 
 
 @dataclass
@@ -220,7 +222,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 def draw_all(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Data,
+    data: DataLike,
     records: Sequence[Mapping[str, Any]],
     folder: str | Path,
     seed: int = 0,
@@ -232,7 +234,7 @@ def draw_all(
 
     Args:
         model, guide: the programs.
-        data: the dataset.
+        data: the dataset, or what :func:`~pyro_vae.fit` takes in its place.
         records: the lines of ``metrics.jsonl``.
         folder: where to write; made if need be.
         seed: of all draws.
@@ -243,6 +245,7 @@ def draw_all(
     Raises:
         InputError: if a file cannot be written.
     """
+    data = as_data(named(data, model))
     split = data.test or data.validation or data.train
     if data.test is None and data.validation is None:
         logger.info("figures show training data: %s has no others", data.name)

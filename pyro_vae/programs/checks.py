@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import validation_enabled
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from pyro.infer.autoguide.effect import AutoMessenger
 from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -18,12 +19,14 @@ from pyro_vae.data import Split
 from pyro_vae.data.tensors import check_finite
 from pyro_vae.errors import InputError
 from pyro_vae.programs.context import X, declared_context, required_arguments
+from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.handlers import LastSite
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
-from pyro_vae.programs.program import Batch, Program, prime, real_type
+from pyro_vae.programs.program import Batch, Program, evaluation_mode, prime, real_type
 from pyro_vae.programs.sites import Site, elementwise, elementwise_support, innermost, inside_support, is_factor, kept
-from pyro_vae.programs.traces import data_plates, is_latent, is_observed
-from pyro_vae.runtime import peak_bytes, same_random_state
+from pyro_vae.programs.traces import data_plates, is_latent, is_observed, plate_dims
+from pyro_vae.programs.trial import try_together
+from pyro_vae.runtime import peak_bytes, private_seed, same_random_state
 
 
 def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
@@ -40,6 +43,8 @@ def refuse_unamortized(guide: Program, batch: Mapping[str, Tensor]) -> None:
     """
     count, devices = len(next(iter(batch.values()))), [value.device for value in batch.values()]
     for module in guide.modules():
+        if isinstance(module, AutoGuideList):
+            continue  # has no parameters: its parts do, which are modules of their own
         if isinstance(module, AutoGuide | AutoMessenger) and not isinstance(module.model, AutoGuide):
             statements = ParamStatements(ParameterStore())
             with torch.no_grad(), same_random_state(*devices), module_parameters(guide), statements:
@@ -103,13 +108,58 @@ def check_data(model: Program, guide: Program, split: Split) -> tuple[Trace, Tra
         seen += len(batch[X])
         for name, site in sites.items():
             if name not in computed:
-                check_support(name, site, batch[entries[name]], entries[name])
+                try:
+                    check_support(name, site, batch[entries[name]], entries[name])
+                except InputError:
+                    if not _in_own_support(model, guide, first, batch, site):
+                        raise
         for program in (model, guide):
             check_context(program, batch)
         for name, site in _primed(model, guide, batch)[0].nodes.items() if computed else ():
             if name in computed:
                 check_support(name, site, site["value"])
     return traces
+
+
+def _in_own_support(model: Program, guide: Program, first: Batch, batch: Batch, old: Site) -> bool:
+    """Whether data lie in the support that a site has of themselves, and it makes no other number of any datum.
+
+    A program may make a support of the data that it is given, as a multinomial's of ``int(docs.sum(-1).max())`` words,
+    of which the density of each document knows nothing. That of a categorical of as many classes does.
+    """
+    size, name = len(batch[X]), old["name"]
+    rows = _data_together(model, guide, first, run=True)
+    for part in ({k: v[i : i + rows] for k, v in batch.items()} for i in range(0, size, rows)):
+        try:
+            traces = _primed(model, guide, part)
+            site = traces[0].nodes[name]
+            check_support(name, site, site["value"])
+        except InputError:
+            return False
+        outside = ~old["fn"].support.check(site["value"]).movedim(-1, 0)  # (rows, *inner plates)
+        if not bool(outside.any()):
+            continue
+        i = int(outside.nonzero()[0, 0])
+        two = {k: torch.cat([first[k][:1], v[i : i + 1]]) for k, v in part.items()}
+        pruned = [prune_subsample_sites(trace) for trace in traces]
+        with private_seed(0, batch[X].device), evaluation_mode(model, guide):
+            trial = try_together(model, guide, two, plate_dims(*pruned), summed_sites(*pruned))
+        if not trial.together:
+            return False
+    return True
+
+
+def two_unlike(split: Split) -> dict[str, Tensor]:
+    """The data of the least and the greatest sum among the first ones, in their order: what alike data would hide.
+
+    A program that looks at a statistic of the whole batch (its greatest number, say) gives two data that have it in
+    common what it gives each alone. If there is only one datum, it.
+    """
+    each = max(1, sum(value.nbytes for value in split.batch(slice(0, 1)).values()))
+    some = split.batch(slice(0, max(2, min(CHUNK, CHUNK_BYTES // each))))
+    sums = some[X].detach().double().nan_to_num().reshape(len(some[X]), -1).sum(1)
+    places = sorted({int(sums.argmin()), int(sums.argmax())})
+    return {name: value[places if len(places) == 2 else slice(0, 2)] for name, value in some.items()}
 
 
 def data_type(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from string import digits
 from typing import Any, ClassVar
 
 import torch
@@ -180,7 +181,7 @@ class Steps(TorchDistribution):
 
 
 def _candidates(trace: Trace, latent: Mapping[str, Tensor], data: Tensor | None) -> Iterator[Tensor]:
-    """What may look like data: data, what the model returned, what it drew last, ..., first."""
+    """What may look like data: data, what the model returned, what it drew at every step, what it drew last … first."""
     if data is not None:
         yield data
     returned = trace.nodes["_RETURN"]["value"]
@@ -188,10 +189,23 @@ def _candidates(trace: Trace, latent: Mapping[str, Tensor], data: Tensor | None)
     for value in values if isinstance(values, Sequence) and not isinstance(values, str) else [values]:
         if isinstance(value, Tensor) and value.dim() and len(value):
             yield value
+    yield from _stacked(trace, latent)
     for name in reversed(latent):
         site, value = trace.nodes[name], latent[name]
         if value.dim() > site["fn"].event_dim:
             yield value.movedim(value.dim() - 1 - site["fn"].event_dim, 0)
+
+
+def _stacked(trace: Trace, latent: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Values of sites that are numbered, x_0, x_1, …, as one tensor ``(batch, steps, *event)``, the last kind first."""
+    kinds: dict[str, list[Tensor]] = {}
+    for name, value in latent.items():
+        stem, event_dim = name.rstrip(digits), trace.nodes[name]["fn"].event_dim
+        if stem != name and value.dim() > event_dim:
+            kinds.setdefault(stem, []).append(value.movedim(value.dim() - 1 - event_dim, 0))
+    for values in reversed(kinds.values()):
+        if len({value.shape for value in values}) == 1:
+            yield torch.stack(values, 1)
 
 
 class _Given(Messenger):

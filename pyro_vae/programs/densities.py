@@ -151,6 +151,27 @@ def bound_terms(pair: TracePair, *, analytic: bool) -> Iterator[Term]:
             yield Term("latent", q, log_q - log_p, weighted_q - weighted, "summed")
 
 
+def told_together(pair: TracePair) -> dict[str, str]:
+    """The name under which the KL of each latent site is told: its own, but for functions of the guide's own sites.
+
+    ``AutoNormal`` draws u and has w = f(u) as a point mass with a density: -log p(w) and log q(u) alone are no KL,
+    their sum is, that of w. Where several w are functions of one u they have one KL.
+    """
+    latent = pair.latent()
+    functions = [
+        name for name, (q, p) in latent.items() if p is not None and is_delta(q["fn"]) and not is_delta(p["fn"])
+    ]
+    told = {name: name for name in latent}
+    rest = [name for name, (q, p) in latent.items() if p is None and not is_delta(q["fn"])]
+    own = {u: u.removesuffix("_unconstrained") for u in rest if u.removesuffix("_unconstrained") in functions}  # Pyro's
+    told |= own
+    rest, left = [u for u in rest if u not in own], [w for w in functions if w not in own.values()]
+    together = {*rest, *left}
+    if rest and left and (together <= pair.shared or not together & pair.shared):
+        told |= dict.fromkeys(together, ", ".join(left))
+    return told
+
+
 def model_densities(pair: TracePair, latents: Sequence[str]) -> tuple[Tensor, Tensor]:
     """log p(z) of latent sites and log p(x | z) of all data sites and factors, ``(num_particles, size)`` each.
 

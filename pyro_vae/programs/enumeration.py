@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyro import poutine
+from pyro.infer import infer_discrete
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.sites import Site, in_data_plate
@@ -179,6 +183,32 @@ def with_all_values(
     if not sums:
         return model, guide
     return AllValues(sums.model)(model), AllValues(sums.guide, -(nesting + 2))(guide)
+
+
+def drawn_given_data(
+    model: Callable[..., Any], guide: Trace, batch: Mapping[str, Tensor], sums: Sums, nesting: int
+) -> Trace:
+    """A guide's trace and, beside its sites, draws of what is summed in the model, given data and guide's draws.
+
+    By Pyro's ``infer_discrete``: chains forwards and backwards.
+
+    Args:
+        model: the program; it is given the whole batch.
+        guide: of a run on the batch, in which all its sites are drawn.
+        batch: the data.
+        sums: what is summed over.
+        nesting: batch dimensions of the model's own plates.
+    """
+    if not sums.model:
+        return guide
+    drawn = {name: site for name, site in guide.nodes.items() if site["type"] == "sample"}
+    held = {name: site["value"] for name, site in drawn.items() if not site_is_subsample(site)}
+    marked = Marked(sums.model)(poutine.condition(model, data=held))
+    inferred = infer_discrete(marked, first_available_dim=-(nesting + 1))
+    given, found = poutine.trace(inferred).get_trace(**batch), guide.copy()
+    for name in sums.model:
+        found.add_node(name, **given.nodes[name])
+    return found
 
 
 def alone_with_all_values(model: Callable[..., Any], sums: Sums, nesting: int) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.sites import innermost, rewrapped
@@ -288,3 +289,26 @@ class LastSite(Messenger):
 
     def _pyro_sample(self, msg: Message) -> None:
         self.name = msg["name"]
+
+
+class Unvalidated(Messenger):
+    """Keeps the sites' distributions from checking values inside this block, those too that were made outside of it."""
+
+    def __enter__(self) -> Unvalidated:
+        self._validated: list[Distribution] = []
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for part in self._validated:
+            part._validate_args = True
+
+    def _pyro_sample(self, msg: Message) -> None:
+        parts = [msg["fn"]]
+        while parts:
+            part = parts.pop()
+            own = getattr(part, "__dict__", {})
+            if own.get("_validate_args"):  # its own, which Pyro's switch does not reach: ``expand`` gives it one
+                self._validated.append(part)
+                part._validate_args = False
+            parts += [value for value in own.values() if isinstance(value, Distribution)]

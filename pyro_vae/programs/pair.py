@@ -132,6 +132,7 @@ def examine(
     bounds: bool = True,
     training: bool = False,
     traces: tuple[Trace, Trace] | None = None,
+    unlike: Batch | None = None,
 ) -> Pair:
     """Look at a pair once on a few data: whether its weights make a bound, and what may be run together.
 
@@ -143,6 +144,7 @@ def examine(
         bounds: whether the guide's density matters (not if it is not looked at).
         traces: of the model and the guide on those data, from checks that were made before.
         training: a batch may matter as a whole then (its statistics).
+        unlike: two data that differ much, with which data together are tried against one by one; else those of batch.
 
     Raises:
         InputError: names the site where the weights are no bound; or says why the programs cannot be run.
@@ -159,7 +161,7 @@ def examine(
             if sums:
                 first = {name: value[:1] for name, value in batch.items()}
                 check_terms(lambda: Pair(model, guide, nesting, sums=sums).traces(first), sums, *pruned)
-            trial = try_together(model, guide, batch, nesting, sums)
+            trial = try_together(model, guide, unlike or batch, nesting, sums)
     how = {
         "num_data": num_data,
         "data_plates": trial.data_plates or None,

@@ -82,7 +82,8 @@ def await_weights(program: Callable[..., Any], saved: Mapping[str, Tensor]) -> l
             place, key = ("store", key) if place == "store" else ("self", name)
             owner = {"store": module.store, "self": module}[place]
         elif place == STORE and isinstance(module, nn.Module):
-            owner = module._modules.setdefault(STORE, ParameterStore())
+            # a Program has a store already, which its module then shares
+            owner = module._modules.setdefault(STORE, program.store if program is not own else ParameterStore())
         elif place == ALSO_USED and isinstance(module, nn.Module):
             owner = module._modules.setdefault(ALSO_USED, AlsoUsed())
         else:
@@ -312,10 +313,12 @@ def _has_state(module: nn.Module) -> bool:
     )
 
 
-def densities_of(trace: poutine.Trace) -> list[Tensor]:
-    """The log-densities, values and scales of a trace's sites."""
+def densities_of(trace: poutine.Trace, *, params: bool = True) -> list[Tensor]:
+    """The log-densities, values and scales of a trace's sites; and, if wanted, what ``pyro.param`` gave."""
     roots: list[Tensor] = []
     for site in trace.nodes.values():
+        if site["type"] == "param" and not params:
+            continue
         if site["type"] == "sample":
             try:
                 roots.append(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyro
@@ -19,17 +20,19 @@ from pyro_vae.data import DataLike, Split, held_out
 from pyro_vae.data import as_split as data_as_split
 from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
-from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type
+from pyro_vae.programs.ancestral import step_by_step
+from pyro_vae.programs.checks import check_context, check_data, check_present, check_whole, data_type, two_unlike
 from pyro_vae.programs.context import X, data_argument, needed_to_generate, required_names, takes
 from pyro_vae.programs.data_sites import data_site, join_steps, observed_data, same_numbers, site_of_run
 from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Program, as_programs, evaluation_mode, prime, real_type
-from pyro_vae.programs.sites import mean_of
-from pyro_vae.programs.traces import check_sites, is_deterministic, traced
+from pyro_vae.programs.sites import is_factor, mean_of
+from pyro_vae.programs.traces import check_sites, is_deterministic, is_observed, traced
 from pyro_vae.runtime import as_device, check_seed, private_seed
 
 logger = logging.getLogger(__name__)
+Known = TypeVar("Known")
 
 
 @contextmanager
@@ -64,7 +67,7 @@ def evaluating(
     check_seed(seed)
     target = None if device is None else as_device(device)
     programs = as_programs(model, guide)
-    split = held_out(data).fixed()
+    split = held_out(named(data, model)).fixed()
     known = {name for program in programs for name in program.store.names}
     parameter = next((p for program in programs for p in program.parameters()), None)
     target = parameter.device if target is None and parameter is not None else target
@@ -79,7 +82,7 @@ def evaluating(
         _warn_of_initial_values({name for p in programs for name in p.store.names} - known)
         how: dict[str, Any] = {"vectorize": vectorize, "num_data": len(split), "bounds": bounds, "traces": traces}
         with evaluation_mode(*programs):  # with the modules that they have been found to use
-            pair = examine(*programs, split.batch(slice(0, 2)), **how)
+            pair = examine(*programs, split.batch(slice(0, 2)), unlike=two_unlike(split), **how)
             with pyro.validation_enabled(False):
                 yield pair, split
 
@@ -140,9 +143,8 @@ def as_split(data: DataLike, model: Callable[..., Any]) -> Split:
     """
     if isinstance(data, Tensor | np.ndarray):
         data = {X: data}
+    data = named(data, model)
     if isinstance(data, Mapping) and "train" not in data:
-        name = data_argument(model)
-        data = {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
         if not all(isinstance(value, Tensor) for value in data.values()):
             return data_as_split(data).fixed()
         x = data.get(X)
@@ -152,6 +154,14 @@ def as_split(data: DataLike, model: Callable[..., Any]) -> Split:
         )  # whether the model leaves NaN out is checked later
         return Split(data, integers=integers, missing=missing)
     return held_out(data).fixed()
+
+
+def named(data: Known, model: Callable[..., Any]) -> Known | dict[str, Tensor]:
+    """Data as they are, but of a batch the entry that goes to the model's data argument is called x."""
+    if not isinstance(data, Mapping):
+        return data
+    name = data_argument(model)
+    return {X: data[name]} if len(data) == 1 and name in data else as_batch(model, data)
 
 
 def as_batch(model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -230,7 +240,8 @@ def generated(
     """Run a model without its data, for a plate of ``count`` data.
 
     Its data argument is None. A model that cannot be run so is given rows of data in their stead, if there are any,
-    and samples its data site all the same: the rows say how many there are to be, and nothing else.
+    and samples its data site all the same: the rows say how many there are to be, and nothing else. One that looks at
+    earlier steps of sequences (teacher forcing) is run step by step, given those that it has drawn.
 
     Args:
         program: the model.
@@ -274,11 +285,20 @@ def generated(
     trace = traced(run, **context, **{X: rows}, num_samples=count)
     check_whole(trace)
     drawn = {name: node for name, node in observed_data(trace.nodes).items() if not node["is_observed"]}
+    if site is None and not drawn:
+        others = [name for name, node in trace.nodes.items() if is_observed(node) and not is_factor(node)]
+        raise InputError(
+            f"the model is given x and does not observe it{', but ' + ', '.join(others) if others else ''}: in a "
+            "batch, call what is observed x, and what is only given (context) by another name"
+        )
     joined = None if site is not None else join_steps(trace, drawn, rows)
     name = joined or data_site(drawn, rows, site)
     if dependent := _depends_on(run, data, context, count):
         said = f"the model looks at its data (site '{dependent}' is another for other data)"
         if looks == "refused":
+            by_steps = None if joined else step_by_step(run, name, rows, context)
+            if by_steps is not None:
+                return Generated(by_steps, name)
             raise InputError(
                 f"{said}, so that it cannot be run without them: let it draw what it looks at where its data argument "
                 "is None, with an argument num_samples, the size of its data plate"
@@ -306,15 +326,24 @@ def _told(reason: Exception | None) -> str:
 def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Tensor], count: int) -> str | None:
     """The first site whose value or mean is another for other data, with the same random numbers; None if none is."""
 
-    def drawn(x: Tensor) -> dict[str, list[Tensor]]:
+    def drawn(x: Tensor) -> dict[str, Any]:
         with private_seed(0, data.device):
             trace = traced(run, **context, **{X: x}, num_samples=count)
-        nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
-        return {name: [node["value"], mean_of(node)] for name, node in nodes.items()}
+        return {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+
+    def same(a: Any, b: Any) -> bool:
+        """Draws, means, and the density at one value: draws of classes may agree though their probabilities do not."""
+        return (
+            _close(a["value"], b["value"])
+            and _close(mean_of(a), mean_of(b))
+            and _close(_density(a, a["value"]), _density(b, a["value"]))
+        )
 
     rows = data[torch.arange(count, device=data.device) % len(data)]
     first, compared = drawn(rows), False
-    for other in (data[:1].expand_as(rows).clone(), data[-1:].expand_as(rows).clone(), torch.zeros_like(rows)):
+    unlike = data[(data != rows[:1]).flatten(1).any(1)][:1]  # a datum that is none of the first row
+    others = [row.expand_as(rows).clone() for row in (data[:1], data[-1:], unlike) if len(row)]
+    for other in (*others, torch.zeros_like(rows)):
         if torch.equal(other, rows):
             continue
         try:
@@ -323,14 +352,23 @@ def _depends_on(run: Callable[..., Any], data: Tensor, context: Mapping[str, Ten
             continue
         compared = True
         for name in {**first, **second}:
-            pairs = zip(first.get(name, [None]), second.get(name, [None]), strict=False)
-            if not all(_close(a, b) for a, b in pairs):
+            if name not in first or name not in second or not same(first[name], second[name]):
                 return name
     if not compared:
         raise InputError(
             "whether the model looks at its data cannot be told from one datum: give more rows, batch={'x': ...}"
         )
     return None
+
+
+def _density(node: Any, value: Tensor) -> Tensor:
+    """log p of a value, ``(*batch,)``; nan where it cannot be had."""
+    try:
+        with pyro.validation_enabled(False):
+            log_p = node["fn"].log_prob(value)
+    except (ValueError, RuntimeError, NotImplementedError):
+        return value.new_full((), math.nan, dtype=torch.float64)
+    return log_p
 
 
 def _close(a: Any, b: Any) -> bool:

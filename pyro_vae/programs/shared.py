@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.densities import bound_terms
+from pyro_vae.programs.checks import two_unlike
+from pyro_vae.programs.densities import bound_terms, told_together
 from pyro_vae.programs.pair import Pair, examine
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.traces import TracePair
@@ -95,20 +96,26 @@ class GivenShared:
         self.whole, self.first = whole, split.batch(slice(0, 1))
         traces = self._traces(self.first)
         self.names = shared_latents(traces)
+        self._told = told_together(traces)  # what they are functions of (``AutoNormal``) is held with them
+        alone = [name for name, (_, p) in traces.latent().items() if p is None and name in traces.shared]
+        self._all = [*self.names, *alone]
         self._check_apart_from_data(split.batch(slice(len(split) - 1, None)))
         held = self._held = HeldLatents(self._values(traces))
         programs = [held.around(program) for program in (whole.model, whole.guide)]  # type: ignore[arg-type]
         how: dict[str, Any] = {"vectorize": vectorize, "num_data": whole.num_data}
-        self.pair = examine(*programs, split.batch(slice(0, 2)), **how)
-        self.kl: dict[str, list[float]] = {name: [] for name in self.names}
+        self.pair = examine(*programs, split.batch(slice(0, 2)), unlike=two_unlike(split), **how)
+        self.kl: dict[str, list[float]] = {self._told[name]: [] for name in self._all}
 
     def draw(self) -> None:
         """Draw the latents anew."""
         traces = self._traces(self.first)
+        found = dict.fromkeys(self.kl, 0.0)
         for kind, site, raw, *_ in bound_terms(traces, analytic=True):
-            if kind == "latent" and site["name"] in self.names:
+            if kind == "latent" and site["name"] in self._all:
                 of_one = raw.double().mean().item()  # each datum carries 1 / num_data
-                self.kl[site["name"]].append(of_one * (traces.num_data or traces.full_size))
+                found[self._told[site["name"]]] += of_one * (traces.num_data or traces.full_size)
+        for name, value in found.items():
+            self.kl[name].append(value)
         self._held.set(self._values(traces))
 
     def mean_kl(self) -> dict[str, float]:
@@ -119,7 +126,7 @@ class GivenShared:
         return self.whole.traces(batch)
 
     def _values(self, traces: TracePair) -> dict[str, Tensor]:
-        return {name: traces.guide.nodes[name]["value"] for name in self.names}
+        return {name: traces.guide.nodes[name]["value"] for name in self._all}
 
     def _check_apart_from_data(self, last: Batch) -> None:
         found = []

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pyro_vae.errors import unknown
-from pyro_vae.programs.handlers import LastSite
+from pyro_vae.programs.handlers import LastSite, Unvalidated
 from pyro_vae.recording.state import Snapshot
 from pyro_vae.recording.tensors import (
     as_accumulated,
@@ -82,6 +82,8 @@ def reason(error: Exception, site: str | None) -> str:
         what = "it looks at a tensor's value"
     elif isinstance(error, DynamicOutputShapeException):
         what = "a shape depends on a tensor's values"
+    elif isinstance(error, TypeError) and "FakeTensor" in str(error):
+        what = "it takes a tensor's value for a number of Python's"
     else:
         what = f"{type(error).__name__}: {first_line(error)}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
@@ -340,8 +342,8 @@ class Recording:
         buffers = inputs[n : n + len(self.buffers)]
         replaced = {id(t): r for t, r in zip((*self.parameters, *self.buffers), (*leaves, *buffers), strict=True)}
         batch = dict(zip(self.keys, inputs[n + len(self.buffers) :], strict=True))
-        grad = torch.set_grad_enabled(self.differentiate)
-        with grad, pyro.validation_enabled(False), with_tensors(self.module, replaced):  # validation looks at values
+        grad, unvalidated = torch.set_grad_enabled(self.differentiate), pyro.validation_enabled(False)
+        with grad, unvalidated, Unvalidated(), with_tensors(self.module, replaced):  # validation looks at values
             outputs = tuple(self.function(**batch))
         results = [o.detach() for o in outputs]
         self._has_gradient = []

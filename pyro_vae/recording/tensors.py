@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 
 def seen_by(transform: Transform) -> set[str]:
@@ -56,12 +58,14 @@ def with_tensors(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[N
         if value is not None
     ]
     recurrent = [(m, m._flat_weights) for m in module.modules() if isinstance(m, nn.RNNBase)]
+    elsewhere = _Instead({id(value): tensors[id(value)] for _, _, value in own})  # a program's closures and globals
     try:
         for store, name, value in own:
             store[name] = tensors[id(value)]  # type: ignore[assignment]
         for m, _ in recurrent:
             m._flat_weights = [m._parameters[n] for n in m._flat_weights_names]
-        yield
+        with elsewhere:
+            yield
         with torch.no_grad():
             for store, name, value in own:
                 if store[name] is not tensors[id(value)]:
@@ -71,6 +75,18 @@ def with_tensors(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[N
             store[name] = value
         for m, weights in recurrent:
             m._flat_weights = weights
+
+
+class _Instead(TorchFunctionMode):
+    """Hands functions of torch other tensors in place of those with these ids: of bare parameters, say."""
+
+    def __init__(self, tensors: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.tensors = tensors
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(lambda value: self.tensors.get(id(value), value), (args, kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def as_accumulated(gradients: Sequence[Tensor | None], leaves: list[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:

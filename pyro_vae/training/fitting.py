@@ -23,13 +23,15 @@ from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
 from pyro_vae.programs.baselines import check_baselines, networks
-from pyro_vae.programs.checks import check_data, data_type
+from pyro_vae.programs.checks import check_data, data_type, two_unlike
 from pyro_vae.programs.pair import Batch, Pair, examine
 from pyro_vae.programs.parameters import densities_of, leaves_of
 from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
+from pyro_vae.programs.session import named
 from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
 from pyro_vae.programs.traces import TracePair, is_latent
-from pyro_vae.recording import Compile, choose_mode
+from pyro_vae.recording import Compile, choose_mode, forget
+from pyro_vae.recording.state import Snapshot
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
@@ -87,7 +89,8 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
 def _check_own_parameters(site: Site, pair: Pair, traces: TracePair) -> None:
     """Refuse a baseline that is fitted by parameters of the densities: these would learn to be easy to predict."""
     own = {id(leaf) for leaf in leaves_of(networks(site))}
-    for leaf in leaves_of([*densities_of(traces.guide), *densities_of(traces.model)]) if own else ():
+    made = [value for trace in (traces.guide, traces.model) for value in densities_of(trace, params=False)]
+    for leaf in leaves_of(made) if own else ():
         if id(leaf) in own:
             programs = [p for p in (pair.guide, pair.model) if isinstance(p, nn.Module)]
             named = [item for program in programs for item in program.named_parameters()]
@@ -162,7 +165,8 @@ def fit(
             functions. Each is given the batch's entries that it has arguments for.
         data: what :func:`~pyro_vae.data.as_data` takes: tensors, arrays (also mapped from files), a dataset, a
             ``DataLoader``, an iterable of batches, or a dict of them by part. With a validation part
-            (:class:`~pyro_vae.data.Data`), it is measured after each epoch.
+            (:class:`~pyro_vae.data.Data`), it is measured after each epoch. Of a dict of tensors the entry x may have
+            the name of the data argument, if all others have arguments of their own names.
         objective: what is minimized; :class:`~pyro_vae.objectives.ELBO` with one particle if not given.
         epochs: passes over the training data.
         batch_size: data in a step (over all devices together); None: 100, or a ``DataLoader``'s own. An iterable of
@@ -217,7 +221,7 @@ def fit(
         (2, 4)
     """
     batch_size = batch_size if batch_size is not None else getattr(data, "batch_size", None) or 100
-    data = _with_workers(as_data(data, num_workers), num_workers)
+    data = _with_workers(as_data(named(data, model), num_workers), num_workers)
     objective = objective if objective is not None else ELBO()
     check_seed(seed)
     _check(epochs, patience, data, objective, resume, out)
@@ -260,7 +264,8 @@ def fit(
     with alone, private_seed(derived_seed(seed, "noise"), fabric.device):
         prime(*programs, batches.batch(0, 0))
         first = train.batch(slice(0, 2))
-        pair = examine(*programs, first, num_data=len(train), training=True, traces=traces)
+        how = {"num_data": len(train), "training": True, "traces": traces, "unlike": two_unlike(train)}
+        pair = examine(*programs, first, **how)
         check_trainable(pair, first)
         objective = objective.on(pair)
         scheduled = ScheduledBuffers(*programs, of_buffers)
@@ -312,6 +317,8 @@ def fit(
         with pyro.validation_enabled(False):  # checked above, once; inside a step it would synchronize
             trainer.train()
     at = trainer.at
+    for transform in Snapshot(step, keep=False).transforms:
+        forget(transform)  # what flows keep of the last batch hangs on its graph, which no copy could be made of
     for program in programs:
         program.eval()
     return FitResult(

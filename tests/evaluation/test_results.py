@@ -54,6 +54,9 @@ def test_a_result_is_shown_and_written_without_knowing_what_it_is(name):
     assert bool(result.arrays()) == (name not in ("CodeStatistics", "LatentStatistics"))
     assert isinstance(result.warnings, list) and all(isinstance(sentence, str) for sentence in result.warnings)
     assert json.loads(json.dumps(plain(result.to_dict()), allow_nan=False))
+    lines = str(result).splitlines()
+    assert len(lines) == len(result.rows) + len(result.warnings) and "tensor" not in str(result)
+    assert all(label in line and text in line for (label, text), line in zip(result.rows.items(), lines, strict=False))
     page = result._repr_html_()
     assert page.count("<tr>") == len(result.rows) and page.count("<p>") == len(result.warnings)
 

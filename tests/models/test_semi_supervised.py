@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -63,6 +65,34 @@ def test_a_label_adds_up(pair, x, share, within):
     unknown = {"x": x, "y": torch.full((6,), -1)}
     p = posterior_probabilities(model, guide, unknown, num_particles=4000)["y_unobserved"]
     torch.testing.assert_close(p.double(), each.softmax(1), atol=within, rtol=0)
+
+
+@pytest.mark.parametrize("by_guide", [True, False])
+@pytest.mark.parametrize("together", [True, False])
+def test_what_is_known_has_no_posterior_probability(by_guide, together):
+    """By obs_mask; the others' are those of a mixture, also where particles are run as further data."""
+    weights, y = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0, 1, 2, 0, 1])
+    known, x = torch.tensor([True, False, True, False, False]), torch.randn(5, 2)
+
+    def model(x=None, y=None, known=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            y = pyro.sample("y", dist.Categorical(weights), obs=y, obs_mask=known)
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            if not together and z.dim() > 2:
+                raise RuntimeError("one batch dimension only")
+            return pyro.sample("x", dist.Normal(0 * z + y[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x, known):
+        with pyro.plate("data", len(x)):
+            if by_guide:
+                pyro.sample("y_unobserved", dist.Categorical(weights.flip(0)), infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+    batch = {"x": x, "y": y, "known": known}
+    p = posterior_probabilities(model, guide, batch, num_particles=7)["y_unobserved"]
+    exact = (weights.log() - 0.5 * (x[:, None] - torch.arange(3)[:, None]).square().sum(-1)).softmax(-1)
+    assert p[known].isnan().all()
+    torch.testing.assert_close(p[~known], exact[~known], atol=1e-5, rtol=0)
 
 
 def test_the_bound_is_kingmas(pair, x):

@@ -28,6 +28,23 @@ def test_a_baseline_network_is_used_and_fitted_as_pyro_does(binary):
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
+def test_a_baseline_network_said_by_pyro_module_is_trained(binary):
+    """As in Pyro's tutorials: ``pyro.module`` in the guide, of the baseline as of the encoder."""
+    pair = Sigmoid()
+
+    def model(x=None, num_samples=1):
+        return pair.model(x, num_samples)
+
+    def guide(x):
+        pyro.module("encoder", pair.encoder)
+        pyro.module("baseline", pair.baseline)
+        return pair.guide(x)
+
+    before = [p.clone() for p in pair.parameters()]
+    fit(model, guide, binary, epochs=1, learning_rate=0.1, progress=False, device="cpu")
+    assert all(not torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True))
+
+
 # --------------------------------------------------------------------------- variance
 @pytest.mark.parametrize("better", ["average", "network", "particles", "importance"])
 def test_baselines_and_further_particles_lower_the_variance(binary, better):

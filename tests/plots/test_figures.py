@@ -425,3 +425,82 @@ def test_an_error_of_the_program_s_own_is_told_as_it_is(tmp_path, caplog):
 
     figures.draw_all(model, fails, Data(data((1, 8, 8))), records(), tmp_path)
     assert "no figure 'kl_per_unit': AttributeError: of the guide's own" in caplog.text
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_data_of_one_or_two_numbers_are_points(dims, tmp_path, caplog):
+    """x = z + noise: reconstructions lie near the data, draws have the model's spread; a number alone is no curve."""
+
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(dims), 3.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z, 0.1).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.1).to_event(1))
+
+    x = torch.linspace(-2, 2, 50)[:, None].expand(-1, dims).clone()
+    figure = figures.points(model, guide, Split({"x": x}), n=2000)
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        name + "[0]" * (dims == 2) for name in ("x", "mean of p(x | z)", "draw of p(x)")
+    ]
+    if dims == 2:
+        data, mean, drawn = (torch.as_tensor(axes.collections[0].get_offsets().data) for axes in figure.axes)
+        torch.testing.assert_close(data.float(), x)
+        assert (mean - data).abs().max() < 0.6 and len(drawn) == 2000 and abs(drawn.std() - 9.01**0.5) < 0.15
+    with caplog.at_level(logging.INFO, "pyro_vae"):
+        written = {path.stem for path in figures.draw_all(model, guide, Data(Split({"x": x})), [], tmp_path)}
+    assert "points" in written and ("prior_samples" in written) == (dims == 2)
+    assert ("no figure 'prior_samples': data of shape (1,) are numbers: see the figure 'points'" in caplog.text) == (
+        dims == 1
+    )
+
+
+def test_real_numbers_beyond_one_are_not_clipped():
+    """Images of standardized data, and sequences: black and white are their least and greatest."""
+    x = torch.randn(8, 5, 3)
+    figure = figures.reconstructions(*_copying((5, 3)), Split({"x": x}))
+    low, high = x.min(), x.max()
+    canvas = torch.as_tensor(figure.axes[0].images[0].get_array())[:5, :3, 0]
+    torch.testing.assert_close(canvas, (x[0] - low) / (high - low))
+
+
+def _copying(shape):
+    def model(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(shape), 1.0).to_event(2))
+            return pyro.sample("x", dist.Normal(z, 0.1).to_event(2), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.1).to_event(2))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_what_a_mask_leaves_out_is_a_gap(steps):
+    """Entries that are missing, which the data have as zeros: the data's line stops, the reconstruction goes on."""
+    x = torch.randn(6, 5)
+    known = torch.rand(6, 5) < 0.6
+    known[0] = torch.tensor([True, False, True, True, True])
+
+    def model(x=None, known=None, num_samples=1):
+        there = torch.ones(num_samples, 5, dtype=torch.bool) if known is None else known
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+            if not steps:
+                return pyro.sample("x", dist.Normal(z, 0.1).mask(there).to_event(1), obs=x)
+            for t in range(5):
+                with pyro.poutine.mask(mask=there[:, t]):
+                    pyro.sample(f"x_{t}", dist.Normal(z[..., t], 0.1), obs=None if x is None else x[:, t])
+
+    def guide(x, known):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.1).to_event(1))
+
+    figure = figures.reconstructions(model, guide, Split({"x": x * known, "known": known}))
+    data, mean = (torch.tensor(line.get_ydata()) for line in figure.axes[0].lines)
+    assert data.isnan().tolist() == [False, True, False, False, False] and mean.isfinite().all()
+    torch.testing.assert_close(data[known[0]].float(), x[0][known[0]])

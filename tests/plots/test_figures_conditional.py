@@ -128,7 +128,8 @@ def test_all_that_apply_are_drawn(make, names, tmp_path, caplog):
     drawn = [path.stem for path in written if path.stem in both_kinds]
     assert sorted(drawn) == sorted(names)  # the diagnostics have tests of their own
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("pyro_vae")]
-    assert len(lines) == len(registry.figures()) - len(written) and all(line.startswith("no figure") for line in lines), lines
+    assert len(lines) == len(registry.figures()) - len(written)
+    assert all(line.startswith("no figure") for line in lines), lines
 
 
 @pytest.mark.parametrize("draw", [figures.progression, figures.completions])

@@ -200,3 +200,47 @@ def test_frozen_modules_and_those_of_others_stay_as_they_are():
     assert torch.equal(frozen.weight, before)
     owned = {id(p) for p in result.model.parameters()}
     assert id(mine.weight) in owned and id(frozen.weight) in owned and id(holder.unrelated.weight) not in owned
+
+
+@pytest.mark.parametrize("who", [("sd",), ("shift",), ("sd", "shift")])
+@pytest.mark.parametrize("model_is", ["module", "PyroModule", "function"])
+@pytest.mark.parametrize("guide_is", ["module", "PyroModule", "function"])
+def test_statements_of_modules_beside_functions_are_loaded(model_is, guide_is, who, tmp_path):
+    """A pair of one module and one function shares one store: whichever says pyro.param, its values come back."""
+
+    def param(name):
+        return pyro.param(name, torch.tensor(1.0)) if name in who else torch.tensor(1.0)
+
+    def pair():
+        decoder, encoder = nn.Linear(2, 6), nn.Linear(6, 4)
+
+        def model(x=None, num_samples=1):
+            with pyro.plate("data", num_samples if x is None else len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(decoder(z), param("sd")).to_event(1), obs=x)
+
+        def guide(x):
+            loc, raw = encoder(x).chunk(2, -1)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc + param("shift"), raw.exp()).to_event(1))
+
+        def made(function, kind, net):
+            if kind == "function":
+                return function
+
+            class Made({"module": nn.Module, "PyroModule": PyroModule}[kind]):
+                def __init__(self):
+                    super().__init__()
+                    self.net = net
+
+                forward = staticmethod(function)
+
+            return Made()
+
+        return made(model, model_is, decoder), made(guide, guide_is, encoder)
+
+    how = {"epochs": 5, "learning_rate": 0.05, "batch_size": 20, "progress": False, "device": "cpu"}
+    result = fit(*pair(), X, out=tmp_path / "run", **how)
+    score = log_likelihood(result.model, result.guide, X, num_particles=20).mean
+    model, guide = pair()
+    assert log_likelihood(*load(tmp_path / "run", model=model, guide=guide), X, num_particles=20).mean == score

@@ -126,6 +126,29 @@ def test_supports_go_by_site_and_look_at_all_the_data(site, computed):
     assert torch.isfinite(log_likelihood(model, guide, x[-5:], num_particles=2).per_datum).all()
 
 
+SHARES = torch.arange(1.0, 13.0) / 78
+OF_THE_DATA = {  # likelihoods whose support a program makes of the data that it is given; others' data change the last
+    "multinomial": lambda p, x: dist.Multinomial(int(x.sum(-1).max()), p),
+    "categorical": lambda p, x: dist.Categorical(torch.arange(x.max() + 1).expand(*p.shape, -1)).to_event(1),
+}
+
+
+@pytest.mark.parametrize("kind", OF_THE_DATA)
+@pytest.mark.parametrize("num_data", [30, 1500])
+def test_supports_that_are_made_of_the_data(kind, num_data):
+    """The first data, at which sites are looked for, are smaller than the others."""
+    x = torch.poisson(torch.full((num_data, 12), 2.0)) + (torch.arange(num_data)[:, None] > num_data - 10) * 10.0
+    x[:2] = torch.arange(12.0) % 4
+    model = model_of(lambda z, x: pyro.sample("obs", OF_THE_DATA[kind](SHARES + 0 * net(z), x), obs=x))
+    if kind == "multinomial":
+        exact = (x.sum(-1) + 1).lgamma() + (x * SHARES.log() - (x + 1).lgamma()).sum(-1)
+        ours = log_likelihood(model, guide, x, num_particles=2).per_datum
+        torch.testing.assert_close(ours.float(), exact, rtol=1e-5, atol=1e-3)
+        TOOLS[2](model, guide, x)
+        x = torch.cat([x, -x[-1:]])
+    refused(model, guide, x, "lie outside the support")
+
+
 def test_masked_numbers_may_be_anything():
     keep = torch.rand(20, 12) < 0.5
     x = torch.where(keep, torch.rand(20, 12).round(), -1.0)

@@ -236,6 +236,38 @@ def test_noise_outside_the_sites_is_not_compared(caplog):
     assert "random numbers outside its sites" in caplog.text
 
 
+STATISTICS = {  # of a whole batch, which the first two data have in common
+    "greatest": lambda x: x.amax(),
+    "a number of Python's": lambda x: float(x.max()),
+    "least": lambda x: 20 - x.amin(),
+    "mean": lambda x: x.mean(),
+    "median": lambda x: x.median(),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_of_the_batch_that_the_first_data_have_in_common(name, caplog):
+    """p(x) = N(x; 0, s(x)^2), s of the datum alone, whatever is beside it."""
+    statistic = STATISTICS[name]
+
+    def model(x=None, num_samples=1):
+        scale = 1.0 if x is None else statistic(x)
+        with pyro.plate("data", num_samples if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(0 * z, scale).to_event(1), obs=x)
+
+    def prior(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+    x = 3 + torch.arange(60.0).reshape(30, 2) % 17
+    x[:2] = torch.tensor([[7.0, 4.0], [4.0, 7.0]])
+    exact = torch.stack([dist.Normal(0.0, float(statistic(row))).log_prob(row).sum() for row in x])
+    ours = log_likelihood(model, prior, x, num_particles=3).per_datum
+    torch.testing.assert_close(ours.float(), exact, rtol=1e-5, atol=1e-4)
+    assert "data are run one by one" in caplog.text
+
+
 # ------------------------------------------------------------------------------ the trial itself
 def test_plates_over_the_data_are_told_from_others_of_the_same_size():
     def model(x):

@@ -1,5 +1,6 @@
 """Recordings of programs whose distributions remember what they have seen: the caches of transforms."""
 
+import copy
 import logging
 
 import pyro
@@ -81,6 +82,23 @@ def test_a_flow_is_trained_on_graphs_as_it_is_eagerly(name, caplog):
         torch.testing.assert_close(value, states[1][key], rtol=1e-4, atol=1e-5)
     start = FLOWS[name]()
     assert any(not torch.equal(v, start.state_dict()[k[5:]]) for k, v in states[0].items() if k.startswith("flow."))
+
+
+@pytest.mark.parametrize("compile", ["off", "graph"])
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_trained_flow_can_be_copied(name, compile):
+    """The last batch's values, which hang on its graph, could not be."""
+    model, kept = VAE((6,), latent_dim=2, hidden_dims=[8]), Guide(FLOWS[name]())
+
+    def guide(x):
+        kept(x)
+
+    how = {"epochs": 2, "batch_size": 10, "compile": compile, "progress": False}
+    result = fit(model, guide, data(), objective=ELBO(num_particles=2), **how)
+    pair = result.model, result.guide
+    copies = copy.deepcopy(pair)
+    ours, theirs = ([v for p in each for v in p.state_dict().values()] for each in (pair, copies))
+    assert ours and all(torch.equal(a, b) and a is not b for a, b in zip(ours, theirs, strict=True))
 
 
 def test_what_a_transform_has_seen_is_neither_state_nor_a_constant():

@@ -124,6 +124,11 @@ def _drawn(
     values = {name: value for name, value in values.items() if name != f"{site}.mean"}
     data = {name: values[name] for name in required_arguments(guide, context) if name in values}
     data = {**context, **data, X: values[site]}
+    if missing := [name for name in required_arguments(guide, data) if name not in data]:
+        raise InputError(
+            f"the guide needs {', '.join(missing)} of simulated data, which the model does not draw: give it in batch; "
+            "or where it follows from x, let the guide find it there"
+        )
     latents = _sampled(guide, data, seed)
     summed = _summed(model, guide, data, seed)
     others = [name for name in values if name not in (*latents, *data, site, *summed)]
@@ -137,6 +142,11 @@ def _drawn(
     data |= {name: values[name] for name in others}
     drawn = {name: values[name] for name in values if name in latents and name not in data}
     left = _sampled(model, data, seed) - summed
+    for name in sorted((left & latents) - set(values)):  # a model's draws are of its data plate
+        raise InputError(
+            f"site '{name}' is outside the data plate: all data share it, so that simulated data are not independent "
+            "and a bound per datum is not defined; put it into the data plate, or hold it (evaluation.given_shared)"
+        )
     if left != set(drawn):
         which = sorted(left ^ set(drawn))
         raise InputError(

@@ -20,7 +20,7 @@ from pyro_vae.programs.densities import log_prob, model_densities, total
 from pyro_vae.programs.enumeration import Sums, alone_with_all_values
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Batch, Program
-from pyro_vae.programs.sites import in_data_plate, is_delta
+from pyro_vae.programs.sites import in_data_plate, innermost, is_delta
 from pyro_vae.programs.traces import Site, TracePair, in_particle_plate, is_latent, repeat, traced
 from pyro_vae.recording import Mode, Outputs
 
@@ -48,9 +48,9 @@ def check_model(trace: Trace, summed: frozenset[str]) -> None:
             )
         if is_discrete(fn):
             raise InputError(
-                f"latent site '{name}' is discrete ({type(fn).__name__}): annealing moves latents along gradients and "
-                "needs continuous ones, or discrete ones that are summed over, which the guide does not have; use "
-                "log_likelihood"
+                f"latent site '{name}' is discrete ({type(innermost(fn)).__name__}): annealing moves latents "
+                "along gradients and needs continuous ones, or discrete ones that are summed over, which the guide "
+                "does not have; use log_likelihood"
             )
 
 
