@@ -233,7 +233,8 @@ def undisturbed(modules: Sequence[nn.Module], device: torch.device, validating: 
             yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
+                if module.training != mode:  # to set it takes a module longer
+                    module.training = mode
 
 
 def _name(callback: Any) -> str:
