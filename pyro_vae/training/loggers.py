@@ -221,10 +221,9 @@ def _shown(trainer: Trainer, data: Data) -> Any:
 def _csv(folder: Path) -> Any:
     from lightning_fabric.loggers import CSVLogger
 
-    (folder / "metrics.csv").unlink(missing_ok=True)
     made = CSVLogger(folder.parent, name="", version=folder.name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that other files are there, which stay
+        warnings.simplefilter("ignore")  # that it removes the file that was there
         assert made.experiment is not None
     return made
 
