@@ -32,6 +32,18 @@ class TrainingView:
 
     Args:
         trainer: the training.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> class Watching:
+        ...     def on_epoch(self, state):
+        ...         print(state.epoch, state.step, len(state.terms["loss"]), state.record["train/loss"] > 0)
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> options = {"epochs": 2, "batch_size": 10, "device": "cpu", "progress": False}
+        >>> _ = pyro_vae.fit(model, guide, torch.ones(20, 1, 8, 8), callbacks=[Watching()], **options)
+        1 2 2 True
+        2 4 2 True
     """
 
     __slots__ = ("_trainer",)
