@@ -33,6 +33,27 @@ class NonFiniteLossError(RuntimeError):
     """A training loss became NaN or infinite; the message names the step and the site."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal (Ctrl-C, SIGTERM, SIGUSR1) and saved; the message names step and signal.
+
+    Args:
+        message: of what was reached.
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+INTERRUPTED = 130  # exit status after Ctrl-C
+
+
+def exit_status(error: KeyboardInterrupt) -> int:
+    """The exit status of a process that a signal has stopped: 128 and the signal's number, 130 after Ctrl-C."""
+    return 128 + error.number if isinstance(error, Interrupted) else INTERRUPTED
+
+
 def printable(text: str) -> str:
     """A text that a terminal shows and does not obey: control and invisible characters are written out, ``\\x1b``."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

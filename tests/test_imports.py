@@ -23,7 +23,7 @@ MAY = {  # room: what it may import beside the base
     "programs": {"data"},
     "recording": {"programs"},
     "objectives": {"programs", "recording"},
-    "training": {"data", "objectives", "programs", "recording"},
+    "training": {"data", "objectives", "plots", "programs", "recording"},  # plots: pictures for loggers
     "evaluation": {"data", "programs", "recording"},
     "plots": {"data", "distributions", "evaluation", "programs"},
     "recipes": set(),

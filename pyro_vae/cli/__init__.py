@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from pyro_vae import __version__
-from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, printable, unknown
+from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, exit_status, printable, unknown
 
 COMMANDS = {  # name: the module of this folder that has it, which is loaded when it is used; what it does
     "train": ("train", "Train a recipe, or a YAML file of one's own, into a new run directory."),
@@ -51,7 +51,8 @@ options:
   --completion {{bash,zsh,tcsh}}
                  print a script that completes commands and options in that shell
 
-exit status: 0 done, 1 a failure, 2 something in the command line that is not understood
+exit status: 0 done, 1 a failure, 2 something in the command line that is not understood; a training that was stopped
+and saved: 130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1
 """
 LEVELS = {"-q": logging.WARNING, "--quiet": logging.WARNING, "-v": logging.DEBUG, "--verbose": logging.DEBUG}
 
@@ -65,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read our output has enough, as in `| head`
         _silence(sys.stdout)
         return 141  # what a process gives that the closed pipe has ended
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return exit_status(error)
     except MemoryError as error:
         return _refused(_out_of_memory(error))
     except RecursionError:

@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from pyro_vae.cli.parsing import directory_first, parse, parse_over, recipe_of, run_parser
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import UsageError, exit_status
 from pyro_vae.runs import Run
 from pyro_vae.runs.learned_priors import add_prior_arguments, parse_prior_config
 from pyro_vae.runs.prior_stage import train_priors
@@ -89,8 +89,8 @@ def _learn(
             config.pop(action, None)
     try:
         found = learn(Run(options.dir, trust=options.trust), config, recipe or "", options)
-    except KeyboardInterrupt:
-        logging.warning("interrupted and saved; go on with: %s %s --resume", parser.prog, options.dir)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        logging.warning("%s; go on with: %s %s --resume", str(error) or "interrupted", parser.prog, options.dir)
+        raise SystemExit(exit_status(error)) from None
     for name, result in found.items():
         logging.info("%s: %d epochs in %.0f s (%s)", name, result.epochs, result.seconds, result.stopped)

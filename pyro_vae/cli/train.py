@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over, recipe_of, run_parser
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import UsageError, exit_status
 from pyro_vae.recording import Compile
 from pyro_vae.runs import Run
 from pyro_vae.runs.config import add_experiment_arguments, experiment_parser, load_configured_data, parse_config
@@ -54,6 +54,8 @@ def resume(arguments: Sequence[str]) -> None:
         "fit.device": (str, "another device"),
         "fit.num_devices": (int, "data-parallel processes"),
         "fit.compile": (Compile, "how steps are run"),
+        "fit.logger": (str, "csv, tensorboard, or both"),
+        "fit.log_images_every": (int, "epochs between pictures for loggers"),
         "data.name": (str, "where the data are now"),
         "data.root": (str, "where the files of a registered dataset are now"),
     }
@@ -71,9 +73,9 @@ def resume(arguments: Sequence[str]) -> None:
 def _train(run: Run, data: Any, resume: bool) -> None:
     try:
         result = run.train(data, resume=resume)
-    except KeyboardInterrupt:
-        logging.warning("interrupted and saved; go on with: pyro-vae resume %s", run.path)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        logging.warning("%s; go on with: pyro-vae resume %s", str(error) or "interrupted", run.path)
+        raise SystemExit(exit_status(error)) from None
     logging.info(
         "trained %d epochs in %.0f s (%s); weights of epoch %d are in %s",
         result.epochs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -118,6 +119,7 @@ class Items(Rows):
                 collate_fn=_only,
                 prefetch_factor=4,
                 generator=torch.Generator(),
+                worker_init_fn=_leave_signals_to_its_parent,
             )
             iterator = iter(loader)
         try:
@@ -127,6 +129,9 @@ class Items(Rows):
                 yield batch
         finally:
             iterator._shutdown_workers()  # at once: a process that ended raises its error wherever we are, until then
+            for process in getattr(iterator, "_workers", ()):
+                if process.is_alive():  # busy with a datum, and deaf to SIGTERM
+                    process.kill()
 
     def _while_whole(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces, as long as the dataset has the length that it had."""
@@ -183,6 +188,13 @@ class Items(Rows):
         for key, value in sorted(self.read(torch.arange(count) * self._count // count).items()):
             found.update(f"/{key}/".encode())
             found.update(value.contiguous().flatten().view(torch.uint8).numpy())
+
+
+def _leave_signals_to_its_parent(worker: int) -> None:
+    """Schedulers and terminals signal all processes of a job; the first decides, and needs its readers until then."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class _OfPieces:

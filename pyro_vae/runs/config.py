@@ -38,6 +38,7 @@ OPTIONS = ("data", "fit", "text")  # sections that are arguments of a function
 OF_SOME_DATA = "of some data: see `pyro-vae datasets`"  # help of options, which --help leaves out
 HARMLESS = (  # to a result, if they change at a resume
     *("fit.epochs", "fit.checkpoint_every", "fit.compile", "fit.device", "fit.num_devices", "fit.num_workers"),
+    *("fit.logger", "fit.log_images_every", "first.fit.logger", "first.fit.log_images_every"),  # told elsewhere
     *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
 )
 
@@ -290,7 +291,7 @@ def _is_function(path: str) -> bool:
 
 PAIR_SECTIONS = ("model", "guide", "pair", "objective", "fit")
 SECTIONS = ("data", *PAIR_SECTIONS, "first", "seed")
-NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "described", "seed", "progress"}
+NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "described", "seed", "progress", "callbacks"}
 PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from, and what of it is not configured
     "model": (nn.Module, {"data_shape", "data_mean"}),
     "guide": (nn.Module, {"model"}),

@@ -25,6 +25,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime import LimitedMemory
 from pyro_vae.training import Schedule
+from pyro_vae.training.loggers import NAMES as LOGGERS
+from pyro_vae.training.loggers import logger_names
 
 FREE = ("data",)  # top-level sections whose strings are no classes: their arguments are texts, numbers and paths
 CLASSES = ("model", "guide", "pair", "objective", "prior")  # sections that are a class each
@@ -80,6 +82,8 @@ def check_known(config: Mapping[str, Any], source: str) -> None:
             raise InputError(f"{source}: section '{section}' holds texts, numbers, true, false and null only")
     for section in BUILT:
         _check_sizes(config.get(section), f"{source}: {section}")
+    for section in ("fit", "first"):
+        _check_loggers(config.get(section), f"{source}: {section}")
     foreign = foreign_names(config)
     if not foreign:
         return
@@ -118,6 +122,22 @@ def _check_sizes(value: Any, at: str) -> None:
             f"{at} is {words}, where {most:,} is the most. If you trust it, say so: trust=True in Python, --trust on "
             "the command line"
         )
+
+
+def _check_loggers(section: Any, at: str) -> None:
+    """Check that the loggers of a section ``fit``, or of the one in ``first``, are said by their names.
+
+    Raises:
+        InputError: names the key.
+    """
+    if not isinstance(section, Mapping):
+        return
+    _check_loggers(section.get("fit"), f"{at}.fit")
+    said = section.get("logger")
+    for name in said if isinstance(said, list | tuple) else [] if said is None else [said]:
+        if not isinstance(name, str):
+            raise InputError(f"{at}.logger holds names of loggers ({', '.join(LOGGERS)}), got {str(name)[:80]}")
+        logger_names(name)
 
 
 def built_within(weights: Path, trust: bool) -> AbstractContextManager[Any]:
@@ -192,7 +212,7 @@ def _harmless(text: str) -> bool:
 
 
 def _is_word(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9_:+-]*", text) is not None
+    return re.fullmatch(r"[A-Za-z0-9_:+,-]*", text) is not None  # with a comma: several words, and no import path
 
 
 def _strings(value: Any) -> Iterator[str]:

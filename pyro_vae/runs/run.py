@@ -48,7 +48,7 @@ from pyro_vae.training.checkpoint import (
     save_weights,
 )
 from pyro_vae.training.metrics import read_metrics
-from pyro_vae.training.state import ALL_EPOCHS
+from pyro_vae.training.state import goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -281,9 +281,7 @@ class Run:
         """Check that what was begun is what is configured now; then write what has changed, and is harmless."""
         saved = load_checkpoint(self.path) or {}
         progress = saved.get("progress", {})
-        epoch = progress.get("epoch")
-        ended = type(epoch) is int and progress.get("finished") == ALL_EPOCHS.format(epoch)
-        further = ended and self.config.fit.epochs > epoch
+        further = goes_on(progress, self.config.fit.epochs)
         if saved.get("experiment") is not None:  # older checkpoints have none
             begun = {name: value for name, value in saved["experiment"].items() if name.startswith(CONFIG)}
             check_same(begun, described, str(self.path / CHECKPOINT))

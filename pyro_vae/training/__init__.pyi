@@ -1,3 +1,5 @@
+from .callbacks import Callback as Callback
+from .callbacks import TrainingView as TrainingView
 from .fitting import FitResult as FitResult
 from .fitting import fit as fit
 from .schedules import Constant as Constant

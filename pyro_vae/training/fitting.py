@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any, Literal
 import pyro
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.data.split import split_digest
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError
 from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
@@ -35,13 +33,16 @@ from pyro_vae.recording.state import Snapshot
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
+from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.checkpoint import check_directory, load_checkpoint
 from pyro_vae.training.checkpoint import described as in_words
 from pyro_vae.training.compiled import FULL_FROM, GRAPH_FROM, Step
 from pyro_vae.training.data_init import awaits_data, initialize_from_data, number_of_data
+from pyro_vae.training.devices import make_fabric
+from pyro_vae.training.loggers import LoggerLike, Loggers
 from pyro_vae.training.loop import Trainer
 from pyro_vae.training.optimizer import OptimizerName, make_optimizer
-from pyro_vae.training.schedules import Constant, Schedule, ScheduledBuffers, as_schedule, warn_of_long
+from pyro_vae.training.schedules import Constant, Schedule, ScheduledBuffers, as_schedule, owner, warn_of_long
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +103,6 @@ def _check_own_parameters(site: Site, pair: Pair, traces: TracePair) -> None:
             )
 
 
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
-
-
 @dataclass
 class FitResult:
     """What training returns.
@@ -154,6 +152,9 @@ def fit(
     num_workers: int = 0,
     compile: Compile = "auto",
     progress: bool = True,
+    callbacks: Sequence[Any] | None = None,
+    logger: LoggerLike = None,
+    log_images_every: int | None = None,
 ) -> FitResult:
     """Fit a Pyro model and guide to data by stochastic variational inference.
 
@@ -203,13 +204,18 @@ def fit(
             why. The recorded programs' Python is not run again: numbers that you change from outside between steps
             must be tensors (buffers).
         progress: show a bar with the time left.
+        callbacks: objects with some of the methods of :class:`~pyro_vae.training.Callback`, called at steps, epochs and
+            checkpoints; they can end training.
+        logger: csv, tensorboard, or both, by name. They get every epoch's numbers, in ``out/logs``; or an object with
+            the interface of Lightning Fabric's loggers, or a list. One that fails is left out from then on.
+        log_images_every: epochs between pictures for loggers. Reconstructions and samples, for those that take them.
 
     Raises:
         InputError: for arguments out of range, data out of a likelihood's support, sites that do not match; for a
             resume of another experiment, or of a run that has lost its checkpoints.
         NonFiniteLossError: if the loss becomes NaN or infinite; names the step and the site.
         CorruptFileError: if the checkpoints to resume from are damaged.
-        KeyboardInterrupt: after Ctrl-C, when the state is saved.
+        Interrupted: (a KeyboardInterrupt) after Ctrl-C, SIGTERM or SIGUSR1, when the state is saved.
 
     Example:
         >>> import torch, pyro_vae
@@ -225,6 +231,8 @@ def fit(
     objective = objective if objective is not None else ELBO()
     check_seed(seed)
     _check(epochs, patience, data, objective, resume, out)
+    called = Callbacks(callbacks)
+    loggers = Loggers(data, logger, None if out is None else Path(out), resume, log_images_every)
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm must be positive, got {clip_norm}")
     kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
@@ -244,7 +252,7 @@ def fit(
         "precision": precision,
         "objective": objective,
     }
-    fabric = _fabric(device, precision, num_devices)
+    fabric = make_fabric(device, precision, num_devices)
     if num_devices > 1:
         fabric.launch()
     programs = [p.to(fabric.device) for p in as_programs(model, guide)]
@@ -287,6 +295,7 @@ def fit(
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":
             step.double()  # before the averages are made
+        told = {**(described or {}), **settings, "epochs": epochs}.items()
         experiment = {} if run is None else _experiment(data, fabric, described or {}, settings)
         trainer = Trainer(
             fabric,
@@ -309,6 +318,9 @@ def fit(
             programs=programs,
             seed=seed,
             mode=mode,
+            callbacks=called,
+            loggers=loggers,
+            settings={name: each if isinstance(each, int | float | str) else in_words(each) for name, each in told},
         )
         if saved is not None:
             trainer.restore(saved, f"checkpoint in {out}", epochs)
@@ -322,7 +334,7 @@ def fit(
     for program in programs:
         program.eval()
     return FitResult(
-        *(p.program if isinstance(p.program, nn.Module) else p for p in programs),
+        *(owner(p) for p in programs),
         trainer.records,
         at.epoch,
         at.step,
@@ -372,27 +384,3 @@ def _experiment(data: Data, fabric: Fabric, more: Mapping[str, str], settings: M
         "torch": str(torch.__version__),
         "device": fabric.device.type,
     }
-
-
-def _fabric(device: str, precision: Any, num_devices: int) -> Fabric:
-    if num_devices < 1:
-        raise InputError(f"num_devices must be a positive integer, got {num_devices}")
-    most = max(os.cpu_count() or 1, torch.cuda.device_count())
-    if num_devices > most:
-        raise InputError(f"num_devices is {num_devices}, and this machine has {most}: each takes a process of its own")
-    if precision not in _PRECISIONS:
-        raise unknown("precision", precision, _PRECISIONS)
-    kind, _, index = device.partition(":")
-    if index and not index.isdigit():
-        raise InputError(f"device must be like 'auto', 'cpu', 'cuda' or 'cuda:1', got '{device}'")
-    try:
-        return Fabric(
-            accelerator=kind,
-            devices=[int(index)] if index and kind != "cpu" else num_devices,
-            strategy="ddp" if num_devices > 1 else "auto",
-            precision=precision,
-        )
-    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
-        raise InputError(
-            f"cannot train with device '{device}', num_devices {num_devices}, precision '{precision}': {error}"
-        ) from error

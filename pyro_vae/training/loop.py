@@ -1,17 +1,15 @@
-"""The training loop, which Ctrl-C stops between two steps."""
+"""The training loop, which signals and callbacks stop between two steps."""
 
 from __future__ import annotations
 
 import logging
 import math
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -19,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Split
-from pyro_vae.errors import CorruptFileError, NonFiniteLossError, ReadError
+from pyro_vae.errors import CorruptFileError, InputError, Interrupted, NonFiniteLossError, ReadError
 from pyro_vae.files import remove_leftovers
 from pyro_vae.programs.context import X
 from pyro_vae.recording import Mode
@@ -27,39 +25,13 @@ from pyro_vae.runtime import private_seed
 from pyro_vae.training import checkpoint as files
 from pyro_vae.training.averages import SOME, WeightEMA, norm_layers, recompute_statistics
 from pyro_vae.training.batches import EpochBatches, derived_seed
+from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.compiled import CompiledStep, Step, Update
+from pyro_vae.training.loggers import Loggers
 from pyro_vae.training.metrics import append_metrics
 from pyro_vae.training.schedules import Schedule, ScheduledBuffers
+from pyro_vae.training.signals import Interrupts
 from pyro_vae.training.state import ALL_EPOCHS, TrainingState
-
-
-class Interrupts:
-    """Inside this block the first Ctrl-C only sets :attr:`pressed`; a second one interrupts at once.
-
-    Signals reach the main thread only: elsewhere the block does nothing.
-
-    Attributes:
-        pressed: whether Ctrl-C has been pressed.
-    """
-
-    def __init__(self) -> None:
-        self.pressed = False
-        self._old: Any = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._old = signal.getsignal(signal.SIGINT)
-            signal.signal(signal.SIGINT, self._remember)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.pressed = True
-        signal.signal(signal.SIGINT, self._old if callable(self._old) else signal.default_int_handler)
-
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +61,8 @@ class Trainer(TrainingState):
         programs: model and guide.
         seed: of the validation's draws.
         mode: how steps are run: off (eagerly), graph or full.
+        callbacks: that are called.
+        loggers: that the epochs are sent to; settings: what they are told of the experiment.
     """
 
     def __init__(
@@ -114,8 +88,13 @@ class Trainer(TrainingState):
         programs: tuple[Any, Any],
         seed: int,
         mode: Mode,
+        callbacks: Callbacks,
+        loggers: Loggers,
+        settings: Mapping[str, Any],
     ) -> None:
-        super().__init__(fabric, step, optimizer, programs, ema, run, experiment, len(batches))
+        super().__init__(fabric, step, optimizer, programs, ema, run, experiment, len(batches), callbacks)
+        self.loggers, self.settings = loggers, settings
+        self.window: list[Tensor] = []  # rows of terms of the last steps, on the device
         self.batches, self.seed = batches, seed
         gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step, prepare=batches.split.finish)
         self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
@@ -134,24 +113,43 @@ class Trainer(TrainingState):
 
         Raises:
             NonFiniteLossError: names the step and the site; the last checkpoint stays as it is.
-            KeyboardInterrupt: after Ctrl-C, when the state has been saved.
+            Interrupted: after a signal, when the state has been saved.
+            Exception: what a callback raised, when the state has been saved.
         """
         if self._writes:
             remove_leftovers(self.run / name for name in files.FILES)
-        if self.at.finished and not self.to_finish:  # a finished run, resumed
+        if self.at.finished:  # a finished run, resumed
+            if self.to_finish:
+                self.finish(self._weights_to_use)
             return
         if self.batches.in_order and self.run:
             logger.info("the data are an iterable of batches: training is saved, and goes on, at the end of an epoch")
         started = time.monotonic() - self.at.seconds
         total = self.epochs * len(self.batches)
         bar = tqdm(total=total, initial=self.at.step, unit="step", disable=not self.show or self.fabric.global_rank > 0)
-        with bar, self.interrupts, closing(self.batches):
-            while self.at.epoch < self.epochs and not self.at.finished:
-                self._epoch(bar, started)
-        if not self.at.finished:
-            self.at.finished = ALL_EPOCHS.format(self.epochs)
-        self.at.seconds = time.monotonic() - started
-        self.finish(self._weights_to_use)
+        with self.loggers.at_work(self, self.settings):
+            with bar, self.interrupts, closing(self.batches):
+                self.callbacks.call("on_fit_start", self)
+                self._settle()
+                while self.at.epoch < self.epochs and not self.at.finished:
+                    self._epoch(bar, started)
+                if not self.at.finished:
+                    self._settle()
+            if not self.at.finished:
+                self.at.finished = ALL_EPOCHS.format(self.epochs)
+            self.at.seconds = time.monotonic() - started
+            self.finish(self._weights_to_use)
+            if self._writes:
+                self.callbacks.call("on_checkpoint", self)
+            self.callbacks.call("on_fit_end", self)
+            if self.callbacks.error is not None:
+                raise self.callbacks.error
+
+    def save(self) -> None:
+        """Write checkpoint and weights, and tell the callbacks."""
+        super().save()
+        if self._writes and self.window:  # not before the first step
+            self.callbacks.call("on_checkpoint", self)
 
     def _weights_to_use(self) -> None:
         self._restore_best()
@@ -176,7 +174,9 @@ class Trainer(TrainingState):
                 raise ReadError(f"a process that reads data ended during step {at.step + 1}: {error}") from error
             at.index += 1
             at.step += 1
-            if len(rows) == WINDOW or at.index == count or (self.interrupts.pressed and self._world == 1):
+            self.window = rows
+            self.callbacks.call("on_step", self)
+            if len(rows) == WINDOW or at.index == count or (self._world == 1 and self._asked_to_end):
                 self._account(rows)
                 bar.update(len(rows))
                 bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, loss {rows[-1][0]:.2f}", refresh=False)
@@ -184,6 +184,8 @@ class Trainer(TrainingState):
                 at.seconds = time.monotonic() - started
                 if at.index < count:
                     self._maybe_save()
+                    if at.finished:
+                        return
         self._finish_epoch(started)
         if not at.finished:  # else the weights to use are put in place first, and saved at the end
             self._maybe_save()
@@ -206,6 +208,8 @@ class Trainer(TrainingState):
             site = next((n for n in names if n != "loss"), "loss")
             where = f"site '{site.split('/')[1]}' ({site.split('/')[0]})" if "/" in site else "the loss"
             value = table[first, self.raw_step.names.index(site)].item()
+            if self.callbacks.error is not None:  # whose own words come first
+                raise self.callbacks.error
             raise NonFiniteLossError(
                 f"{where} became {value} at step {self.at.step - len(rows) + first + 1} (epoch {self.at.epoch + 1}). "
                 + self._remedy()
@@ -237,6 +241,8 @@ class Trainer(TrainingState):
         self.records.append(record)
         if self.run and self.fabric.global_rank == 0:
             append_metrics(self.run, record)
+        self.loggers.epoch(self, self._averaged)
+        self.callbacks.call("on_epoch", self)
 
     def _judge(self, loss: float, record: dict[str, Any]) -> None:
         """Remember the best weights; stop when patience is at its end. Counts once the KL weight is final."""
@@ -299,19 +305,49 @@ class Trainer(TrainingState):
         return not (self.batches.in_order and self.at.index)
 
     def _maybe_save(self) -> None:
-        if self._stopping():
+        self._settle()
+        due = self.batches.in_order or time.monotonic() - self._saved_at >= self.checkpoint_every
+        if due and self._can_save and not self.at.finished:
+            self.save()
+            if self._world == 1:
+                self._settle()  # what callbacks have asked for by then
+
+    def _settle(self) -> None:
+        """Do what a signal, or a callback, asks for: end training, or save and raise. All processes do the same."""
+        at, (number, failed, reason) = self.at, self._asked()
+        if reason and self._can_save and not failed:
+            at.finished, at.wanted = reason, self.epochs  # saved at the end, with the weights to use
+            return
+        if not (failed or number):
+            return
+        error = self.callbacks.error or InputError("a callback of the first process failed")
+        try:
             if self._can_save:
                 self.save()
-            if self._world > 1:
-                self.fabric.barrier()  # nobody leaves before the first process has saved
-            saved = ", saved" if self._can_save else f", saved as it was after epoch {self.at.epoch}"
-            raise KeyboardInterrupt(f"stopped at step {self.at.step}" + (saved if self.run else ""))
-        if self._can_save and (self.batches.in_order or time.monotonic() - self._saved_at >= self.checkpoint_every):
-            self.save()
+        except (InputError, NonFiniteLossError) as unsaved:
+            if not failed:
+                raise
+            error.add_note(f"the state could not be saved: {unsaved}")
+        if self._world > 1:
+            self.fabric.barrier()  # nobody leaves before the first process has saved
+        if failed:
+            raise error
+        saved = ", saved" if self._can_save else f", saved as it was after epoch {at.epoch}"
+        message = f"stopped at step {at.step}" + (saved if self.run else "") + f" ({signal.Signals(number).name})"
+        raise Interrupted(message, number) from self.callbacks.error
 
-    def _stopping(self) -> bool:
-        """Whether Ctrl-C was pressed; data-parallel processes stop together, at the same step."""
+    @property
+    def _asked_to_end(self) -> bool:
+        """Whether this process has been asked for something that :meth:`_settle` would do."""
+        asked = self.interrupts.pressed or self.callbacks.error is not None
+        return asked or (bool(self.callbacks.reason) and self._can_save)
+
+    def _asked(self) -> tuple[int, bool, str]:
+        """The signal that came (0: none), whether a callback failed, and why one ends training, of all processes."""
+        pressed = (self.interrupts.number or signal.SIGINT) if self.interrupts.pressed else 0
+        failed, reason = self.callbacks.error is not None, self.callbacks.reason
         if self._world == 1:
-            return self.interrupts.pressed
-        pressed = torch.tensor([float(self.interrupts.pressed)], device=self.fabric.device)
-        return bool(self.fabric.all_reduce(pressed, reduce_op="sum") > 0)
+            return int(pressed), failed, reason
+        asked = torch.tensor([float(pressed), float(failed), float(bool(reason))], device=self.fabric.device)
+        number, fails, ends = self.fabric.all_reduce(asked, reduce_op="max").tolist()
+        return int(number), fails > 0, str(self.fabric.broadcast(reason)) if ends else ""

@@ -148,7 +148,7 @@ class ScheduledBuffers:
     """
 
     def __init__(self, model: Program, guide: Program, schedules: Mapping[str, Schedule]) -> None:
-        owners = {"model": _owner(model), "guide": _owner(guide)}
+        owners = {"model": owner(model), "guide": owner(guide)}
         self._places = {name: _place(owners, name) for name in schedules}
         self.schedules = dict(schedules)
 
@@ -177,7 +177,8 @@ def warn_of_long(schedules: Mapping[str, Schedule], epochs: int) -> None:
             )
 
 
-def _owner(program: Program) -> nn.Module:
+def owner(program: Program) -> nn.Module:
+    """The user's module; of a plain function, the program itself, which owns what it trains."""
     return program.program if isinstance(program.program, nn.Module) else program
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
 from pyro_vae.training import checkpoint as files
 from pyro_vae.training.averages import WeightEMA
+from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.checkpoint import check_same, copy_into, load_weights, named_weights, save_weights
 from pyro_vae.training.compiled import Step
 from pyro_vae.training.metrics import read_metrics, rewrite_metrics
@@ -43,6 +44,20 @@ class Progress:
     best_epoch: int = -1
     seconds: float = 0.0
     finished: str = ""  # why training ended, if it did
+    wanted: int = 0  # epochs that were to be done, if a callback ended training
+
+
+def goes_on(progress: Mapping[str, Any], epochs: int) -> bool:
+    """Whether a training that had come to its end is gone on with if so many epochs are wanted.
+
+    Args:
+        progress: of a checkpoint, :class:`Progress` as a dict.
+        epochs: wanted; more than there were to be when it ended.
+    """
+    epoch, finished, wanted = progress.get("epoch"), progress.get("finished"), progress.get("wanted", 0)
+    if not finished or type(epoch) is not int or type(wanted) is not int:
+        return False
+    return epochs > wanted if wanted else finished == ALL_EPOCHS.format(epoch) and epochs > epoch
 
 
 class TrainingState:
@@ -57,6 +72,7 @@ class TrainingState:
         run: run directory, or None.
         experiment: what tells it from others (:mod:`pyro_vae.training.checkpoint`), and the machine.
         num_batches: of an epoch.
+        callbacks: whose states are saved.
     """
 
     def __init__(
@@ -69,8 +85,9 @@ class TrainingState:
         run: Path | None,
         experiment: dict[str, str],
         num_batches: int,
+        callbacks: Callbacks,
     ) -> None:
-        self.num_batches = num_batches
+        self.num_batches, self.callbacks = num_batches, callbacks
         self.fabric, self.raw_step, self.ema, self.run = fabric, step, ema, run
         self.experiment = experiment
         self.model, self.guide = programs
@@ -178,6 +195,7 @@ class TrainingState:
             "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
             "precision": self.fabric.strategy.precision.state_dict(),  # of the gradient scaler (16-mixed)
             "names": self.raw_step.names,
+            "callbacks": self.callbacks.state(),
         }
 
     def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
@@ -207,6 +225,8 @@ class TrainingState:
             self._restore(state, source, epochs)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise CorruptFileError(f"{source} is not one that pyro_vae's training saved ({error!r})"[:400]) from error
+        if not self.at.finished and self.fabric.global_rank == 0:
+            self.callbacks.restore(state.get("callbacks", []), source)
         if self._writes:
             if files.DAMAGED in state:  # else the next save would put it in the place of the one that is whole
                 (self.run / files.CHECKPOINT).unlink()
@@ -224,7 +244,7 @@ class TrainingState:
         at = _progress(state["progress"], source, self.num_batches)
         if epochs < at.epoch:
             raise InputError(f"{source} is of epoch {at.epoch} already, and epochs is {epochs}: it cannot be fewer")
-        if at.finished and not (at.finished == ALL_EPOCHS.format(at.epoch) and epochs > at.epoch):
+        if at.finished and not goes_on(vars(at), epochs):
             try:
                 self.at = at
                 if self.run is not None:
@@ -258,7 +278,7 @@ class TrainingState:
             torch.cuda.set_rng_state(state["rng"]["cuda"], device)
         self.at = at
         if not self.to_finish:
-            at.finished = ""
+            at.finished, at.wanted = "", 0
 
     def _check_experiment(self, begun: dict[str, str], source: str) -> None:
         """The same experiment, or one in which only the machine or this package's version is another."""
@@ -300,6 +320,7 @@ def _progress(saved: dict[str, Any], source: str, num_batches: int) -> Progress:
         "best_epoch": counts(at.best_epoch, -1),
         "seconds": finite(at.seconds) and at.seconds >= 0,
         "finished": isinstance(at.finished, str),
+        "wanted": counts(at.wanted),
     }
     for name, is_right in right.items():
         if not is_right:
