@@ -156,8 +156,8 @@ def two_unlike(split: Split) -> dict[str, Tensor]:
     common what it gives each alone. If there is only one datum, it.
     """
     each = max(1, sum(value.nbytes for value in split.batch(slice(0, 1)).values()))
-    some = split.batch(slice(0, max(2, min(CHUNK, CHUNK_BYTES // each))))
-    sums = some[X].detach().double().nan_to_num().reshape(len(some[X]), -1).sum(1)
+    some = split.batch(slice(0, max(2, min(CHUNK, CHUNK_BYTES // (2 * each)))))
+    sums = some[X].detach().flatten(1).nansum(1, dtype=torch.float64) if some[X].dim() > 1 else some[X].detach()
     places = sorted({int(sums.argmin()), int(sums.argmax())})
     return {name: value[places if len(places) == 2 else slice(0, 2)] for name, value in some.items()}
 

@@ -13,7 +13,7 @@ from pyro_vae.evaluation import Scores
 from pyro_vae.evaluation.results import Result
 from pyro_vae.runs.measurements import plain
 
-PARTS = {"CodeUsage", "SiteStatistics"}  # of a result, one site each
+PARTS = {"Analogies", "CodeUsage", "SiteStatistics"}  # of a result, one site each
 FAST = {"num_chains": 2, "num_temperatures": 3, "num_leapfrog": 1}
 N = 4
 
