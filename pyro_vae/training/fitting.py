@@ -280,6 +280,7 @@ def fit(
         scheduled.set(0.0)
         if run is not None and fabric.global_rank == 0:
             check_directory(run, resume)  # once more, now that nobody else is at work in it
+            loggers.check_free()
         saved = load_checkpoint(run) if resume and run is not None else None
         if saved is None and awaits_data(*programs):
             initialize_from_data(*programs, EpochBatches(train, number_of_data(train), seed).batch(0, 0))

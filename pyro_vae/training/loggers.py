@@ -55,8 +55,8 @@ class Loggers:
         images_every: epochs between figures, or None.
 
     Raises:
-        InputError: for an unknown name, a package that is not there, an object that takes no metrics, figures without a
-            logger that takes them; if logs would be replaced.
+        InputError: for an unknown name, a package that is not there, an object that takes no metrics, or figures
+            without a logger that takes them.
     """
 
     def __init__(
@@ -76,8 +76,6 @@ class Loggers:
             raise InputError(f"logger '{self.names[0]}' writes into the run directory: give out as well")
         if "tensorboard" in self.names and not (find_spec("tensorboard") or find_spec("tensorboardX")):
             raise InputError("logger 'tensorboard' needs its package: pip install 'pyro-vae[loggers]'")
-        for name in self.names:
-            self._check_folder(self._folder(name))
         if images_every is not None:
             _check_images(images_every, self.own, self.names)
         self._active: list[tuple[str, Any]] = []
@@ -87,14 +85,20 @@ class Loggers:
         assert self.run is not None
         return self.run / LOGS / name
 
-    def _check_folder(self, folder: Path) -> None:
-        assert self.run is not None
-        check_no_links(self.run, [str(folder.relative_to(self.run))])
-        if not self.resumed and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(
-                f"out: {folder} holds logs already, which training would replace; go on with that run (resume=True), "
-                "or choose another directory"
-            )
+    def check_free(self) -> None:
+        """Check, in the process that writes and before it does, that nothing is replaced or written through a link.
+
+        Raises:
+            InputError: names what is there.
+        """
+        for name in self.names:
+            folder = self._folder(name)
+            check_no_links(self.run or Path(), [f"{LOGS}/{name}"])
+            if not self.resumed and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise InputError(
+                    f"out: {folder} holds logs already, which training would replace; go on with that run "
+                    "(resume=True), or choose another directory"
+                )
 
     @contextmanager
     def at_work(self, trainer: Trainer, settings: Mapping[str, Any]) -> Iterator[None]:

@@ -129,7 +129,7 @@ STOPPED = textwrap.dedent(
 def test_interrupt_of_one_process_stops_and_saves_all(runs):
     (runs / "stopped.py").write_text(STOPPED + SCRIPT)
     done = launch(runs / "stopped.py", runs / "stopped", 2, "dynamic")
-    assert done.returncode != 0 and "KeyboardInterrupt: stopped at step 6, saved" in done.stderr
+    assert done.returncode != 0 and "Interrupted: stopped at step 6, saved (SIGINT)" in done.stderr
     saved = torch.load(runs / "stopped" / "dynamic" / "checkpoints" / "last.pt", weights_only=True)["progress"]
     assert saved["step"] == 6
     (runs / "resume.py").write_text(SCRIPT.replace("out=out / name", "out=out / name, resume=True"))
