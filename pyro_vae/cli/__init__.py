@@ -42,6 +42,7 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     ),
     "figures": ("show", "Draw every figure that applies to a run, and print where they are."),
     "recipes": ("show", "List the recipes, or print one: pyro-vae recipes NAME."),
+    "check": ("check", "Check this machine: every way of training agrees, resumes exactly, and what a step takes."),
     "datasets": ("show", "List the datasets that --data.name knows; paths to arrays, or folders, work too."),
 }
 USAGE = """usage: pyro-vae [-h] [--version] [-q | -v] COMMAND …
