@@ -13,6 +13,7 @@ from pyro_vae.programs.context import (
     Context,
     accepted_arguments,
     declared_context,
+    needed_to_generate,
     num_attributes,
     num_classes,
     required_arguments,
@@ -89,6 +90,7 @@ def said_context(
     sayable = "mask" not in keys and (context is None or len(context.shape) < 2)
     if y is None:
         needed = {*required_arguments(model, keys), *required_arguments(guide, keys)}
+        needed |= {*needed_to_generate(model, keys)} if (run.path / PRIORS).is_dir() else set()  # by its learned prior
         if "y" in needed and "y" not in keys and sayable:
             what, example = describe_y(context), example_y(context, run.classes)
             raise InputError(f"the model needs y ({what}), which is not in the data: say it, e.g. --y {example}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,7 +94,7 @@ def _listed(lowest: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     lines = [f"the {len(lowest)} lowest of {count}:", f"  {'id':<{width}}  {'nats':>10}  {'ESS':>8}  k-hat"]
     for name, row in zip(names, lowest, strict=True):
         size, shape = row["effective_sample_size"], row["pareto_k"]
-        k_hat = "none" if math.isnan(shape) else f"{shape:.2f}"
+        k_hat = "none" if shape is None else f"{shape:.2f}"
         lines.append(f"  {name:<{width}}  {row['log_likelihood']:>10.2f}  {size:>8.1f}  {k_hat:>5}")
     return lines
 

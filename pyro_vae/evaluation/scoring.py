@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,9 @@ class DatumScores(Result):
         return order[: positive("count", count)].tolist()
 
     def row(self, place: int) -> dict[str, Any]:
-        """The numbers of one datum as plain values, with its id."""
-        return {"id": self.ids[place], **{name: value[place].item() for name, value in self.arrays().items()}}
+        """The numbers of one datum as plain values, with its id; k-hat None where it is undefined."""
+        found = {"id": self.ids[place], **{name: value[place].item() for name, value in self.arrays().items()}}
+        return {**found, "pareto_k": None if math.isnan(found["pareto_k"]) else found["pareto_k"]}
 
     @property
     def rows(self) -> dict[str, str]:

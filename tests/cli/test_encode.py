@@ -1,5 +1,7 @@
 """``pyro-vae encode``: what its files hold, of a conditional, a hierarchical and a VQ run."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.traces import traced
 from pyro_vae.runs import Run
 
-SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 12}
+SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 60}
 FIT = {"epochs": 1, "batch_size": 10, "device": "cpu"}
 BERNOULLI = {"class_path": "pyro_vae.likelihoods.Bernoulli"}
 PAIRS = {
@@ -77,7 +79,7 @@ def guides_sites(run):
 def test_a_conditional_run(runs, tmp_path, capsys):
     run = runs("conditional")
     found, q = encoded(tmp_path, run), guides_sites(run)["z"].base_dist
-    assert set(found) == {"id", "z.mean", "z.scale"} and found["id"].tolist() == list(range(12))
+    assert set(found) == {"id", "z.mean", "z.scale"} and found["id"].tolist() == list(range(60))
     np.testing.assert_allclose(found["z.mean"], q.loc.numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["z.scale"], q.scale.numpy(), rtol=1e-5)
     labels = load_data(**SMALL).test.tensors["y"]
@@ -100,7 +102,7 @@ def test_a_hierarchical_run(runs, tmp_path):
     run = runs("hierarchical")
     found = encoded(tmp_path, run, "--seed", "5")
     assert {name: array.shape for name, array in found.items()} == {
-        "id": (12,), "z1.mean": (12, 4), "z1.scale": (12, 4), "z2.mean": (12, 2), "z2.scale": (12, 2)
+        "id": (60,), "z1.mean": (60, 4), "z1.scale": (60, 4), "z2.mean": (60, 2), "z2.scale": (60, 2)
     }  # fmt: skip
     top = guides_sites(run)["z2"].base_dist
     np.testing.assert_allclose(found["z2.mean"], top.loc.numpy(), rtol=1e-5, atol=1e-6)
@@ -112,7 +114,26 @@ def test_a_vq_run(runs, tmp_path):
     run = runs("vq")
     found, codes = encoded(tmp_path, run, "--batch-size", "5"), guides_sites(run)["codes"].mean
     assert found["codes"].dtype == np.int64 and np.array_equal(found["codes"], codes.numpy())
-    assert "codes.mean" not in found and found["id"].shape == (12,)
+    assert "codes.mean" not in found and found["id"].shape == (60,)
+
+
+def test_a_learned_prior_asks_for_y_where_it_has_a_part(runs, tmp_path, capsys):
+    """In a log-likelihood, and not in codes."""
+    shutil.copytree(runs("vq"), tmp_path / "run")
+    learn = ["train-prior", str(tmp_path / "run"), "pixelcnn", "--prior.channels", "8", "--prior.num_layers", "1"]
+    assert main([*learn, "--fit.epochs", "1", "--fit.device", "cpu"]) == 0
+    test = load_data("mnist5k").test.tensors
+    np.save(tmp_path / "x.npy", test["x"][:60].numpy())
+    line = ["score", str(tmp_path / "run"), str(tmp_path / "x.npy"), "--out", str(tmp_path / "s.npz")]
+    capsys.readouterr()
+    assert main(line) == 1
+    assert "the model needs y (class labels from 0 to 9), which is not in the data" in capsys.readouterr().err
+    assert main([*line, "--y", ",".join(str(int(y)) for y in test["y"][:60])]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--particles", "1"]) == 0
+    ours, theirs = (dict(np.load(tmp_path / name)) for name in ("s.npz", "run/evaluation-test.npz"))
+    assert np.array_equal(ours["log_likelihood"], theirs["log_likelihood"])
+    found = encoded(tmp_path, tmp_path / "run", tmp_path / "x.npy")
+    assert np.array_equal(found["codes"], encoded(tmp_path, runs("vq"))["codes"])
 
 
 def test_a_table_has_a_column_for_every_number(runs, tmp_path, monkeypatch):
@@ -123,7 +144,7 @@ def test_a_table_has_a_column_for_every_number(runs, tmp_path, monkeypatch):
         arrays, out = encoded(tmp_path, runs(name)), tmp_path / f"{name}.parquet"
         assert main(["encode", str(runs(name)), "--out", str(out), "--device", "cpu"]) == 0
         table = pandas.read_pickle(out, compression=None)
-        assert len(table) == 12 and table["id"].tolist() == list(range(12))
+        assert len(table) == 60 and table["id"].tolist() == list(range(60))
         for site, array in arrays.items():
             for place in np.ndindex(array.shape[1:]):
                 column = f"{site}[{','.join(map(str, place))}]" if place else site

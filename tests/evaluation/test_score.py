@@ -27,6 +27,7 @@ def test_scores_are_the_exact_log_likelihoods_where_the_guide_is_the_posterior(p
     assert scores.lowest(4) == exact[:4] and scores.lowest(100) == exact and scores.ids == tuple(range(30))
     assert scores.rows["lowest (nats)"].startswith(f"{exact[0]} ({ppca.log_prob(x).min():.2f}), {exact[1]} (")
     assert scores.to_dict()["lowest"][0]["id"] == exact[0] and scores.to_dict()["of"] == ["x"]
+    assert scores.row(3)["pareto_k"] is None and scores.row(3)["effective_sample_size"] == pytest.approx(50)
     assert "<table>" in scores._repr_html_() and len(scores) == 30
 
 
