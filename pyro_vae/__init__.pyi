@@ -50,11 +50,13 @@ from .evaluation.annealing.ais import ais as ais
 from .evaluation.annealing.bidirectional import bidirectional as bidirectional
 from .evaluation.discrete import posterior_probabilities as posterior_probabilities
 from .evaluation.encoding import encode as encode
+from .evaluation.encoding import posterior_moments as posterior_moments
 from .evaluation.evidence import elbo as elbo
 from .evaluation.generate import decode as decode
 from .evaluation.generate import reconstruct as reconstruct
 from .evaluation.generate import sample as sample
 from .evaluation.importance import log_likelihood as log_likelihood
+from .evaluation.scoring import score as score
 from .objectives.evidence_bound import ELBO as ELBO
 from .objectives.importance_weighted import IWAE as IWAE
 from .programs.handlers import penalty as penalty

@@ -22,6 +22,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
             "BidirectionalBounds",
             "CodeStatistics",
             "CodeUsage",
+            "DatumScores",
             "EvidenceBound",
             "LatentStatistics",
         ),

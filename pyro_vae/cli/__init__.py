@@ -32,8 +32,17 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
         "reconstruct",
         "Send data, or files of one's own, through the latents and back: pictures, arrays, sound.",
     ),
+    "encode": (
+        "encode",
+        "Write the latents of data, or files of one's own, under the guide: means and scales, or codes.",
+    ),
+    "score": (
+        "score",
+        "Bound the log-likelihood of single data, or files of one's own, and list the lowest: anomalies.",
+    ),
     "figures": ("show", "Draw every figure that applies to a run, and print where they are."),
     "recipes": ("show", "List the recipes, or print one: pyro-vae recipes NAME."),
+    "check": ("check", "Check this machine: every way of training agrees, resumes exactly, and what a step takes."),
     "datasets": ("show", "List the datasets that --data.name knows; paths to arrays, or folders, work too."),
 }
 USAGE = """usage: pyro-vae [-h] [--version] [-q | -v] COMMAND …

@@ -6,10 +6,20 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.programs.context import Context, num_attributes, num_classes
+from pyro_vae.programs.context import (
+    Context,
+    accepted_arguments,
+    declared_context,
+    needed_to_generate,
+    num_attributes,
+    num_classes,
+    required_arguments,
+)
+from pyro_vae.runs import Run
+from pyro_vae.runs.learned_priors import PRIORS
 
 USUAL = 10  # labels, where nobody says how many there are
 
@@ -50,6 +60,52 @@ def example_y(context: Context | None, classes: Sequence[str] | None = None) -> 
         return f"{classes[-1]} or --y {','.join(classes[:3])}"
     count = (num_classes(context) if context is not None else None) or USUAL
     return f"{min(7, count - 1)} or --y {','.join(str(i) for i in range(min(3, count)))}"
+
+
+def said_context(
+    run: Run,
+    model: nn.Module,
+    guide: nn.Module,
+    keys: Sequence[str],
+    count: int,
+    y: str | None,
+    *,
+    in_turns: bool = True,
+) -> dict[str, Tensor]:
+    """y as it is said for data, or nothing.
+
+    Args:
+        run: whose classes may be named.
+        model, guide: its programs.
+        keys: the names of what a batch of the data holds.
+        count: number of data.
+        y: what is said, or None.
+        in_turns: several values take turns; False: there must be one for all data, or one for each.
+
+    Raises:
+        InputError: if y must be said and is not, cannot be said, or is not accepted.
+    """
+    declared = declared_context(model) | declared_context(guide)
+    context = declared.get("y")
+    sayable = "mask" not in keys and (context is None or len(context.shape) < 2)
+    if y is None:
+        needed = {*required_arguments(model, keys), *required_arguments(guide, keys)}
+        needed |= {*needed_to_generate(model, keys)} if (run.path / PRIORS).is_dir() else set()  # by its learned prior
+        if "y" in needed and "y" not in keys and sayable:
+            what, example = describe_y(context), example_y(context, run.classes)
+            raise InputError(f"the model needs y ({what}), which is not in the data: say it, e.g. --y {example}")
+        return {}
+    if context is None and (run.path / PRIORS).is_dir() and "y" in declared_context(run.programs()[0]):
+        logging.info("--y is passed over: only the prior takes it, which is not asked")
+        return {}
+    accepted = [accepted_arguments(program) for program in (model, guide)]
+    if not sayable or not any(names is None or "y" in names for names in accepted):
+        why = "it is made from the data" if not sayable else "it is not conditional"
+        raise InputError(f"--y is not for this model: {why}; leave it out")
+    values = parse_y(y, context, classes=run.classes)
+    if not in_turns and len(values) not in (1, count):
+        raise InputError(f"--y says {len(values)} values for {count} data: say one for all, or one for each")
+    return {"y": values[torch.arange(count) % len(values)]}
 
 
 def _parsed(text: str, context: Context | None, classes: Sequence[str] | None) -> Tensor:

@@ -54,7 +54,7 @@ class Help(jsonargparse.DefaultHelpFormatter):
         found = re.fullmatch(r"(.*?) \(((?:required|type: |default: ).*)\)", text, flags=re.DOTALL)
         text, facts = (found[1], found[2]) if found else (text, "")
         default = re.search(r"default: (?!null)(.*)$", facts)
-        required = " (required)" if facts.startswith("required") else ""
+        required = " (required)" if facts.startswith("required") and action.nargs not in ("*", "?") else ""
         if any("." in name for name in action.option_strings):  # of a section: its documentation has the rest
             text = re.split(r"(?<=[^.])\.(?: |$)|; (?=\")|: (?=\")", text)[0]
         return text.rstrip(".").replace("``", "") + (f" ({default[0]})" if default else required)

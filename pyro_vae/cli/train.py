@@ -13,6 +13,7 @@ from pyro_vae.errors import UsageError, exit_status
 from pyro_vae.recording import Compile
 from pyro_vae.runs import Run
 from pyro_vae.runs.config import add_experiment_arguments, experiment_parser, load_configured_data, parse_config
+from pyro_vae.runs.known import full_name
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -30,7 +31,7 @@ def train(arguments: Sequence[str]) -> None:
     recipe = recipe_of(arguments[0], trust)
     add_experiment_arguments(parser, recipe)
     if any(a in ("-h", "--help") or re.search(r"\.help\b", a) for a in arguments):
-        parser.parse_args(list(arguments))
+        parse(parser, _with_full_names(arguments))
     read = partial(parse_config, experiment_parser(recipe), recipe, f"recipe {arguments[0]}", trust=trust)
     namespace = parse_over(parser, arguments, read)
     data = load_configured_data(namespace)
@@ -43,6 +44,19 @@ def train(arguments: Sequence[str]) -> None:
     run = Run.create(out, config, arguments[0], data)
     logging.info("%s", data.description)
     _train(run, data, resume=False)
+
+
+def _with_full_names(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which ``--model.help BIVA`` names the class by its path: it need not have been imported."""
+    found: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and name.endswith(".help"):
+            argument = f"{name}={full_name(value)}"
+        elif found and found[-1].endswith(".help"):
+            argument = full_name(argument)
+        found.append(argument)
+    return found
 
 
 def resume(arguments: Sequence[str]) -> None:

@@ -201,7 +201,7 @@ def find_splits(path: Path, kind: Kind) -> dict[str, Labelled]:
         InputError: naming the folder, for other layouts, folders without files of the kind, and with both kinds.
     """
     folders = _visible_folders(path)
-    if any(folder.name in PARTS for folder in folders):
+    if given_parts(path):
         splits = _given_splits(path, folders, kind)
     else:
         everything = _list_files(path, kind)
@@ -209,6 +209,11 @@ def find_splits(path: Path, kind: Kind) -> dict[str, Labelled]:
         splits = {part: [everything[i] for i in index.tolist()] for part, index in order.items()}
     _check_classes(path, splits)
     return splits
+
+
+def given_parts(path: Path) -> bool:
+    """Whether a folder is divided into parts, rather than split at random."""
+    return any(folder.name in PARTS for folder in _visible_folders(path))
 
 
 def class_names(splits: dict[str, Labelled]) -> list[str]:

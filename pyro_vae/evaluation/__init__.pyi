@@ -14,6 +14,7 @@ from .codes import CodeUsage as CodeUsage
 from .codes import code_statistics as code_statistics
 from .discrete import posterior_probabilities as posterior_probabilities
 from .encoding import encode as encode
+from .encoding import posterior_moments as posterior_moments
 from .evidence import EvidenceBound as EvidenceBound
 from .evidence import elbo as elbo
 from .generate import decode as decode
@@ -27,4 +28,6 @@ from .results import LogLikelihood as LogLikelihood
 from .results import Result as Result
 from .results import Scores as Scores
 from .results import metric as metric
+from .scoring import DatumScores as DatumScores
+from .scoring import score as score
 from .shared import given_shared as given_shared

@@ -18,11 +18,12 @@ from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import as_split, check_pair, in_evaluation
 from pyro_vae.programs.sites import (
     data_first,
+    deviation_or_none,
     elementwise_support,
     in_data_plate,
     is_discrete,
     is_point_mass,
-    mean_of,
+    kept,
     mean_or_none,
 )
 from pyro_vae.programs.traces import Site, is_latent, traced
@@ -68,7 +69,50 @@ def encode(
         >>> pyro_vae.encode(model, guide, x)["z"].shape
         torch.Size([20, 2])
     """
-    return _collect(model, guide, data, mean_of, nullcontext(), batch_size, seed, sites)
+    found = _collect(model, guide, data, _mean_or_draw, nullcontext(), batch_size, seed, sites)
+    return {name: value for (name, _), value in found.items()}
+
+
+def posterior_moments(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: DataLike,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    sites: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    r"""Mean and scale of every latent site under the guide, for every datum: ``z.mean`` and ``z.scale``.
+
+    The scale is the standard deviation of each number, :math:`\sqrt{\mathrm{Var}_q[z_i \mid x]}`; a distribution
+    without a variance, and one of angles, has none. A site without a mean (of integers, codes), and a point mass, has
+    its value under its own name: ``codes``. A site that depends on other latents has its moments given their draws.
+    What a mask leaves out of a site of real numbers (steps beyond a sequence's end) is NaN. Left out is what
+    :func:`encode` leaves out.
+
+    Args:
+        model, guide, data, batch_size, seed, sites: as for :func:`encode`, whose means these are.
+
+    Returns:
+        ``(num_data, *event)`` by name, on the CPU.
+
+    Raises:
+        InputError: as :func:`encode`.
+
+    Example:
+        >>> import torch, pyro_vae
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> {name: tuple(value.shape) for name, value in pyro_vae.posterior_moments(model, guide, x).items()}
+        {'z.mean': (20, 2), 'z.scale': (20, 2)}
+    """
+    found = _collect(model, guide, data, _moments, nullcontext(), batch_size, seed, sites)
+    named = {f"{name}{what}": value for (name, what), value in found.items()}
+    if len(named) < len(found):
+        sites_found = ", ".join(dict.fromkeys(name for name, _ in found))
+        raise InputError(f"sites {sites_found}: one has the name of another's mean or scale; rename it")
+    return named
 
 
 def posterior_samples(
@@ -81,7 +125,8 @@ def posterior_samples(
     sites: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """One joint draw z ~ q(z | x) of all latent sites for every datum; arguments and result as for :func:`encode`."""
-    return _collect(model, guide, data, _value_of, nullcontext(), batch_size, seed, sites)
+    found = _collect(model, guide, data, _value_of, nullcontext(), batch_size, seed, sites)
+    return {name: value for (name, _), value in found.items()}
 
 
 def mean_path(
@@ -102,7 +147,7 @@ def mean_path(
     :func:`encode`.
     """
     found = _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed, sites)
-    return {name: value for name, value in found.items() if not name.endswith(UNOBSERVED)}
+    return {name: value for (name, _), value in found.items() if not name.endswith(UNOBSERVED)}
 
 
 def free_sites(
@@ -156,16 +201,17 @@ def _collect(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     data: DataLike,
-    read: Callable[[Site], Tensor],
+    read: Callable[[Site], dict[str, Tensor]],
     handler: AbstractContextManager,
     batch_size: int,
     seed: int,
     sites: Sequence[str] | None,
-) -> dict[str, Tensor]:
-    """What ``read`` gives of every latent site of the guide, run under a handler, over all data."""
+) -> dict[tuple[str, str], Tensor]:
+    """What ``read`` gives of every latent site of the guide, by site and by what that is, run under a handler."""
     split = as_split(data, model)
     programs = as_programs(model, guide)
-    parts: dict[str, list[Tensor]] = {}
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    read_of: dict[str, set[str]] = {}
     with in_evaluation(programs, {X: split.batch(slice(0, 1))[X]}, seed) as first:
         check_pair(*programs, split, same_sites=False)
         split = split.to(split.device, data_type(*programs, split))
@@ -178,14 +224,43 @@ def _collect(
             for name, node in trace.nodes.items():
                 wanted = sites is None or name in sites
                 if wanted and is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
-                    parts.setdefault(name, []).append(read(node).cpu())
+                    found = read(node)
+                    if read_of.setdefault(name, {*found}) != {*found}:
+                        raise InputError(
+                            f"site '{name}': its distribution has a mean or a variance for some data and none (NaN) "
+                            "for others, so that one number for all would mean two things: give the guide a "
+                            "distribution that has them for all, or take draws (posterior_samples)"
+                        )
+                    for what, value in found.items():
+                        parts.setdefault((name, what), []).append(value.cpu())
     if not parts:
         raise InputError("the guide samples no latent site in a plate at dim -1: there is nothing to encode into")
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def _value_of(node: Site) -> Tensor:
-    return data_first(node["value"], node)
+MEAN, SCALE = ".mean", ".scale"
+
+
+def _value_of(node: Site) -> dict[str, Tensor]:
+    return {"": data_first(node["value"], node)}
+
+
+def _mean_or_draw(node: Site) -> dict[str, Tensor]:
+    mean = mean_or_none(node["fn"])
+    return _value_of(node) if mean is None else {MEAN: data_first(mean, node)}
+
+
+def _moments(node: Site) -> dict[str, Tensor]:
+    """Mean and scale, the mean alone, or a value; NaN where a mask leaves out real numbers."""
+    found = _value_of(node) if is_point_mass(node["fn"]) else _mean_or_draw(node)
+    scale = None if MEAN not in found else deviation_or_none(node["fn"])
+    if scale is not None:
+        found[SCALE] = data_first(scale, node)
+    mask = kept(node)
+    if mask is None:
+        return found
+    mask = data_first(mask, node)
+    return {k: v.masked_fill(~mask, torch.nan) if v.is_floating_point() else v for k, v in found.items()}
 
 
 class _AtMean(Messenger):

@@ -161,6 +161,18 @@ def needed_to_generate(program: Callable[..., Any], given: Iterable[str] = ()) -
     return [*required, *declared]
 
 
+def given_names(program: Callable[..., Any], names: Iterable[str]) -> list[str]:
+    """Which entries of a batch a model's density is given, sorted: its context, but for what it has a site of.
+
+    Args:
+        program: the model.
+        names: of the batch's entries.
+    """
+    names = list(names)
+    declared = [name for name, context in declared_context(program).items() if not context.drawn]
+    return sorted({*required_arguments(program, names), *declared} & {*names})
+
+
 def takes(program: Callable[..., Any], argument: str) -> bool:
     """Whether a program has an argument of this name."""
     names = accepted_arguments(program)

@@ -133,6 +133,17 @@ def mean_or_none(fn: Any) -> Tensor | None:
     return None if bool(mean.isnan().any()) else mean  # nan: torch's way to say so, e.g. of Categorical
 
 
+def deviation_or_none(fn: Any) -> Tensor | None:
+    """The standard deviation of each number of a distribution; None if it has none, or it is one of angles."""
+    try:
+        variance = None if of_angles(fn) else fn.variance
+    except (NotImplementedError, AttributeError):
+        return None
+    if variance is None or not variance.is_floating_point() or bool(variance.isnan().any()):
+        return None
+    return variance.sqrt()
+
+
 def is_discrete(fn: Any) -> bool | None:
     """Whether a distribution's values are discrete, and have probabilities; None: it does not say, or is a Delta."""
     support = None if is_delta(fn) else elementwise_support(fn)

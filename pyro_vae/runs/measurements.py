@@ -25,7 +25,7 @@ from pyro_vae.evaluation import CodeUsage, code_statistics, elbo, log_likelihood
 from pyro_vae.evaluation.results import metrics
 from pyro_vae.files import check_shape, write_atomically, write_json
 from pyro_vae.programs.checks import data_type
-from pyro_vae.programs.context import declared_context, required_arguments
+from pyro_vae.programs.context import given_names
 from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.session import in_evaluation
 from pyro_vae.runtime import as_device, check_seed
@@ -266,7 +266,7 @@ def measure(
     bound = elbo(model, guide, part, **common)
     codes = code_statistics(model, guide, part, **common)
     further, of_metrics, warnings = _further(model, guide, part, common)
-    parts, given = bound.to_dict(), _given(model, part)
+    parts, given = bound.to_dict(), given_names(model, part.keys)
     result = {
         **likelihood.to_dict(),
         "warnings": list(dict.fromkeys([*likelihood.warnings, *bound.warnings, *warnings])),
@@ -383,12 +383,6 @@ def weights_digest(model: nn.Module, guide: nn.Module) -> str:
 def device_name(device: torch.device) -> str:
     """A device in words: "cpu", or a GPU's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _given(model: nn.Module, split: Split) -> list[str]:
-    """What of the data is given; the rest is what the log-likelihood is of."""
-    declared = [name for name, context in declared_context(model).items() if not context.drawn]
-    return sorted({*required_arguments(model, split.keys), *declared} & {*split.keys})
 
 
 def _codes(sites: Mapping[str, CodeUsage], kl: Mapping[str, Any]) -> dict[str, Any]:

@@ -236,15 +236,51 @@ def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = Fal
     """
     if not in_memory:
         return RawData(_mapped(path, layout), missing=missing)
+    tensors = arrays_of(path, layout, missing)
+    parts = _split_at_random(tensors, path) if "x" in tensors else _given_splits(tensors, path)
+    return RawData(parts, missing=missing)
+
+
+def arrays_of(
+    path: Path, layout: Layout | None, missing: bool, shape: tuple[int, ...] | None = None
+) -> dict[str, Tensor]:
+    """The arrays of a file as tensors by name, x with the axes that the package has.
+
+    Args:
+        path, layout, missing: as for :func:`load_arrays`.
+        shape: of one x that is wanted: without a layout, x that have it already are left as they are.
+
+    Raises:
+        CorruptFileError, InputError: as :func:`load_arrays`.
+    """
     tensors = {key: _tensor(key, array, path, missing) for key, array in read_arrays(path).items()}
     xs = {key: f"{path}: '{key}'" for key in tensors if key in X_NAMES}
-    tensors |= with_channels({key: tensors[key] for key in xs}, xs, layout)
-    if "x" in tensors:
-        mixed = [key for key in tensors if key.startswith("x_")]
-        if mixed:
-            raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
-        return RawData(_split_at_random(tensors, path), missing=missing)
-    return RawData(_given_splits(tensors, path), missing=missing)
+    if layout is not None or any(tuple(tensors[key].shape[1:]) != shape for key in xs):
+        tensors |= with_channels({key: tensors[key] for key in xs}, xs, layout)
+    mixed = [key for key in tensors if key.startswith("x_")]
+    if "x" in tensors and mixed:
+        raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
+    return tensors
+
+
+def part_of_arrays(tensors: dict[str, Tensor], path: Path, part: str | None) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a part, and which it is: "test" if none is asked for, but all of what is not divided into parts.
+
+    Args:
+        tensors: of a file, :func:`arrays_of`.
+        path: of the file.
+        part: "train", "validation" or "test".
+
+    Raises:
+        InputError: for a part that the file does not have, and as :func:`load_arrays`.
+    """
+    parts = _split_at_random(tensors, path) if "x" in tensors else _given_splits(tensors, path)
+    if part is None and "x" in tensors:
+        return dict(tensors), "test"
+    part = part or "test"
+    if part not in parts:
+        raise InputError(f"{path}: has no {part} part; it has: {', '.join(parts)}")
+    return dict(parts[part]), part  # type: ignore[arg-type]
 
 
 def _mapped(path: Path, layout: Layout | None) -> Parts:

@@ -1,0 +1,258 @@
+"""What a command on a run is given: a part of its data, files, folders and arrays of one's own, or another dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Classes, Data, Split, dataset_names, load_data, with_text
+from pyro_vae.data.binarization import binarize, quadrant_mask
+from pyro_vae.data.images import (
+    IMAGES,
+    SOUNDS,
+    Kind,
+    Labelled,
+    file_names,
+    find_splits,
+    given_parts,
+    kind_of,
+    read_image,
+    shown,
+    square,
+)
+from pyro_vae.data.registry import find_source
+from pyro_vae.data.sources.arrays import ARRAYS, arrays_of, part_of_arrays
+from pyro_vae.data.sources.folders import find_captions
+from pyro_vae.errors import InputError, positive
+from pyro_vae.files import user_path
+from pyro_vae.programs.context import X
+from pyro_vae.runs import Run
+from pyro_vae.runs.codes import TOKENIZER
+from pyro_vae.runs.learned_priors import PRIORS
+from pyro_vae.runs.measurements import part_of
+
+logger = logging.getLogger(__name__)
+
+WHAT = "image or WAV files, a folder of them, a .npy or .npz file, or a dataset's name, in place of the run's data"
+
+
+def given_data(run: Run, what: Sequence[str], part: str | None = None, limit: int | None = None) -> Split:
+    """The data that a command line names, prepared as the run's own were.
+
+    Args:
+        run: the run.
+        what: files; or one folder, one array file or one dataset's name; nothing: the run's own data.
+        part: of the data, "train", "validation" or "test". If None: "test", but of a folder or an array file that is
+            not divided into parts, all of it.
+        limit: the first so many only.
+
+    Returns:
+        the data in their order, with names where they are files.
+
+    Raises:
+        InputError: for what is not there, of another kind or shape, a mixture of these, and a part of single files.
+        CorruptFileError: naming the file, if it is damaged.
+    """
+    if not what:
+        return part_of(run.data(), part or "test", limit)
+    paths = [user_path(name) for name in what]
+    if len(what) > 1 and (odd := [p for p in paths if p.is_dir() or p.suffix.lower() in ARRAYS]):
+        raise InputError(f"{odd[0]}: give image or WAV files, or else one folder, array file or dataset alone")
+    if what[0] in dataset_names() and len(what) == 1:
+        split = _of_dataset(run, what[0], part or "test")
+    elif paths[0].is_dir():
+        split = _of_folder(run, paths[0], part)
+    elif paths[0].suffix.lower() in ARRAYS:
+        split = _of_arrays(run, paths[0], part)
+    else:
+        if part is not None:
+            raise InputError("--split chooses a part of a dataset; leave it out where files are given")
+        if len(what) == 1 and not paths[0].exists() and not paths[0].suffix:
+            find_source(what[0])  # refuses it, with the nearest name
+        split = of_files(run, paths, names=[shown(path) for path in paths])
+    return split if limit is None else split.subset(positive("limit", limit))
+
+
+def of_files(
+    run: Run,
+    paths: Sequence[Path],
+    *,
+    names: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    y: Tensor | None = None,
+    part: str = "test",
+) -> Split:
+    """Image files as a folder of images was read, or WAV files as sound was; in their order.
+
+    Args:
+        run: whose data they are to be like.
+        paths: the files.
+        names, captions: of the data.
+        y: labels ``(N,)``.
+        part: whose random stream binarizes them.
+
+    Raises:
+        CorruptFileError: naming the file, if it is damaged.
+        InputError: naming the file, if there is none, it is of another kind or size, or not to be used for another
+            reason; and for data that are neither images nor sound.
+    """
+    shape, sound, size = run.data_shape, run.sound, run.config.data.image_size
+    if Path(run.config.data.name).suffix.lower() in ARRAYS:
+        raise InputError(
+            f"the run's data are arrays ({run.config.data.name}): how files would become such is not known; use --split"
+        )
+    if sound is None and not (len(shape) == 3 and shape[0] in (1, 3)):
+        raise InputError(f"files cannot be given: the data, of shape {shape}, are neither images nor sound")
+    for path in paths:
+        _check_kind(path, IMAGES if sound is None else SOUNDS)
+    tensors = {} if y is None else {"y": y}
+    if sound is not None:
+        x = torch.stack([sound.encode(sound.read(path, shape[-1])) for path in paths]).unsqueeze(1)  # (n, 1, L)
+        return Split({X: x, **tensors}, names=names, captions=captions, name="files")
+    x = torch.stack([_image(path, shape, size) for path in paths])  # (n, C, H, W)
+    return _prepared(run, {X: x, **tensors}, part, "files", names=names, captions=captions)
+
+
+def _check_kind(path: Path, kind: Kind) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix.lower() not in kind.suffixes:
+        raise InputError(f"{path}: the data are {kind.noun}; give files of these kinds: {', '.join(kind.suffixes)}")
+
+
+def _image(path: Path, shape: tuple[int, ...], image_size: int | None) -> Tensor:
+    image = read_image(path, grey=shape[0] == 1)  # (C, H, W)
+    if image_size is not None:
+        image = square(image.unsqueeze(0), image_size)[0]
+    if tuple(image.shape) != shape:
+        raise InputError(
+            f"{path}: is {image.shape[1]} x {image.shape[2]} pixels (height x width), but the data are "
+            f"{shape[1]} x {shape[2]}; resize it first"
+        )
+    return image
+
+
+def _prepared(
+    run: Run,
+    tensors: Mapping[str, Tensor],
+    part: str,
+    label: str,
+    *,
+    names: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+) -> Split:
+    """Tensors binarized and masked as those of a part of the run's data are for evaluation."""
+    how, x = run.config.data, tensors[X]
+    if tuple(x.shape[1:]) != run.data_shape:
+        raise InputError(f"{label}: one x has shape {tuple(x.shape[1:])}, but the run's have {run.data_shape}")
+    by_place = how.binarization == "dynamic" and (part == "train" or how.get("in_memory") is False)  # in evaluation
+    if how.binarization in ("static", "dynamic"):
+        logger.info("%s: binarized by one draw, in which a datum's depends on its place among them", label)
+    if how.binarization != "none" and not by_place:
+        once = "threshold" if how.binarization == "threshold" else "static"
+        x = binarize(x, once, seed=how.binarization_seed, part=part, name=label)
+    mask = None if how.observed_quadrants is None else quadrant_mask(run.data_shape, how.observed_quadrants, label)
+    return Split(
+        {**tensors, X: x},
+        mask=mask,
+        missing=bool(how.get("missing")),
+        binarization="dynamic" if by_place else "none",
+        names=names,
+        captions=captions,
+        name=label,
+    )
+
+
+def _of_folder(run: Run, path: Path, part: str | None) -> Split:
+    """The files of a folder: a part if it has parts or one is asked for, else all, in sorted order."""
+    kind = kind_of(path)
+    wanted = IMAGES if run.sound is None else SOUNDS
+    if kind is not wanted:
+        raise InputError(f"{path}: holds {kind.noun}, but the run's data are {wanted.noun}")
+    splits = find_splits(path, kind)
+    if part is None and not given_parts(path):
+        members: Labelled = sorted(chain.from_iterable(splits.values()))
+        part = "test"
+    else:
+        part = part or "test"
+        if part not in splits:
+            raise InputError(f"{path}: has no {part} part; it has: {', '.join(splits)}")
+        members = splits[part]
+    classes = sorted({label for _, label in members if label is not None})
+    y = _labels_of(run, [label for _, label in members if label is not None], classes, str(path)) if classes else None
+    texts = find_captions(path, splits) if _tokenized(run) else {}
+    said = {file: text for where, some in texts.items() for (file, _), text in zip(splits[where], some, strict=True)}
+    captions = [said[file] for file, _ in members] if said else None
+    names = file_names(path, {part: members})[part]
+    split = of_files(run, [file for file, _ in members], names=names, captions=captions, y=y, part=part)
+    return _with_text(run, Data(split, name=str(path))).train
+
+
+def _of_dataset(run: Run, name: str, part: str) -> Split:
+    """A part of a registered dataset, loaded with the options of the run's own data that it has."""
+    mine, source = run.config.data, find_source(name)
+    common = ("root", "binarization", "binarization_seed", "image_size", "observed_quadrants")
+    options = {key: mine[key] for key in common}
+    if name == mine.name:
+        options |= {key: mine[key] for key in source.options if mine.get(key) is not None}
+    elif run.sound is not None:
+        sound = {"sample_rate": run.sound.sample_rate, "length": run.data_shape[-1], "encoding": run.sound.encoding}
+        options |= {key: value for key, value in sound.items() if key in source.options}
+    if (run.sound is not None) != source.sound:
+        raise InputError(f"{name}: {'recordings' if source.sound else 'no recordings'}, unlike the run's data")
+    data = load_data(name, **options)
+    split = part_of(data, part)
+    if split.shape != run.data_shape:
+        raise InputError(f"{name}: one x has shape {split.shape}, but the run's have {run.data_shape}")
+    classes = data.extra(Classes)
+    if name != mine.name and "y" in split.columns and split.mask is None:
+        if classes is None or run.classes is None:
+            logger.warning("warning: %s: its labels y are taken as the run's, whose meaning may be another", name)
+        elif classes.names != run.classes:
+            words = [classes.names[i] for i in split.column("y").tolist()]
+            y = _labels_of(run, words, sorted({*words}), name)
+            columns = {key: split.column(key) for key in split.columns if key != "y"}
+            texts = {"names": split.names, "captions": split.captions, "name": split.name}
+            split = Split(columns if y is None else {**columns, "y": y}, missing=split.missing, **texts)
+            return _with_text(run, Data(split, name=name)).train
+    return part_of(_with_text(run, data), part)
+
+
+def _of_arrays(run: Run, path: Path, part: str | None) -> Split:
+    """The arrays of a file: a part if it has parts or one is asked for, else all."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if run.sound is not None:
+        raise InputError(f"{path}: the run's data are sound; give WAV files")
+    how = run.config.data
+    tensors = arrays_of(path, how.get("layout"), bool(how.get("missing")), shape=run.data_shape)
+    found, part = part_of_arrays(tensors, path, part)
+    if how.image_size is not None:
+        found[X] = square(found[X], how.image_size, name=str(path))
+    if found[X].dtype == torch.uint8:
+        logger.info("%s: x are grey levels from 0 to 255, and go to the model as x/255", path)
+    return _prepared(run, found, part, str(path))
+
+
+def _labels_of(run: Run, words: Sequence[str], classes: Sequence[str], label: str) -> Tensor | None:
+    """The run's labels of classes by name, ``(N,)``; None, and a line in the log, if it does not know all of them."""
+    known = run.classes or ()
+    strangers = [name for name in classes if shown(name) not in known]
+    if strangers:
+        logger.info("%s: its classes are passed over: the run knows no '%s'", label, shown(strangers[0]))
+        return None
+    return torch.tensor([known.index(shown(word)) for word in words])
+
+
+def _tokenized(run: Run) -> bool:
+    return (run.path / PRIORS / TOKENIZER).is_file()
+
+
+def _with_text(run: Run, data: Data) -> Data:
+    """With the tokens of captions, if the run has learned a prior over texts and the data have captions."""
+    return with_text(data, run.tokenizer()) if _tokenized(run) and data.train.captions is not None else data

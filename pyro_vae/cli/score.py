@@ -1,0 +1,105 @@
+"""``pyro-vae score``: the log-likelihood of single data under a run, and the lowest of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.cli.context import said_context
+from pyro_vae.cli.inputs import WHAT, given_data
+from pyro_vae.cli.output import check_output, write_numbers
+from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.errors import positive
+from pyro_vae.runs import Run
+from pyro_vae.runs.measurements import (
+    MEMORY_MIB,
+    PARTICLES,
+    SplitName,
+    check_options,
+    plain,
+    print_then_write,
+    table,
+    warned,
+)
+
+
+def score(arguments: Sequence[str]) -> None:
+    """Bound the log-likelihood of single data, or files of one's own, and list the lowest: anomalies.
+
+    In nats by importance sampling, as pyro-vae evaluate; with effective sample sizes and Pareto k-hats.
+    """
+    from pyro_vae.evaluation.scoring import score as measure
+    from pyro_vae.runtime import as_device
+
+    parser = run_parser("score", score.__doc__)
+    parser.add_argument("data", nargs="*", type=str, help=WHAT)
+    parser.add_argument("--out", type=str | None, default=None, help="a file to write: .npz, .csv or .parquet")
+    parser.add_argument("--force", action="store_true", help="replace that file if it is there")
+    parser.add_argument("--particles", type=int, default=PARTICLES, help="importance samples per datum")
+    parser.add_argument("--lowest", type=int, default=10, help="how many of the lowest to list")
+    parser.add_argument("--split", type=SplitName | None, default=None, help="which part of the data (test)")
+    parser.add_argument("--limit", type=int | None, default=None, help="the first so many data only")
+    parser.add_argument(
+        "--y", type=str | None, default=None, help="context: a label, or a class's name, of all or each"
+    )
+    parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the particles")
+    parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
+    parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
+    options = parse(parser, arguments)
+    common = {"memory_mib": options.memory_mib, "seed": options.seed, "device": options.device}
+    check_options(particles=options.particles, limit=options.limit, **common)
+    positive("lowest", options.lowest)
+    out = None if options.out is None else check_output(options.out, (".npz", ".csv", ".parquet"), options.force)
+    run = Run(options.dir, trust=options.trust)
+    model, guide = run.programs()
+    split = given_data(run, options.data, options.split, options.limit)
+    if said := said_context(run, model, guide, split.keys, len(split), options.y, in_turns=False):
+        split = split.replaced(said)
+    started = time.monotonic()
+    found = measure(
+        model,
+        guide,
+        split,
+        num_particles=options.particles,
+        memory_budget=options.memory_mib * 2**20,
+        seed=options.seed,
+        device=as_device(options.device),
+        progress=not options.json,
+    )
+    lowest = [found.row(place) for place in found.lowest(options.lowest)]
+    result = {**found.to_dict(), "lowest": lowest, "seed": options.seed}
+    result = warned({**result, "seconds": round(time.monotonic() - started, 2)})
+    if options.json:
+        text = json.dumps(plain(result), allow_nan=False)
+    else:
+        rows = {name: words for name, words in found.rows.items() if not name.startswith("lowest")}
+        text = "\n".join([table(run.path, result, rows), *_listed(lowest, len(found))])
+    arrays = {name: value.double().numpy() for name, value in found.arrays().items()}
+    print_then_write(text, lambda: _write(out, found.ids, arrays))
+    for sentence in result["warnings"]:
+        logging.warning("warning: %s", sentence)
+
+
+def _listed(lowest: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+    """The lowest data, a line each."""
+    names = [str(row["id"]) for row in lowest]
+    width = max(map(len, [*names, "id"]))
+    lines = [f"the {len(lowest)} lowest of {count}:", f"  {'id':<{width}}  {'nats':>10}  {'ESS':>8}  k-hat"]
+    for name, row in zip(names, lowest, strict=True):
+        size, shape = row["effective_sample_size"], row["pareto_k"]
+        k_hat = "none" if shape is None else f"{shape:.2f}"
+        lines.append(f"  {name:<{width}}  {row['log_likelihood']:>10.2f}  {size:>8.1f}  {k_hat:>5}")
+    return lines
+
+
+def _write(out: Path | None, ids: Sequence[str] | Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
+    if out is not None:
+        write_numbers(out, ids, arrays)
+        logging.info("%s", out)
