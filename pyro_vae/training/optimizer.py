@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.recording import Mode
-from pyro_vae.training.saved_state import state_after_a_step
+from pyro_vae.training.saved_state import is_torchs, state_after_a_step
 from pyro_vae.training.schedules import Constant, Schedule, as_schedule
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     OptimizerLike = str | Callable[[Iterable[Any]], Optimizer] | Optimizer
@@ -38,11 +41,8 @@ MOST_NAMED = 3  # parameters in a message
 def optimizers() -> dict[str, type[Optimizer]]:
     """Torch's optimizers that can be named, ``"RAdam"``, but for those that cannot train a pair of programs."""
     found = {name: cls for name, cls in vars(torch.optim).items() if inspect.isclass(cls)}
-    return {
-        name: cls
-        for name, cls in sorted(found.items())
-        if issubclass(cls, Optimizer) and cls.__module__.startswith("torch.optim.") and cls not in {Optimizer, *REFUSED}
-    }
+    own = {name: cls for name, cls in sorted(found.items()) if issubclass(cls, Optimizer) and is_torchs(cls)}
+    return {name: cls for name, cls in own.items() if cls not in {Optimizer, *REFUSED}}
 
 
 def find_optimizer(name: str) -> type[Optimizer]:
@@ -139,24 +139,25 @@ def names_of(step: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, nn.Par
 
 def grouped(
     named: Mapping[str, nn.Parameter], patterns: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[str, list[nn.Parameter]]]:
-    """Parameters by the first pattern that matches their names, and those that none matches at first, as ``""``.
+) -> list[tuple[str | None, list[nn.Parameter]]]:
+    """Parameters by the first pattern that matches their names; before them those that none matches, as None.
 
     Raises:
         InputError: names a pattern to which no parameter is left.
     """
-    found: dict[str, list[nn.Parameter]] = {"": [], **{pattern: [] for pattern in patterns}}
-    for name, parameter in named.items():
-        found[next((p for p in patterns if fnmatchcase(name, p)), "")].append(parameter)
+    found: dict[str | None, list[str]] = {None: [], **{pattern: [] for pattern in patterns}}
+    for name in named:
+        found[next((p for p in patterns if fnmatchcase(name, p)), None)].append(name)
     for pattern in patterns:
         if found[pattern]:
-            continue
-        if any(fnmatchcase(name, pattern) for name in named):
+            logger.info("param_groups '%s': %s", pattern, _some(found[pattern]))
+        elif any(fnmatchcase(name, pattern) for name in named):
             raise InputError(
                 f"param_groups: '{pattern}' matches only what patterns before it match; put the narrower one first"
             )
-        raise unknown("pattern in param_groups", pattern, named)
-    return [(pattern, members) for pattern, members in found.items() if members]
+        else:
+            raise unknown("pattern in param_groups", pattern, named)
+    return [(pattern, [named[name] for name in names]) for pattern, names in found.items() if names]
 
 
 @dataclass
@@ -231,7 +232,7 @@ def make_optimizer(
     _check_parameters(made, named)
     if of.cls not in SHORT.values():
         state_after_a_step(made)  # can it take one?
-    labels = [pattern for pattern, _ in parts]
+    labels = [pattern or "" for pattern, _ in parts]
     if len(made.param_groups) != len(labels):
         labels, own = [str(i) for i in range(len(made.param_groups))], [None] * len(made.param_groups)
     labels = ["learning_rate" + (f"/{label}" if i and label else "") for i, label in enumerate(labels)]
@@ -241,7 +242,7 @@ def make_optimizer(
 def _of_class(
     of: Wanted,
     cls: type[Optimizer],
-    parts: list[tuple[str, list[nn.Parameter]]],
+    parts: list[tuple[str | None, list[nn.Parameter]]],
     patterns: Mapping[str, Mapping[str, Any]],
     device: torch.device,
     mode: Mode,
@@ -259,7 +260,7 @@ def _of_class(
     extra |= _checked(of.words, accepted, of.options)
     groups, own = [], []
     for pattern, members in parts:
-        said = dict(patterns.get(pattern, {}))
+        said = {} if pattern is None else dict(patterns[pattern])
         mine = said.pop("lr", None)
         odd = next((name for name in said if name not in accepted or name in NOT_OF_GROUPS), None)
         if odd is not None:
@@ -304,7 +305,7 @@ def _made(of: Wanted, cls: type[Optimizer], parameters: list[Any], rate: Any, op
 
 def _of_function(
     of: Wanted,
-    parts: list[tuple[str, list[nn.Parameter]]],
+    parts: list[tuple[str | None, list[nn.Parameter]]],
     patterns: Mapping[str, Mapping[str, Any]],
 ) -> Optimizer:
     """The optimizer that a function gives, or that is there."""
@@ -313,7 +314,9 @@ def _of_function(
             raise InputError(f"param_groups: the {of.words} that is given has groups already; say their options there")
         made = of.make
     else:
-        groups: list[Any] = [{"params": members, **patterns.get(pattern, {})} for pattern, members in parts]
+        groups: list[Any] = [
+            {"params": members, **({} if pattern is None else patterns[pattern])} for pattern, members in parts
+        ]
         made = of.make(groups if patterns else [p for _, members in parts for p in members])
     if not isinstance(made, Optimizer):
         raise InputError(f"optimizer: '{of.words}' gave {type(made).__name__}, where a torch.optim.Optimizer is right")
@@ -321,6 +324,11 @@ def _of_function(
     if refused is not None:
         raise InputError(f"optimizer {refused.__name__} {REFUSED[refused]}: take another, such as Adam or RAdam")
     return made
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _check_parameters(optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
@@ -335,9 +343,8 @@ def _check_parameters(optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -
     beyond = [tuple(p.shape) for key, p in has.items() if key not in trained]
     kind = type(optimizer).__name__
     if missing:
-        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         raise InputError(
-            f"optimizer: the {kind} that is given lacks {', '.join(missing[:MOST_NAMED])}{more}, which would not be "
+            f"optimizer: the {kind} that is given lacks {_some(missing)}, which would not be "
             "trained: give a function of parameters (functools.partial), or freeze them by requires_grad_(False)"
         )
     if beyond:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import InputError, why_not
 
-MOST = 2**53  # of a number
+MOST = 2**53  # of a count
 
 
 def plain(value: Any, at: str) -> Any:
@@ -70,7 +69,7 @@ def like(own: Any, saved: Any, at: str) -> Any:
 
 
 def _number(value: Any, at: str) -> int | float:
-    if type(value) not in (int, float) or value != value or (abs(value) > MOST and not math.isinf(value)):
+    if type(value) not in (int, float) or value != value or (type(value) is int and abs(value) > MOST):
         raise TypeError(f"{at} is {str(value)[:80]!r}, where a number is right")
     return value
 
@@ -93,8 +92,9 @@ def tensor_like(own: Tensor, saved: Any, at: str) -> Tensor:
 
 
 def is_torchs(value: Any) -> bool:
-    """Whether an optimizer or a scheduler is of one of torch's own classes."""
-    return type(value).__module__.startswith("torch.optim.")
+    """Whether an optimizer or a scheduler, or a class of them, is one of torch's own."""
+    module = (value if isinstance(value, type) else type(value)).__module__
+    return module == "torch.optim" or module.startswith("torch.optim.")
 
 
 def state_after_a_step(optimizer: Optimizer) -> list[dict[str, Any]]:
