@@ -91,6 +91,11 @@ class Scheduler:
                 f"lr_scheduler {self.name} gave {type(self.scheduler).__name__}, where a scheduler with step "
                 "and state_dict is right"
             )
+        if getattr(self.scheduler, "optimizer", optimizer) is not optimizer:
+            raise InputError(
+                f"lr_scheduler {self.name} gave a scheduler of another optimizer, and no rate of this one would move: "
+                "make it of the optimizer that it is given"
+            )
         needed = [p for p in inspect.signature(step).parameters.values() if p.default is p.empty]
         self.needs_loss = any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
         self.interval = interval

@@ -252,6 +252,8 @@ def _of_class(
         raise InputError(f"optimizer {cls.__name__} {REFUSED[cls]}: take another, such as Adam or RAdam")
     assert of.rate is not None
     accepted = inspect.signature(cls).parameters
+    if "lr" not in accepted and not any(each.kind is each.VAR_KEYWORD for each in accepted.values()):
+        raise InputError(f"optimizer '{of.words}' takes no lr: give a function of parameters that makes one")
     first, largest = of.rate(0.0), of.rate.largest()
     extra: dict[str, Any] = {"fused": True} if cls in FUSED and "fused" not in of.options else {}
     captured = mode != "off" and device.type == "cuda" and (cls is torch.optim.SGD or "capturable" in accepted)

@@ -409,6 +409,20 @@ def test_several_batches_are_one_of_all_their_data(k, compile):
     assert_close(result, {name: value.data for name, value in joint.model.named_parameters()})
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_batches_of_an_iterable_weigh_by_their_data(k, tmp_path):
+    sizes = [9, 3, 20, 1, 10]
+    batches, rows = list(NUMBERS.split(sizes)), [NUMBERS.split(sizes)[i : i + k] for i in range(0, 5, k)]
+    weight, shift = torch.full((3,), 0.3), torch.zeros(3)
+    for _ in range(4):
+        for x in map(torch.cat, rows):
+            error = weight * x.abs() + shift - x
+            weight, shift = weight - 0.05 * (error * x.abs()).mean(0), shift - 0.05 * error.mean(0)
+    options = {"optimizer": "sgd", "learning_rate": 0.05, "grad_accumulation": k}
+    result = fit(Deterministic(), Nothing(), batches, **{**SMALL, "batch_size": None, **options})
+    assert_close(result, {"weight": weight, "shift": shift})
+
+
 def test_clipping_is_of_the_whole_gradient():
     options = {"optimizer": "sgd", "learning_rate": 0.05, "clip_norm": 0.05}
     result, joint = fitted(grad_accumulation=3, **options), fitted(batch_size=24, **options)
@@ -499,6 +513,11 @@ class Closure(torch.optim.Optimizer):
         closure()
 
 
+class Rateless(torch.optim.SGD):
+    def __init__(self, params):
+        super().__init__(params, lr=0.1)
+
+
 class Odd(Lion):
     def step(self):
         super().step()
@@ -562,6 +581,11 @@ REFUSED = {
         {"lr_scheduler": "ReduceLROnPlateau", "lr_scheduler_interval": "step"},
         "looks at the loss of an epoch",
     ),
+    "a scheduler of another optimizer": (
+        {"lr_scheduler": lambda o: lr_scheduler.ExponentialLR(torch.optim.SGD([nn.Parameter(torch.ones(1))]), 0.9)},
+        "gave a scheduler of another optimizer",
+    ),
+    "no lr": ({"optimizer": Rateless}, "takes no lr: give a function of parameters"),
     "no scheduler": ({"lr_scheduler": lambda o: 5}, "gave int, where a scheduler"),
     "one that ends before": (
         {
