@@ -259,9 +259,8 @@ class Update:
                 group["lr"] = rate
         if not (part == 1.0 and complete):
             return self._accumulate(batch, part, complete)
-        if not self._capturing or self.gradient.recording(batch) is None:
+        if not self._capturing or self.gradient.recording(batch) is None or self._options_have_changed():
             return self._update(batch)
-        self._watch_options()
         key = tuple((k, v.shape, v.dtype) for k, v in batch.items())
         if key not in self._captures:
             self._captures[key] = _Capture(batch)
@@ -278,13 +277,15 @@ class Update:
                 return self._update(batch)
         return capture.replay(batch)
 
-    def _watch_options(self) -> None:
+    def _options_have_changed(self) -> bool:
         """A capture repeats the optimizer's numbers: it is of no use once a scheduler has set one (a momentum)."""
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         options = [(k, id(v) if isinstance(v, Tensor) else v) for group in groups for k, v in group.items()]
-        if self._captures and options != self._captured_options:
-            self._captures.clear()
+        changed = bool(self._captures) and options != self._captured_options
         self._captured_options = options
+        if changed:
+            self._stay_uncaptured("a scheduler sets other numbers of the optimizer than its learning rates")
+        return changed
 
     def _update(self, batch: Mapping[str, Tensor]) -> Tensor:
         row = self.gradient(batch)

@@ -177,8 +177,8 @@ def fit(
     of_optimizer = wanted(optimizer, optimizer_options or {}, learning_rate, lr_scheduler is not None)
     check_seed(seed)
     _check(epochs, patience, data, objective, resume, out)
-    if lr_scheduler_options and lr_scheduler is None:
-        raise InputError("lr_scheduler_options are options of lr_scheduler, and there is none")
+    if lr_scheduler is None and (lr_scheduler_options or lr_scheduler_interval != "epoch"):
+        raise InputError("lr_scheduler_options and lr_scheduler_interval are of lr_scheduler, and there is none")
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm must be positive, got {clip_norm}")
     kl_schedule = as_schedule(kl_weight)

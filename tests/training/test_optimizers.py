@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -25,6 +27,7 @@ from pyro_vae.training import Constant, Cosine, Linear, Schedule, Stages, fit
 from pyro_vae.training import loop as loop_module
 from pyro_vae.training.batches import EpochBatches
 from pyro_vae.training.checkpoint import CHECKPOINT
+from pyro_vae.training.compiled import Update
 from pyro_vae.training.loop import Trainer
 from pyro_vae.training.lr_scheduler import find_scheduler, schedulers
 from pyro_vae.training.optimizer import find_optimizer, optimizers
@@ -160,6 +163,34 @@ def test_recorded_is_eager(compile, more):
     ours, theirs = (state_of(trained(compile=each, **options)) for each in ("off", compile))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("more", [{}, {"lr_scheduler": "ReduceLROnPlateau"}, {"param_groups": GROUPS}])
+@pytest.mark.parametrize("name", ["RAdam", "NAdam", "RMSprop", "sgd"])
+def test_captured_is_eager(name, more, caplog):
+    options = {"optimizer": name, "learning_rate": 0.01, "device": "cuda", **more}
+    with caplog.at_level(logging.INFO, logger="pyro_vae"):
+        ours, theirs = (state_of(trained(compile=each, **options)) for each in ("off", "graph"))
+    assert "whole training step captured" in caplog.text
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_what_a_scheduler_sets_beside_rates_ends_captures(caplog):
+    """Without a GPU: as if a step had been captured, which repeats the numbers that it was captured with."""
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=torch.tensor(0.1), momentum=0.9)
+    gradient = SimpleNamespace(mode="graph")
+    update = Update(Fabric(accelerator="cpu", devices=1), gradient, optimizer, nn.Module())
+    update._capturing, update._captures = True, {"shape": None}
+    update._options_have_changed()  # what it was captured with
+    update._capturing = True
+    optimizer.param_groups[0]["lr"].fill_(0.2)
+    assert not update._options_have_changed() and update._capturing
+    optimizer.param_groups[0]["momentum"] = 0.8
+    assert update._options_have_changed() and not update._capturing
+    assert "a scheduler sets other numbers of the optimizer" in caplog.text
 
 
 class Lion(torch.optim.Optimizer):
@@ -573,6 +604,7 @@ REFUSED = {
     "a scheduler of functions": ({"lr_scheduler": "LambdaLR"}, "LambdaLR is made of functions"),
     "a scheduler that lacks options": ({"lr_scheduler": "StepLR"}, "lr_scheduler StepLR refuses its options"),
     "options without a scheduler": ({"lr_scheduler_options": {"gamma": 0.1}}, "and there is none"),
+    "an interval without a scheduler": ({"lr_scheduler_interval": "step"}, "and there is none"),
     "an odd interval": (
         {"lr_scheduler": "ExponentialLR", "lr_scheduler_options": {"gamma": 0.9}, "lr_scheduler_interval": "batch"},
         "unknown lr_scheduler_interval 'batch'",
