@@ -32,7 +32,10 @@ REFUSED = {
     torch.optim.LBFGS: "evaluates the loss several times a step, and training draws other numbers each time",
     torch.optim.SparseAdam: "takes sparse gradients, and those of the programs are dense",
 }
-NOT_OF_GROUPS = ("params", "lr", "foreach", "fused", "capturable", "differentiable")  # but for lr, taken out before
+NOT_OF_GROUPS = (  # but for lr, which is taken out before
+    *("params", "lr", "foreach", "fused", "capturable", "differentiable"),
+    "initial_accumulator_value",  # which Adagrad reads once, for all
+)
 DEFAULT_RATE = 1e-3
 MOST_NAMED = 3  # parameters in a message
 
@@ -176,12 +179,15 @@ class Optimization:
     labels: list[str]
     own: list[float | None]
 
+    def __post_init__(self) -> None:
+        self._largest = 0.0 if self.schedule is None else self.schedule.largest()
+
     def rates(self, epoch: float) -> list[float] | None:
         """The rate of each group at a time in epochs; None: nobody sets them."""
         if self.schedule is None:
             return None
-        now, most = self.schedule(epoch), self.schedule.largest()
-        return [now if own is None else own * (now / most) for own in self.own]
+        now = self.schedule(epoch)
+        return [now if own is None else own * (now / self._largest) for own in self.own]
 
     def recorded(self, epoch: float) -> dict[str, float]:
         """The rates by their labels: those of a time, or those that the groups have now."""
@@ -260,13 +266,12 @@ def _of_class(
     if captured and "capturable" in accepted:
         extra["capturable"] = True
     extra |= _checked(of.words, accepted, of.options)
+    known = _made(of, cls, [p for _, members in parts for p in members], first, extra).defaults
     groups, own = [], []
     for pattern, members in parts:
         said = {} if pattern is None else dict(patterns[pattern])
         mine = said.pop("lr", None)
-        odd = next((name for name in said if name not in accepted or name in NOT_OF_GROUPS), None)
-        if odd is not None:
-            raise unknown(f"option in param_groups '{pattern}'", odd, accepted.keys() - {*NOT_OF_GROUPS} | {"lr"})
+        _check_options(pattern, said, known)
         if mine is not None and (isinstance(mine, bool) or not isinstance(mine, int | float) or not largest > 0):
             raise InputError(
                 f"param_groups '{pattern}': lr is a number, its rate where learning_rate is at its largest; got "
@@ -281,6 +286,17 @@ def _of_class(
         own.append(None if mine is None else float(mine))
     lr = torch.tensor(first, device=device) if captured else first
     return _made(of, cls, groups, lr, extra), own
+
+
+def _check_options(pattern: str | None, said: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Check that a group's options are of those that an optimizer reads from groups: others it would not even see.
+
+    Raises:
+        InputError: names one that is not.
+    """
+    odd = next((name for name in said if name not in known or name in NOT_OF_GROUPS), None)
+    if odd is not None:
+        raise unknown(f"option in param_groups '{pattern}'", odd, known.keys() - {*NOT_OF_GROUPS} | {"lr"})
 
 
 def _checked(words: str, accepted: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,6 +341,15 @@ def _of_function(
     refused = next((cls for cls in REFUSED if isinstance(made, cls)), None)
     if refused is not None:
         raise InputError(f"optimizer {refused.__name__} {REFUSED[refused]}: take another, such as Adam or RAdam")
+    of_parameter = {id(p): group for group in made.param_groups for p in group["params"]}
+    for pattern, members in parts if patterns else ():
+        said = {} if pattern is None else {**patterns[pattern]}
+        _check_options(pattern, {name: value for name, value in said.items() if name != "lr"}, made.defaults)
+        if any(of_parameter.get(id(p), {}).get(name) != value for p in members for name, value in said.items()):
+            raise InputError(
+                f"param_groups '{pattern}': the optimizer that '{of.words}' gave has not these options: it is given "
+                "a list of groups, [{'params': [...], 'lr': ...}, ...], which it must hand on"
+            )
     return made
 
 

@@ -402,6 +402,14 @@ def test_a_scheduler_scales_all_groups_alike():
     assert [r["learning_rate/guide.*"] for r in result.records] == [0.005, 0.0025, 0.00125, 0.000625]
 
 
+def test_a_function_is_given_groups():
+    groups = {"model.shift": {"lr": 0.5}}
+    result = fitted(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.02), param_groups=groups)
+    expected, _ = by_hand(lambda p: torch.optim.SGD([{"params": p[:1]}, {"params": p[1:], "lr": 0.5}], lr=0.02))
+    assert_close(result, expected)
+    assert {(r["learning_rate"], r["learning_rate/model.shift"]) for r in result.records} == {(0.02, 0.5)}
+
+
 def test_a_group_that_does_not_move_stays():
     model, guide = pair()
     before = {name: value.clone() for name, value in guide.state_dict().items()}
@@ -549,6 +557,16 @@ class Rateless(torch.optim.SGD):
         super().__init__(params, lr=0.1)
 
 
+class Kept(torch.optim.SGD):
+    def __init__(self, params, lr, beta=0.1):
+        super().__init__(params, lr)
+        self.beta = beta
+
+
+def _without_groups(groups):
+    return torch.optim.Adam([p for group in groups for p in group["params"]])
+
+
 class Odd(Lion):
     def step(self):
         super().step()
@@ -634,6 +652,22 @@ REFUSED = {
     ),
     "a pattern of no letters": ({"param_groups": {"": {"lr": 0.1}}}, "unknown pattern in param_groups ''."),
     "an option of no optimizer": ({"param_groups": {"guide.*": {"lrr": 0.1}}}, "unknown option in param_groups"),
+    "an option that is read once": (
+        {"optimizer": "Adagrad", "param_groups": {"guide.*": {"initial_accumulator_value": 1.0}}},
+        "unknown option in param_groups 'guide.*' 'initial_accumulator_value'",
+    ),
+    "an option that no group has": (
+        {"optimizer": Kept, "param_groups": {"guide.*": {"beta": 0.5}}},
+        "unknown option in param_groups 'guide.*' 'beta'",
+    ),
+    "an option of a function's": (
+        {"optimizer": lambda groups: torch.optim.Adam(groups), "param_groups": {"guide.*": {"lrr": 0.5}}},
+        "unknown option in param_groups 'guide.*' 'lrr'",
+    ),
+    "a function that drops groups": (
+        {"optimizer": _without_groups, "param_groups": {"guide.*": {"lr": 0.5}}},
+        "has not these options: it is given a list of groups",
+    ),
     "an option of all": ({"param_groups": {"guide.*": {"fused": False}}}, "unknown option in param_groups"),
     "parameters of a group": ({"param_groups": {"guide.*": {"params": 1}}}, "unknown option in param_groups"),
     "a negative rate": ({"param_groups": {"guide.*": {"lr": -0.1}}}, "refuses its options"),
