@@ -32,7 +32,7 @@ from pyro_vae.data import Data, Split
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.training.compiled import CompiledStep, Step, Update
 from pyro_vae.training.loop import Trainer
-from pyro_vae.training.optimizer import make_optimizer
+from pyro_vae.training.optimizer import make_optimizer, wanted
 
 RATE = 1e-3
 SECONDS_A_STEP = {"BIVA, published size"}  # on a CPU
@@ -100,12 +100,13 @@ def ours(case: Case, x: Tensor, mode: str) -> Run:
     prime(model, guide, batch)
     fabric = Fabric(accelerator=x.device.type, devices=1)
     step = Step(model, guide, case.objective)
-    module, optimizer = fabric.setup(step, make_optimizer("adam", step, RATE, {}, fabric.device, mode))
+    made = make_optimizer(wanted("adam", {}, RATE), step, {}, {}, fabric.device, mode)
+    module, optimizer = fabric.setup(step, made.optimizer)
     update = Update(fabric, CompiledStep(fabric, step, mode, differentiate=True, eager=module), optimizer, module)
 
     def run() -> Tensor:
         with pyro.validation_enabled(False):
-            return update(batch, RATE)
+            return update(batch, [RATE])
 
     run()
     return run

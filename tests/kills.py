@@ -38,6 +38,20 @@ def vae(folder):
     return write(folder, "vae", config | {"fit": FIT})
 
 
+OPTIMIZER = {
+    "optimizer": "torch.optim.RAdam",
+    "lr_scheduler": "ReduceLROnPlateau",
+    "lr_scheduler_options": {"patience": 0, "factor": 0.7, "threshold": 0.05},
+    "param_groups": {"guide.*": {"lr": 3e-3}, "model.decoder.*": {"weight_decay": 0.1}},
+    "grad_accumulation": 3,
+}
+
+
+def optimizers(folder):
+    config = yaml.safe_load(Path(vae(folder)).read_text())
+    return write(folder, "optimizers", config | {"fit": {**FIT, "epochs": 12, **OPTIMIZER}})
+
+
 def hierarchy(folder):
     config = read_recipe("lvae")
     config["data"] |= {"limit": 100, "binarization": "threshold"}
@@ -103,6 +117,7 @@ def resume(run):
 
 SCENARIOS = {  # commands before, the command, how it is gone on with if its config.yaml is there, and where that is
     "train": ((), lambda f: ["train", vae(f), "--out", "RUN"], resume, "config.yaml"),
+    "optimizers": ((), lambda f: ["train", optimizers(f), "--out", "RUN"], resume, "config.yaml"),
     "first": ((), lambda f: ["train", hierarchy(f), "--out", "RUN"], resume, "config.yaml"),
     "resume": (
         (lambda f: ["train", vae(f), "--out", "RUN"],),

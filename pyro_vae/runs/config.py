@@ -41,6 +41,10 @@ HARMLESS = (  # to a result, if they change at a resume
     *("fit.logger", "fit.log_images_every", "first.fit.logger", "first.fit.log_images_every"),  # told elsewhere
     *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
 )
+SINCE = {  # options that older runs do not have; where they are at these values, an experiment does not say them
+    *(("fit.param_groups", "None"), ("fit.lr_scheduler", "None"), ("fit.lr_scheduler_options", "None")),
+    *(("fit.lr_scheduler_interval", "epoch"), ("fit.grad_accumulation", "1")),
+}
 
 
 def check_sections(config: Mapping[str, Any], known: Sequence[str], source: str) -> None:
@@ -189,7 +193,8 @@ def experiment_entries(config: Namespace, **facts: Any) -> dict[str, str]:
         facts: what else it depends on.
     """
     plain = yaml.safe_load(json.dumps(config.as_dict(), default=str))
-    return {f"{CONFIG} {k}": str(full_name(v)) for k, v in (flattened(plain) | facts).items() if k not in HARMLESS}
+    entries = {k: str(full_name(v)) for k, v in (flattened(plain) | facts).items() if k not in HARMLESS}
+    return {f"{CONFIG} {k}": v for k, v in entries.items() if (k.removeprefix("first."), v) not in SINCE}
 
 
 _owners = WeakIdKeyDictionary()  # weight -> the run directory that works with it

@@ -27,6 +27,8 @@ from pyro_vae.runtime import LimitedMemory
 from pyro_vae.training import Schedule
 from pyro_vae.training.loggers import NAMES as LOGGERS
 from pyro_vae.training.loggers import logger_names
+from pyro_vae.training.lr_scheduler import schedulers
+from pyro_vae.training.optimizer import optimizers
 
 FREE = ("data",)  # top-level sections whose strings are no classes: their arguments are texts, numbers and paths
 CLASSES = ("model", "guide", "pair", "objective", "prior")  # sections that are a class each
@@ -56,16 +58,38 @@ def known_classes() -> dict[str, Any]:
     return found
 
 
+@cache
+def known_paths() -> dict[str, frozenset[str]]:
+    """Paths of torch's classes that an option of ``fit`` may be, which looks them up: that option, and no other."""
+    return {
+        "optimizer": frozenset(f"torch.optim.{name}" for name in optimizers()),
+        "lr_scheduler": frozenset(f"torch.optim.lr_scheduler.{name}" for name in schedulers()),
+    }
+
+
+def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without those options of training that are known paths."""
+    found = dict(config)
+    if isinstance(found.get("fit"), Mapping):
+        options, known = found["fit"].items(), known_paths()
+        found["fit"] = {k: v for k, v in options if not (k in known and isinstance(v, str) and v in known[k])}
+    return found
+
+
 def foreign_names(config: Any) -> list[str]:
     """Strings of a configuration through which code could be reached that is not among :func:`known_classes`.
 
-    All is foreign but known classes, plain words and numbers, and what stands in the section ``data``. A word that is
+    All is foreign but known classes, plain words and numbers, the paths of torch's optimizers and schedulers where
+    they belong (:func:`known_paths`), and what stands in the section ``data``. A word that is
     also the name of a file is foreign: in the place of a class, the parser would read the file.
 
     Args:
         config: as it was read from YAML.
     """
-    sections = config.items() if isinstance(config, Mapping) else ()
+    config = _without_paths(config) if isinstance(config, Mapping) else {}
+    if isinstance(config.get("first"), Mapping):
+        config["first"] = _without_paths(config["first"])
+    sections = config.items()
     names = [text for key, value in sections if key not in FREE for text in _strings(value)]
     return list(dict.fromkeys(name for name in names if not _harmless(name)))
 

@@ -278,6 +278,7 @@ SCHEMA: dict[str, Any] = {  # what a checkpoint holds; a finished one of an olde
     "progress": dict,
     **dict.fromkeys(("experiment", "weights", "optimizer", "best_weights", "rng", "precision"), dict | None),
     "ema": list | tuple | None,
+    "lr_scheduler": dict | None,
     "names": list | tuple | None,
 }
 

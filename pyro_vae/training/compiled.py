@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class CompiledStep:
         fabric: precision and distribution.
         step: the step, not wrapped by Fabric.
         mode: off, graph or full.
-        differentiate: compute gradients.
+        differentiate: compute gradients, of the parameters ``trained``.
         eager: what computes loss and terms where there is no recording; the step itself if not given.
         prepare: makes the step's batch from what calls are given (binarization); it is recorded with the step.
     """
@@ -101,7 +101,7 @@ class CompiledStep:
         self._prepare = prepare
         self._recordings: dict[tuple, Recording | None] = {}
         self._refused = False
-        self._trained = [p for p in step.parameters() if p.requires_grad]
+        self.trained = [p for p in step.parameters() if p.requires_grad]
         if mode != "off" and fabric.strategy.precision.precision == "16-mixed":
             self._refuse("precision 16-mixed scales its gradients by what it sees in them")
 
@@ -112,7 +112,7 @@ class CompiledStep:
             return self._eagerly(batch)
         (_, row), gradients = recording(batch)
         if self.differentiate:
-            for parameter, gradient in zip(self._trained, gradients, strict=True):
+            for parameter, gradient in zip(self.trained, gradients, strict=True):
                 parameter.grad = gradient
             if self.fabric.world_size > 1:
                 self._average_gradients()
@@ -132,7 +132,7 @@ class CompiledStep:
         if not self.differentiate:
             with torch.no_grad():
                 return self._eager(**batch)[1]
-        for parameter in self._trained:
+        for parameter in self.trained:
             parameter.grad = None
         loss, row = self._eager(**batch)
         self.fabric.backward(loss)
@@ -187,7 +187,7 @@ class CompiledStep:
     @torch.no_grad()
     def _average_gradients(self) -> None:
         """The mean over processes, in one message; as under DDP, buffers are those of the first process."""
-        gradients = [p.grad for p in self._trained if p.grad is not None]
+        gradients = [p.grad for p in self.trained if p.grad is not None]
         joint = torch.cat([g.flatten() for g in gradients])
         joint = self.fabric.all_reduce(joint, reduce_op="mean")
         parts = joint.split([g.numel() for g in gradients])
@@ -213,6 +213,7 @@ class Update:
         module: whose gradient is clipped, as Fabric has set it up.
         clip_norm: largest gradient norm, or None.
         ema: moving average of the weights, or None.
+        accumulating: whether an update is made of several batches; such steps are not captured.
     """
 
     def __init__(
@@ -223,22 +224,42 @@ class Update:
         module: Any,
         clip_norm: float | None = None,
         ema: WeightEMA | None = None,
+        accumulating: bool = False,
     ) -> None:
         self.fabric, self.gradient, self.optimizer, self.module = fabric, gradient, optimizer, module
         self.clip_norm, self.ema = clip_norm, ema
         self._captures: dict[tuple, _Capture] = {}
-        rates = [group["lr"] for group in optimizer.param_groups]
-        self._capturing = fabric.device.type == "cuda" and fabric.world_size == 1
-        self._capturing &= all(isinstance(rate, Tensor) for rate in rates)
+        self._sums: list[Tensor | None] = []
+        self._captured_options: list[Any] = []
+        self._capturing = fabric.device.type == "cuda" and fabric.world_size == 1 and gradient.mode != "off"
+        if self._capturing and accumulating:
+            self._stay_uncaptured("gradients are summed over several batches")
+        elif self._capturing and not all(isinstance(group.get("lr"), Tensor) for group in optimizer.param_groups):
+            self._stay_uncaptured("the optimizer's learning rates are no tensors, or it has no form for captures")
 
-    def __call__(self, batch: Mapping[str, Tensor], rate: float) -> Tensor:
-        """One step at a learning rate; returns the row of terms, on the device."""
-        for group in self.optimizer.param_groups:
+    def _stay_uncaptured(self, reason: str) -> None:
+        self._capturing = False
+        logger.warning("training steps are not captured as a CUDA graph: %s", reason)
+
+    def __call__(
+        self, batch: Mapping[str, Tensor], rates: Sequence[float] | None, part: float = 1.0, complete: bool = True
+    ) -> Tensor:
+        """One batch; returns the row of terms, on the device.
+
+        Args:
+            batch: its data.
+            rates: learning rate of each of the optimizer's groups; None: as they are.
+            part: of the update's gradient that is this batch's, by its number of data.
+            complete: whether it is the last batch of its update.
+        """
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True) if rates is not None else ():
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        if not self._capturing or self.gradient.recording(batch) is None:
+        if not (part == 1.0 and complete):
+            return self._accumulate(batch, part, complete)
+        if not self._capturing or self.gradient.recording(batch) is None or self._options_have_changed():
             return self._update(batch)
         key = tuple((k, v.shape, v.dtype) for k, v in batch.items())
         if key not in self._captures:
@@ -252,19 +273,44 @@ class Update:
                 capture.record(self._update)
                 logger.info("whole training step captured as a CUDA graph")
             except RuntimeError as error:
-                self._capturing = False
-                logger.warning("training steps are not captured as a CUDA graph: %s", first_line(error))
+                self._stay_uncaptured(first_line(error))
                 return self._update(batch)
         return capture.replay(batch)
 
+    def _options_have_changed(self) -> bool:
+        """A capture repeats the optimizer's numbers: it is of no use once a scheduler has set one (a momentum)."""
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        options = [(k, id(v) if isinstance(v, Tensor) else v) for group in groups for k, v in group.items()]
+        changed = bool(self._captures) and options != self._captured_options
+        self._captured_options = options
+        if changed:
+            self._stay_uncaptured("a scheduler sets other numbers of the optimizer than its learning rates")
+        return changed
+
     def _update(self, batch: Mapping[str, Tensor]) -> Tensor:
         row = self.gradient(batch)
+        self._move()
+        return row
+
+    def _accumulate(self, batch: Mapping[str, Tensor], part: float, complete: bool) -> Tensor:
+        """Add a batch's part to the gradient of its update, and make the update if that is whole."""
+        row, parameters = self.gradient(batch), self.gradient.trained
+        gradients = [None if p.grad is None else p.grad.detach() * part for p in parameters]
+        sums = self._sums or [None] * len(gradients)
+        self._sums = [b if a is None else a if b is None else a + b for a, b in zip(sums, gradients, strict=True)]
+        if complete:
+            for parameter, total in zip(parameters, self._sums, strict=True):
+                parameter.grad = total
+            self._sums = []
+            self._move()
+        return row
+
+    def _move(self) -> None:
         if self.clip_norm is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update()
-        return row
 
 
 class _Capture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,91 +15,33 @@ from torch import nn
 
 from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.data.split import split_digest
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
 from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
-from pyro_vae.programs.baselines import check_baselines, networks
 from pyro_vae.programs.checks import check_data, data_type, two_unlike
-from pyro_vae.programs.pair import Batch, Pair, examine
-from pyro_vae.programs.parameters import densities_of, leaves_of
-from pyro_vae.programs.program import as_programs, evaluation_mode, prime, real_type
+from pyro_vae.programs.pair import examine
+from pyro_vae.programs.program import as_programs, prime, real_type
 from pyro_vae.programs.session import named
-from pyro_vae.programs.sites import Site, innermost, is_delta, is_discrete, may_leave
-from pyro_vae.programs.traces import TracePair, is_latent
 from pyro_vae.recording import Compile, choose_mode, forget
 from pyro_vae.recording.state import Snapshot
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.callbacks import Callbacks
-from pyro_vae.training.checkpoint import check_directory, load_checkpoint
+from pyro_vae.training.checkpoint import check_directory, load_checkpoint, named_weights
 from pyro_vae.training.checkpoint import described as in_words
 from pyro_vae.training.compiled import FULL_FROM, GRAPH_FROM, Step
 from pyro_vae.training.data_init import awaits_data, initialize_from_data, number_of_data
 from pyro_vae.training.devices import make_fabric
 from pyro_vae.training.loggers import LoggerLike, Loggers
 from pyro_vae.training.loop import Trainer
-from pyro_vae.training.optimizer import OptimizerName, make_optimizer
+from pyro_vae.training.lr_scheduler import Interval, Scheduler, SchedulerLike
+from pyro_vae.training.optimizer import OptimizerLike, make_optimizer, wanted
 from pyro_vae.training.schedules import Constant, Schedule, ScheduledBuffers, as_schedule, owner, warn_of_long
+from pyro_vae.training.trainable import check_trainable
 
-logger = logging.getLogger(__name__)
-
-
-def check_trainable(pair: Pair, batch: Batch) -> None:
-    """Refuse what training would do wrongly, and say in the log what is no bound.
-
-    Args:
-        pair: examined programs.
-        batch: a few data.
-
-    Raises:
-        InputError: for a baseline that cannot be followed, and for a guide that draws outside the support of the model.
-    """
-    with evaluation_mode(pair.model, pair.guide):  # to look is not to move codebooks, statistics and averages
-        traces = pair.traces(batch)
-        check_baselines(traces.guide, pair.sums.names, traces.shared)
-        for site in filter(is_latent, traces.guide.nodes.values()):
-            _check_own_parameters(site, pair, traces)
-    for name, (q, p) in traces.latent().items():
-        if p is not None and not is_delta(q["fn"]) and may_leave(q["fn"], p["fn"]):
-            kinds = [type(innermost(site["fn"])).__name__ for site in (q, p)]
-            raise InputError(
-                f"latent site '{name}': the guide's {kinds[0]} draws values outside the support of the model's "
-                f"{kinds[1]}, where the ELBO is -inf: give the guide a distribution on that support"
-                + (", such as LogNormal or Gamma" if is_discrete(p["fn"]) is False else "")
-            )
-    if pair.sums:
-        logger.info("summed over exactly: %s", ", ".join(sorted(pair.sums.names)))
-    for name in pair.point_masses:
-        logger.warning(
-            "latent site '%s': the guide is a point mass at a continuous latent; what is minimized is -log p(x, z) at "
-            "that point, no bound on log p(x), and evaluation will refuse it",
-            name,
-        )
-    for name in sorted(pair.left_out):
-        logger.warning(
-            "factor '%s' of the guide is no part of the density of what it draws: it is minimized with the loss, as by "
-            "plain SVI, and left out of every bound; say so by pyro_vae.programs.handlers.penalty('%s', value)",
-            name,
-            name,
-        )
-
-
-def _check_own_parameters(site: Site, pair: Pair, traces: TracePair) -> None:
-    """Refuse a baseline that is fitted by parameters of the densities: these would learn to be easy to predict."""
-    own = {id(leaf) for leaf in leaves_of(networks(site))}
-    made = [value for trace in (traces.guide, traces.model) for value in densities_of(trace, params=False)]
-    for leaf in leaves_of(made) if own else ():
-        if id(leaf) in own:
-            programs = [p for p in (pair.guide, pair.model) if isinstance(p, nn.Module)]
-            named = [item for program in programs for item in program.named_parameters()]
-            which = next((f" '{name}'" for name, parameter in named if parameter is leaf), "")
-            raise InputError(
-                f"site '{site['name']}': its baseline is made of a parameter{which} {tuple(leaf.shape)} that the "
-                "model's or the guide's densities are made of too, and fitting it would bias their gradient: give the "
-                "baseline parameters of its own, or detach the others in it"
-            )
+Options = dict[str, bool | int | float | str | list[int | float] | None]
 
 
 @dataclass
@@ -133,9 +74,14 @@ def fit(
     objective: Objective | None = None,
     epochs: int = 100,
     batch_size: int | None = None,
-    optimizer: OptimizerName = "adam",
-    optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None = None,
-    learning_rate: float | Schedule = 1e-3,
+    optimizer: OptimizerLike = "adam",
+    optimizer_options: Options | None = None,
+    param_groups: dict[str, Options] | None = None,
+    learning_rate: float | Schedule | None = None,
+    lr_scheduler: SchedulerLike | None = None,
+    lr_scheduler_options: Options | None = None,
+    lr_scheduler_interval: Interval = "epoch",
+    grad_accumulation: int = 1,
     kl_weight: float | Schedule = 1.0,
     schedules: dict[str, float | Schedule] | None = None,
     clip_norm: float | None = None,
@@ -172,17 +118,26 @@ def fit(
         epochs: passes over the training data.
         batch_size: data in a step (over all devices together); None: 100, or a ``DataLoader``'s own. An iterable of
             batches has its own.
-        optimizer: adam, adamw, adamax or sgd.
+        optimizer: adam, adamw, sgd, RAdam, … of ``torch.optim``. In Python also a class, a function
+            ``parameters -> optimizer`` (``functools.partial``), or an optimizer of exactly the parameters trained.
         optimizer_options: further arguments of it (``eps``, ``betas``, ``weight_decay``, …).
-        learning_rate: a number, or a schedule in epochs.
+        param_groups: options of weights by patterns of their names. ``{"guide.*": {"lr": 3e-4}}``; the first pattern
+            that matches counts. ``lr`` is their rate where ``learning_rate`` is at its largest; schedules scale all
+            alike. Names are those of the weights' file.
+        learning_rate: a number, or a schedule in epochs. None: 1e-3, or an optimizer's own.
+        lr_scheduler: one of ``torch.optim.lr_scheduler``. In Python also a function ``optimizer -> scheduler``. One
+            that looks at a loss is given the validation's (without validation data the training's), nats per datum.
+        lr_scheduler_options: further arguments of it.
+        lr_scheduler_interval: when it moves on. "step": after every update of the weights.
+        grad_accumulation: batches of an update. The gradient is the mean over all their data; steps count batches.
         kl_weight: weight of the KL terms during training, a number or a schedule (warm-up).
         schedules: further values that change during training, numbers or schedules by the name of the buffer that they
             set: ``{"guide.temperature": Cosine(1.0, 1 / 16, 30)}``. Any 0-dimensional buffer of the model or the guide,
             set before every step.
         clip_norm: the gradient's largest norm.
         ema_decay: keep a moving average of the weights, validate with it and return it.
-        patience: stop when validation has not improved for so many epochs, and return the best epoch's weights.
-            Epochs before the end of the KL schedule do not count.
+        patience: stop when validation has not improved for so many epochs. The best epoch's weights are returned;
+            epochs before the end of the KL schedule do not count.
         seed: of order, binarization and noise.
         out: directory for checkpoints, metrics and weights; one that holds a run already is refused. One training at a
             time has it.
@@ -196,7 +151,7 @@ def fit(
         num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
             each process's part, and batch norm takes the statistics of it.)
-        num_workers: processes that read a map-style dataset ahead of training; 0: it is read between the steps, or a
+        num_workers: processes that read a map-style dataset ahead of training. 0: it is read between the steps, or a
             ``DataLoader``'s own number.
         compile: how steps are run. "off": eagerly, Pyro's handlers at every step; "graph": recorded once as a graph of
             tensor operations; "full": recorded and compiled; "auto": by the number of steps (off below 200, full from
@@ -229,21 +184,25 @@ def fit(
     batch_size = batch_size if batch_size is not None else getattr(data, "batch_size", None) or 100
     data = _with_workers(as_data(named(data, model), num_workers), num_workers)
     objective = objective if objective is not None else ELBO()
+    positive("grad_accumulation", grad_accumulation)
+    of_optimizer = wanted(optimizer, optimizer_options or {}, learning_rate, lr_scheduler is not None)
     check_seed(seed)
     _check(epochs, patience, data, objective, resume, out)
+    if lr_scheduler is None and (lr_scheduler_options or lr_scheduler_interval != "epoch"):
+        raise InputError("lr_scheduler_options and lr_scheduler_interval are of lr_scheduler, and there is none")
     called = Callbacks(callbacks)
     loggers = Loggers(data, logger, None if out is None else Path(out), resume, log_images_every)
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm must be positive, got {clip_norm}")
-    kl_schedule, rates = as_schedule(kl_weight), as_schedule(learning_rate)
+    kl_schedule = as_schedule(kl_weight)
     of_buffers = {name: as_schedule(value) for name, value in (schedules or {}).items()}
     warn_of_long({"the KL weight": kl_schedule, **of_buffers}, epochs)
     settings = {
         "seed": seed,
         "batch_size": batch_size,
-        "optimizer": optimizer,
-        "optimizer_options": optimizer_options or {},
-        "learning_rate": rates,
+        "optimizer": of_optimizer.words,
+        "optimizer_options": of_optimizer.options,
+        "learning_rate": of_optimizer.rate,
         "kl_weight": kl_schedule,
         "schedules": of_buffers,
         "clip_norm": clip_norm,
@@ -251,6 +210,8 @@ def fit(
         "patience": patience,
         "precision": precision,
         "objective": objective,
+        **({"param_groups": param_groups} if param_groups else {}),  # older runs say nothing of these
+        **({"grad_accumulation": grad_accumulation} if grad_accumulation > 1 else {}),
     }
     fabric = make_fabric(device, precision, num_devices)
     if num_devices > 1:
@@ -296,15 +257,27 @@ def fit(
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":
             step.double()  # before the averages are made
+        weights, groups = named_weights(*programs), param_groups or {}
+        optimization = make_optimizer(of_optimizer, step, weights, groups, fabric.device, mode)
+        scheduler = None
+        if lr_scheduler is not None:
+            scheduler = Scheduler(
+                *(lr_scheduler, lr_scheduler_options or {}, lr_scheduler_interval, optimization.optimizer),
+                validated=validation is not None,
+            )
+            settings |= {"lr_scheduler": scheduler.described(), "lr_scheduler_interval": lr_scheduler_interval}
+        if of_optimizer.cls is None:
+            settings["optimizer's groups"] = optimization.described()
         told = {**(described or {}), **settings, "epochs": epochs}.items()
         experiment = {} if run is None else _experiment(data, fabric, described or {}, settings)
         trainer = Trainer(
             fabric,
             step,
-            make_optimizer(optimizer, step, rates(0), optimizer_options or {}, fabric.device, mode),
+            optimization,
             batches,
             validation=validation,
-            learning_rate=rates,
+            scheduler=scheduler,
+            accumulation=grad_accumulation,
             kl_schedule=kl_schedule,
             kl_weight=weight,
             scheduled=scheduled,

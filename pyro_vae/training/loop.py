@@ -28,7 +28,9 @@ from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.compiled import CompiledStep, Step, Update
 from pyro_vae.training.loggers import Loggers
+from pyro_vae.training.lr_scheduler import Scheduler
 from pyro_vae.training.metrics import append_metrics
+from pyro_vae.training.optimizer import Optimization
 from pyro_vae.training.schedules import Schedule, ScheduledBuffers
 from pyro_vae.training.signals import Interrupts
 from pyro_vae.training.state import ALL_EPOCHS, TrainingState
@@ -45,10 +47,12 @@ class Trainer(TrainingState):
     Args:
         fabric: devices, precision, distribution.
         step: the training step (not yet set up by Fabric).
-        optimizer: over the step's parameters.
+        optimization: the optimizer over the step's parameters, and its rates.
         batches: training batches.
         validation: held-out data and the step that measures them (same programs, weight 1), or None.
-        learning_rate, kl_schedule: schedules in epochs; kl_weight: the live tensor that the latter sets (or None).
+        scheduler: of the learning rates, or None.
+        accumulation: batches of an update.
+        kl_schedule: in epochs; kl_weight: the live tensor that it sets (or None).
         scheduled: buffers of the programs that have schedules.
         epochs: how many.
         clip_norm: largest gradient norm, or None.
@@ -69,11 +73,12 @@ class Trainer(TrainingState):
         self,
         fabric: Fabric,
         step: Step,
-        optimizer: torch.optim.Optimizer,
+        optimization: Optimization,
         batches: EpochBatches,
         *,
         validation: tuple[Split, Step] | None,
-        learning_rate: Schedule,
+        scheduler: Scheduler | None,
+        accumulation: int,
         kl_schedule: Schedule,
         kl_weight: Tensor | None,
         scheduled: ScheduledBuffers,
@@ -92,16 +97,20 @@ class Trainer(TrainingState):
         loggers: Loggers,
         settings: Mapping[str, Any],
     ) -> None:
-        super().__init__(fabric, step, optimizer, programs, ema, run, experiment, len(batches), callbacks)
+        super().__init__(
+            *(fabric, step, optimization, scheduler, accumulation, programs, ema, run, experiment, len(batches)),
+            callbacks,
+        )
         self.loggers, self.settings = loggers, settings
         self.window: list[Tensor] = []  # rows of terms of the last steps, on the device
         self.batches, self.seed = batches, seed
         gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step, prepare=batches.split.finish)
-        self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema)
+        self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema, accumulation > 1)
         self.validation = None
         if validation is not None:
             self.validation = validation[0].fixed(), CompiledStep(fabric, validation[1], mode, differentiate=False)
-        self.learning_rate, self.kl_schedule, self.kl_weight = learning_rate, kl_schedule, kl_weight
+        self.kl_schedule, self.kl_weight = kl_schedule, kl_weight
+        self._rates: dict[str, float] = {}  # of the epoch that ends
         self.scheduled = scheduled
         self.epochs, self.patience = epochs, patience
         self.checkpoint_every, self.show = checkpoint_every, progress
@@ -176,7 +185,8 @@ class Trainer(TrainingState):
             at.step += 1
             self.window = rows
             self.callbacks.call("on_step", self)
-            if len(rows) == WINDOW or at.index == count or (self._world == 1 and self._asked_to_end):
+            asked = self._world == 1 and self._asked_to_end
+            if self._between_updates and (len(rows) >= WINDOW or at.index == count or asked):
                 self._account(rows)
                 bar.update(len(rows))
                 bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, loss {rows[-1][0]:.2f}", refresh=False)
@@ -195,7 +205,18 @@ class Trainer(TrainingState):
         if self.kl_weight is not None:
             self.kl_weight.fill_(self.kl_schedule(epoch))
         self.scheduled.set(epoch)
-        return self.update(self.batches.rows(self.at.epoch, self.at.index), self.learning_rate(epoch))
+        index, count = self.at.index, len(self.batches)
+        first = index - index % self.accumulation
+        together = range(first, min(first + self.accumulation, count))  # the batches of this update
+        part = self.batches.size(index) / sum(map(self.batches.size, together))
+        complete = index + 1 == together.stop
+        rows = self.batches.rows(self.at.epoch, index)
+        row = self.update(rows, self.optimization.rates(epoch), part, complete)
+        if index + 1 == count:
+            self._rates = self.optimization.recorded(self.at.epoch)
+        if complete and self.scheduler is not None:
+            self.scheduler.after_update()
+        return row
 
     def _account(self, rows: list[Tensor]) -> None:
         """Fetch a window of terms (the only host synchronization), check them, add them up."""
@@ -229,13 +250,17 @@ class Trainer(TrainingState):
         count = sum(self.batches.size(i) for i in range(len(self.batches))) / self.batches.batch_size
         record: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
         record |= {f"train/{n}": s / count for n, s in zip(self.raw_step.names, at.sums, strict=True)}
-        record |= {"learning_rate": self.learning_rate(at.epoch), "kl_weight": self.kl_schedule(at.epoch)}
+        record |= {**self._rates, "kl_weight": self.kl_schedule(at.epoch)}
         record |= self.scheduled.values(at.epoch)
+        loss = record["train/loss"]
         at.epoch, at.index, at.sums = at.epoch + 1, 0, []
         if self.validation is not None:
             measured = self.validate()
             record |= {f"validation/{k}": v for k, v in measured.items()}
-            self._judge(measured["loss"], record)
+            loss = measured["loss"]
+            self._judge(loss, record)
+        if self.scheduler is not None:
+            self.scheduler.after_epoch(loss)
         at.seconds = time.monotonic() - started
         record["seconds"] = round(at.seconds, 3)
         self.records.append(record)
@@ -301,8 +326,8 @@ class Trainer(TrainingState):
 
     @property
     def _can_save(self) -> bool:
-        """Whether training could go on from here: batches that come as they like are begun anew with their epoch."""
-        return not (self.batches.in_order and self.at.index)
+        """Whether training could go on from here: between updates; batches that come as they like, between epochs."""
+        return self._between_updates and not (self.batches.in_order and self.at.index)
 
     def _maybe_save(self) -> None:
         self._settle()

@@ -40,6 +40,10 @@ class Schedule(ABC):
     def __call__(self, epoch: float) -> float:
         """The value at a time, in epochs since the start of training."""
 
+    def largest(self) -> float:
+        """Its largest value at the beginning of an epoch (of the first 10,000)."""
+        return max(*map(self, range(int(min(self.end, 10_000.0)) + 1)), self(min(self.end, 10_000.0)))
+
 
 class Constant(Schedule):
     """The same value throughout.
@@ -125,6 +129,10 @@ class Stages(Schedule):
     def __call__(self, epoch: float) -> float:
         """The value at a time in epochs."""
         return self.values[min(bisect.bisect_right(self.borders, epoch), len(self.values) - 1)]
+
+    def largest(self) -> float:
+        """Its largest value."""
+        return max(self.values)
 
 
 def as_schedule(value: float | Schedule) -> Schedule:

@@ -22,8 +22,10 @@ from pyro_vae.training.averages import WeightEMA
 from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.checkpoint import check_same, copy_into, load_weights, named_weights, save_weights
 from pyro_vae.training.compiled import Step
+from pyro_vae.training.lr_scheduler import Scheduler
 from pyro_vae.training.metrics import read_metrics, rewrite_metrics
-from pyro_vae.training.optimizer import checked_moments
+from pyro_vae.training.optimizer import Optimization
+from pyro_vae.training.saved_state import checked_state, is_torchs, like, plain
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,9 @@ class TrainingState:
     Args:
         fabric: devices, precision, distribution.
         step: the training step (not yet set up by Fabric).
-        optimizer: over the step's parameters.
+        optimization: the optimizer over the step's parameters, and its rates.
+        scheduler: of the learning rates, or None.
+        accumulation: batches of an update; what is saved is saved between two.
         programs: model and guide.
         ema: moving average of the weights, or None.
         run: run directory, or None.
@@ -79,7 +83,9 @@ class TrainingState:
         self,
         fabric: Fabric,
         step: Step,
-        optimizer: torch.optim.Optimizer,
+        optimization: Optimization,
+        scheduler: Scheduler | None,
+        accumulation: int,
         programs: tuple[Any, Any],
         ema: WeightEMA | None,
         run: Path | None,
@@ -87,11 +93,12 @@ class TrainingState:
         num_batches: int,
         callbacks: Callbacks,
     ) -> None:
-        self.num_batches, self.callbacks = num_batches, callbacks
+        self.num_batches, self.accumulation, self.callbacks = num_batches, accumulation, callbacks
+        self.optimization, self.scheduler = optimization, scheduler
         self.fabric, self.raw_step, self.ema, self.run = fabric, step, ema, run
         self.experiment = experiment
         self.model, self.guide = programs
-        self.step, self.optimizer = fabric.setup(step, optimizer)
+        self.step, self.optimizer = fabric.setup(step, optimization.optimizer)
         self.at = Progress()
         self.to_finish = False  # whether training had ended, and its weights are to be saved again
         self.best_weights: dict[str, Tensor] | None = None
@@ -116,6 +123,10 @@ class TrainingState:
                     f"the gradient, and with it weight '{name}', became NaN or infinite at or shortly before step "
                     f"{self.at.step} (epoch {self.at.epoch + 1}), while the loss was finite. " + self._remedy()
                 )
+
+    @property
+    def _between_updates(self) -> bool:
+        return self.at.index % self.accumulation == 0 or self.at.index == self.num_batches
 
     @property
     def _world(self) -> int:
@@ -188,7 +199,8 @@ class TrainingState:
             "experiment": self.experiment,
             "progress": vars(self.at),
             "weights": {name: value.contiguous() for name, value in self._weights().items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": plain(self.optimizer.state_dict(), "optimizer"),
+            "lr_scheduler": None if self.scheduler is None else self.scheduler.state(),
             "ema": self.ema.state() if self.ema is not None else None,
             "best_weights": self.best_weights,
             "averages": {name: self.raw_step.averages.of(name) for name in self.raw_step.averages.keys},
@@ -199,18 +211,35 @@ class TrainingState:
         }
 
     def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
-        """Moments and counts from the checkpoint; the optimizer's options stay as they are here."""
-        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        try:
-            self.optimizer.load_state_dict(state)
-        except ValueError as error:
-            raise InputError(f"{source} was saved with another optimizer or other trained weights: {error}") from error
-        for group, mine in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(mine)
-            for parameter in group["params"]:
-                of = checked_moments(self.optimizer, group, parameter)
-                if "step" in of and (group.get("fused") or group.get("capturable")):
-                    of["step"] = of["step"].to(parameter.device)
+        """Moments and counts from the checkpoint, each checked; the optimizer's options stay as they are here.
+
+        Numbers among them are the checkpoint's where the optimizer or a scheduler sets them, and nobody else.
+        """
+        optimizer = self.optimization.optimizer
+        own = optimizer.state_dict()
+        groups, saved_groups = own["param_groups"], state["param_groups"]
+        if [g["params"] for g in groups] != [g["params"] for g in saved_groups]:
+            raise InputError(
+                f"{source} was saved with another optimizer, other trained weights or other groups of them"
+            )
+        states = checked_state(optimizer, state)
+        safe = {"state": dict(enumerate(states)), "param_groups": groups}
+        if not is_torchs(optimizer):  # which may keep more
+            safe |= {k: like(own[k], state[k], f"optimizer.{k}") for k in own.keys() - safe.keys()}
+        mine, before = [dict(group) for group in optimizer.param_groups], dict(optimizer.state)
+        optimizer.load_state_dict(safe)
+        moving = self.optimization.schedule is None
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter, of in zip(parameters, states, strict=True):
+            if of or parameter in before:  # as it was saved: load_state_dict has brought it to the parameter's type
+                optimizer.state[parameter] = of or before[parameter]
+        for group, options, saved in zip(optimizer.param_groups, mine, saved_groups, strict=True):
+            group.clear()
+            group.update(options)
+            for name, value in options.items() if moving else ():
+                if _is_number(value) or (isinstance(value, list | tuple) and all(map(_is_number, value))):
+                    restored = like(value, saved[name], name)
+                    group[name] = value.copy_(restored) if isinstance(value, Tensor) else restored
 
     def restore(self, state: dict[str, Any], source: str, epochs: int) -> None:
         """Continue from a saved state; what the log holds beyond it is dropped when all else is in place.
@@ -242,6 +271,8 @@ class TrainingState:
         else:
             self._check_experiment(begun, source)
         at = _progress(state["progress"], source, self.num_batches)
+        if at.index % self.accumulation:
+            raise CorruptFileError(f"{source} is of a moment within an update, where training saves none")
         if epochs < at.epoch:
             raise InputError(f"{source} is of epoch {at.epoch} already, and epochs is {epochs}: it cannot be fewer")
         if at.finished and not goes_on(vars(at), epochs):
@@ -260,6 +291,11 @@ class TrainingState:
         device = self.fabric.device
         copy_into(self._weights(), state["weights"], source)
         self._restore_optimizer(state["optimizer"], source)
+        if (self.scheduler is None) != (state.get("lr_scheduler") is None):
+            had = "without" if self.scheduler is not None else "with"
+            raise InputError(f"{source} was saved {had} lr_scheduler; resume the same way")
+        if self.scheduler is not None:
+            self.scheduler.restore(state["lr_scheduler"])
         if (self.ema is None) != (state["ema"] is None):
             had = "without" if state["ema"] is None else "with"
             raise InputError(f"{source} was saved {had} ema_decay; resume the same way")
@@ -290,6 +326,10 @@ class TrainingState:
                     "%s was saved with %s %s, and is gone on with %s: results may differ", source, name, was, is_
                 )
         check_same(before, now, source)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) or (isinstance(value, Tensor) and not value.dim())
 
 
 def _progress(saved: dict[str, Any], source: str, num_batches: int) -> Progress:

@@ -217,6 +217,25 @@ CONFIGS = [  # entries of config.yaml by their keys; what must be said
     ({"fit/optimizer": "evil.Mine"}, ["evil.Mine", "fit.optimizer"]),
     ({"fit/optimizer_options": {"eps": "evil.Mine"}}, ["evil.Mine", "fit.optimizer_options.eps"]),
     ({"fit/optimizer_options": POPEN}, ["subprocess.Popen", "fit.optimizer_options"]),
+    ({"fit/optimizer": BAD}, ["evil.Mine", "fit.optimizer.class_path"]),
+    ({"fit/optimizer": "torch.optim.lr_scheduler.StepLR"}, ["StepLR", "fit.optimizer"]),
+    ({"fit/optimizer": "torch.optim.Optimizer"}, ["torch.optim.Optimizer", "fit.optimizer"]),
+    ({"fit/optimizer": "torch.load"}, ["torch.load", "fit.optimizer"]),
+    ({"fit/optimizer_options": {"eps": "torch.optim.RAdam"}}, ["torch.optim.RAdam", "fit.optimizer_options.eps"]),
+    ({"fit/lr_scheduler": "evil.Mine"}, ["evil.Mine", "fit.lr_scheduler"]),
+    ({"fit/lr_scheduler": POPEN}, ["subprocess.Popen", "fit.lr_scheduler.class_path"]),
+    ({"fit/lr_scheduler": "torch.optim.lr_scheduler.LambdaLR"}, ["LambdaLR", "fit.lr_scheduler"]),
+    ({"fit/lr_scheduler": "torch.optim.RAdam"}, ["torch.optim.RAdam", "fit.lr_scheduler"]),
+    ({"fit/lr_scheduler_options": {"scale_fn": "evil.run"}}, ["evil.run", "fit.lr_scheduler_options.scale_fn"]),
+    ({"fit/lr_scheduler_interval": "evil.Mine"}, ["evil.Mine", "fit.lr_scheduler_interval"]),
+    ({"fit/param_groups": {"guide.*": {"lr": "evil.Mine"}}}, ["evil.Mine", "fit.param_groups.guide.*.lr"]),
+    ({"fit/param_groups": {"guide.*": BAD}}, ["evil.Mine", "fit.param_groups.guide.*.class_path"]),
+    ({"fit/param_groups": "evil.Mine"}, ["evil.Mine", "fit.param_groups"]),
+    ({"fit/grad_accumulation": "evil.Mine"}, ["evil.Mine", "fit.grad_accumulation"]),
+    ({"model": "torch.optim.RAdam"}, ["torch.optim.RAdam", "under model"]),
+    ({"objective": {"class_path": "torch.optim.RAdam"}}, ["torch.optim.RAdam", "objective.class_path"]),
+    ({"first": {**VAE, "fit": {"optimizer": "evil.Mine"}}}, ["evil.Mine", "first.fit.optimizer"]),
+    ({"first": {**VAE, "model": "torch.optim.RAdam"}}, ["torch.optim.RAdam", "first.model"]),
     ({"fit/precision": "evil.Mine"}, ["evil.Mine", "fit.precision"]),
     ({"fit/device": "evil.Mine"}, ["evil.Mine", "fit.device"]),
     ({"fit/compile": BAD}, ["evil.Mine", "fit.compile"]),
@@ -1091,6 +1110,15 @@ def test_what_is_told_of_data_and_training_is_simple():
     from pyro_vae.training import fit
 
     assert _open_arguments(fit, NOT_CONFIGURED) == []
+
+
+def test_torchs_optimizers_and_schedulers_are_harmless_where_they_belong_alone(place):
+    paths = {"optimizer": "torch.optim.RAdam", "lr_scheduler": "torch.optim.lr_scheduler.StepLR"}
+    assert foreign_names({"fit": paths}) == foreign_names({"first": {"fit": paths}}) == []
+    assert foreign_names({"model": {"fit": paths}}) == foreign_names(paths) == list(paths.values())
+    assert foreign_names({"fit": {"x": paths}}) == foreign_names({"first": {"first": {"fit": paths}}}) != []
+    assert foreign_names({"fit": dict(zip(paths, reversed(paths.values()), strict=True))}) != []
+    assert not any(path in known_classes() for path in paths.values())
 
 
 def test_only_words_numbers_and_known_classes_are_harmless(place):

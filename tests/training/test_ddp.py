@@ -33,6 +33,11 @@ SCRIPT = textwrap.dedent(
         "free bits": {"objective": ELBO(free_bits=1e-3)},
         "iwae": {"objective": IWAE(num_particles=3, gradient="dreg")},
         "recorded": {"compile": "graph", "clip_norm": 0.5, "objective": ELBO(num_particles=2)},
+        "accumulated": {
+            "optimizer": "RAdam", "lr_scheduler": "ReduceLROnPlateau", "param_groups": {"guide.*": {"lr": 0.003}},
+            "lr_scheduler_options": {"patience": 0, "threshold": 0.5}, "grad_accumulation": 3, "clip_norm": 0.5,
+        },
+        "accumulated, recorded": {"compile": "graph", "grad_accumulation": 3},
         "dynamic": {"ema_decay": 0.8, "clip_norm": 0.5, "patience": 2, "kl_weight": Linear(0.0, 1.0, 1)},
     }
     x = torch.rand(38, 6, generator=torch.Generator().manual_seed(1))
@@ -81,7 +86,10 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("case", ["elbo", "free bits", "dynamic", "particles", "iwae", "recorded"])
+CASES = ["elbo", "free bits", "dynamic", "particles", "iwae", "recorded", "accumulated", "accumulated, recorded"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_two_processes_are_one_with_the_joint_batch(case, runs):
     one, two = (load_file(runs / n / case / "model.safetensors") for n in ("one", "two"))
     assert one.keys() == two.keys()
