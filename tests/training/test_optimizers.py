@@ -267,7 +267,7 @@ RESUMED |= {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
+@pytest.mark.parametrize("case", sorted(RESUMED))
 def test_killed_and_resumed_is_uninterrupted(case, tmp_path, monkeypatch):
     options = {**RESUMED[case]}
     own_rate = case in ("a function", "a tensor for a rate")
