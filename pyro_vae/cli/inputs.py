@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Classes, Data, Split, dataset_names, load_data, with_text
-from pyro_vae.data.binarization import binarize, quadrant_mask
+from pyro_vae.data import Classes, Data, Sound, Split, dataset_names, load_data, with_text
+from pyro_vae.data.binarization import Binarization, binarize, quadrant_mask
 from pyro_vae.data.images import (
     IMAGES,
     SOUNDS,
@@ -78,44 +79,72 @@ def given_data(run: Run, what: Sequence[str], part: str | None = None, limit: in
     return split if limit is None else split.subset(positive("limit", limit))
 
 
-def of_files(
-    run: Run,
-    paths: Sequence[Path],
-    *,
-    names: Sequence[str] | None = None,
-    captions: Sequence[str] | None = None,
-    y: Tensor | None = None,
-    part: str = "test",
-) -> Split:
-    """Image files as a folder of images was read, or WAV files as sound was; in their order.
+def of_files(run: Run, paths: Sequence[Path], *, part: str = "test", **more: Any) -> Split:
+    """Files as a run's own data were read: see :func:`read_files`.
 
     Args:
         run: whose data they are to be like.
         paths: the files.
-        names, captions: of the data.
+        part: of the data that they are like.
+        more: names, captions, y.
+
+    Raises:
+        InputError, CorruptFileError: as :func:`read_files`; and where the run's data are arrays.
+    """
+    if Path(run.config.data.name).suffix.lower() in ARRAYS:
+        raise InputError(
+            f"the run's data are arrays ({run.config.data.name}): how files would become such is not known; use --split"
+        )
+    size = run.config.data.image_size
+    return read_files(paths, run.data_shape, sound=run.sound, image_size=size, part=part, **_how(run, part), **more)
+
+
+def _how(run: Run, part: str) -> dict[str, Any]:
+    """How a run's own images were prepared, as arguments of :func:`read_files`."""
+    data = run.config.data
+    found = {key: data[key] for key in ("binarization", "binarization_seed", "observed_quadrants")}
+    return {**found, "by_place": part == "train" or data.get("in_memory") is False}
+
+
+def read_files(
+    paths: Sequence[Path],
+    shape: tuple[int, ...],
+    *,
+    sound: Sound | None = None,
+    image_size: int | None = None,
+    y: Tensor | None = None,
+    **how: Any,
+) -> Split:
+    """Read WAV files as sound was read, or image files as a folder of images was.
+
+    Args:
+        paths: the files.
+        shape: of one x.
+        sound: how x is played, if the data are sound: recordings are mixed, resampled, cut or padded, and encoded.
+        image_size: images are cut to their central square and resized, as the dataset's were; without it they must have
+            the size of the data.
         y: labels ``(N,)``.
-        part: whose random stream binarizes them.
+        how: what :func:`prepared` takes; of sound, names and captions alone mean something.
+
+    Returns:
+        the files in their order.
 
     Raises:
         CorruptFileError: naming the file, if it is damaged.
         InputError: naming the file, if there is none, it is of another kind or size, or not to be used for another
             reason; and for data that are neither images nor sound.
     """
-    shape, sound, size = run.data_shape, run.sound, run.config.data.image_size
-    if Path(run.config.data.name).suffix.lower() in ARRAYS:
-        raise InputError(
-            f"the run's data are arrays ({run.config.data.name}): how files would become such is not known; use --split"
-        )
-    if sound is None and not (len(shape) == 3 and shape[0] in (1, 3)):
+    images = sound is None and len(shape) == 3 and shape[0] in (1, 3)
+    if sound is None and not images:
         raise InputError(f"files cannot be given: the data, of shape {shape}, are neither images nor sound")
     for path in paths:
-        _check_kind(path, IMAGES if sound is None else SOUNDS)
+        _check_kind(path, IMAGES if images else SOUNDS)
     tensors = {} if y is None else {"y": y}
     if sound is not None:
         x = torch.stack([sound.encode(sound.read(path, shape[-1])) for path in paths]).unsqueeze(1)  # (n, 1, L)
-        return Split({X: x, **tensors}, names=names, captions=captions, name="files")
-    x = torch.stack([_image(path, shape, size) for path in paths])  # (n, C, H, W)
-    return _prepared(run, {X: x, **tensors}, part, "files", names=names, captions=captions)
+        return Split({X: x, **tensors}, names=how.get("names"), captions=how.get("captions"), name="files")
+    x = torch.stack([_image(path, shape, image_size) for path in paths])  # (n, C, H, W)
+    return prepared({X: x, **tensors}, shape, **how)
 
 
 def _check_kind(path: Path, kind: Kind) -> None:
@@ -137,31 +166,47 @@ def _image(path: Path, shape: tuple[int, ...], image_size: int | None) -> Tensor
     return image
 
 
-def _prepared(
-    run: Run,
+def prepared(
     tensors: Mapping[str, Tensor],
-    part: str,
-    label: str,
+    shape: tuple[int, ...],
     *,
+    binarization: Binarization = "none",
+    binarization_seed: int = 0,
+    observed_quadrants: int | None = None,
+    part: str = "test",
+    by_place: bool = False,
+    missing: bool = False,
     names: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
+    label: str = "files",
 ) -> Split:
-    """Tensors binarized and masked as those of a part of the run's data are for evaluation."""
-    how, x = run.config.data, tensors[X]
-    if tuple(x.shape[1:]) != run.data_shape:
-        raise InputError(f"{label}: one x has shape {tuple(x.shape[1:])}, but the run's have {run.data_shape}")
-    by_place = how.binarization == "dynamic" and (part == "train" or how.get("in_memory") is False)  # in evaluation
-    if how.binarization in ("static", "dynamic"):
+    """Tensors binarized and masked as :func:`pyro_vae.data.load_data` does it, for evaluation.
+
+    Args:
+        tensors: x ``(N, *shape)``, and others.
+        shape: of one x of the data that they are to be like.
+        binarization, binarization_seed, observed_quadrants, missing: as for ``load_data`` and its sources.
+        part: whose random stream binarizes them.
+        by_place: under ``dynamic``, draw as training data and data that are not in memory are drawn for evaluation;
+            else once, as test data are.
+        names, captions: of the data.
+        label: what errors call them.
+    """
+    x = tensors[X]
+    if tuple(x.shape[1:]) != shape:
+        raise InputError(f"{label}: one x has shape {tuple(x.shape[1:])}, but the run's have {shape}")
+    if binarization in ("static", "dynamic"):
         logger.info("%s: binarized by one draw, in which a datum's depends on its place among them", label)
-    if how.binarization != "none" and not by_place:
-        once = "threshold" if how.binarization == "threshold" else "static"
-        x = binarize(x, once, seed=how.binarization_seed, part=part, name=label)
-    mask = None if how.observed_quadrants is None else quadrant_mask(run.data_shape, how.observed_quadrants, label)
+    later = binarization == "dynamic" and by_place
+    if binarization != "none" and not later:
+        how = "threshold" if binarization == "threshold" else "static"
+        x = binarize(x, how, seed=binarization_seed, part=part, name=label)
+    mask = None if observed_quadrants is None else quadrant_mask(shape, observed_quadrants, label)
     return Split(
         {**tensors, X: x},
         mask=mask,
-        missing=bool(how.get("missing")),
-        binarization="dynamic" if by_place else "none",
+        missing=missing,
+        binarization="dynamic" if later else "none",
         names=names,
         captions=captions,
         name=label,
@@ -236,7 +281,8 @@ def _of_arrays(run: Run, path: Path, part: str | None) -> Split:
         found[X] = square(found[X], how.image_size, name=str(path))
     if found[X].dtype == torch.uint8:
         logger.info("%s: x are grey levels from 0 to 255, and go to the model as x/255", path)
-    return _prepared(run, found, part, str(path))
+    missing, label = bool(how.get("missing")), str(path)
+    return prepared(found, run.data_shape, part=part, missing=missing, label=label, **_how(run, part))
 
 
 def _labels_of(run: Run, words: Sequence[str], classes: Sequence[str], label: str) -> Tensor | None:

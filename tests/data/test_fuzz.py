@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_files import BYTES, GREY, idx, idx_gz, npy, npz, picture, wav
 
-from pyro_vae.cli.reconstruct import read_files
+from pyro_vae.cli.inputs import read_files
 from pyro_vae.data import load_data
 from pyro_vae.data.sound import Sound
 from pyro_vae.data.sources.idx import read_idx

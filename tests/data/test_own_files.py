@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyro_vae.cli.reconstruct import read_files
+from pyro_vae.cli.inputs import read_files
 from pyro_vae.data import Sound, load_data
 from pyro_vae.data.wav import write_wav
 from pyro_vae.errors import InputError

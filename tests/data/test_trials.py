@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_files import BYTES, GREY, idx, idx_gz, npy, npy_header, npz, picture, png_of_size, wav
 
-from pyro_vae.cli.reconstruct import read_files
+from pyro_vae.cli.inputs import read_files
 from pyro_vae.data import load_data
 from pyro_vae.data.sources.idx import read_idx
 from pyro_vae.data.wav import read_header, read_wav
