@@ -25,7 +25,7 @@ def check(arguments: Sequence[str]) -> None:
 
     Five small pairs are trained, eagerly and as recorded, compiled and captured steps, under mixed precision, and with
     a break; a log-likelihood is compared with its exact value. Each line is ok, differs, or not available, with the
-    reason. Exit status 1 if anything differs. One to two minutes on a CPU core.
+    reason. Exit status 1 if anything differs. Half a minute to three on a CPU core.
     """
     parser = make_parser("check", check.__doc__)
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
