@@ -52,6 +52,15 @@ def optimizers(folder):
     return write(folder, "optimizers", config | {"fit": {**FIT, "epochs": 12, **OPTIMIZER}})
 
 
+def streaming(folder):
+    """Data that are read from a mapped file, and binarized anew for every batch."""
+    x = np.random.default_rng(0).integers(0, 256, (250, 1, 28, 28), dtype=np.uint8)
+    np.save(folder / "x.npy", x)
+    config = yaml.safe_load(Path(vae(folder)).read_text())
+    config["data"] = {"name": str(folder / "x.npy"), "in_memory": False, "binarization": "dynamic"}
+    return write(folder, "streaming", config)
+
+
 def hierarchy(folder):
     config = read_recipe("lvae")
     config["data"] |= {"limit": 100, "binarization": "threshold"}
@@ -118,6 +127,7 @@ def resume(run):
 SCENARIOS = {  # commands before, the command, how it is gone on with if its config.yaml is there, and where that is
     "train": ((), lambda f: ["train", vae(f), "--out", "RUN"], resume, "config.yaml"),
     "optimizers": ((), lambda f: ["train", optimizers(f), "--out", "RUN"], resume, "config.yaml"),
+    "streaming": ((), lambda f: ["train", streaming(f), "--out", "RUN"], resume, "config.yaml"),
     "first": ((), lambda f: ["train", hierarchy(f), "--out", "RUN"], resume, "config.yaml"),
     "resume": (
         (lambda f: ["train", vae(f), "--out", "RUN"],),

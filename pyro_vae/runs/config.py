@@ -37,8 +37,17 @@ CONFIG = "config.yaml"
 OPTIONS = ("data", "fit", "text")  # sections that are arguments of a function
 OF_SOME_DATA = "of some data: see `pyro-vae datasets`"  # help of options, which --help leaves out
 HARMLESS = (  # to a result, if they change at a resume
-    *("fit.epochs", "fit.checkpoint_every", "fit.compile", "fit.device", "fit.num_devices", "fit.num_workers"),
+    *(
+        "fit.epochs",
+        "fit.checkpoint_every",
+        "fit.compile",
+        "fit.device",
+        "fit.num_devices",
+        "fit.num_nodes",
+        "fit.num_workers",
+    ),
     *("fit.logger", "fit.log_images_every", "first.fit.logger", "first.fit.log_images_every"),  # told elsewhere
+    *("fit.num_nodes", "fit.num_workers"),
     *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
 )
 SINCE = {  # options that older runs do not have; where they are at these values, an experiment does not say them

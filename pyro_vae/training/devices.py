@@ -11,22 +11,30 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from pyro_vae.errors import InputError, unknown
 
+STARTED_BY = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "GROUP_RANK"}  # variables of what starts processes
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
-def make_fabric(device: str, precision: Any, num_devices: int) -> Fabric:
+def make_fabric(device: str, precision: Any, num_devices: int, num_nodes: int = 1) -> Fabric:
     """Lightning's Fabric for a training.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:1", …
         precision: one of ``PRECISIONS``.
-        num_devices: data-parallel processes.
+        num_devices: data-parallel processes of every machine.
+        num_nodes: machines, on each of which the same command was started (torchrun, SLURM).
 
     Raises:
         InputError: for what is not known, or is not here.
     """
-    if num_devices < 1:
-        raise InputError(f"num_devices must be a positive integer, got {num_devices}")
+    for name, count in (("num_devices", num_devices), ("num_nodes", num_nodes)):
+        if count < 1:
+            raise InputError(f"{name} must be a positive integer, got {count}")
+    if num_nodes > 1 and not STARTED_BY & os.environ.keys():
+        raise InputError(
+            f"num_nodes is {num_nodes}, and nothing says which of them this is: start the same command on every "
+            f"machine by torchrun --nnodes {num_nodes} … or by srun"
+        )
     most = max(os.cpu_count() or 1, torch.cuda.device_count())
     if num_devices > most:
         raise InputError(f"num_devices is {num_devices}, and this machine has {most}: each takes a process of its own")
@@ -39,7 +47,8 @@ def make_fabric(device: str, precision: Any, num_devices: int) -> Fabric:
         return Fabric(
             accelerator=kind,
             devices=[int(index)] if index and kind != "cpu" else num_devices,
-            strategy="ddp" if num_devices > 1 else "auto",
+            num_nodes=num_nodes,
+            strategy="ddp" if num_devices * num_nodes > 1 else "auto",
             precision=precision,
         )
     except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:

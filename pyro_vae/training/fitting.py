@@ -95,6 +95,7 @@ def fit(
     device: str = "auto",
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true",
     num_devices: int = 1,
+    num_nodes: int = 1,
     num_workers: int = 0,
     compile: Compile = "auto",
     progress: bool = True,
@@ -143,7 +144,8 @@ def fit(
             time has it.
         resume: go on from the last checkpoint in ``out``, to the very result of an uninterrupted run. The experiment
             must be the one that was begun: the same data and arguments but for ``epochs`` (which may become more, also
-            when training had ended), ``checkpoint_every``, ``compile``, ``progress``, ``num_devices`` and ``device``.
+            when training had ended), ``checkpoint_every``, ``compile``, ``progress``, ``num_devices``,
+            ``num_nodes``, ``num_workers`` and ``device``.
         described: what else tells this experiment from others, by name; another description is refused at a resume.
         checkpoint_every: seconds between checkpoints.
         device: "auto", "cpu", "cuda", …
@@ -151,6 +153,8 @@ def fit(
         num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
             each process's part, and batch norm takes the statistics of it.)
+        num_nodes: machines with ``num_devices`` processes each. The same command is started on all of them, by torchrun
+            or SLURM.
         num_workers: processes that read a map-style dataset ahead of training. 0: it is read between the steps, or a
             ``DataLoader``'s own number.
         compile: how steps are run. "off": eagerly, Pyro's handlers at every step; "graph": recorded once as a graph of
@@ -213,8 +217,8 @@ def fit(
         **({"param_groups": param_groups} if param_groups else {}),  # older runs say nothing of these
         **({"grad_accumulation": grad_accumulation} if grad_accumulation > 1 else {}),
     }
-    fabric = make_fabric(device, precision, num_devices)
-    if num_devices > 1:
+    fabric = make_fabric(device, precision, num_devices, num_nodes)
+    if fabric.world_size > 1:
         fabric.launch()
     programs = [p.to(fabric.device) for p in as_programs(model, guide)]
     if real_type(*programs) == torch.float64 and precision != "64-true":

@@ -16,12 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pyro_vae import fit
+from pyro_vae.errors import InputError
+
 SCRIPT = textwrap.dedent(
     """
+    import os
     import sys
     from pathlib import Path
     import torch
-    from pyro_vae.data import Data, Split
+    from torch.utils.data import TensorDataset
+    from pyro_vae.data import Data, Split, as_split
     from pyro_vae.guides import GaussianGuide
     from pyro_vae.objectives import ELBO, IWAE
     from pyro_vae.training import Linear, fit
@@ -38,10 +43,11 @@ SCRIPT = textwrap.dedent(
             "lr_scheduler_options": {"patience": 0, "threshold": 0.5}, "grad_accumulation": 3, "clip_norm": 0.5,
         },
         "accumulated, recorded": {"compile": "graph", "grad_accumulation": 3},
+        "streamed": {"num_workers": 1},
         "dynamic": {"ema_decay": 0.8, "clip_norm": 0.5, "patience": 2, "kl_weight": Linear(0.0, 1.0, 1)},
     }
     x = torch.rand(38, 6, generator=torch.Generator().manual_seed(1))
-    out, devices = Path(sys.argv[1]), int(sys.argv[2])
+    out, devices, nodes = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ.get("NODES", 1))
     chosen = sys.argv[3:] or list(CASES)
     for name in chosen:
         options = CASES[name]
@@ -51,9 +57,12 @@ SCRIPT = textwrap.dedent(
         model = VAE((6,), latent_dim=2, hidden_dims=[8])
         guide = GaussianGuide(model, hidden_dims=[8])
         split = Split({"x": values[:28]}, binarization="dynamic" if dynamic else "none")
+        if name == "streamed":
+            split = as_split(TensorDataset(values[:28]))
         result = fit(
             model, guide, Data(split, Split({"x": (values[28:] < 0.4).float()})), epochs=4, batch_size=8,
-            learning_rate=0.01, seed=5, device="cpu", precision="64-true", num_devices=devices, progress=False,
+            learning_rate=0.01, seed=5, device="cpu", precision="64-true", num_devices=devices // nodes, num_nodes=nodes,
+            progress=False,
             out=out / name, **options,
         )
     """
@@ -86,7 +95,17 @@ def runs(tmp_path_factory):
     return folder
 
 
-CASES = ["elbo", "free bits", "dynamic", "particles", "iwae", "recorded", "accumulated", "accumulated, recorded"]
+CASES = [
+    "elbo",
+    "free bits",
+    "streamed",
+    "dynamic",
+    "particles",
+    "iwae",
+    "recorded",
+    "accumulated",
+    "accumulated, recorded",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -103,6 +122,34 @@ def test_two_processes_are_one_with_the_joint_batch(case, runs):
         assert ours.keys() == theirs.keys() and ours["step"] == theirs["step"]
         for name in ours.keys() - {"seconds"}:
             assert theirs[name] == pytest.approx(ours[name], rel=1e-6), name  # (the log is float32)
+
+
+@pytest.mark.slow
+def test_two_machines_with_a_process_each(runs):
+    """Two agents of torchrun on this machine, which are two nodes to the programs."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NODES": "2"}
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        environment.pop(name, None)
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    words += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{port}", "--rdzv_id", "7"]
+    words += [str(runs / "script.py"), str(runs / "nodes"), "2", "elbo"]
+    agents = [subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for agent in agents:
+        _, said = agent.communicate(timeout=120)
+        assert agent.returncode == 0, said
+    one, two = (load_file(runs / n / "elbo" / "model.safetensors") for n in ("two", "nodes"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=0)
+
+
+def test_several_machines_need_to_be_told_apart():
+    with pytest.raises(InputError, match="torchrun --nnodes 2"):
+        fit(lambda x: None, lambda x: None, torch.zeros(4, 1), num_nodes=2, device="cpu", progress=False)
+    with pytest.raises(InputError, match="num_nodes must be a positive"):
+        fit(lambda x: None, lambda x: None, torch.zeros(4, 1), num_nodes=0, device="cpu", progress=False)
 
 
 @pytest.mark.slow
