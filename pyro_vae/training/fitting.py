@@ -150,7 +150,7 @@ def fit(
         checkpoint_every: seconds between checkpoints.
         device: "auto", "cpu", "cuda", …
         precision: Lightning Fabric's names.
-        num_devices: data-parallel processes, each with its part of every batch; the result is that of one process up
+        num_devices: data-parallel processes, each with its part of every batch. The result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
             each process's part, and batch norm takes the statistics of it.)
         num_nodes: machines with ``num_devices`` processes each. The same command is started on all of them, by torchrun
