@@ -6,12 +6,14 @@ import gc
 import hashlib
 import math
 import os
+import random
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,6 +95,44 @@ def private_seed(seed: int, *devices: torch.device | None) -> Iterator[None]:
         for index in cuda:  # not torch.manual_seed, which would seed devices that nobody restores
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
+
+
+class RandomStates:
+    """Random states of torch (on the CPU), NumPy and Python that are in force inside a block, and go on in the next.
+
+    Args:
+        seed: of all three.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed: int | None = seed
+        self._own: Any = None
+        self._outer: Any = None
+
+    def __enter__(self) -> None:
+        """Put them in place."""
+        self._outer = _random_states()
+        if self._own is None:
+            torch.random.default_generator.manual_seed(self.seed)
+            np.random.seed(self.seed % 2**32)
+            random.seed(self.seed)
+        else:
+            _set_random_states(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        """Put the others back."""
+        self._own = _random_states()
+        _set_random_states(self._outer)
+
+
+def _random_states() -> tuple[Any, ...]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _set_random_states(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
 
 
 @cache

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.parts import PARTS, Parts, Texts
 from pyro_vae.data.rows import Mapped, Rows
-from pyro_vae.data.split import PARTS, Parts, Split, Texts
+from pyro_vae.data.split import Split
 from pyro_vae.data.streams import rows_of
 from pyro_vae.errors import InputError
 

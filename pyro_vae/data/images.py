@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pyro_vae.data.split import PARTS, random_order
+from pyro_vae.data.parts import PARTS, random_order
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import user_path
 from pyro_vae.runtime import check_room

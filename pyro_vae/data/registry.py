@@ -18,8 +18,9 @@ from torch import Tensor
 from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
 from pyro_vae.data.dataset import Classes, Data, RawData
 from pyro_vae.data.images import shown, square
+from pyro_vae.data.parts import PARTS
 from pyro_vae.data.rows import Part, Rows
-from pyro_vae.data.split import PARTS, Split
+from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import user_path
 

@@ -125,6 +125,31 @@ def _bytes(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
+def as_rows(tensors: Mapping[str, Tensor | np.ndarray], name: str) -> InMemory:
+    """Tensors, and arrays of NumPy as tensors, of one length."""
+    found: dict[str, Tensor] = {}
+    if "x" not in tensors:
+        raise InputError(
+            f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'} (x is "
+            "handed to the program's argument x, or else to its first one, whatever that is called)"
+        )
+    for key, value in tensors.items():
+        if isinstance(value, np.ndarray):
+            value = as_tensor(value, f"{name}: '{key}'", integers=key != "x")
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name}: '{key}' must be a tensor or an array of NumPy, got {type(value).__name__}")
+        if value.dim() == 0:
+            raise InputError(f"{name}: '{key}' is a single number; its leading dimension must be the data")
+        found[key] = value
+    lengths = {key: len(tensor) for key, tensor in found.items()}
+    if len(set(lengths.values())) > 1:
+        text = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise InputError(f"{name}: the tensors must have the same length, got {text}")
+    if not len(found["x"]):
+        raise InputError(f"{name}: there are no data (x has shape {tuple(found['x'].shape)})")
+    return InMemory(found)
+
+
 AHEAD = 8  # pieces that are read before they are wanted
 
 

@@ -21,32 +21,9 @@ from pyro_vae.data.binarization import (
     full_mask,
     noise_for,
 )
-from pyro_vae.data.rows import EVALUATION, Beside, Column, Index, InMemory, Part, Piece, Rows
+from pyro_vae.data.rows import EVALUATION, Beside, Column, Index, InMemory, Part, Piece, Rows, as_rows
 from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
 from pyro_vae.errors import InputError
-
-Parts = dict[str, dict[str, Tensor] | Rows]  # "train" (always), "validation", "test" -> key -> (N, ...)
-Texts = Mapping[str, tuple[str, ...]]  # by split, one a datum
-PARTS = ("train", "validation", "test")
-SPLIT_SEED = 0
-
-
-def random_order(n: int) -> dict[str, Tensor]:
-    """Split n data at random (seed 0): floor(n/10) for validation, as many for test, the rest for training.
-
-    Returns:
-        int64 indices by split; a split that would be empty is left out.
-    """
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(SPLIT_SEED))
-    tenth = n // 10
-    pieces = order.split([n - 2 * tenth, tenth, tenth])
-    return {part: piece for part, piece in zip(PARTS, pieces, strict=True) if len(piece)}
-
-
-def hold_out_last(tensors: dict[str, Tensor], n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Cut the last n data off: (all but the last n, the last n)."""
-    return {k: v[:-n] for k, v in tensors.items()}, {k: v[-n:] for k, v in tensors.items()}
-
 
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
 
@@ -91,7 +68,7 @@ class Split:
         captions: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
-        source = tensors if isinstance(tensors, Rows) else _in_memory(tensors, name)
+        source = tensors if isinstance(tensors, Rows) else as_rows(tensors, name)
         _check(source, name, integers, missing)
         for what, texts in {"names": names, "captions": captions}.items():
             if texts is not None and len(texts) != len(source):
@@ -440,31 +417,6 @@ class Split:
 def _noise_in(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The random numbers that binarize x, by name."""
     return {key.removesuffix(_OF_X): tensor for key, tensor in rows.items() if key.endswith(_OF_X)}
-
-
-def _in_memory(tensors: Mapping[str, Tensor | np.ndarray], name: str) -> InMemory:
-    """Tensors, and arrays of NumPy as tensors, of one length."""
-    found: dict[str, Tensor] = {}
-    if "x" not in tensors:
-        raise InputError(
-            f"{name}: data need a tensor 'x', got only: {', '.join(map(str, tensors)) or 'nothing'} (x is "
-            "handed to the program's argument x, or else to its first one, whatever that is called)"
-        )
-    for key, value in tensors.items():
-        if isinstance(value, np.ndarray):
-            value = as_tensor(value, f"{name}: '{key}'", integers=key != "x")
-        if not isinstance(value, Tensor):
-            raise InputError(f"{name}: '{key}' must be a tensor or an array of NumPy, got {type(value).__name__}")
-        if value.dim() == 0:
-            raise InputError(f"{name}: '{key}' is a single number; its leading dimension must be the data")
-        found[key] = value
-    lengths = {key: len(tensor) for key, tensor in found.items()}
-    if len(set(lengths.values())) > 1:
-        text = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise InputError(f"{name}: the tensors must have the same length, got {text}")
-    if not len(found["x"]):
-        raise InputError(f"{name}: there are no data (x has shape {tuple(found['x'].shape)})")
-    return InMemory(found)
 
 
 def _check(source: Rows, name: str, integers: bool, missing: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import random
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,10 +21,10 @@ from torch.utils.data import (
     default_collate,
 )
 
+from pyro_vae.data.items import OddItem, as_named_batch, check_columns, columns_of, stacked
 from pyro_vae.data.rows import EVALUATION, Column, Index, Piece, Rows, Rowwise
-from pyro_vae.data.tensors import as_tensor
 from pyro_vae.errors import InputError, ReadError
-from pyro_vae.runtime import derived_seed
+from pyro_vae.runtime import RandomStates, derived_seed
 
 SAMPLED = 256  # data at even distances whose contents tell a dataset from others
 
@@ -60,7 +59,7 @@ class Items(Rows):
         self._count = len(dataset)
         if not self._count:
             raise InputError(f"{name}: there are no data, the dataset has length 0")
-        self.columns = _columns(self.read(slice(0, 1)), name)
+        self.columns = columns_of(self.read(slice(0, 1)))
 
     def __len__(self) -> int:
         """Number of data."""
@@ -150,12 +149,14 @@ class Items(Rows):
         items = self._items(places)
         try:
             batch = (
-                _as_batch(self.collate(items), self.name) if self.collate is not None else _stacked(items, self.name)
+                as_named_batch(self.collate(items), self.name)
+                if self.collate is not None
+                else stacked(items, self.name)
             )
-        except _OddItem as odd:
+        except OddItem as odd:
             raise ReadError(f"{self.name}: datum {places[odd.place]} {odd}") from None
         if self.columns:
-            _check_columns(
+            check_columns(
                 batch,
                 self.columns,
                 len(places),
@@ -177,9 +178,9 @@ class Items(Rows):
             raise ReadError(f"{self.name}: datum {place} cannot be read: {type(error).__name__}: {error}") from error
 
     def _check_alike(self, parts: Sequence[Mapping[str, Tensor]], places: Sequence[int]) -> None:
-        first = _columns(parts[0], self.name)
+        first = columns_of(parts[0])
         for part, place in zip(parts, places, strict=True):
-            _check_columns(part, first, 1, f"{self.name}: datum {place}")
+            check_columns(part, first, 1, f"{self.name}: datum {place}")
 
     def digest(self, found: hashlib._Hash) -> None:
         """Length and kind of the items, and the contents of 256 of them at even distances."""
@@ -238,7 +239,7 @@ class Batches(Rows):
         sizes: list[int] = []
         self.columns = {}
         for batch in self._anew(EVALUATION):
-            self.columns = self.columns or _columns(batch, name)
+            self.columns = self.columns or columns_of(batch)
             sizes.append(len(batch["x"]))
         if not sum(sizes):
             raise InputError(f"{name}: there are no data, the iterable gives no batches")
@@ -268,10 +269,10 @@ class Batches(Rows):
             place += 1
 
     def _checked(self, batch: Any, place: int) -> dict[str, Tensor]:
-        found, label = _as_batch(batch, self.name), f"{self.name}: batch {place}"
+        found, label = as_named_batch(batch, self.name), f"{self.name}: batch {place}"
         count = len(found["x"])
         if self.columns:
-            _check_columns(found, self.columns, count, label)
+            check_columns(found, self.columns, count, label)
         if self.sizes is not None and (place >= len(self.sizes) or self.sizes[place] != count):
             had = f"{self.sizes[place]} data" if place < len(self.sizes) else "not there"
             raise ReadError(f"{label} has {count} data, and was {had} when it was gone through first")
@@ -320,123 +321,6 @@ class Batches(Rows):
         for key, value in sorted(next(self._anew(EVALUATION)).items()):
             found.update(f"/{key}/".encode())
             found.update(value.contiguous().flatten().view(torch.uint8).numpy())
-
-
-class RandomStates:
-    """Random states of torch (on the CPU), NumPy and Python that are in force inside a block, and go on in the next.
-
-    Args:
-        seed: of all three.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed: int | None = seed
-        self._own: Any = None
-        self._outer: Any = None
-
-    def __enter__(self) -> None:
-        """Put them in place."""
-        self._outer = _states()
-        if self._own is None:
-            torch.random.default_generator.manual_seed(self.seed)
-            np.random.seed(self.seed % 2**32)
-            random.seed(self.seed)
-        else:
-            _set_states(self._own)
-
-    def __exit__(self, *_: object) -> None:
-        """Put the others back."""
-        self._own = _states()
-        _set_states(self._outer)
-
-
-def _states() -> tuple[Any, ...]:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()
-
-
-def _set_states(states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(states[0])
-    np.random.set_state(states[1])
-    random.setstate(states[2])
-
-
-class _OddItem(Exception):
-    """An item that is not like the first of its batch."""
-
-    def __init__(self, place: int, said: str) -> None:
-        super().__init__(said)
-        self.place = place
-
-
-WHAT = "an item must be a tensor or array x, a tuple (x, y), or a dict with an x"
-
-
-def _named(item: Any, name: str) -> Mapping[str, Any]:
-    """An item, or a batch, by name."""
-    if isinstance(item, Mapping):
-        if "x" not in item:
-            raise InputError(f"{name}: {WHAT}; got a dict of {', '.join(map(str, item))}: rename one of them to x")
-        return item
-    fields = getattr(item, "_fields", None)
-    if fields is not None and "x" in fields:
-        return dict(zip(fields, item, strict=True))
-    if isinstance(item, tuple | list):
-        if not 1 <= len(item) <= 2:
-            raise InputError(f"{name}: {WHAT}; got a {type(item).__name__} of {len(item)}: make a dict of it")
-        return dict(zip(("x", "y"), item, strict=False))
-    return {"x": item}
-
-
-def _value(value: Any, key: str, name: str) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, str | bytes) or (isinstance(value, np.ndarray) and value.dtype.kind in "USO"):
-        raise InputError(
-            f"{name}: '{key}' is a text ({str(value)[:40]!r}): map texts to integers in the dataset, such as "
-            "labels.index(text)"
-        )
-    try:
-        return as_tensor(np.asarray(value), f"{name}: '{key}'", integers=key != "x")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {WHAT}; '{key}' is a {type(value).__name__}") from error
-
-
-def _stacked(items: Sequence[Any], name: str) -> dict[str, Tensor]:
-    """Items as a batch."""
-    rows = [{key: _value(value, key, name) for key, value in _named(item, name).items()} for item in items]
-    first = {key: (value.dtype, tuple(value.shape)) for key, value in rows[0].items()}
-    for place, row in enumerate(rows):
-        found = {key: (value.dtype, tuple(value.shape)) for key, value in row.items()}
-        if found != first:
-            raise _OddItem(place, f"{_said(found)}, and one before it {_said(first)}; all must be alike")
-    return {key: torch.stack([row[key] for row in rows]) for key in first}
-
-
-def _said(found: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
-    return "has " + ", ".join(
-        f"{key} {str(dtype).removeprefix('torch.')} {shape}" for key, (dtype, shape) in found.items()
-    )
-
-
-def _as_batch(batch: Any, name: str) -> dict[str, Tensor]:
-    """What an iterable or a collate function gives, by name."""
-    found = {key: _value(value, key, name) for key, value in _named(batch, name).items()}
-    lengths = {key: value.shape[0] if value.dim() else None for key, value in found.items()}
-    if None in lengths.values() or len(set(lengths.values())) > 1:
-        raise InputError(
-            f"{name}: an iterable must give batches, tensors of one leading dimension; the dimensions are {lengths}"
-        )
-    return found
-
-
-def _columns(batch: Mapping[str, Tensor], name: str) -> dict[str, Column]:
-    return {key: Column(value.dtype, tuple(value.shape[1:])) for key, value in batch.items()}
-
-
-def _check_columns(batch: Mapping[str, Tensor], columns: Mapping[str, Column], count: int, label: str) -> None:
-    found = _columns(batch, label)
-    if found != columns or any(len(value) != count for value in batch.values()):
-        raise ReadError(f"{label} {_said(found)}, and the first {_said(columns)}; all must be alike")
 
 
 def rows_of(obj: Any, num_workers: int = 0, name: str = "data") -> Rows | None:

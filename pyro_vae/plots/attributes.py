@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.evaluation import latent_space as attributes
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_space import AttributeVectors, attribute_vectors, decode_path
-from pyro_vae.plots.drawing import Figure
+from pyro_vae.plots.drawing import Figure, canvas
 from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
 from pyro_vae.programs.context import X
@@ -118,6 +119,7 @@ def attribute_correlation(
     labels: str = "y",
     max_data: int = 5000,
     seed: int = 0,
+    ax: Axes | None = None,
 ) -> Figure:
     """A heat map of the correlation of attribute vectors over the units of all real-valued latent sites.
 
@@ -127,6 +129,7 @@ def attribute_correlation(
         labels: name of the labels in the split: integer classes ``(n,)`` or 0s and 1s ``(n, attributes)``.
         max_data: at most so many.
         seed: of draws.
+        ax: where to draw; None: in a new figure.
 
     Returns:
         the figure.
@@ -152,8 +155,7 @@ def attribute_correlation(
     matrix = attributes.attribute_correlation(vectors)
     names = [str(name) for name in next(iter(found.values())).names]
     side = min(12.0, max(4.0, 0.45 * len(names)))
-    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas((side + 1.0, side), ax)
     image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)

@@ -15,14 +15,14 @@ from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.evaluation.latent_units import ACTIVE, LatentStatistics, SiteStatistics
 from pyro_vae.plots.axes import panels
-from pyro_vae.plots.drawing import Figure
+from pyro_vae.plots.drawing import Figure, canvas
 from pyro_vae.plots.registry import NotApplicable, figure
 
 DEAD = 0.01  # nats: below, the colour scale is linear, above logarithmic
 
 
 @figure(section="Training", caption="Raw KL of every latent site over training.", order=1)
-def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
+def kl_heatmap(records: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Figure:
     """Raw KL of every latent site (rows, in the records' order: the model's) over epochs (columns), nats per datum.
 
     The colour scale is logarithmic from 0.01 nats on, so that a site of a hundredth of a nat and one of tens are both
@@ -30,6 +30,7 @@ def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         records: the lines of ``metrics.jsonl``, with ``epoch`` and ``train/kl/<site>``.
+        ax: where to draw; None: in a new figure.
 
     Returns:
         the figure.
@@ -53,8 +54,7 @@ def kl_heatmap(records: Sequence[Mapping[str, Any]]) -> Figure:
     values = np.full((len(sites), last - first + 1), np.nan)
     for record in rows:
         values[:, record["epoch"] - first] = [record.get(prefix + site, math.nan) for site in sites]
-    figure = Figure(figsize=(8, max(2.2, 0.34 * len(sites) + 1.3)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas((8, max(2.2, 0.34 * len(sites) + 1.3)), ax)
     axes.set_facecolor("0.8")
     largest = max(np.max(values, where=np.isfinite(values), initial=0.0), 10 * DEAD)
     image = axes.imshow(

@@ -7,10 +7,12 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.evaluation.generate import decode
-from pyro_vae.plots.drawing import Figure
+from pyro_vae.plots.drawing import canvas
 from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, range_in_words, shaped_like_x
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate
@@ -44,13 +46,14 @@ def manifold_grid(n: int) -> Tensor:
 @figure(
     section="Traversals", caption="The latent plane, decoded.", order=2, given=lambda run: {"batch": run.context(10)[1]}
 )
-def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None) -> Figure:
+def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None, ax: Axes | None = None) -> Figure:
     """Means of p(x | z) for z on a grid through the inverse normal CDF of the prior.
 
     Args:
         model: a generative program of images, whose only latent site has a Gaussian prior over two dimensions.
         n: images on a side.
         batch: ``x``, as for :func:`~pyro_vae.plots.prior`.
+        ax: where to draw; None: in a new figure.
 
     Returns:
         the figure.
@@ -81,7 +84,7 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None)
     normal = factors(node["fn"])[0]
     loc, scale = normal.loc.reshape(-1, 2)[0].cpu(), normal.scale.reshape(-1, 2)[0].cpu()
     mean = decode(program, {name: loc + scale * manifold_grid(n)}, batch=x)
-    return _draw(shaped_like_x(mean, x), name, n, grey_range(x.get(X)))
+    return _draw(shaped_like_x(mean, x), name, n, grey_range(x.get(X)), ax)
 
 
 def _why_not(latents: dict[str, Site], shape: tuple[int, ...]) -> str:
@@ -98,10 +101,9 @@ def _why_not(latents: dict[str, Site], shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _draw(mean: Tensor, name: str, n: int, limits: Limits) -> Figure:
+def _draw(mean: Tensor, name: str, n: int, limits: Limits, ax: Axes | None) -> Figure:
     height, width = mean.shape[-2:]
-    figure = Figure(figsize=(7, 7 * height / width + 0.4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas((7, 7 * height / width + 0.4), ax)
     axes.imshow(mosaic(mean, n, gap=0, limits=limits))
     parts = [i / 4 for i in range(5)] if n > 1 else [0.0]  # of the way from the first image's centre to the last's
     texts = [f"{LOW + (HIGH - LOW) * part:.2f}" for part in parts]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
@@ -13,7 +14,7 @@ from pyro_vae.evaluation.annealing.results import LikelihoodGap
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
-from pyro_vae.plots.drawing import Figure
+from pyro_vae.plots.drawing import Figure, canvas
 from pyro_vae.plots.gaps import with_gaps
 from pyro_vae.plots.images import grey_range, grid, in_shape, picked
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
@@ -21,17 +22,17 @@ from pyro_vae.programs.context import X
 from pyro_vae.programs.session import anything_to_draw, evaluating
 
 
-def likelihood_gap(gap: LikelihoodGap) -> Figure:
+def likelihood_gap(gap: LikelihoodGap, ax: Axes | None = None) -> Figure:
     """Importance-weighted bounds by K, below log p(x) as annealing has it, and the ELBO's gap in its two parts.
 
     Args:
         gap: as from :func:`pyro_vae.evaluation.likelihood_gap`.
+        ax: where to draw; None: in a new figure.
 
     Returns:
         the figure; error bars are one standard error of the paired differences.
     """
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas((7.2, 4.2), ax)
     ks = list(gap.importance)
     rows = [gap.missing(bound.per_datum) for bound in gap.importance.values()]
     axes.errorbar(ks, [-m for m, _ in rows], [e for _, e in rows], fmt="o-", capsize=3, label="K importance samples")

@@ -62,8 +62,8 @@ SCRIPT = textwrap.dedent(
         result = fit(
             model, guide, Data(split, Split({"x": (values[28:] < 0.4).float()})), epochs=4,
             batch_size=8,
-            learning_rate=0.01, seed=5, device="cpu", precision="64-true", num_devices=devices // nodes, num_nodes=nodes,
-            progress=False,
+            learning_rate=0.01, seed=5, device="cpu", precision="64-true", num_devices=devices // nodes,
+            num_nodes=nodes, progress=False,
             out=out / name, **options,
         )
     """

@@ -18,9 +18,9 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
+from pyro_vae.data.parts import PARTS, Parts, random_order
 from pyro_vae.data.registry import source
 from pyro_vae.data.rows import Mapped, Part
-from pyro_vae.data.split import PARTS, Parts, random_order
 from pyro_vae.data.tensors import as_tensor
 from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.runtime import check_room

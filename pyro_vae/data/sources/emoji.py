@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import data_folders, square
+from pyro_vae.data.parts import PARTS, SPLIT_SEED, random_order
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.scenes import ABOVE, GRID, LEFT_OF, PLACES, Scenes
-from pyro_vae.data.split import PARTS, SPLIT_SEED, random_order
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.runtime import check_room
 

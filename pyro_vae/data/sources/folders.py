@@ -24,10 +24,10 @@ from pyro_vae.data.images import (
     shown,
     square,
 )
+from pyro_vae.data.parts import Parts, Texts
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.rows import Beside, Rows
 from pyro_vae.data.sound import Encoding, Sound
-from pyro_vae.data.split import Parts, Texts
 from pyro_vae.data.streams import Items
 from pyro_vae.data.wav import Header, read_header
 from pyro_vae.errors import CorruptFileError, InputError

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import SYSTEM, cache_folder, data_folders
+from pyro_vae.data.parts import PARTS, hold_out_last
 from pyro_vae.data.registry import source
-from pyro_vae.data.split import PARTS, hold_out_last
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.runtime import check_room
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
+from pyro_vae.data.parts import PARTS, Parts
 from pyro_vae.data.registry import source
-from pyro_vae.data.split import PARTS, Parts
 
 SIZES = (2000, 500, 500)  # of the splits
 TABLE = ("height", "weight", "income", "job", "smokes", "visits", "score")

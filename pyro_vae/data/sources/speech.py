@@ -20,9 +20,9 @@ import torch
 
 from pyro_vae.data.dataset import Classes, RawData
 from pyro_vae.data.images import cache_folder, data_folders
+from pyro_vae.data.parts import PARTS, SPLIT_SEED
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.sound import PEAK, Encoding, Sound
-from pyro_vae.data.split import PARTS, SPLIT_SEED
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.runtime import check_room

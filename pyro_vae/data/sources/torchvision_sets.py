@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import FORMATS, cache_folder, data_folders, square
+from pyro_vae.data.parts import Parts, hold_out_last
 from pyro_vae.data.registry import source
-from pyro_vae.data.split import Parts, hold_out_last
 from pyro_vae.errors import CorruptFileError, InputError
 
 
