@@ -165,7 +165,7 @@ def captured_step(case: Case) -> Iterator[Line]:
                 for buffer, value in zip(step.buffers(), buffers, strict=True):
                     buffer.copy_(value)
             with case.random():
-                row = update(case.batch, 0.0)
+                row = update(case.batch, [0.0])
     if not any(line.endswith("step captured as a CUDA graph") for line in said):
         yield refused("captured step", case.name, said[-1] if said else "it was not captured")
         return

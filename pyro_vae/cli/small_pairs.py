@@ -26,7 +26,7 @@ from pyro_vae.runs.config import Experiment, build, experiment_parser, parse_con
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import FitResult, fit
 from pyro_vae.training.compiled import WARM_UP, CompiledStep, Step, Update
-from pyro_vae.training.optimizer import make_optimizer
+from pyro_vae.training.optimizer import make_optimizer, wanted
 
 SIZES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # pair: its recipe, and arguments that make it small
     "VAE": ("vae", {"model": {"latent_dim": 8, "hidden_dims": [64, 64]}, "guide": {"hidden_dims": [64, 64]}}),
@@ -146,7 +146,8 @@ def fabric_on(device: torch.device, precision: Any = "32-true") -> Fabric:
 def stepper(step: Step, device: torch.device, mode: Mode, rate: float = RATE) -> Update:
     """A step with Adam, as ``fit`` runs it."""
     fabric = fabric_on(device)
-    module, optimizer = fabric.setup(step, make_optimizer("adam", step, rate, {}, device, mode))
+    made = make_optimizer(wanted("adam", {}, rate), step, {}, {}, device, mode)
+    module, optimizer = fabric.setup(step, made.optimizer)
     gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=module)
     return Update(fabric, gradient, optimizer, module)
 
@@ -158,7 +159,7 @@ def step_times(case: Case) -> dict[str, float]:
         update = stepper(case.step(), case.device, mode)
 
         def run(update: Update = update) -> None:
-            update(case.batch, RATE)
+            update(case.batch, [RATE])
             if case.device.type == "cuda":
                 torch.cuda.synchronize(case.device)
 

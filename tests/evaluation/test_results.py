@@ -25,6 +25,7 @@ def results():
     options = {"annealing_options": FAST, "refine_options": {"num_steps": 2, "num_particles": 5}}
     found = [
         evaluation.log_likelihood(*pair, x, num_particles=30),
+        evaluation.score(*pair, x, num_particles=30),
         evaluation.elbo(*pair, x),
         evaluation.latent_statistics(*pair, x),
         evaluation.code_statistics(codes.model, codes.guide, code_pairs.images(N)),
