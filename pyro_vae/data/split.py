@@ -292,8 +292,8 @@ class Split:
             batch["y"] = batch["x"] * batch["mask"]
         return batch if self.dtype is None else {key: as_real(value, self.dtype) for key, value in batch.items()}
 
-    def batches(self, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """Yield the whole split in order; the last batch may be smaller.
+    def batches(self, batch_size: int, part: range | None = None) -> Iterator[dict[str, Tensor]]:
+        """Yield the whole split in order, or a part of it; the last batch may be smaller.
 
         The numbers that binarize a datum depend on its place alone: neither batch size nor device matters.
 
@@ -302,7 +302,8 @@ class Split:
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be a positive integer, got {batch_size}")
-        slices = [slice(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
+        part = range(len(self)) if part is None else part
+        slices = [slice(start, min(start + batch_size, part.stop)) for start in part[::batch_size]]
         if self.in_memory:
             return map(self.batch, slices)
         return self._read_batches(slices)

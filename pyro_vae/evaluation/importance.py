@@ -26,7 +26,7 @@ from pyro_vae.programs.session import evaluating
 from pyro_vae.programs.shared import GivenShared, shared_of
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_deterministic, repeat, traced
 from pyro_vae.recording import Compile, Mode, Outputs, choose_mode, is_recorded
-from pyro_vae.runtime import bytes_per_row, keep_freed_memory
+from pyro_vae.runtime import bytes_per_row, derived_seed, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +207,7 @@ def log_likelihood(
     device: str | torch.device | None = None,
     compile: Compile = "auto",
     progress: bool = False,
+    divided: bool = False,
 ) -> LogLikelihood:
     r"""Importance-weighted bound on log p(x) of every datum; it rises to log p(x) with K.
 
@@ -235,6 +236,9 @@ def log_likelihood(
             random numbers; "full": recorded and compiled; "auto": by the number of chunks. Programs that cannot be
             recorded run eagerly, and the log says why.
         progress: show a bar.
+        divided: among the processes of ``torch.distributed``, which all call this: each measures its part of the
+            data, and all are given the whole. Every part has draws of its own, so that these are other draws than one
+            process's.
 
     Returns:
         per-datum estimates (nats) with mean, standard error, bits per dimension, effective sample sizes, Pareto k-hat.
@@ -258,11 +262,17 @@ def log_likelihood(
     """
     for name, count in (("num_particles", num_particles), ("num_global", num_global), ("memory_budget", memory_budget)):
         positive(name, count)
+    if divided and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise InputError(
+            "divided is for the processes of torch.distributed, which is not initialized: start by torchrun"
+        )
     with evaluating(model, guide, data, seed, device, vectorize=vectorize) as (pair, split):
         pair.refuse_point_masses()
         keep_freed_memory()
         first = split.batch(slice(0, 1))
         given = GivenShared(pair, split, vectorize=vectorize) if shared_of(pair, split) else None
+        if divided and given is not None:
+            raise InputError(f"divided: draws of {given.names} are shared by all data, and processes draw their own")
         pair = pair if given is None else given.pair
         num_global = 1 if given is None else num_global
         sampler = ImportanceSampler(pair)
@@ -281,29 +291,45 @@ def log_likelihood(
         chunk = math.ceil(num_particles / math.ceil(num_particles / rows))
         data_cost = bytes_per_row(lambda n: next(sampler.log_weights(repeat(first, n), 1, 1)), most=limit)  # with guide
         batch_size = pair.batch_size(min(rows // chunk, int(limit / data_cost), len(split)))
-        chunks = num_global * math.ceil(len(split) / batch_size) * math.ceil(num_particles / chunk)
+        part = _part_of(len(split), seed) if divided else range(len(split))
+        chunks = num_global * math.ceil(len(part) / batch_size) * math.ceil(num_particles / chunk)
         sampler.recorder.mode = choose_mode(compile, chunks, graph_from=GRAPH_FROM, full_from=FULL_FROM)
         # made before the chunks: small tensors that stay among large ones that go would split the heap
-        results = torch.empty(num_global, 3, len(split), dtype=torch.float64, device=split.device)
-        with tqdm(total=num_global * len(split), unit="datum", disable=not progress) as bar:
+        results = torch.empty(num_global, 3, len(part), dtype=torch.float64, device=split.device)
+        with tqdm(total=num_global * len(part), unit="datum", disable=not progress) as bar:
             for of_draw in results:
                 if given is not None:
                     given.draw()
                 done = 0
-                for batch in split.batches(batch_size):
+                for batch in split.batches(batch_size, part):
                     running = _running(sampler.log_weights(batch, num_particles, chunk), num_particles)
                     n = len(running[0])
                     for result, values in zip(of_draw, running, strict=True):
                         result[done : done + n] = values
                     done += n
                     bar.update(n)
-        bound, size, pareto_k = results.cpu().unbind(1)  # (G, N) each
+        results = _joined(results.cpu()) if divided else results.cpu()
+        bound, size, pareto_k = results.unbind(1)  # (G, N) each
         shared = None if given is None else SharedLatents(given.mean_kl(), bound.mean(1))
         pareto_k = pareto_k[0] if given is None else pareto_k.nan_to_num(-torch.inf).amax(0)
         pareto_k = pareto_k.masked_fill(pareto_k == -torch.inf, torch.nan)
         return LogLikelihood(
             bound.mean(0), size.mean(0), pareto_k, num_particles, sites, split.name, pair.doubts, shared
         )
+
+
+def _part_of(count: int, seed: int) -> range:
+    """This process's part of so many data, with draws of its own."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    torch.manual_seed(derived_seed(seed, "process", rank))  # inside a private seed
+    return range(count)[count * rank // world : count * (rank + 1) // world]
+
+
+def _joined(results: Tensor) -> Tensor:
+    """The results ``(G, 3, n)`` of all processes, one after another along the data."""
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, results)
+    return torch.cat(parts, -1)
 
 
 def _running(chunks: Iterator[Tensor], num_particles: int) -> tuple[Tensor, Tensor, Tensor]:
