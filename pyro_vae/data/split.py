@@ -257,8 +257,10 @@ class Split:
                 indices torch's own.
         """
         if not self.in_memory:
-            rows = {key: value.to(self.device, non_blocking=True) for key, value in rows.items()}
             self._check_read(rows["x"], index)
+            if self.device.type == "cuda":  # from pinned memory a copy need not be waited for
+                rows = {key: value.pin_memory() for key, value in rows.items()}
+            rows = {key: value.to(self.device, non_blocking=True) for key, value in rows.items()}
         rows = dict(rows)
         if self.mask is not None:
             index = index if isinstance(index, slice) else index.to(self.device)
