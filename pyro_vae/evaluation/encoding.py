@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from pyro_vae.programs.sites import (
     is_discrete,
     is_point_mass,
     kept,
+    masked_like,
     mean_or_none,
 )
 from pyro_vae.programs.traces import Site, is_latent, traced
@@ -87,8 +89,8 @@ def posterior_moments(
     The scale is the standard deviation of each number, :math:`\sqrt{\mathrm{Var}_q[z_i \mid x]}`; a distribution
     without a variance, and one of angles, has none. A site without a mean (of integers, codes), and a point mass, has
     its value under its own name: ``codes``. A site that depends on other latents has its moments given their draws.
-    What a mask leaves out of a site of real numbers (steps beyond a sequence's end) is NaN. Left out is what
-    :func:`encode` leaves out.
+    What a mask of the guide or the model leaves out (steps beyond a sequence's end, a label that is known) is NaN, of
+    integers too, which are float64 then. Left out is what :func:`encode` leaves out.
 
     Args:
         model, guide, data, batch_size, seed, sites: as for :func:`encode`, whose means these are.
@@ -107,7 +109,7 @@ def posterior_moments(
         >>> {name: tuple(value.shape) for name, value in pyro_vae.posterior_moments(model, guide, x).items()}
         {'z.mean': (20, 2), 'z.scale': (20, 2)}
     """
-    found = _collect(model, guide, data, _moments, nullcontext(), batch_size, seed, sites)
+    found = _collect(model, guide, data, _moments, nullcontext(), batch_size, seed, sites, masked=True)
     named = {f"{name}{what}": value for (name, what), value in found.items()}
     if len(named) < len(found):
         sites_found = ", ".join(dict.fromkeys(name for name, _ in found))
@@ -206,8 +208,12 @@ def _collect(
     batch_size: int,
     seed: int,
     sites: Sequence[str] | None,
+    masked: bool = False,
 ) -> dict[tuple[str, str], Tensor]:
-    """What ``read`` gives of every latent site of the guide, by site and by what that is, run under a handler."""
+    """What ``read`` gives of every latent site of the guide, by site and by what that is, run under a handler.
+
+    If ``masked``, the model is run as well, and the guide's sites have its masks.
+    """
     split = as_split(data, model)
     programs = as_programs(model, guide)
     parts: dict[tuple[str, str], list[Tensor]] = {}
@@ -221,10 +227,11 @@ def _collect(
             batch = {name: value.to(first[X].device) for name, value in batch.items()}
             with handler:
                 trace = traced(programs[1], **batch)
+            model_nodes = traced(poutine.replay(programs[0], trace=trace), **batch).nodes if masked else {}
             for name, node in trace.nodes.items():
                 wanted = sites is None or name in sites
                 if wanted and is_latent(node) and in_data_plate(node) and not node["infer"].get("is_auxiliary"):
-                    found = read(node)
+                    found = read(masked_like(node, model_nodes[name]) if name in model_nodes else node)
                     if read_of.setdefault(name, {*found}) != {*found}:
                         raise InputError(
                             f"site '{name}': its distribution has a mean or a variance for some data and none (NaN) "
@@ -251,16 +258,16 @@ def _mean_or_draw(node: Site) -> dict[str, Tensor]:
 
 
 def _moments(node: Site) -> dict[str, Tensor]:
-    """Mean and scale, the mean alone, or a value; NaN where a mask leaves out real numbers."""
+    """Mean and scale, the mean alone, or a value; NaN where a mask leaves out numbers."""
     found = _value_of(node) if is_point_mass(node["fn"]) else _mean_or_draw(node)
     scale = None if MEAN not in found else deviation_or_none(node["fn"])
     if scale is not None:
         found[SCALE] = data_first(scale, node)
     mask = kept(node)
-    if mask is None:
+    if mask is None or (there := data_first(mask, node)).all():
         return found
-    mask = data_first(mask, node)
-    return {k: v.masked_fill(~mask, torch.nan) if v.is_floating_point() else v for k, v in found.items()}
+    reals = {k: v if v.is_floating_point() else v.double() for k, v in found.items()}  # integers have no NaN
+    return {k: v.masked_fill(~there, torch.nan) for k, v in reals.items()}
 
 
 class _AtMean(Messenger):

@@ -181,6 +181,46 @@ def test_what_a_mask_leaves_out_is_no_number():
     torch.testing.assert_close(found["z.scale"], torch.tensor([[2.0, torch.nan], [2.0, 2.0]]), equal_nan=True)
 
 
+def partly_labelled(kind, masks):
+    """A latent that is known for some data; the guide draws it for all, with the mask of its own or the model's."""
+
+    def site(like):
+        return dist.Categorical(torch.full((*like.shape, 3), 1 / 3)) if kind == "labels" else dist.Normal(like, 1.0)
+
+    def model(x=None, *, y, known, num_samples=1):
+        with pyro.plate("data", len(y)):
+            label = pyro.sample("y", site(torch.zeros(len(y))), obs=y, obs_mask=known)
+            z = pyro.sample("z", dist.Normal(label.float(), 1.0))
+            return pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x, *, y, known):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.mask(mask=~known if masks == "guide" else True):
+                pyro.sample("y_unobserved", site(x[:, 0]))
+            pyro.sample("z", dist.Normal(x[:, 0], 2.0))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("masks", ["guide", "model"])
+@pytest.mark.parametrize("kind", ["labels", "numbers"])
+@pytest.mark.parametrize("batch_size", [2, 500])
+def test_what_is_known_has_no_number_as_a_latent(kind, masks, batch_size):
+    x, known = torch.randn(6, 1), torch.tensor([True, True, False, True, False, False])
+    y = torch.arange(6) % 3
+    data = {"x": x, "y": y if kind == "labels" else y.float(), "known": known}
+    found = posterior_moments(*partly_labelled(kind, masks), data, batch_size=batch_size)
+    told = {name: value for name, value in found.items() if name.startswith("y_unobserved")}
+    assert set(told) == ({"y_unobserved"} if kind == "labels" else {"y_unobserved.mean", "y_unobserved.scale"})
+    for value in told.values():
+        assert torch.equal(value.isnan(), known)
+    if kind == "labels":
+        assert set(told["y_unobserved"][~known].tolist()) <= {0.0, 1.0, 2.0}
+    else:
+        torch.testing.assert_close(told["y_unobserved.mean"][~known], x[~known, 0])
+    torch.testing.assert_close(found["z.mean"], x[:, 0])
+
+
 def test_a_site_with_the_name_of_anothers_mean_is_refused():
     def model(x=None, num_samples=1):
         with pyro.plate("data", num_samples if x is None else len(x)):
