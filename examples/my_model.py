@@ -1,4 +1,4 @@
-"""Classes of one's own for ``pyro-vae train examples/my.yaml --out runs/mine``."""
+"""Classes of one's own for ``pyro-vae train examples/my.yaml --trust --out runs/mine``."""
 
 import pyro
 import pyro.distributions as dist
