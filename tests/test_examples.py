@@ -74,7 +74,7 @@ def test_an_example(test, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where files of a run go
     monkeypatch.setattr(figures, "_entries", dict(figures._entries))  # what examples register is forgotten
     monkeypatch.setattr(sources, "_sources", dict(sources._sources))
-    monkeypatch.setattr(results, "_metrics", dict(results._metrics))
+    monkeypatch.setattr(results, "_metrics", results.metrics())
     said = []
     with torch.random.fork_rng(devices=[]):
         doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)

@@ -113,7 +113,7 @@ def _parsed(text: str, context: Context | None, classes: Sequence[str] | None) -
         if context is not None and num_attributes(context) is not None:
             rows = [[float(number) for number in row.split(",")] for row in text.split(";")]
             if len({len(row) for row in rows}) > 1:
-                raise ValueError("the vectors differ in length")
+                raise InputError(f"--y '{text}': the vectors differ in length")
             return torch.tensor(rows)
         if classes:
             return torch.tensor(_labels(text, classes))
@@ -122,7 +122,7 @@ def _parsed(text: str, context: Context | None, classes: Sequence[str] | None) -
         raise
     except (ValueError, RuntimeError) as error:
         example = example_y(context, classes)
-        raise InputError(f"--y takes {describe_y(context)}, e.g. --y {example}; got '{text}' ({error})") from error
+        raise InputError(f"--y takes {describe_y(context)}, e.g. --y {example}; got '{text}'") from error
 
 
 def _labels(text: str, classes: Sequence[str]) -> list[int]:

@@ -207,10 +207,44 @@ def _explained(error: Exception, parser: ArgumentParser, arguments: Sequence[str
     refused = re.search(r"Option '([\w.]+)' is not accepted", str(error))
     stranger = next((o for o in given if o not in known and (o in str(error) or refused)), None)
     if stranger is None:
-        return UsageError(str(error))
+        return UsageError(_of_another_kind(str(error), arguments) or str(error))
     near = difflib.get_close_matches(stranger, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     return UsageError(f"unknown option {stranger}.{hint} All options: {parser.prog} --help")
+
+
+KINDS = {  # of values, as the parser calls them and as people do
+    "<class 'int'>": "an integer",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "a text",
+    "<class 'dict'>": 'a mapping, as {"name": 1}',
+    **dict.fromkeys(("<class 'list'>", "<class 'tuple'>", "<class 'collections.abc.Sequence'>"), "a list, as [1,2]"),
+    "dot import path string": "the name of a class",
+}
+
+
+def _of_another_kind(error: str, arguments: Sequence[str]) -> str | None:
+    """A sentence on a value of another kind than its option takes; None: the error is another one."""
+    *_, last = re.split(r"Parser key (?=\")", error)
+    key = re.match(r"\"([\w.]+)\":", last)
+    pattern = r"Expected an? (<class '[\w.]+'>|typing\.Literal\[[^]]*\]|dot import path string)"
+    expected = [kind for kind in re.findall(pattern, last) if kind != "<class 'NoneType'>"]
+    if key is None or not expected or any(kind not in KINDS and "Literal" not in kind for kind in expected):
+        return None
+    kinds = [KINDS[k] if k in KINDS else ", ".join(re.findall(r"'([^']*)'", k)) for k in expected]
+    said = [argument.split("=", 1) for argument in arguments]
+    names = [i for i, words in enumerate(said) if re.search(rf"(^--|\.){_spelled_in(key[1])}$", words[0])]
+    if not names:
+        return f"{key[1]} takes {' or '.join(dict.fromkeys(kinds))}"
+    name, *value = said[names[-1]]
+    value = value or arguments[names[-1] + 1 : names[-1] + 2]
+    return f"{name} takes {' or '.join(dict.fromkeys(kinds))}; got '{value[0] if value else ''}'"
+
+
+def _spelled_in(key: str) -> str:
+    """A pattern of an option's name, of a key that the parser names."""
+    return re.escape(key).replace("_", "[-_]")
 
 
 RECIPES = {"train": ["vae"], "train-prior": ["DIR", "pixelcnn"]}  # of which their options are, in the place of any

@@ -67,6 +67,8 @@ def resume(arguments: Sequence[str]) -> None:
         "fit.checkpoint_every": (float, "seconds between checkpoints"),
         "fit.device": (str, "another device"),
         "fit.num_devices": (int, "data-parallel processes"),
+        "fit.num_nodes": (int, "machines with num_devices processes each"),
+        "fit.num_workers": (int, "processes that read a map-style dataset ahead of training"),
         "fit.compile": (Compile, "how steps are run"),
         "fit.logger": (str, "csv, tensorboard, or both"),
         "fit.log_images_every": (int, "epochs between pictures for loggers"),

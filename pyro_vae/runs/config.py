@@ -47,7 +47,6 @@ HARMLESS = (  # to a result, if they change at a resume
         "fit.num_workers",
     ),
     *("fit.logger", "fit.log_images_every", "first.fit.logger", "first.fit.log_images_every"),  # told elsewhere
-    *("fit.num_nodes", "fit.num_workers"),
     *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
 )
 SINCE = {  # options that older runs do not have; where they are at these values, an experiment does not say them

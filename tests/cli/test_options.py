@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from pyro_vae.cli import COMMANDS, command, main
-from pyro_vae.cli.parsing import _options_last, directory_first, make_parser
+from pyro_vae.cli.parsing import _options_last, directory_first, make_parser, parser_of
 from pyro_vae.reports.stored import train_command
 from pyro_vae.runs import Run
+from pyro_vae.runs.config import HARMLESS
 
 
 def configured(tmp_path, monkeypatch, *arguments):
@@ -193,3 +194,36 @@ def test_what_needs_no_program_loads_no_torch(words):
         f"import sys; from pyro_vae.cli import main; main({words}); assert not {{'torch', 'pyro'}} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model.hidden_dims", "3,4"], "--model.hidden_dims takes a list, as [1,2]; got '3,4'"),
+        (["--model.latent_dim=abc"], "--model.latent_dim takes an integer; got 'abc'"),
+        (["--fit.epochs", "1.5"], "--fit.epochs takes an integer; got '1.5'"),
+        (["--data.limit", "x"], "--data.limit takes an integer; got 'x'"),
+        (["--fit.compile", "nope"], "--fit.compile takes auto, off, graph, full; got 'nope'"),
+        (["--fit.learning_rate", "abc"], "--fit.learning_rate takes a number or the name of a class; got 'abc'"),
+        (["--fit.optimizer_options", "3"], "--fit.optimizer_options takes a mapping, as {\"name\": 1}; got '3'"),
+        (["--objective.num_particles", "x"], "--objective.num_particles takes an integer; got 'x'"),
+        (["--model", "Nope"], "--model takes the name of a class; got 'Nope'"),
+        (["--model.likelihood", "foo"], "--model.likelihood takes the name of a class; got 'foo'"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_in_a_sentence(words, told, tmp_path, capsys):
+    assert main(["train", "vae", "--out", str(tmp_path / "run"), *words]) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_value_of_another_kind_of_a_command_on_a_run(tmp_path, capsys):
+    assert main(["gap", str(tmp_path), "--num-steps", "few"]) == 2
+    assert capsys.readouterr().err == "error: --num-steps takes an integer; got 'few'\n"
+    assert main(["gap", str(tmp_path), "--particles", "1,10"]) == 2
+    assert capsys.readouterr().err == "error: --particles takes a list, as [1,2]; got '1,10'\n"
+
+
+def test_resume_has_an_option_for_all_that_may_change():
+    options = {name for action in parser_of(command("resume"))._actions for name in action.option_strings}
+    assert {f"--{name}" for name in HARMLESS if not name.startswith("first.")} <= options

@@ -102,7 +102,7 @@ def test_completion_takes_observed_parts_of_the_test_data(completing, caplog):
         ([], "the model needs y (class labels from 0 to 9): say which, e.g. --y 7 or --y 0,1,2"),
         (["--y", "10"], "argument 'y' takes class labels from 0 to 9"),
         (["--y", "0,-1"], "got values from -1 to 0"),
-        (["--y", "seven"], "--y takes class labels from 0 to 9, e.g. --y 7 or --y 0,1,2; got 'seven'"),
+        (["--y", "seven"], "--y takes class labels from 0 to 9, e.g. --y 7 or --y 0,1,2; got 'seven'\n"),
         (["--y", "0.5"], "got '0.5'"),
         (["--y", "7", "--num", "0"], "--num must be a positive integer"),
     ],

@@ -24,7 +24,7 @@ LABEL = "squared error of a reconstruction <script>"
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    monkeypatch.setattr(registry, "_metrics", dict(registry._metrics))
+    monkeypatch.setattr(registry, "_metrics", registry.metrics())  # those of the package imported first
     monkeypatch.setattr("pyro_vae.reports.report.in_report", lambda: [])
 
 
@@ -122,6 +122,15 @@ def test_a_run_that_was_measured_before_the_metric_was_has_a_dash(runs, tmp_path
     assert set(json.loads((tmp_path / "comparison.json").read_text())["runs"][1]["difference"]) == {
         *("log_likelihood", "elbo"),
     }
+
+
+def test_the_package_s_own_metrics_that_do_not_apply_are_told_only_to_who_asks(runs, caplog):
+    with caplog.at_level(logging.INFO):
+        evaluated(runs[0])
+    assert "no metric" not in caplog.text
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "pyro_vae"):
+        measure(*Run(runs[0]).programs(), Run(runs[0]).data(), particles=5)
+    assert "no metric 'accuracy'" in caplog.text and "no metric 'clusters'" in caplog.text
 
 
 def test_without_further_metrics_there_is_nothing_of_them(runs, tmp_path):
