@@ -64,7 +64,7 @@ def refused(capsys, runs, command, *options):
         (["--seed", "1.5"], "seed"),
         (["--memory_mib", "0"], "memory_mib must be a positive integer, got 0"),
         (["--memory_mib", "-64"], "memory_mib must be a positive integer, got -64"),
-        (["--memory_mib", "much"], "memory_mib"),
+        (["--memory_mib", "much"], "--memory-mib takes an integer; got 'much'"),
     ],
 )
 def test_devices_seeds_and_budgets(runs, capsys, command, options, words):
