@@ -23,7 +23,7 @@ from pyro_vae.data.binarization import (
 )
 from pyro_vae.data.rows import EVALUATION, Beside, Column, Index, InMemory, Part, Piece, Rows, as_rows
 from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, ReadError
 
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
 
@@ -87,6 +87,11 @@ class Split:
         if mask is not None:
             mask = full_mask(mask, len(source), source.columns["x"].shape, name).to(self._device)
         self.mask = mask  # (*shape,) or (N, *shape)
+        if mask is not None and mask.dim() > len(source.columns["x"].shape) and source.sizes is not None:
+            raise InputError(
+                f"{name}: a mask for each datum needs data that stay in their order, and an iterable of batches may "
+                "give them in another one in training: give a map-style dataset, or one mask for all"
+            )
         self.names = None if names is None else tuple(names)
         self.captions = None if captions is None else tuple(captions)
         self.binarization = binarization
@@ -95,6 +100,7 @@ class Split:
         self.dtype: torch.dtype | None = None  # of the floating-point tensors of a batch; None: as they come
         self.variants: tuple[tuple[str, ...], ...] = ()  # names of tensors (N, M, ...), those together of one draw
         self.name = name
+        self.numbered: tuple[str, ...] = ()  # entries that were texts, numbered as these data alone have them
         self._settled = False  # drawn as for evaluation, also at an index: of data that are not in memory
 
     def __len__(self) -> int:
@@ -277,9 +283,13 @@ class Split:
 
     def _check_read(self, x: Tensor, index: Index) -> None:
         """What is checked once of data in memory: finite numbers, and probabilities where x is drawn."""
-        check_finite(x, self.name, (index.start or 0) if isinstance(index, slice) else 0, missing=self.missing)
-        if self.binarization == "dynamic":
-            check_probability(x, self.name)
+        places = range(len(self))[index] if isinstance(index, slice) else index
+        try:
+            check_finite(x, self.name, places, missing=self.missing)
+            if self.binarization == "dynamic":
+                check_probability(x, self.name)
+        except InputError as error:  # may come in the middle of work, which is saved then
+            raise ReadError(str(error)) from None
 
     def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""
