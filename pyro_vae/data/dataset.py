@@ -184,6 +184,8 @@ def _texts(parts: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     for part in parts:
         for key, value in part.items():
             texts = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) and key != "x" else None
+            if texts is not None and texts.dtype.kind == "O" and all(isinstance(each, str) for each in texts.flat):
+                texts = texts.astype(str)  # as data frames have them
             if texts is not None and texts.dtype.kind in "US" and texts.ndim == 1:
                 found.setdefault(key, []).append(texts)
     return {key: np.unique(np.concatenate(some)) for key, some in found.items()}
@@ -194,7 +196,9 @@ def _with_numbers(tensors: Mapping[str, Any], texts: Mapping[str, np.ndarray], n
     numbered = dict(tensors)
     for key, names in texts.items():
         if key in numbered:
-            numbered[key] = torch.from_numpy(np.searchsorted(names, np.asarray(numbered[key])).astype(np.int64))
+            numbered[key] = torch.from_numpy(
+                np.searchsorted(names, np.asarray(numbered[key]).astype(names.dtype)).astype(np.int64)
+            )
             said = ", ".join(f"{i}: {text}" for i, text in enumerate(names[:10].tolist()))
             logger.info("%s: texts of '%s' became %s%s", name, key, said, ", …" if len(names) > 10 else "")
     return numbered

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from pyro_vae.data.binarization import (
     noise_for,
 )
 from pyro_vae.data.rows import EVALUATION, Beside, Column, Index, InMemory, Part, Piece, Rows, as_rows
+from pyro_vae.data.streams import rows_of
 from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
 from pyro_vae.errors import InputError, ReadError
 
@@ -37,7 +38,8 @@ class Split:
 
     Args:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,). Arrays of NumPy become what
-            they do in a ``.npz`` file: floating point float32, integers but for uint8 x int64.
+            they do in a ``.npz`` file: floating point float32, integers but for uint8 x int64. Or a map-style dataset,
+            a ``DataLoader``, an iterable of batches, which are read when they are wanted.
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.
@@ -58,7 +60,7 @@ class Split:
 
     def __init__(
         self,
-        tensors: Mapping[str, Tensor | np.ndarray] | Rows,
+        tensors: Mapping[str, Tensor | np.ndarray] | Rows | Iterable[Any],
         *,
         mask: Tensor | np.ndarray | None = None,
         integers: bool = False,
@@ -68,7 +70,8 @@ class Split:
         captions: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
-        source = tensors if isinstance(tensors, Rows) else as_rows(tensors, name)
+        found = tensors if isinstance(tensors, Rows) else rows_of(tensors, name=name)
+        source = as_rows(tensors, name) if found is None else found
         _check(source, name, integers, missing)
         for what, texts in {"names": names, "captions": captions}.items():
             if texts is not None and len(texts) != len(source):

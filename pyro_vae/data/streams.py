@@ -362,7 +362,12 @@ def rows_of(obj: Any, num_workers: int = 0, name: str = "data") -> Rows | None:
     if hasattr(obj, "toarray") or (hasattr(obj, "columns") and hasattr(obj, "to_numpy")):  # else read by columns
         how = ".toarray()" if hasattr(obj, "toarray") else '.to_numpy("float32")'
         raise InputError(f"{name}: a {type(obj).__name__} is no array and no dataset: give its array, {how}")
-    if hasattr(obj, "__getitem__") and hasattr(obj, "__len__") and not isinstance(obj, list | tuple):
+    if isinstance(obj, tuple):
+        raise InputError(
+            f"{name}: a tuple of {len(obj)} may be data and labels, or batches: give {{'x': x, 'y': y}}, or a list of "
+            "batches"
+        )
+    if hasattr(obj, "__getitem__") and hasattr(obj, "__len__") and not isinstance(obj, list):
         return Items(obj, num_workers, name=name)
     if hasattr(obj, "__iter__"):
         return Batches(obj, name)

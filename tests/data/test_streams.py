@@ -595,3 +595,34 @@ def test_nan_are_told_of_the_datum_that_has_them(index):
     x[7] = torch.nan
     with pytest.raises(ReadError, match="datum 7 is the first that does"):
         Split(Items(TensorDataset(x))).batch(index)
+
+
+def test_a_tuple_is_not_guessed_at():
+    x, y = torch.zeros(5, 4), torch.ones(5, 4)
+    for make in (as_split, as_data, Split):
+        with pytest.raises(InputError, match="a tuple of 2 may be data and labels, or batches"):
+            make((x, y))
+
+
+def test_a_split_takes_a_dataset_a_loader_and_batches():
+    x = torch.rand(12, 4)
+    x[3, 1] = torch.nan
+    for source in (TensorDataset(x), DataLoader(TensorDataset(x), batch_size=5), [x[:5], x[5:]]):
+        split = Split(source, missing=True)
+        assert not split.in_memory and torch.equal(split.batch(slice(0, 12))["x"].isnan(), x.isnan())
+        expected = Split({"x": x}, missing=True).mean()
+        assert torch.allclose(split.mean(), expected)
+    grey_levels, _ = grey()
+    drawn = Split(TensorDataset(grey_levels), binarization="dynamic")
+    expected = Split({"x": grey_levels}, binarization="dynamic").batch(slice(0, N))["x"]
+    assert torch.equal(drawn.batch(slice(0, N))["x"], expected)
+
+
+def test_texts_that_are_python_objects():
+    x = np.zeros((3, 2), np.float32)
+    words = np.array(["dog", "ant", "elephant"], dtype=object)
+    data = as_data({"train": {"x": x, "y": words}, "test": {"x": x[:2], "y": ["cat", "dog"]}})
+    assert data.train.column("y").tolist() == [2, 0, 3] and data.test.column("y").tolist() == [1, 2]
+    assert as_split({"x": x, "y": words}).column("y").tolist() == [1, 0, 2]
+    with pytest.raises(InputError, match="'y' must be numbers, got object"):
+        as_split({"x": x, "y": np.array(["dog", 1, None], dtype=object)})
