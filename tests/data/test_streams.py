@@ -416,9 +416,12 @@ def test_what_needs_memory_is_refused(tmp_path):
         ({"binarization": "static"}, "'static' is done once, in memory: take 'dynamic'"),
         ({"image_size": 3}, "image_size is for data in memory"),
         ({"num_labels": 3}, "num_labels is for data in memory"),
+        ({"binarization": "dynamic", "binarization_seed": 5}, "binarization_seed is for data in memory"),
     ]:
         with pytest.raises(InputError, match=message):
             load_data(str(tmp_path / "x.npy"), in_memory=False, **options)
+    data = load_data(str(tmp_path / "x.npy"), in_memory=False, binarization="dynamic")
+    assert "the others once" in data.description and "seed" not in data.description
     with pytest.raises(InputError, match=r"in_memory=False is for .npy files"):
         load_data(str(tmp_path / "x.npz"), in_memory=False)
 
