@@ -133,7 +133,7 @@ def as_data(obj: DataLike, num_workers: int = 0) -> Data:
     if isinstance(obj, Data):
         return obj
     if isinstance(obj, Mapping) and "train" in obj and "x" not in obj and set(obj) <= set(PARTS):
-        return Data(**{part: as_split(some, num_workers, name=part) for part, some in obj.items()})
+        return Data(**{part: as_split(some, num_workers, name=part) for part, some in _numbered_alike(obj).items()})
     split = as_split(obj, num_workers)
     return Data(split, name=split.name, description=f"{len(split)} data, all of them for training")
 
@@ -156,32 +156,64 @@ def as_split(obj: DataLike, num_workers: int = 0, name: str = "data") -> Split:
         return obj
     if isinstance(obj, Tensor | np.ndarray):
         obj = {"x": obj}
+    numbered: tuple[str, ...] = ()
     if isinstance(obj, Mapping):
-        obj = _with_labels(dict(obj), name)
+        texts = _texts([obj])
+        obj, numbered = _with_numbers(obj, texts, name), tuple(texts)
         if any(isinstance(value, np.memmap) for value in obj.values()):
             arrays = {key: value if isinstance(value, np.ndarray) else np.asarray(value) for key, value in obj.items()}
             obj = Mapped(arrays, name)
     rows = obj if isinstance(obj, Rows) else rows_of(obj, num_workers, name)
     if rows is not None:
-        return Split(rows, integers=rows.columns["x"].dtype == torch.int64, name=name)
+        split = Split(rows, integers=rows.columns["x"].dtype == torch.int64, name=name)
+        split.numbered = numbered
+        return split
     if isinstance(obj, dict):
-        return Split(obj, integers=_integers(obj.get("x")), name=name)
+        split = Split(obj, integers=_integers(obj.get("x")), name=name)
+        split.numbered = numbered
+        return split
     raise InputError(
         "data must be a Data, a Split, a dict of tensors or arrays with an 'x', a tensor or array (N, ...), a dataset, "
         f"a DataLoader or an iterable of batches, got {type(obj).__name__}; load_data(name) loads a dataset or a file"
     )
 
 
-def _with_labels(tensors: dict[str, Any], name: str) -> dict[str, Any]:
-    """Labels that are texts become integers, in sorted order, and the log says so."""
-    for key, value in tensors.items():
-        texts = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) and key != "x" else None
-        if texts is not None and texts.dtype.kind in "US" and texts.ndim == 1:
-            names, places = np.unique(texts, return_inverse=True)
-            tensors[key] = torch.from_numpy(places.astype(np.int64))
+def _texts(parts: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """What the labels that are texts are in these parts, sorted, by name."""
+    found: dict[str, list[np.ndarray]] = {}
+    for part in parts:
+        for key, value in part.items():
+            texts = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) and key != "x" else None
+            if texts is not None and texts.dtype.kind == "O" and all(isinstance(each, str) for each in texts.flat):
+                texts = texts.astype(str)  # as data frames have them
+            if texts is not None and texts.dtype.kind in "US" and texts.ndim == 1:
+                found.setdefault(key, []).append(texts)
+    return {key: np.unique(np.concatenate(some)) for key, some in found.items()}
+
+
+def _with_numbers(tensors: Mapping[str, Any], texts: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+    """Labels that are texts become integers, their places in sorted order, and the log says so."""
+    numbered = dict(tensors)
+    for key, names in texts.items():
+        if key in numbered:
+            numbered[key] = torch.from_numpy(
+                np.searchsorted(names, np.asarray(numbered[key]).astype(names.dtype)).astype(np.int64)
+            )
             said = ", ".join(f"{i}: {text}" for i, text in enumerate(names[:10].tolist()))
             logger.info("%s: texts of '%s' became %s%s", name, key, said, ", …" if len(names) > 10 else "")
-    return tensors
+    return numbered
+
+
+def _numbered_alike(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts in which a text is the same number, though one of them may lack some."""
+    texts = _texts([part for part in parts.values() if isinstance(part, Mapping)])
+    for part in parts.values():
+        for key in texts if isinstance(part, Mapping) else ():
+            if key in part and not _texts([{key: part[key]}]):
+                raise InputError(f"'{key}' are texts in one part and numbers in another; give either in all of them")
+    return {
+        name: _with_numbers(part, texts, name) if isinstance(part, Mapping) else part for name, part in parts.items()
+    }
 
 
 def _integers(x: object) -> bool:

@@ -41,6 +41,20 @@ def named_values(item: Any, name: str) -> Mapping[str, Any]:
     return {"x": item}
 
 
+def copied(item: Any) -> Any:
+    """An item with copies of its tensors and arrays: a dataset may hand out one buffer again and again."""
+    if isinstance(item, Tensor):
+        return item.detach().clone()
+    if isinstance(item, np.ndarray):
+        return item.copy()
+    if type(item) is dict:
+        return {key: copied(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        values = [copied(value) for value in item]
+        return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)
+    return item
+
+
 def as_value(value: Any, key: str, name: str) -> Tensor:
     """One entry of an item as a tensor."""
     if isinstance(value, Tensor):

@@ -200,6 +200,7 @@ def load_data(
         }
         if isinstance(held, Rows):
             refused = {"image_size": image_size if "image_size" not in taken else None, "num_labels": num_labels}
+            refused["binarization_seed"] = binarization_seed or None  # evaluation draws each datum by its place
             _check_not_in_memory(label, binarization, refused)
             splits[part] = _not_in_memory(held, label, limit, binarization, observed_quadrants, loaded.missing, texts)
             continue
@@ -220,7 +221,8 @@ def load_data(
     train, extras = splits["train"], loaded.extras
     lines = [_sizes(shown(name), splits, limit)]
     if not found.sound:
-        lines.append(_binarized(binarization, binarization_seed, len(splits)))
+        seed = binarization_seed if train.in_memory else None
+        lines.append(_binarized(binarization, seed, len(splits)))
     if observed_quadrants is not None:
         lines.append(f"observed of each image: {QUADRANTS[observed_quadrants]}")
         extras = tuple(extra for extra in extras if not isinstance(extra, Classes))  # y is then the observed part
@@ -297,13 +299,15 @@ def _sizes(name: str, splits: dict[str, Split], limit: int | None) -> str:
     return f"{name}: {sizes}{limited}"
 
 
-def _binarized(binarization: str, seed: int, num_splits: int) -> str:
+def _binarized(binarization: str, seed: int | None, num_splits: int) -> str:
+    """What was done, in words; without a seed evaluation draws each datum once, by its place."""
     return {
         "none": "not binarized",
         "threshold": "binarized by threshold, x/255 >= 0.5",
         "static": f"binarized once as Bernoulli(x/255), seed {seed}",
         "dynamic": "training data binarized anew for every batch as Bernoulli(x/255)"
-        + (f", the others once, seed {seed}" if num_splits > 1 else ""),
+        + (", the others once" if num_splits > 1 else "")
+        + (f", seed {seed}" if num_splits > 1 and seed is not None else ""),
     }[binarization]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from pyro_vae.data.binarization import (
     noise_for,
 )
 from pyro_vae.data.rows import EVALUATION, Beside, Column, Index, InMemory, Part, Piece, Rows, as_rows
+from pyro_vae.data.streams import rows_of
 from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, ReadError
 
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
 
@@ -37,7 +38,8 @@ class Split:
 
     Args:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,). Arrays of NumPy become what
-            they do in a ``.npz`` file: floating point float32, integers but for uint8 x int64.
+            they do in a ``.npz`` file: floating point float32, integers but for uint8 x int64. Or a map-style dataset,
+            a ``DataLoader``, an iterable of batches, which are read when they are wanted.
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.
@@ -58,7 +60,7 @@ class Split:
 
     def __init__(
         self,
-        tensors: Mapping[str, Tensor | np.ndarray] | Rows,
+        tensors: Mapping[str, Tensor | np.ndarray] | Rows | Iterable[Any],
         *,
         mask: Tensor | np.ndarray | None = None,
         integers: bool = False,
@@ -68,7 +70,8 @@ class Split:
         captions: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
-        source = tensors if isinstance(tensors, Rows) else as_rows(tensors, name)
+        found = tensors if isinstance(tensors, Rows) else rows_of(tensors, name=name)
+        source = as_rows(tensors, name) if found is None else found
         _check(source, name, integers, missing)
         for what, texts in {"names": names, "captions": captions}.items():
             if texts is not None and len(texts) != len(source):
@@ -87,6 +90,11 @@ class Split:
         if mask is not None:
             mask = full_mask(mask, len(source), source.columns["x"].shape, name).to(self._device)
         self.mask = mask  # (*shape,) or (N, *shape)
+        if mask is not None and mask.dim() > len(source.columns["x"].shape) and source.sizes is not None:
+            raise InputError(
+                f"{name}: a mask for each datum needs data that stay in their order, and an iterable of batches may "
+                "give them in another one in training: give a map-style dataset, or one mask for all"
+            )
         self.names = None if names is None else tuple(names)
         self.captions = None if captions is None else tuple(captions)
         self.binarization = binarization
@@ -95,6 +103,7 @@ class Split:
         self.dtype: torch.dtype | None = None  # of the floating-point tensors of a batch; None: as they come
         self.variants: tuple[tuple[str, ...], ...] = ()  # names of tensors (N, M, ...), those together of one draw
         self.name = name
+        self.numbered: tuple[str, ...] = ()  # entries that were texts, numbered as these data alone have them
         self._settled = False  # drawn as for evaluation, also at an index: of data that are not in memory
 
     def __len__(self) -> int:
@@ -277,9 +286,13 @@ class Split:
 
     def _check_read(self, x: Tensor, index: Index) -> None:
         """What is checked once of data in memory: finite numbers, and probabilities where x is drawn."""
-        check_finite(x, self.name, (index.start or 0) if isinstance(index, slice) else 0, missing=self.missing)
-        if self.binarization == "dynamic":
-            check_probability(x, self.name)
+        places = range(len(self))[index] if isinstance(index, slice) else index
+        try:
+            check_finite(x, self.name, places, missing=self.missing)
+            if self.binarization == "dynamic":
+                check_probability(x, self.name)
+        except InputError as error:  # may come in the middle of work, which is saved then
+            raise ReadError(str(error)) from None
 
     def finish(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import signal
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from pyro_vae.data.items import OddItem, as_named_batch, check_columns, columns_of, stacked
+from pyro_vae.data.items import OddItem, as_named_batch, check_columns, columns_of, copied, stacked
 from pyro_vae.data.rows import EVALUATION, Column, Index, Piece, Rows, Rowwise
 from pyro_vae.errors import InputError, ReadError
 from pyro_vae.runtime import RandomStates, derived_seed
@@ -172,7 +173,7 @@ class Items(Rows):
                 return list(together(places))
             items = []
             for place in places:
-                items.append(self.dataset[place])
+                items.append(copied(self.dataset[place]))
             return items
         except Exception as error:  # the user's own, of any kind
             raise ReadError(f"{self.name}: datum {place} cannot be read: {type(error).__name__}: {error}") from error
@@ -236,6 +237,7 @@ class Batches(Rows):
                 "epochs: give what it was made of (a list, a DataLoader, an object whose __iter__ begins anew)"
             )
         self.batches, self.name = batches, name
+        self._sums: list[int] = []  # checksums of the batches, as evaluation has them
         sizes: list[int] = []
         self.columns = {}
         for batch in self._anew(EVALUATION):
@@ -257,16 +259,33 @@ class Batches(Rows):
         while True:
             with own:
                 try:
-                    batches = iter(self.batches) if batches is None else batches
-                    batch = next(batches)
+                    batches = iter(_unstarted(self.batches)) if batches is None else batches
+                    batch = copied(next(batches))  # its buffers may be filled anew with the next
                 except StopIteration:
                     return
                 except Exception as error:  # the user's own, of any kind
                     raise ReadError(
                         f"{self.name}: batch {place} cannot be read: {type(error).__name__}: {error}"
                     ) from error
-            yield self._checked(batch, place)
+            found = self._checked(batch, place)
+            if epoch == EVALUATION:
+                self._check_same(found, place)
+            yield found
             place += 1
+
+    def _check_same(self, batch: Mapping[str, Tensor], place: int) -> None:
+        """Check that evaluation is given what it was given first: else y would be of other data than x."""
+        found = 0
+        for _, value in sorted(batch.items()):
+            found = zlib.crc32(value.cpu().contiguous().flatten().view(torch.uint8).numpy(), found)
+        if place == len(self._sums):
+            self._sums.append(found)
+        if self._sums[place] != found:
+            raise ReadError(
+                f"{self.name}: batch {place} holds other data than when it was gone through first; where they are "
+                "measured they must be the same each time: let the iterable draw from the states of torch, NumPy or "
+                "Python (no generator of its own), and give each time tensors of their own"
+            )
 
     def _checked(self, batch: Any, place: int) -> dict[str, Tensor]:
         found, label = as_named_batch(batch, self.name), f"{self.name}: batch {place}"
@@ -281,6 +300,8 @@ class Batches(Rows):
     def read(self, index: Index) -> dict[str, Tensor]:
         """The data at an index: in order they are gone through once, else anew for each call."""
         places = torch.arange(len(self))[index] if isinstance(index, slice) else index
+        if not len(places):
+            return {key: torch.empty(0, *column.shape, dtype=column.dtype) for key, column in self.columns.items()}
         order = places.argsort()
         wanted, parts, start = places[order], [], 0
         if self._running is None or (len(wanted) and wanted[0] < self._running[0]):
@@ -330,7 +351,7 @@ def rows_of(obj: Any, num_workers: int = 0, name: str = "data") -> Rows | None:
     ``collate_fn``; one with a sampler or an order of its own, or over an iterable dataset, gives its batches.
     """
     if isinstance(obj, DataLoader):
-        if isinstance(obj.dataset, IterableDataset) or not _in_plain_order(obj):
+        if isinstance(obj.dataset, IterableDataset) or not _in_plain_order(obj) or _made_otherwise(obj):
             return Batches(obj, name)
         collate = None if obj.collate_fn is default_collate else obj.collate_fn
         return Items(obj.dataset, num_workers or obj.num_workers, collate, name)
@@ -338,11 +359,32 @@ def rows_of(obj: Any, num_workers: int = 0, name: str = "data") -> Rows | None:
         raise InputError(f"{name}: an IterableDataset gives single items: make batches of them, DataLoader(dataset, …)")
     if isinstance(obj, Mapping | str | bytes | Tensor | np.ndarray):
         return None
-    if hasattr(obj, "__getitem__") and hasattr(obj, "__len__") and not isinstance(obj, list | tuple):
+    if hasattr(obj, "toarray") or (hasattr(obj, "columns") and hasattr(obj, "to_numpy")):  # else read by columns
+        how = ".toarray()" if hasattr(obj, "toarray") else '.to_numpy("float32")'
+        raise InputError(f"{name}: a {type(obj).__name__} is no array and no dataset: give its array, {how}")
+    if isinstance(obj, tuple):
+        raise InputError(
+            f"{name}: a tuple of {len(obj)} may be data and labels, or batches: give {{'x': x, 'y': y}}, or a list of "
+            "batches"
+        )
+    if hasattr(obj, "__getitem__") and hasattr(obj, "__len__") and not isinstance(obj, list):
         return Items(obj, num_workers, name=name)
     if hasattr(obj, "__iter__"):
         return Batches(obj, name)
     return None
+
+
+def _unstarted(batches: Iterable[Any]) -> Iterable[Any]:
+    """An iterable that is gone through apart from others: workers that persist would end those that are under way."""
+    if isinstance(batches, DataLoader) and batches.persistent_workers:
+        batches = copy.copy(batches)
+        batches._iterator = None
+    return batches
+
+
+def _made_otherwise(loader: DataLoader) -> bool:
+    """Whether a loader's batches are more than its items collated: a class of the user's that makes them itself."""
+    return type(loader).__iter__ is not DataLoader.__iter__
 
 
 def _in_plain_order(loader: DataLoader) -> bool:

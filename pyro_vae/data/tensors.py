@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -54,13 +54,13 @@ def as_real(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def check_finite(x: Tensor, name: str, before: int = 0, *, missing: bool = False) -> None:
+def check_finite(x: Tensor, name: str, before: int | Sequence[int] | Tensor = 0, *, missing: bool = False) -> None:
     """Refuse NaN and infinite numbers.
 
     Args:
         x: data, ``(N, ...)``.
         name: what errors call them.
-        before: how many data come before these.
+        before: how many data come before these; or which data they are, one number each.
         missing: NaN are entries that are not known, and are no error.
 
     Raises:
@@ -68,17 +68,19 @@ def check_finite(x: Tensor, name: str, before: int = 0, *, missing: bool = False
     """
     if not x.is_floating_point():
         return
+    seen = 0
     for chunk in chunks(x):
         finite = chunk.isfinite() | chunk.isnan() if missing else chunk.isfinite()
         finite = finite.reshape(len(chunk), -1).all(1)
         if not bool(finite.all()):
-            first = before + int((~finite).nonzero()[0])
+            first = seen + int((~finite).nonzero()[0])
+            first = before + first if isinstance(before, int) else int(before[first])
             kind, what = str(x.dtype).removeprefix("torch."), "infinite" if missing else "NaN or infinite"
             raise InputError(
                 f"{name}: x holds {what} numbers (as {kind}; datum {first} is the first that does); remove "
                 f"or replace them first{'' if missing else WHERE_MISSING}"
             )
-        before += len(chunk)
+        seen += len(chunk)
 
 
 def chunks(x: Tensor) -> Iterator[Tensor]:
@@ -88,4 +90,4 @@ def chunks(x: Tensor) -> Iterator[Tensor]:
 
 def chunk_size(x: Tensor) -> int:
     """How many data of x (N, ...) have at most about ``CHUNK_ELEMENTS`` numbers; at least one."""
-    return max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+    return max(1, CHUNK_ELEMENTS // max(1, x.shape[1:].numel()))

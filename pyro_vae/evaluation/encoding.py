@@ -167,7 +167,7 @@ def free_sites(
     Returns:
         names, in the order in which the model draws them.
     """
-    split = as_split(data, model)
+    split = as_split(data, model, guide)
     programs = as_programs(model, guide)
     with in_evaluation(programs, split.batch(slice(0, 2)), seed=0) as batch:
         for program, who in zip(programs, ("model", "guide"), strict=True):
@@ -192,7 +192,7 @@ def tied_sites(model: Callable[..., Any], guide: Callable[..., Any], data: DataL
     None of the numbers can be moved by itself, and a point between two values need not be one.
     """
     programs = as_programs(model, guide)
-    with in_evaluation(programs, as_split(data, model).batch(slice(0, 2)), seed=0) as batch:
+    with in_evaluation(programs, as_split(data, model, guide).batch(slice(0, 2)), seed=0) as batch:
         nodes = prime(*programs, batch)[0].nodes
     latent = {name: site["fn"] for name, site in nodes.items() if is_latent(site)}
     supports = {name: elementwise_support(fn) for name, fn in latent.items()}
@@ -214,7 +214,7 @@ def _collect(
 
     If ``masked``, the model is run as well, and the guide's sites have its masks.
     """
-    split = as_split(data, model)
+    split = as_split(data, model, guide)
     programs = as_programs(model, guide)
     parts: dict[tuple[str, str], list[Tensor]] = {}
     read_of: dict[str, set[str]] = {}

@@ -68,6 +68,7 @@ def evaluating(
     target = None if device is None else as_device(device)
     programs = as_programs(model, guide)
     split = held_out(named(data, model)).fixed()
+    _check_numbers(split, *programs)
     known = {name for program in programs for name in program.store.names}
     parameter = next((p for program in programs for p in program.parameters()), None)
     target = parameter.device if target is None and parameter is not None else target
@@ -130,30 +131,46 @@ def in_evaluation(programs: Sequence[Program], batch: Mapping[str, Tensor], seed
         yield dict(batch)
 
 
-def as_split(data: DataLike, model: Callable[..., Any]) -> Split:
+def as_split(data: DataLike, model: Callable[..., Any], *others: Callable[..., Any]) -> Split:
     """Data as a split: of a whole dataset the test part, if it has one; of a batch its entries.
 
     Args:
         data: the dataset, a split, the tensor x, or a batch, whose x may have the name of the model's data argument;
             int64 are integers by nature.
         model: the program that they are for.
+        others: programs that they are handed to as well.
 
     Raises:
-        InputError: as :class:`~pyro_vae.data.Split`.
+        InputError: as :class:`~pyro_vae.data.Split`; for texts that a program takes, and nothing says which integers.
     """
     if isinstance(data, Tensor | np.ndarray):
         data = {X: data}
     data = named(data, model)
     if isinstance(data, Mapping) and "train" not in data:
         if not all(isinstance(value, Tensor) for value in data.values()):
-            return data_as_split(data).fixed()
+            split = data_as_split(data).fixed()
+            _check_numbers(split, model, *others)
+            return split
         x = data.get(X)
         integers = isinstance(x, Tensor) and x.dtype == torch.int64
         missing = isinstance(x, Tensor) and not bool(
             x.isinf().any()
         )  # whether the model leaves NaN out is checked later
         return Split(data, integers=integers, missing=missing)
-    return held_out(data).fixed()
+    split = held_out(data).fixed()
+    _check_numbers(split, model, *others)
+    return split
+
+
+def _check_numbers(split: Split, *programs: Callable[..., Any]) -> None:
+    """Refuse texts that were numbered by themselves, where a program would take them for the numbers of training."""
+    for name in split.numbered:
+        if any(takes(program, name) for program in programs):
+            raise InputError(
+                f"{split.name}: '{name}' are texts, which would be numbered by those that are here, and maybe not as "
+                "in training: give integers (training's log says which), or all parts in one dict, {'train': ..., "
+                "'test': ...}"
+            )
 
 
 def named(data: Known, model: Callable[..., Any]) -> Known | dict[str, Tensor]:

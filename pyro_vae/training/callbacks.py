@@ -175,6 +175,7 @@ class Callbacks:
         self._hooks = {name: [h for c in self.all if (h := _hook(c, name)) is not None] for name in HOOKS}
         self._validating = pyro.distributions.util.is_validation_enabled()  # as it is outside of training
         self._modules: list[nn.Module] | None = None
+        self._untrained: dict[str, nn.Parameter] | None = None  # those that were frozen when training began
 
     def call(self, name: str, trainer: Trainer) -> None:
         """Call one method of all of them; what they raise is kept as :attr:`error`, for when the state is saved."""
@@ -189,6 +190,16 @@ class Callbacks:
                     hook(view)
             except Exception as error:
                 self.error = self.error or error
+        if self._untrained is None:
+            trained = {id(parameter) for parameter in trainer.update.gradient.trained}
+            named = trainer.raw_step.named_parameters()
+            self._untrained = {name: each for name, each in named if id(each) not in trained}
+        thawed = next((name for name, each in self._untrained.items() if each.requires_grad), None)
+        if thawed is not None and self.error is None:
+            self.error = InputError(
+                f"a callback has unfrozen '{thawed}', which the optimizer does not have: begin with it trained, and "
+                "freeze it in on_fit_start"
+            )
 
     def state(self) -> list[dict[str, Any]]:
         """What a checkpoint holds of them.

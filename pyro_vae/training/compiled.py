@@ -112,7 +112,9 @@ class CompiledStep:
             return self._eagerly(batch)
         (_, row), gradients = recording(batch)
         if self.differentiate:
-            for parameter, gradient in zip(self.trained, gradients, strict=True):
+            for i in self.frozen:
+                self.trained[i].grad = None
+            for parameter, gradient in zip((p for p in self.trained if p.requires_grad), gradients, strict=True):
                 parameter.grad = gradient
             if self.fabric.world_size > 1:
                 self._average_gradients()
@@ -122,10 +124,15 @@ class CompiledStep:
         """The recording for batches of this shape, made if it is the first of them; None if it runs eagerly."""
         if self.mode == "off" or self._refused:
             return None
-        key = (self.step.training, *((k, v.shape, v.dtype) for k, v in batch.items()))
+        key = (self.step.training, self.frozen, *((k, v.shape, v.dtype) for k, v in batch.items()))
         if key not in self._recordings:
             self._recordings[key] = self._record(batch)
         return self._recordings[key]
+
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """Which of the parameters ``trained`` a callback has frozen since: a recording is of the others."""
+        return tuple(i for i, parameter in enumerate(self.trained) if not parameter.requires_grad)
 
     def _eagerly(self, rows: Mapping[str, Tensor]) -> Tensor:
         batch = self._prepare(dict(rows))
@@ -228,7 +235,7 @@ class Update:
     ) -> None:
         self.fabric, self.gradient, self.optimizer, self.module = fabric, gradient, optimizer, module
         self.clip_norm, self.ema = clip_norm, ema
-        self._captures: dict[tuple, _Capture] = {}
+        self._captures: dict[tuple[Any, ...], _Capture] = {}
         self._sums: list[Tensor | None] = []
         self._captured_options: list[Any] = []
         self._capturing = fabric.device.type == "cuda" and fabric.world_size == 1 and gradient.mode != "off"
@@ -261,7 +268,7 @@ class Update:
             return self._accumulate(batch, part, complete)
         if not self._capturing or self.gradient.recording(batch) is None or self._options_have_changed():
             return self._update(batch)
-        key = tuple((k, v.shape, v.dtype) for k, v in batch.items())
+        key = (self.gradient.frozen, *((k, v.shape, v.dtype) for k, v in batch.items()))
         if key not in self._captures:
             self._captures[key] = _Capture(batch)
         capture = self._captures[key]

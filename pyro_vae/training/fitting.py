@@ -12,6 +12,7 @@ import pyro
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.utils.data import DataLoader
 
 from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.data.split import split_digest
@@ -185,8 +186,10 @@ def fit(
         >>> result.epochs, result.steps
         (2, 4)
     """
-    batch_size = batch_size if batch_size is not None else getattr(data, "batch_size", None) or 100
+    batch_size = batch_size if batch_size is not None else _size_of_batches(data)
     data = _with_workers(as_data(named(data, model), num_workers), num_workers)
+    for split in data.splits.values():
+        split.numbered = ()  # these are the numbers that the programs learn
     objective = objective if objective is not None else ELBO()
     positive("grad_accumulation", grad_accumulation)
     of_optimizer = wanted(optimizer, optimizer_options or {}, learning_rate, lr_scheduler is not None)
@@ -340,6 +343,12 @@ def _check(
         raise InputError("resume needs out, the directory of the run to go on with")
     if out is not None:
         check_directory(Path(out), resume)
+
+
+def _size_of_batches(data: Any) -> int:
+    """A loader's own, of a dict the training part's; else 100."""
+    data = data.get("train") if isinstance(data, Mapping) else data
+    return (data.batch_size if isinstance(data, DataLoader) else None) or 100
 
 
 def _with_workers(data: Data, count: int) -> Data:

@@ -416,9 +416,12 @@ def test_what_needs_memory_is_refused(tmp_path):
         ({"binarization": "static"}, "'static' is done once, in memory: take 'dynamic'"),
         ({"image_size": 3}, "image_size is for data in memory"),
         ({"num_labels": 3}, "num_labels is for data in memory"),
+        ({"binarization": "dynamic", "binarization_seed": 5}, "binarization_seed is for data in memory"),
     ]:
         with pytest.raises(InputError, match=message):
             load_data(str(tmp_path / "x.npy"), in_memory=False, **options)
+    data = load_data(str(tmp_path / "x.npy"), in_memory=False, binarization="dynamic")
+    assert "the others once" in data.description and "seed" not in data.description
     with pytest.raises(InputError, match=r"in_memory=False is for .npy files"):
         load_data(str(tmp_path / "x.npz"), in_memory=False)
 
@@ -447,3 +450,182 @@ def test_workers_are_those_of_the_loader_or_of_the_argument():
     source = as_split(DataLoader(Pairs(x, y), num_workers=2)).source
     assert isinstance(source, Items) and source.num_workers == 2
     assert as_split(Pairs(x, y)).with_workers(3).source.num_workers == 3
+
+
+# ------------------------------------------------------- what would be other data, and look like data
+class OneBuffer(Dataset):
+    """Fills one buffer again and again, as readers of video and of sensors do."""
+
+    def __init__(self, kind):
+        self.kind, self.x, self.y = kind, np.zeros(3, np.float32), torch.zeros((), dtype=torch.int64)
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, place):
+        self.x[:] = place
+        self.y.fill_(place)
+        x = torch.from_numpy(self.x)
+        return {"tensor": x, "array": self.x, "pair": (x, self.y), "dict": {"x": self.x, "y": self.y}}[self.kind]
+
+
+@pytest.mark.parametrize("collate", [None, torch.utils.data.default_collate])
+@pytest.mark.parametrize("kind", ["tensor", "array", "pair", "dict"])
+def test_a_dataset_that_hands_out_one_buffer(kind, collate):
+    if collate is not None and kind in ("tensor", "array"):
+        rows = Items(OneBuffer(kind), collate=lambda items: {"x": collate(items)})
+    else:
+        rows = Items(OneBuffer(kind), collate=collate and (lambda items: collate(items)))
+    batches = EpochBatches(Split(rows), 8, seed=1)
+    for index in range(len(batches)):
+        places, batch = batches._places(0, index), batches.batch(0, index)
+        streamed = batches.split.finish(batches.rows(0, index))
+        for found in (batch, streamed):
+            assert torch.equal(found["x"], places[:, None].expand(-1, 3).float())
+            assert "y" not in found or torch.equal(found["y"], places)
+    batches.close()
+
+
+class OneBatchBuffer:
+    """An iterable that fills one buffer again and again."""
+
+    def __init__(self):
+        self.x = torch.zeros(5, 3)
+
+    def __iter__(self):
+        for place in range(4):
+            self.x[:] = place * 5 + torch.arange(5.0)[:, None]
+            yield self.x
+
+
+def test_an_iterable_that_hands_out_one_buffer():
+    split = Split(Batches(OneBatchBuffer()))
+    split.batch(slice(0, 2))
+    training = EpochBatches(split, 5, seed=0)
+    kept = [training.rows(0, index)["x"] for index in range(2)]
+    assert split.batch(slice(2, 20))["x"][:, 0].tolist() == list(range(2, 20))
+    assert torch.cat(kept)[:, 0].tolist() == list(range(10))
+    training.close()
+
+
+def test_batches_of_a_list_are_not_altered():
+    batches = [torch.zeros(4, 2), torch.zeros(4, 2)]
+    training = EpochBatches(Split(Batches(batches)), 4, seed=0)
+    training.split.finish(training.rows(0, 0))["x"].add_(1)
+    training.close()
+    assert not any(batch.any() for batch in batches)
+
+
+class Counting(IterableDataset):
+    def __iter__(self):
+        yield from torch.arange(20.0)[:, None]
+
+
+def test_workers_that_persist_serve_two_readers():
+    loader = DataLoader(Counting(), batch_size=5, num_workers=1, persistent_workers=True)
+    split = as_split(loader)
+    split.batch(slice(0, 2))
+    training = EpochBatches(split, 5, seed=0)
+    seen = [training.rows(0, index)["x"] for index in range(2)]
+    assert split.batch(slice(2, 20))["x"][:, 0].tolist() == list(range(2, 20))
+    seen += [training.rows(0, index)["x"] for index in range(2, 4)]
+    assert torch.cat(seen)[:, 0].tolist() == list(range(20))
+    training.close()
+
+
+def test_an_iterable_that_gives_other_data_each_time_is_not_measured():
+    own = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.arange(20.0)[:, None], torch.arange(20))
+    loader = DataLoader(data, batch_size=5, sampler=WeightedRandomSampler(torch.ones(20), 20, generator=own))
+    split = as_split(loader)
+    with pytest.raises(ReadError, match="batch 0 holds other data than when it was gone through first"):
+        split.column("x")
+    training = EpochBatches(split, 5, seed=0)  # where each epoch may have its own
+    assert training.rows(0, 0)["x"].shape == (5, 1)
+    training.close()
+
+
+class Scaled(DataLoader):
+    """Makes its batches itself."""
+
+    def __iter__(self):
+        return (100 * x for (x,) in super().__iter__())
+
+
+def test_a_loader_that_makes_its_batches_itself():
+    split = as_split(Scaled(TensorDataset(torch.ones(4, 2)), batch_size=2))
+    assert isinstance(split.source, Batches) and bool((split.batch(slice(0, 4))["x"] == 100).all())
+
+
+def test_tables_that_are_read_by_columns_are_refused():
+    class Frame:  # as that of pandas: data[i] is column i
+        columns = (0, 1, 2, 3)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, name):
+            return np.zeros(3)
+
+        def to_numpy(self, dtype):
+            return np.zeros((3, 4), dtype)
+
+    with pytest.raises(InputError, match=r"a Frame is no array and no dataset: give its array, .to_numpy"):
+        as_split(Frame())
+    scipy = pytest.importorskip("scipy.sparse")
+    with pytest.raises(InputError, match=r"a csr_matrix is no array and no dataset: give its array, .toarray"):
+        as_split(scipy.csr_matrix(np.eye(3)))
+
+
+def test_a_mask_for_each_datum_needs_an_order():
+    batches = Batches([torch.zeros(4, 2)] * 2)
+    with pytest.raises(InputError, match="a mask for each datum needs data that stay in their order"):
+        Split(batches, mask=torch.ones(8, 2, dtype=torch.bool))
+    assert "mask" in Split(batches, mask=torch.ones(2, dtype=torch.bool)).batch(slice(0, 3))
+
+
+def test_a_text_is_the_same_number_in_all_parts():
+    x = np.zeros((3, 2), np.float32)
+    data = as_data({"train": {"x": x, "y": ["ant", "cat", "dog"]}, "test": {"x": x, "y": ["emu", "dog", "cat"]}})
+    assert data.train.column("y").tolist() == [0, 1, 2] and data.test.column("y").tolist() == [3, 2, 1]
+    with pytest.raises(InputError, match="'y' are texts in one part and numbers in another"):
+        as_data({"train": {"x": x, "y": ["ant", "cat", "dog"]}, "test": {"x": x, "y": np.arange(3)}})
+
+
+@pytest.mark.parametrize("index", [torch.tensor([9, 3, 7]), slice(2, 8)])
+def test_nan_are_told_of_the_datum_that_has_them(index):
+    x = torch.zeros(N, 2)
+    x[7] = torch.nan
+    with pytest.raises(ReadError, match="datum 7 is the first that does"):
+        Split(Items(TensorDataset(x))).batch(index)
+
+
+def test_a_tuple_is_not_guessed_at():
+    x, y = torch.zeros(5, 4), torch.ones(5, 4)
+    for make in (as_split, as_data, Split):
+        with pytest.raises(InputError, match="a tuple of 2 may be data and labels, or batches"):
+            make((x, y))
+
+
+def test_a_split_takes_a_dataset_a_loader_and_batches():
+    x = torch.rand(12, 4)
+    x[3, 1] = torch.nan
+    for source in (TensorDataset(x), DataLoader(TensorDataset(x), batch_size=5), [x[:5], x[5:]]):
+        split = Split(source, missing=True)
+        assert not split.in_memory and torch.equal(split.batch(slice(0, 12))["x"].isnan(), x.isnan())
+        expected = Split({"x": x}, missing=True).mean()
+        assert torch.allclose(split.mean(), expected)
+    grey_levels, _ = grey()
+    drawn = Split(TensorDataset(grey_levels), binarization="dynamic")
+    expected = Split({"x": grey_levels}, binarization="dynamic").batch(slice(0, N))["x"]
+    assert torch.equal(drawn.batch(slice(0, N))["x"], expected)
+
+
+def test_texts_that_are_python_objects():
+    x = np.zeros((3, 2), np.float32)
+    words = np.array(["dog", "ant", "elephant"], dtype=object)
+    data = as_data({"train": {"x": x, "y": words}, "test": {"x": x[:2], "y": ["cat", "dog"]}})
+    assert data.train.column("y").tolist() == [2, 0, 3] and data.test.column("y").tolist() == [1, 2]
+    assert as_split({"x": x, "y": words}).column("y").tolist() == [1, 0, 2]
+    with pytest.raises(InputError, match="'y' must be numbers, got object"):
+        as_split({"x": x, "y": np.array(["dog", 1, None], dtype=object)})

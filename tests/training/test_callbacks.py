@@ -501,3 +501,53 @@ def test_what_is_no_callback_is_refused(case, tmp_path):
     with pytest.raises(InputError, match=message):
         run(callbacks, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Freezing(Callback):
+    """Freezes the guide from one epoch to another; keeps its weights at both."""
+
+    def __init__(self, first, last):
+        self.first, self.last, self.kept = first, last, []
+
+    def _set(self, state, trained):
+        self.kept.append([p.detach().clone() for p in state.guide.parameters()])
+        for parameter in state.guide.parameters():
+            parameter.requires_grad_(trained)
+
+    def on_fit_start(self, state):
+        if self.first == 0:
+            self._set(state, False)
+
+    def on_epoch(self, state):
+        if state.epoch in (self.first, self.last):
+            self._set(state, state.epoch == self.last)
+
+
+@pytest.mark.parametrize("options", [{}, {"grad_accumulation": 2}, {"optimizer": "adamw", "clip_norm": 1.0}])
+@pytest.mark.parametrize("first", [0, 1])
+def test_weights_that_a_callback_freezes_stay_in_recorded_steps_too(first, options):
+    weights = {}
+    for compile in ("off", "graph"):
+        model, guide = pair()
+        freezing, x = Freezing(first, 2), (torch.arange(180.0).reshape(30, 6) % 7 > 3).float()
+        own = {"epochs": 3, "batch_size": 10, "device": "cpu", "progress": False, "compile": compile}
+        fit(model, guide, x, callbacks=[freezing], **own, **options)
+        before, after = freezing.kept
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert not any(torch.equal(a, b) for a, b in zip(after, guide.parameters(), strict=True))  # trained again
+        weights[compile] = [*model.parameters(), *guide.parameters()]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights["off"], weights["graph"], strict=True))
+
+
+@pytest.mark.parametrize("compile", ["off", "graph"])
+def test_weights_that_training_does_not_have_cannot_be_unfrozen(compile):
+    model, guide = pair()
+    first = next(guide.parameters()).requires_grad_(False)
+
+    class Unfreezing:
+        def on_step(self, state):
+            first.requires_grad_(True)
+
+    with pytest.raises(InputError, match=r"a callback has unfrozen '.*', which the optimizer does not have"):
+        options = {"epochs": 3, "batch_size": 10, "device": "cpu", "progress": False, "compile": compile}
+        fit(model, guide, torch.ones(30, 6), callbacks=[Unfreezing()], **options)

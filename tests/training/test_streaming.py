@@ -4,6 +4,8 @@ import logging
 import re
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -196,3 +198,76 @@ def test_parts_by_name():
 def test_data_outside_the_support_are_found_before_training():
     with pytest.raises(InputError, match=re.escape("neither 0 nor 1")):
         trained(Images())
+
+
+def test_what_was_reached_is_saved_when_nan_come_up(tmp_path):
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(pyro_vae.runtime.derived_seed(4, "order", 0)))
+    x, bad = (X > 127).float(), int(order[25])  # in the third batch
+
+    class Decaying(Images):
+        reads = 0
+
+        def __getitem__(self, place):
+            self.reads += 1
+            found = x[place].clone()
+            if place == bad and self.reads > 6 * N:
+                found[0] = torch.nan
+            return found
+
+    options = {"compile": "off", "epochs": 50, "checkpoint_every": 1e9}
+    with pytest.raises(ReadError, match=f"datum {bad} is the first that does"):
+        trained(Decaying(), out=tmp_path / "run", **options)
+    _, weights = trained(TensorDataset(x), out=tmp_path / "run", resume=True, **options)
+    same(weights, trained(TensorDataset(x), **options)[1])
+
+
+def test_a_loader_among_parts_says_its_batch_size():
+    loader = DataLoader(TensorDataset(X > 127), batch_size=23)
+    result, _ = trained({"train": loader, "validation": {"x": X[:9] > 127}}, batch_size=None, epochs=1)
+    assert result.steps == 2
+    held = Images()
+    held.batch_size = "as the file says"  # an attribute of the user's own
+    assert trained(Split(as_split(held).source, binarization="dynamic"), batch_size=None, epochs=1)[0].steps == 1
+
+
+class Conditional(torch.nn.Module):
+    """log p(x | y) depends on which number y is."""
+
+    def __init__(self):
+        super().__init__()
+        self.means = torch.nn.Parameter(torch.arange(3.0))
+
+    def forward(self, x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]))
+            mean = (self.means[y] + z)[:, None].expand(-1, 2)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+
+class OfX(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.layer(x)[:, 0], 1.0))
+
+
+def test_texts_are_not_numbered_anew_for_programs_that_take_them():
+    x, options = torch.randn(6, 2), {"epochs": 1, "device": "cpu", "progress": False}
+    model, guide = Conditional(), OfX()
+    texts = {"x": x, "y": ["ant", "cat", "dog", "ant", "cat", "dog"]}
+    some = {"x": x[4:], "y": ["cat", "dog"]}
+    fit(model, guide, texts, **options)
+    for call in (log_likelihood, encode, reconstruct):
+        with pytest.raises(InputError, match="'y' are texts, which would be numbered by those that are here"):
+            call(model, guide, some)
+    expected = log_likelihood(model, guide, {"x": x[4:], "y": torch.tensor([1, 2])}, num_particles=8)
+    parts = {"train": texts, "test": some}
+    assert log_likelihood(model, guide, parts, num_particles=8).mean == expected.mean
+    data = pyro_vae.data.as_data(texts)
+    fit(model, guide, data, **options)
+    log_likelihood(model, guide, data.train, num_particles=8)  # the very numbers of training
+    plain = VAE(SHAPE, latent_dim=2, hidden_dims=(8,))  # takes no y
+    encode(plain, GaussianGuide(plain, hidden_dims=(8,)), {"x": X[:2] > 127, "y": ["cat", "dog"]})
