@@ -74,7 +74,7 @@ def analogies(
         >>> found.site, tuple(found.mean.shape), found.kept
         ('y', (5, 3, 1, 8, 8), ('z',))
     """
-    split = as_split(data, model).fixed()
+    split = as_split(data, model, guide).fixed()
     found = posterior_probabilities(model, guide, split.subset(2), num_particles=1, seed=seed)
     with evaluating(model, guide, split, seed) as (pair, moved):
         traces = pair.traces(moved.batch(slice(0, 2)), 1)

@@ -105,7 +105,19 @@ def test_it_is_sampled_encoded_and_reconstructed(name, trained):
     assert encoded and all(len(value) == 4 for value in encoded.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+KINDS = (
+    "bayesian_decoder",
+    "deep_markov",
+    "hidden_markov",
+    "hyperspherical",
+    "missing_data",
+    "semi_supervised",
+    "text",
+)
+DRAWN = [name if name in (*KINDS, "tabular") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_its_figures_are_drawn_or_say_why_not(name, trained, tmp_path, caplog, monkeypatch):
     module, result, _ = trained(name)
     batch = as_dict(module.data(100, seed=1))

@@ -48,6 +48,7 @@ def total_variance(pair, objective, x, steps=500):
     return torch.stack(rows).var(0).sum().item()
 
 
+@pytest.mark.slow
 def test_its_variance_is_below_that_of_a_baseline_network_and_of_further_particles(binary):
     trained = Relaxed("")
     optimizer = torch.optim.Adam(trained.parameters(), lr=0.02)

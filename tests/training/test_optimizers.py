@@ -519,6 +519,7 @@ def long_run(run):
     )
 
 
+@pytest.mark.slow  # signals have tests of the same kind, and kills.py many more
 @pytest.mark.parametrize("seed", [1])
 def test_killed_by_the_system(seed, tmp_path):
     chance, kills = random.Random(seed), 0
