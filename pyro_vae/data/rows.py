@@ -55,6 +55,11 @@ class Rows(ABC):
     columns: dict[str, Column]
     sizes: tuple[int, ...] | None = None
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the data are; None: they are read, and can go anywhere."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of data."""
@@ -78,6 +83,18 @@ class Rows(ABC):
     def with_workers(self, count: int) -> Rows:
         """The same, read by so many processes where processes can help."""
         return self
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same on a device, if they are anywhere."""
+        return self
+
+    def first(self, count: int) -> Rows:
+        """The first so many, of at least as many."""
+        return Part(self, torch.arange(count))
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Rows:
+        """With columns replaced, or added, by tensors ``(N, ...)``."""
+        return Beside(self, {name: tensor.cpu() for name, tensor in tensors.items()})
 
     def slices(self) -> Iterator[slice]:
         """All data in order, in pieces of bounded memory."""
@@ -110,18 +127,43 @@ class InMemory(Rows):
             return {name: tensor[index].clone() for name, tensor in self.tensors.items()}
         return {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors["x"].device
+
     def column(self, name: str) -> Tensor:
         """All data of one name."""
         return self.tensors[name]
+
+    def to(self, device: torch.device | str) -> InMemory:
+        """The same on a device."""
+        return InMemory({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def first(self, count: int) -> InMemory:
+        """The first so many, which share their memory with the whole."""
+        return InMemory({name: tensor[:count] for name, tensor in self.tensors.items()})
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> InMemory:
+        """With tensors replaced, or added."""
+        return InMemory({**self.tensors, **tensors})
 
     def digest(self, found: hashlib._Hash) -> None:
         """Names, types, shapes and bytes."""
         for name, tensor in sorted(self.tensors.items()):
             found.update(f"/{name} {tensor.dtype} {tuple(tensor.shape)}/".encode())
-            found.update(_bytes(tensor))
+            found.update(bytes_of(tensor))
 
 
-def _bytes(tensor: Tensor) -> np.ndarray:
+def digest_rows(found: hashlib._Hash, rows: Mapping[str, Tensor]) -> None:
+    """Feed names and bytes of rows that were read into a hash."""
+    for name, value in sorted(rows.items()):
+        found.update(f"/{name}/".encode())
+        found.update(bytes_of(value))
+
+
+def bytes_of(tensor: Tensor) -> np.ndarray:
+    """The bytes of a tensor's numbers, uint8 ``(n,)``."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
@@ -205,7 +247,7 @@ class Mapped(Rows):
         for key, column in sorted(self.columns.items()):
             found.update(f"/{key} {column.dtype} {(len(self), *column.shape)}/".encode())
             for some in self.slices():
-                found.update(_bytes(self._read(some, [key])[key]))
+                found.update(bytes_of(self._read(some, [key])[key]))
 
 
 class _File:
@@ -293,7 +335,7 @@ class Part(Rows):
     def digest(self, found: hashlib._Hash) -> None:
         """What tells the whole from others, and which part it is."""
         self.whole.digest(found)
-        found.update(_bytes(self.places))
+        found.update(bytes_of(self.places))
 
 
 class Beside(Rows):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from pyro_vae.data.binarization import (
     full_mask,
     noise_for,
 )
-from pyro_vae.data.rows import EVALUATION, Beside, Column, Index, InMemory, Part, Piece, Rows, as_rows
+from pyro_vae.data.rows import EVALUATION, Column, Index, InMemory, Piece, Rows, as_rows
 from pyro_vae.data.streams import rows_of
 from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
 from pyro_vae.errors import InputError, ReadError
@@ -84,11 +84,11 @@ class Split:
         if binarization == "dynamic" and isinstance(source, InMemory):
             check_probability(source.tensors["x"], name)
         self.source = source
-        self._device = source.tensors["x"].device if isinstance(source, InMemory) else torch.device("cpu")
+        self._device = torch.device("cpu")  # of data that are read
         if isinstance(mask, np.ndarray):
             mask = as_tensor(mask, f"{name}: mask")
         if mask is not None:
-            mask = full_mask(mask, len(source), source.columns["x"].shape, name).to(self._device)
+            mask = full_mask(mask, len(source), source.columns["x"].shape, name).to(self.device)
         self.mask = mask  # (*shape,) or (N, *shape)
         if mask is not None and mask.dim() > len(source.columns["x"].shape) and source.sizes is not None:
             raise InputError(
@@ -159,7 +159,7 @@ class Split:
     @property
     def device(self) -> torch.device:
         """Where the tensors of a batch are."""
-        return self._device
+        return self.source.device or self._device
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Split:
         """Return a copy on the device, in the stored (small) types.
@@ -169,11 +169,7 @@ class Split:
             dtype: of the floating-point tensors of its batches, for programs of that type; None: as they come.
         """
         other = copy.copy(self)
-        if isinstance(self.source, InMemory):
-            other.source = InMemory({key: tensor.to(device) for key, tensor in self.source.tensors.items()})
-            other._device = other.source.tensors["x"].device
-        else:
-            other._device = torch.device(device)
+        other.source, other._device = self.source.to(device), torch.device(device)
         other.dtype = dtype or self.dtype
         other.mask = None if self.mask is None else self.mask.to(device)
         return other
@@ -187,20 +183,15 @@ class Split:
         if n < 1:
             raise InputError(f"{self.name}: a subset needs at least 1 datum, got n = {n}")
         other = copy.copy(self)
-        if isinstance(self.source, InMemory):
-            other.source = InMemory({key: tensor[:n] for key, tensor in self.source.tensors.items()})
-        else:
-            other.source = Part(self.source, torch.arange(min(n, len(self))))
+        other.source = self.source.first(min(n, len(self)))
         other._keep_texts(range(min(n, len(self))))
         other.mask = self.mask[:n] if self._mask_per_datum else self.mask
         return other
 
     def replaced(self, tensors: Mapping[str, Tensor]) -> Split:
         """Return the split with other tensors ``(N, ...)`` in place of those of their names."""
-        if isinstance(self.source, InMemory):
-            return self._with({**self.source.tensors, **tensors})
         other = copy.copy(self)
-        other.source = Beside(self.source, {name: tensor.cpu() for name, tensor in tensors.items()})
+        other.source = self.source.replaced(tensors)
         return other
 
     def with_variants(self, tensors: Mapping[str, Tensor]) -> Split:
@@ -238,7 +229,7 @@ class Split:
 
     def rows(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the first half of :meth:`batch`: the stored data at an index, and random numbers to binarize with."""
-        if not isinstance(self.source, InMemory):
+        if not self.variants:
             return self.completed(self.source.read(index), index, generator)
         rows, which = {}, {}
         for names in self.variants if not isinstance(index, slice) else ():
@@ -326,9 +317,8 @@ class Split:
     def _read_batches(self, slices: Sequence[slice]) -> Iterator[dict[str, Tensor]]:
         places = torch.arange(len(self))
         pieces = (Piece(EVALUATION, i, places[some]) for i, some in enumerate(slices))
-        with closing(self.source.stream(pieces)) if self.source.sizes is None else nullcontext() as stream:
-            for some in slices:
-                rows = self.source.read(some) if stream is None else next(stream)
+        with closing(self.source.stream(pieces)) as stream:
+            for some, rows in zip(slices, stream, strict=True):
                 yield self.finish(self.completed(rows, some, None))
 
     def fixed(self, index: Tensor | None = None) -> Split:
@@ -384,10 +374,11 @@ class Split:
         """
         pieces = chunks(self.source.tensors["x"]) if isinstance(self.source, InMemory) else self._xs()
         if self.missing:
-            known, total = torch.zeros(self.shape), torch.zeros(self.shape, dtype=torch.float64)
+            known = torch.zeros(self.shape, dtype=torch.int64, device=self.device)
+            total = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
             for chunk in pieces:
-                known = known.to(chunk.device) + chunk.isfinite().sum(0)
-                total = total.to(chunk.device) + chunk.double().nansum(0)
+                known += chunk.isfinite().sum(0)
+                total += chunk.double().nansum(0)
             return (total / known.clamp(min=1)).float()
         mean = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
         seen = 0

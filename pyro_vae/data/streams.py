@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 
 from pyro_vae.data.items import OddItem, as_named_batch, check_columns, columns_of, copied, stacked
-from pyro_vae.data.rows import EVALUATION, Column, Index, Piece, Rows, Rowwise
+from pyro_vae.data.rows import EVALUATION, Column, Index, Piece, Rows, Rowwise, bytes_of, digest_rows
 from pyro_vae.errors import InputError, ReadError
 from pyro_vae.runtime import RandomStates, derived_seed
 
@@ -187,9 +187,7 @@ class Items(Rows):
         """Length and kind of the items, and the contents of 256 of them at even distances."""
         found.update(f"/items {self._count} {self.columns}/".encode())
         count = min(SAMPLED, self._count)
-        for key, value in sorted(self.read(torch.arange(count) * self._count // count).items()):
-            found.update(f"/{key}/".encode())
-            found.update(value.contiguous().flatten().view(torch.uint8).numpy())
+        digest_rows(found, self.read(torch.arange(count) * self._count // count))
 
 
 def _leave_signals_to_its_parent(worker: int) -> None:
@@ -277,7 +275,7 @@ class Batches(Rows):
         """Check that evaluation is given what it was given first: else y would be of other data than x."""
         found = 0
         for _, value in sorted(batch.items()):
-            found = zlib.crc32(value.cpu().contiguous().flatten().view(torch.uint8).numpy(), found)
+            found = zlib.crc32(bytes_of(value), found)
         if place == len(self._sums):
             self._sums.append(found)
         if self._sums[place] != found:
@@ -303,8 +301,8 @@ class Batches(Rows):
         if not len(places):
             return {key: torch.empty(0, *column.shape, dtype=column.dtype) for key, column in self.columns.items()}
         order = places.argsort()
-        wanted, parts, start = places[order], [], 0
-        if self._running is None or (len(wanted) and wanted[0] < self._running[0]):
+        wanted, parts = places[order], []
+        if self._running is None or wanted[0] < self._running[0]:
             self._running = 0, self._anew(EVALUATION), None
         start, batches, batch = self._running
         done = 0
@@ -321,9 +319,15 @@ class Batches(Rows):
         return {key: torch.cat([part[key] for part in parts])[back] for key in self.columns}
 
     def stream(self, pieces: Iterable[Piece]) -> Rowwise:
-        """The batches of one epoch after another, from the first piece on; those before it are passed over."""
+        """The batches of one epoch after another, from the first piece on; those before it are passed over.
+
+        In evaluation the data of the pieces, which may be cut otherwise.
+        """
         epoch, batches = None, iter(())
         for piece in pieces:
+            if piece.epoch == EVALUATION:
+                yield self.read(piece.places)
+                continue
             if piece.epoch != epoch:
                 epoch, batches = piece.epoch, self._anew(piece.epoch)
                 for _ in range(piece.index):
@@ -339,9 +343,7 @@ class Batches(Rows):
     def digest(self, found: hashlib._Hash) -> None:
         """Sizes and kind of the batches, and the contents of the first."""
         found.update(f"/batches {self.sizes} {self.columns}/".encode())
-        for key, value in sorted(next(self._anew(EVALUATION)).items()):
-            found.update(f"/{key}/".encode())
-            found.update(value.contiguous().flatten().view(torch.uint8).numpy())
+        digest_rows(found, next(self._anew(EVALUATION)))
 
 
 def rows_of(obj: Any, num_workers: int = 0, name: str = "data") -> Rows | None:
