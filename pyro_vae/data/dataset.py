@@ -132,10 +132,15 @@ def as_data(obj: DataLike, num_workers: int = 0) -> Data:
     """
     if isinstance(obj, Data):
         return obj
-    if isinstance(obj, Mapping) and "train" in obj and "x" not in obj and set(obj) <= set(PARTS):
+    if is_parts(obj):
         return Data(**{part: as_split(some, num_workers, name=part) for part, some in _numbered_alike(obj).items()})
     split = as_split(obj, num_workers)
     return Data(split, name=split.name, description=f"{len(split)} data, all of them for training")
+
+
+def is_parts(obj: Any) -> bool:
+    """Whether an object is a dict of parts, of which one is for training."""
+    return isinstance(obj, Mapping) and "train" in obj and "x" not in obj and set(obj) <= set(PARTS)
 
 
 def as_split(obj: DataLike, num_workers: int = 0, name: str = "data") -> Split:
@@ -165,17 +170,18 @@ def as_split(obj: DataLike, num_workers: int = 0, name: str = "data") -> Split:
             obj = Mapped(arrays, name)
     rows = obj if isinstance(obj, Rows) else rows_of(obj, num_workers, name)
     if rows is not None:
-        split = Split(rows, integers=rows.columns["x"].dtype == torch.int64, name=name)
-        split.numbered = numbered
-        return split
-    if isinstance(obj, dict):
-        split = Split(obj, integers=_integers(obj.get("x")), name=name)
-        split.numbered = numbered
-        return split
-    raise InputError(
-        "data must be a Data, a Split, a dict of tensors or arrays with an 'x', a tensor or array (N, ...), a dataset, "
-        f"a DataLoader or an iterable of batches, got {type(obj).__name__}; load_data(name) loads a dataset or a file"
-    )
+        integers = rows.columns["x"].dtype == torch.int64
+    elif isinstance(obj, dict):
+        integers = _integers(obj.get("x"))
+    else:
+        raise InputError(
+            "data must be a Data, a Split, a dict of tensors or arrays with an 'x', a tensor or array (N, ...), a "
+            "dataset, a DataLoader or an iterable of batches, got "
+            f"{type(obj).__name__}; load_data(name) loads a dataset or a file"
+        )
+    split = Split(obj if rows is None else rows, integers=integers, name=name)
+    split.numbered = numbered
+    return split
 
 
 def _texts(parts: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -232,7 +238,7 @@ def held_out(obj: DataLike) -> Split:
     Raises:
         InputError: for a ``Data`` with training data only, and as :func:`as_data`.
     """
-    if isinstance(obj, Mapping) and "train" in obj and "x" not in obj:
+    if is_parts(obj):
         obj = as_data(obj)
     if not isinstance(obj, Data):
         return as_split(obj)

@@ -17,7 +17,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import DataLike, Split, held_out
-from pyro_vae.data import as_split as data_as_split
+from pyro_vae.data.dataset import is_parts
 from pyro_vae.data.tensors import as_real
 from pyro_vae.errors import InputError
 from pyro_vae.programs.ancestral import step_by_step
@@ -146,11 +146,7 @@ def as_split(data: DataLike, model: Callable[..., Any], *others: Callable[..., A
     if isinstance(data, Tensor | np.ndarray):
         data = {X: data}
     data = named(data, model)
-    if isinstance(data, Mapping) and "train" not in data:
-        if not all(isinstance(value, Tensor) for value in data.values()):
-            split = data_as_split(data).fixed()
-            _check_numbers(split, model, *others)
-            return split
+    if isinstance(data, Mapping) and not is_parts(data) and all(isinstance(v, Tensor) for v in data.values()):
         x = data.get(X)
         integers = isinstance(x, Tensor) and x.dtype == torch.int64
         missing = isinstance(x, Tensor) and not bool(

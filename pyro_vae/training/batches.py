@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -43,23 +44,29 @@ class EpochBatches:
         self._generator = torch.Generator(split.device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
         self._ahead: tuple[tuple[int, int], Rowwise] | None = None  # the next batch that is read
-        self.in_order = split.source.sizes is not None
-        if split.source.sizes is not None:
+        self.sizes = split.source.sizes  # of the batches, where they are the data's own; else None
+        if self.sizes is not None:
             if world > 1:
                 raise InputError("an iterable of batches cannot be divided among devices: give a map-style dataset")
-            self.batch_size = max(split.source.sizes)
+            self.batch_size = max(self.sizes)
+            self._starts = [0, *accumulate(self.sizes)]
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        if self.split.source.sizes is not None:
-            return len(self.split.source.sizes)
+        if self.sizes is not None:
+            return len(self.sizes)
         full, rest = divmod(len(self.split), self.batch_size)
         return full + (rest >= self.world)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether the batches come as an iterable gives them."""
+        return self.sizes is not None
+
     def size(self, index: int) -> int:
         """How many data the joint batch of this place has."""
-        if self.split.source.sizes is not None:
-            return self.split.source.sizes[index]
+        if self.sizes is not None:
+            return self.sizes[index]
         size = min(self.batch_size, len(self.split) - index * self.batch_size)
         return size - size % self.world
 
@@ -74,11 +81,10 @@ class EpochBatches:
     def _rows(self, epoch: int, index: int, *, ahead: bool) -> dict[str, Tensor]:
         joint = self._places(epoch, index)
         self._generator.manual_seed(derived_seed(self.seed, "draw", epoch, index))
-        if self.split.in_memory:
-            rows = self.split.rows(joint, self._generator)
+        if ahead and not self.split.in_memory:
+            rows = self.split.completed(self._read(epoch, index), joint, self._generator)
         else:
-            read = self._read(epoch, index) if ahead else self.split.source.read(joint)
-            rows = self.split.completed(read, joint, self._generator)
+            rows = self.split.rows(joint, self._generator)
         if self.world == 1:
             return rows
         share = len(joint) // self.world
@@ -86,9 +92,8 @@ class EpochBatches:
 
     def _places(self, epoch: int, index: int) -> Tensor:
         """Which data the joint batch holds, int64 ``(B,)`` where the order is."""
-        if self.in_order:
-            start = sum(self.size(i) for i in range(index))
-            return torch.arange(start, start + self.size(index))
+        if self.sizes is not None:
+            return torch.arange(self._starts[index], self._starts[index + 1])
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
             order = torch.randperm(len(self.split), generator=generator)
@@ -102,15 +107,18 @@ class EpochBatches:
             ahead = EpochBatches(self.split, self.batch_size, self.seed, self.rank, self.world)  # an order of its own
             self._ahead = (epoch, index), self.split.source.stream(ahead.pieces(epoch, index))
         rows = next(self._ahead[1])
-        following = (epoch, index + 1) if index + 1 < len(self) else (epoch + 1, 0)
-        self._ahead = following, self._ahead[1]
+        self._ahead = self._after(epoch, index), self._ahead[1]
         return rows
+
+    def _after(self, epoch: int, index: int) -> tuple[int, int]:
+        """The batch that follows one."""
+        return (epoch, index + 1) if index + 1 < len(self) else (epoch + 1, 0)
 
     def pieces(self, epoch: int, index: int) -> Iterator[Piece]:
         """The joint batches from one on, without end."""
         while True:
             yield Piece(epoch, index, self._places(epoch, index))
-            epoch, index = (epoch, index + 1) if index + 1 < len(self) else (epoch + 1, 0)
+            epoch, index = self._after(epoch, index)
 
     def close(self) -> None:
         """Let go of what reads ahead."""

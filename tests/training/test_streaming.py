@@ -191,6 +191,10 @@ def test_everything_takes_them(source, tmp_path):
 def test_parts_by_name():
     result, _ = trained({"train": TensorDataset(X > 127), "validation": {"x": X[:9] > 127}})
     assert "validation/loss" in result.records[-1]
+    model, guide = pair()
+    parts = {"train": X[:20] > 127, "test": X[20:] > 127}  # of which the last is measured
+    assert torch.equal(encode(model, guide, parts)["z"], encode(model, guide, X[20:] > 127)["z"])
+    assert torch.equal(reconstruct(model, guide, parts), reconstruct(model, guide, X[20:] > 127))
     with pytest.raises(InputError, match="num_workers must be 0 or"):
         trained(Images(), num_workers=-1)
 
