@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from pyro_vae.cli.context import said_context
-from pyro_vae.cli.inputs import WHAT, given_data
+from pyro_vae.cli.inputs import add_data_arguments, chosen_data
 from pyro_vae.cli.output import check_output, write_numbers
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.runs import Run
-from pyro_vae.runs.measurements import SplitName
 
 
 def encode(arguments: Sequence[str]) -> None:
@@ -24,14 +22,9 @@ def encode(arguments: Sequence[str]) -> None:
     from pyro_vae.runtime import as_device
 
     parser = run_parser("encode", encode.__doc__)
-    parser.add_argument("data", nargs="*", type=str, help=WHAT)
+    add_data_arguments(parser)
     parser.add_argument("--out", type=str, required=True, help="the file to write, .npz or .parquet (a row a datum)")
     parser.add_argument("--force", action="store_true", help="replace that file if it is there")
-    parser.add_argument("--split", type=SplitName | None, default=None, help="which part of the data (test)")
-    parser.add_argument("--limit", type=int | None, default=None, help="the first so many data only")
-    parser.add_argument(
-        "--y", type=str | None, default=None, help="context: a label, or a class's name, of all or each"
-    )
     parser.add_argument("--batch-size", type=int, default=500, help="data at once")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of sites without a mean")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
@@ -39,9 +32,7 @@ def encode(arguments: Sequence[str]) -> None:
     out, device = check_output(options.out, (".npz", ".parquet"), options.force), as_device(options.device)
     run = Run(options.dir, trust=options.trust)
     model, guide = (program.to(device) for program in run.stage_one())  # a learned prior has no part in it
-    split = given_data(run, options.data, options.split, options.limit)
-    if said := said_context(run, model, guide, split.keys, len(split), options.y, in_turns=False):
-        split = split.replaced(said)
+    split = chosen_data(run, model, guide, options)
     found = posterior_moments(model, guide, split, batch_size=options.batch_size, seed=options.seed)
     arrays = {name: value.numpy() for name, value in found.items()}
     write_numbers(out, data_ids(split.names, len(split)), arrays)

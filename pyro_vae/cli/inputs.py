@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor, nn
 
+from pyro_vae.cli.context import said_context
 from pyro_vae.data import Classes, Data, Sound, Split, dataset_names, load_data, with_text
-from pyro_vae.data.binarization import Binarization, binarize, quadrant_mask
+from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.images import (
     IMAGES,
     SOUNDS,
@@ -26,7 +28,7 @@ from pyro_vae.data.images import (
     shown,
     square,
 )
-from pyro_vae.data.registry import find_source
+from pyro_vae.data.registry import find_source, prepared
 from pyro_vae.data.sources.arrays import ARRAYS, arrays_of, part_of_arrays
 from pyro_vae.data.sources.folders import find_captions
 from pyro_vae.errors import InputError, positive
@@ -35,11 +37,32 @@ from pyro_vae.programs.context import X
 from pyro_vae.runs import Run
 from pyro_vae.runs.codes import TOKENIZER
 from pyro_vae.runs.learned_priors import PRIORS
-from pyro_vae.runs.measurements import part_of
+from pyro_vae.runs.measurements import SplitName, part_of
 
 logger = logging.getLogger(__name__)
 
 WHAT = "image or WAV files, a folder of them, a .npy or .npz file, or a dataset's name, in place of the run's data"
+
+
+def add_data_arguments(parser: ArgumentParser) -> None:
+    """What commands on data of one's own are given: the data, which part of them, and their context."""
+    parser.add_argument("data", nargs="*", type=str, help=WHAT)
+    parser.add_argument("--split", type=SplitName | None, default=None, help="which part of the data (test)")
+    parser.add_argument("--limit", type=int | None, default=None, help="the first so many data only")
+    parser.add_argument(
+        "--y", type=str | None, default=None, help="context: a label, or a class's name, of all or each"
+    )
+
+
+def chosen_data(run: Run, model: nn.Module, guide: nn.Module, options: Namespace) -> Split:
+    """The data of :func:`add_data_arguments`, with the context that was said in the place of their own.
+
+    Raises:
+        InputError, CorruptFileError: as :func:`given_data` and :func:`~pyro_vae.cli.context.said_context`.
+    """
+    split = given_data(run, options.data, options.split, options.limit)
+    said = said_context(run, model, guide, split.keys, len(split), options.y, in_turns=False)
+    return split.replaced(said) if said else split
 
 
 def given_data(run: Run, what: Sequence[str], part: str | None = None, limit: int | None = None) -> Split:
@@ -124,7 +147,7 @@ def read_files(
         image_size: images are cut to their central square and resized, as the dataset's were; without it they must have
             the size of the data.
         y: labels ``(N,)``.
-        how: what :func:`prepared` takes; of sound, names and captions alone mean something.
+        how: what :func:`like_the_runs` takes; of sound, names and captions alone mean something.
 
     Returns:
         the files in their order.
@@ -144,7 +167,7 @@ def read_files(
         x = torch.stack([sound.encode(sound.read(path, shape[-1])) for path in paths]).unsqueeze(1)  # (n, 1, L)
         return Split({X: x, **tensors}, names=how.get("names"), captions=how.get("captions"), name="files")
     x = torch.stack([_image(path, shape, image_size) for path in paths])  # (n, C, H, W)
-    return prepared({X: x, **tensors}, shape, **how)
+    return like_the_runs({X: x, **tensors}, shape, **how)
 
 
 def _check_kind(path: Path, kind: Kind) -> None:
@@ -166,7 +189,7 @@ def _image(path: Path, shape: tuple[int, ...], image_size: int | None) -> Tensor
     return image
 
 
-def prepared(
+def like_the_runs(
     tensors: Mapping[str, Tensor],
     shape: tuple[int, ...],
     *,
@@ -175,42 +198,30 @@ def prepared(
     observed_quadrants: int | None = None,
     part: str = "test",
     by_place: bool = False,
-    missing: bool = False,
-    names: Sequence[str] | None = None,
-    captions: Sequence[str] | None = None,
     label: str = "files",
+    **more: Any,
 ) -> Split:
-    """Tensors binarized and masked as :func:`pyro_vae.data.load_data` does it, for evaluation.
+    """Tensors binarized and masked as a run's own data were, for evaluation.
 
     Args:
         tensors: x ``(N, *shape)``, and others.
         shape: of one x of the data that they are to be like.
-        binarization, binarization_seed, observed_quadrants, missing: as for ``load_data`` and its sources.
+        binarization, binarization_seed, observed_quadrants: as for :func:`pyro_vae.data.load_data`.
         part: whose random stream binarizes them.
         by_place: under ``dynamic``, draw as training data and data that are not in memory are drawn for evaluation;
             else once, as test data are.
-        names, captions: of the data.
         label: what errors call them.
+        more: names and captions of the data, and whether entries may be missing.
+
+    Raises:
+        InputError: for an x of another shape.
     """
-    x = tensors[X]
-    if tuple(x.shape[1:]) != shape:
-        raise InputError(f"{label}: one x has shape {tuple(x.shape[1:])}, but the run's have {shape}")
+    if tuple(tensors[X].shape[1:]) != shape:
+        raise InputError(f"{label}: one x has shape {tuple(tensors[X].shape[1:])}, but the run's have {shape}")
     if binarization in ("static", "dynamic"):
         logger.info("%s: binarized by one draw, in which a datum's depends on its place among them", label)
-    later = binarization == "dynamic" and by_place
-    if binarization != "none" and not later:
-        how = "threshold" if binarization == "threshold" else "static"
-        x = binarize(x, how, seed=binarization_seed, part=part, name=label)
-    mask = None if observed_quadrants is None else quadrant_mask(shape, observed_quadrants, label)
-    return Split(
-        {**tensors, X: x},
-        mask=mask,
-        missing=missing,
-        binarization="dynamic" if later else "none",
-        names=names,
-        captions=captions,
-        name=label,
-    )
+    drawn = {"binarization": binarization, "binarization_seed": binarization_seed, "part": part, "later": by_place}
+    return prepared(tensors, **drawn, observed_quadrants=observed_quadrants, **more, name=label)
 
 
 def _of_folder(run: Run, path: Path, part: str | None) -> Split:
@@ -282,7 +293,7 @@ def _of_arrays(run: Run, path: Path, part: str | None) -> Split:
     if found[X].dtype == torch.uint8:
         logger.info("%s: x are grey levels from 0 to 255, and go to the model as x/255", path)
     missing, label = bool(how.get("missing")), str(path)
-    return prepared(found, run.data_shape, part=part, missing=missing, label=label, **_how(run, part))
+    return like_the_runs(found, run.data_shape, part=part, missing=missing, label=label, **_how(run, part))
 
 
 def _labels_of(run: Run, words: Sequence[str], classes: Sequence[str], label: str) -> Tensor | None:

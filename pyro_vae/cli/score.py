@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae.cli.context import said_context
-from pyro_vae.cli.inputs import WHAT, given_data
+from pyro_vae.cli.inputs import add_data_arguments, chosen_data
 from pyro_vae.cli.output import check_output, write_numbers
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import positive
@@ -20,7 +19,6 @@ from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
     PARTICLES,
-    SplitName,
     check_options,
     plain,
     print_then_write,
@@ -38,16 +36,11 @@ def score(arguments: Sequence[str]) -> None:
     from pyro_vae.runtime import as_device
 
     parser = run_parser("score", score.__doc__)
-    parser.add_argument("data", nargs="*", type=str, help=WHAT)
+    add_data_arguments(parser)
     parser.add_argument("--out", type=str | None, default=None, help="a file to write: .npz, .csv or .parquet")
     parser.add_argument("--force", action="store_true", help="replace that file if it is there")
     parser.add_argument("--particles", type=int, default=PARTICLES, help="importance samples per datum")
     parser.add_argument("--lowest", type=int, default=10, help="how many of the lowest to list")
-    parser.add_argument("--split", type=SplitName | None, default=None, help="which part of the data (test)")
-    parser.add_argument("--limit", type=int | None, default=None, help="the first so many data only")
-    parser.add_argument(
-        "--y", type=str | None, default=None, help="context: a label, or a class's name, of all or each"
-    )
     parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
     parser.add_argument("--seed", type=int, default=0, help="of the particles")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
@@ -59,9 +52,7 @@ def score(arguments: Sequence[str]) -> None:
     out = None if options.out is None else check_output(options.out, (".npz", ".csv", ".parquet"), options.force)
     run = Run(options.dir, trust=options.trust)
     model, guide = run.programs()
-    split = given_data(run, options.data, options.split, options.limit)
-    if said := said_context(run, model, guide, split.keys, len(split), options.y, in_turns=False):
-        split = split.replaced(said)
+    split = chosen_data(run, model, guide, options)
     started = time.monotonic()
     found = measure(
         model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +19,7 @@ from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_
 from pyro_vae.data.dataset import Classes, Data, RawData
 from pyro_vae.data.images import shown, square
 from pyro_vae.data.parts import PARTS
-from pyro_vae.data.rows import Part, Rows
+from pyro_vae.data.rows import Rows
 from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import user_path
@@ -202,22 +202,25 @@ def load_data(
             refused = {"image_size": image_size if "image_size" not in taken else None, "num_labels": num_labels}
             refused["binarization_seed"] = binarization_seed or None  # evaluation draws each datum by its place
             _check_not_in_memory(label, binarization, refused)
-            splits[part] = _not_in_memory(held, label, limit, binarization, observed_quadrants, loaded.missing, texts)
-            continue
-        tensors = {key: tensor[:limit] for key, tensor in held.items()}
-        if image_size is not None:
-            tensors["x"] = square(tensors["x"], image_size, name=label)
-        mask = None
-        if observed_quadrants is not None:
-            mask = quadrant_mask(tuple(tensors["x"].shape[1:]), observed_quadrants, label)
-        if num_labels is not None and part == "train":
-            tensors["y"] = _few_labels(tensors.get("y"), num_labels, label)
-        anew = binarization == "dynamic" and part == "train"
-        if binarization != "none" and not anew:
-            once = "threshold" if binarization == "threshold" else "static"
-            tensors["x"] = binarize(tensors["x"], once, seed=binarization_seed, part=part, name=label)
-        how = "dynamic" if anew else "none"
-        splits[part] = Split(tensors, mask=mask, missing=loaded.missing, binarization=how, **texts, name=label)
+            if limit is not None and limit < len(held):
+                held = held.first(limit)
+        else:
+            held = {key: tensor[:limit] for key, tensor in held.items()}
+            if image_size is not None:
+                held["x"] = square(held["x"], image_size, name=label)
+            if num_labels is not None and part == "train":
+                held["y"] = _few_labels(held.get("y"), num_labels, label)
+        splits[part] = prepared(
+            held,
+            binarization=binarization,
+            binarization_seed=binarization_seed,
+            observed_quadrants=observed_quadrants,
+            part=part,
+            later=part == "train" or isinstance(held, Rows),
+            missing=loaded.missing,
+            **texts,
+            name=label,
+        )
     train, extras = splits["train"], loaded.extras
     lines = [_sizes(shown(name), splits, limit)]
     if not found.sound:
@@ -237,7 +240,7 @@ def load_data(
 def _check_not_in_memory(label: str, binarization: str, refused: Mapping[str, Any]) -> None:
     for option, value in refused.items():
         if value is not None:
-            raise InputError(f"{label}: {option} is for data in memory; leave it out, or in_memory=False")
+            raise InputError(f"{label}: {option} is for data in memory; leave out either it or in_memory=False")
     if binarization not in ("none", "dynamic"):
         raise InputError(
             f"{label}: binarization '{binarization}' is done once, in memory: take 'dynamic' (whose evaluation data "
@@ -245,21 +248,36 @@ def _check_not_in_memory(label: str, binarization: str, refused: Mapping[str, An
         )
 
 
-def _not_in_memory(
-    rows: Rows,
-    label: str,
-    limit: int | None,
-    binarization: str,
-    observed: Literal[1, 2, 3] | None,
-    missing: bool,
-    texts: Mapping[str, Any],
+def prepared(
+    held: Mapping[str, Tensor] | Rows,
+    *,
+    binarization: Binarization,
+    binarization_seed: int,
+    observed_quadrants: int | None,
+    part: str,
+    later: bool,
+    missing: bool = False,
+    names: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    name: str,
 ) -> Split:
-    """A part of data that are read when they are wanted; under dynamic binarization evaluation draws a datum once."""
-    if limit is not None and limit < len(rows):
-        rows = Part(rows, torch.arange(limit))
-    mask = None if observed is None else quadrant_mask(rows.columns["x"].shape, observed, label)
-    how = "dynamic" if binarization == "dynamic" else "none"
-    return Split(rows, mask=mask, missing=missing, binarization=how, **texts, name=label)
+    """A part of data, binarized and masked as :func:`load_data` does it.
+
+    Args:
+        held: x ``(N, ...)`` and others, or data that are read.
+        binarization, binarization_seed, observed_quadrants: as for :func:`load_data`.
+        part: whose random stream binarizes them once.
+        later: under ``dynamic``, x is drawn for every batch (for evaluation once, by a datum's place); else once, now.
+        missing, names, captions, name: as for :class:`~pyro_vae.data.Split`.
+    """
+    shape = held.columns["x"].shape if isinstance(held, Rows) else tuple(held["x"].shape[1:])
+    mask = None if observed_quadrants is None else quadrant_mask(shape, observed_quadrants, name)
+    later = later and binarization == "dynamic"
+    if binarization != "none" and not later:
+        how = "threshold" if binarization == "threshold" else "static"
+        held = {**held, "x": binarize(held["x"], how, seed=binarization_seed, part=part, name=name)}
+    drawn = "dynamic" if later else "none"
+    return Split(held, mask=mask, missing=missing, binarization=drawn, names=names, captions=captions, name=name)
 
 
 def _check_options(name: str, found: Source, options: Mapping[str, Any]) -> None:
