@@ -1,6 +1,7 @@
 """Pairs whose guides draw discrete latents, their exact losses by enumeration, and means of gradients against those."""
 
 import itertools
+import logging
 import math
 
 import pyro
@@ -8,6 +9,8 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import nn
+
+from pyro_vae import fit
 
 Z = 4.5  # standard errors; some 200 numbers are compared
 
@@ -135,3 +138,28 @@ class Sigmoid(nn.Module):
         hint |= {"use_decaying_avg_baseline": True, "baseline_beta": 0.8} if self.use_average else {}
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Bernoulli(logits=self.encoder(x)).to_event(1), infer={"baseline": hint})
+
+
+def check_recorded_is_eager(make, data, objective, caplog):
+    """Training by recorded steps gives the losses and weights of eager ones, and moves every weight.
+
+    Args:
+        make: gives the pair, a module with the methods model and guide, with the same weights each time.
+        data: 60 of them.
+        objective: of the training.
+        caplog: pytest's.
+    """
+    states, losses = [], []
+    for mode in ("graph", "off"):
+        pair = make()
+        how = {"epochs": 4, "batch_size": 25, "compile": mode, "progress": False}
+        with caplog.at_level(logging.INFO, "pyro_vae.training.compiled"):
+            result = fit(pair.model, pair.guide, data, objective=objective, **how)
+        states.append(pair.state_dict())
+        losses.append(torch.tensor([r["train/loss"] for r in result.records]))
+    told = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.training.compiled"]
+    assert len(told) == 2 and all("training step recorded for" in line for line in told), told
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+    start = make().state_dict()
+    assert all(not torch.equal(value, start[name]) for name, value in states[0].items())

@@ -116,10 +116,10 @@ class TrainingView:
 class Callback:
     """What ``fit(callbacks=[...])`` calls; every method is empty here. An object with some of them need not inherit.
 
-    Each method gets a :class:`TrainingView`. Random numbers that it draws from torch, and modes (``train()``, ``eval()``) that it
-    changes, are put back, so that to look changes no number; what it writes into weights stays. An error that it
-    raises ends training when the state has been saved. Of several processes the first alone calls. One with
-    ``state_dict()``, of plain values (None, bool, int, float, str, and lists, tuples and dicts of them), and
+    Each method gets a :class:`TrainingView`. Random numbers that it draws from torch, and modes (``train()``,
+    ``eval()``) that it changes, are put back, so that to look changes no number; what it writes into weights stays. An
+    error that it raises ends training when the state has been saved. Of several processes the first alone calls. One
+    with ``state_dict()``, of plain values (None, bool, int, float, str, and lists, tuples and dicts of them), and
     ``load_state_dict(state)`` is saved in checkpoints and taken up by a resume.
 
     Example:

@@ -1,12 +1,10 @@
 """Baselines of score functions: Pyro's numbers, their variance, training, files and resuming."""
 
-import logging
-
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from discrete_pairs import Sigmoid
+from discrete_pairs import Sigmoid, check_recorded_is_eager
 from pyro.infer import TraceGraph_ELBO
 
 from pyro_vae import ELBO, IWAE, fit
@@ -85,28 +83,7 @@ def test_baselines_and_further_particles_lower_the_variance(binary, better):
 # --------------------------------------------------------------------------- training
 @pytest.mark.parametrize("objective", [ELBO(), ELBO(3), IWAE(3)], ids=["elbo", "particles", "iwae"])
 def test_steps_are_recorded_and_give_what_eager_ones_give(binary, objective, caplog):
-    states, losses = [], []
-    for mode in ("graph", "off"):
-        pair = Sigmoid(use_average=True)
-        with caplog.at_level(logging.INFO, "pyro_vae.training.compiled"):
-            result = fit(
-                pair.model,
-                pair.guide,
-                binary,
-                objective=objective,
-                epochs=4,
-                batch_size=25,
-                compile=mode,
-                progress=False,
-            )
-        states.append(pair.state_dict())
-        losses.append(torch.tensor([r["train/loss"] for r in result.records]))
-    told = [r.getMessage() for r in caplog.records if r.name == "pyro_vae.training.compiled"]
-    assert len(told) == 2 and all("training step recorded for" in line for line in told), told
-    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
-    start = Sigmoid().state_dict()
-    assert all(not torch.equal(value, start[name]) for name, value in states[0].items())
+    check_recorded_is_eager(lambda: Sigmoid(use_average=True), binary, objective, caplog)
 
 
 def test_baselines_behind_an_object_are_trained_saved_and_resumed_bit_for_bit(binary, tmp_path):

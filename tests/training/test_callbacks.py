@@ -6,6 +6,7 @@ from itertools import pairwise
 import pyro
 import pytest
 import torch
+from dying import Killed, die_at
 
 import pyro_vae
 from pyro_vae.data import Data, Split
@@ -56,10 +57,6 @@ def without_seconds(records):
 
 def saved(path):
     return torch.load(path / "checkpoints" / "last.pt", weights_only=True)
-
-
-class Killed(BaseException):
-    """As sudden as SIGKILL."""
 
 
 class Telling:
@@ -401,15 +398,8 @@ def test_their_state_is_saved_and_taken_up(step, tmp_path, monkeypatch):
     monkeypatch.setattr(loop_module, "WINDOW", 4)
     whole = Counting()
     run([whole])
-    one_step = Trainer._one_step
-
-    def dying(self, epoch):
-        if self.at.step == step:
-            raise Killed
-        return one_step(self, epoch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one_step", dying)
+        die_at(patch, step)
         with pytest.raises(Killed):
             run([Counting()], out=tmp_path, checkpoint_every=0.0)
     resumed = Counting()

@@ -10,6 +10,7 @@ import re
 import pytest
 import torch
 import yaml
+from dying import Killed, die_at
 from lightning_fabric import loggers as fabric_loggers
 
 from pyro_vae.cli import main
@@ -58,21 +59,6 @@ def of_csv(file):
     with open(file, newline="") as lines:
         rows = list(csv.DictReader(lines))
     return [{name: float(value) for name, value in row.items() if value != ""} for row in rows]
-
-
-class Killed(BaseException):
-    """As sudden as SIGKILL."""
-
-
-def die_at(monkeypatch, step):
-    one_step = Trainer._one_step
-
-    def dying(self, epoch):
-        if self.at.step == step:
-            raise Killed
-        return one_step(self, epoch)
-
-    monkeypatch.setattr(Trainer, "_one_step", dying)
 
 
 class Telling:

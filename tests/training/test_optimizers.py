@@ -15,6 +15,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from dying import Killed, die_at
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import lr_scheduler
@@ -54,21 +55,6 @@ def state_of(result):
 
 def log_of(result):
     return [{k: v for k, v in record.items() if k != "seconds"} for record in result.records]
-
-
-class Killed(BaseException):
-    """As sudden as SIGKILL for the loop: nothing in the package catches it."""
-
-
-def die_at(monkeypatch, step):
-    one_step = Trainer._one_step
-
-    def dying(self, epoch):
-        if self.at.step == step:
-            raise Killed
-        return one_step(self, epoch)
-
-    monkeypatch.setattr(Trainer, "_one_step", dying)
 
 
 def trained(programs=None, data=None, **options):

@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from dying import Killed, die_at
 
 import pyro_vae
 from pyro_vae.data import Data, Split
@@ -75,24 +76,6 @@ def without_seconds(records):
 
 def log_of(path):
     return without_seconds([json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()])
-
-
-class Killed(BaseException):
-    """As sudden as SIGKILL for the loop: nothing in the package catches it."""
-
-
-def die_at(monkeypatch, step, when="before", action=None):
-    """Let training die (or ``action`` happen) at a step."""
-    one_step = Trainer._one_step
-
-    def dying(self, epoch):
-        if self.at.step == step:
-            if action is None:
-                raise Killed
-            action()
-        return one_step(self, epoch)
-
-    monkeypatch.setattr(Trainer, "_one_step", dying)
 
 
 CASES = {

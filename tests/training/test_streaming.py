@@ -1,13 +1,16 @@
 """Training on data that are not in memory: the same weights, bit for bit, as on data in memory; and resumed."""
 
 import logging
+import os
 import re
+import signal
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from dying import die_at
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae
@@ -90,17 +93,8 @@ def test_a_loader_says_its_batch_size():
 @pytest.mark.parametrize("stop", [3, 7])
 def test_resumed_in_the_middle_of_an_epoch(workers, stop, tmp_path, monkeypatch):
     _, expected = trained(dynamic(Images()))
-    from pyro_vae.training.loop import Trainer
-
-    one = Trainer._one_step
-
-    def stopping(self, epoch):
-        row = one(self, epoch)
-        self.interrupts.pressed |= self.at.step + 1 == stop
-        return row
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one_step", stopping)
+        die_at(patch, stop - 1, action=lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt, match=f"step {stop}, saved"):
             trained(dynamic(Images()), out=tmp_path / "run", num_workers=workers)
     _, weights = trained(dynamic(Images()), out=tmp_path / "run", resume=True, num_workers=2 - workers)
@@ -136,17 +130,8 @@ def test_what_was_reached_is_saved_when_a_datum_cannot_be_read(workers, tmp_path
 def test_an_iterable_goes_on_at_the_end_of_an_epoch(tmp_path, monkeypatch, caplog):
     batches = [X[:20] > 127, X[20:] > 127]
     _, expected = trained(batches)
-    from pyro_vae.training.loop import Trainer
-
-    one = Trainer._one_step
-
-    def stopping(self, epoch):
-        row = one(self, epoch)
-        self.interrupts.pressed |= self.at.step + 1 == 3
-        return row
-
     with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "pyro_vae"):
-        patch.setattr(Trainer, "_one_step", stopping)
+        die_at(patch, 2, action=lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt, match="step 3, saved as it was after epoch 1"):
             trained(batches, out=tmp_path / "run")
     assert "an iterable of batches: training is saved, and goes on, at the end of an epoch" in caplog.text
