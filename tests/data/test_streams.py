@@ -108,6 +108,17 @@ def test_a_split_reads_what_a_split_in_memory_holds(kind, binarization, tmp_path
         _ = split.tensors
 
 
+@pytest.mark.parametrize("source", ["memory", "dataset"])
+def test_the_mean_of_entries_that_may_be_missing_is_that_of_those_that_are_known(source, monkeypatch):
+    x = torch.randn(50, 3)
+    x[torch.rand(50, 3) < 0.3] = torch.nan
+    x[:, 2] = torch.nan  # never known
+    for module in ("rows", "tensors"):
+        monkeypatch.setattr(f"pyro_vae.data.{module}.CHUNK_ELEMENTS", 30)  # in several pieces
+    split = Split({"x": x} if source == "memory" else TensorDataset(x), missing=True)
+    torch.testing.assert_close(split.mean(), x.nanmean(0).nan_to_num())
+
+
 @pytest.mark.parametrize("kind", ["mapped", "items", "workers", "at once", "loader"])
 @pytest.mark.parametrize("world", [1, 2])
 def test_batches_of_training_are_those_of_data_in_memory(kind, world, tmp_path):
