@@ -25,13 +25,15 @@ SCRIPT = textwrap.dedent(
     out, rank = sys.argv[1], int(sys.argv[2])
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
     ppca = PPCA(data_dim=5, latent_dim=2)
-    x = ppca.sample(5).repeat(3, 1)[:11]  # the parts hold 5 and 6 data, and begin with the same ones
+    x = ppca.sample(5).repeat(3, 1)[:11]  # parts of 5 and 6 data
     found = {"x": x}
     state = torch.get_rng_state()
     for name, data in (("memory", x), ("dataset", TensorDataset(x))):
         exact = log_likelihood(ppca.model, ppca.exact_guide, data, num_particles=3, divided=True)
         rough = log_likelihood(ppca.model, ppca.rough_guide(), data, num_particles=400, seed=4, divided=True)
         found |= {f"{name} exact": exact.per_datum, f"{name} rough": rough.per_datum, f"{name} k": rough.pareto_k}
+    alike = log_likelihood(ppca.model, ppca.rough_guide(), x[:10], num_particles=400, seed=4, divided=True)
+    found["alike"] = alike.per_datum  # the two parts hold the same data
     assert torch.equal(state, torch.get_rng_state())
     torch.save(found, f"{out}/{rank}.pt")
     dist.destroy_process_group()
@@ -65,7 +67,11 @@ def test_all_processes_have_the_whole(results, kind):
     torch.testing.assert_close(one[f"{kind} exact"], ppca.log_prob(one["x"]), rtol=1e-9, atol=1e-9)
     error = one[f"{kind} rough"] - ppca.log_prob(one["x"])
     assert error.abs().max() < 0.5 and len(error) == 11
-    assert not (error[:5] == error[5:10]).any()  # the same data in both parts, at other draws
+
+
+def test_parts_have_draws_of_their_own(results):
+    parts = results[0]["alike"].reshape(2, 5)
+    assert not (parts[0] == parts[1]).any()
 
 
 def test_without_processes():
