@@ -2,6 +2,7 @@ from .biva import BIVAGuide as BIVAGuide
 from .completion import CompletionGuide as CompletionGuide
 from .completion import EmptyGuide as EmptyGuide
 from .conditional import ConditionalGuide as ConditionalGuide
+from .conv_hierarchical import ConvLadderGuide as ConvLadderGuide
 from .deep_markov import DeepMarkovGuide as DeepMarkovGuide
 from .dvae import DVAEGuide as DVAEGuide
 from .flow import FlowGuide as FlowGuide

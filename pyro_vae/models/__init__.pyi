@@ -6,6 +6,7 @@ from .completion import CompletionBaseline as CompletionBaseline
 from .completion import CompletionVAE as CompletionVAE
 from .conditional import ConditionalVAE as ConditionalVAE
 from .contrastive import ContrastiveModel as ContrastiveModel
+from .conv_hierarchical import ConvHierarchicalVAE as ConvHierarchicalVAE
 from .counts import CountVAE as CountVAE
 from .deep_markov import DeepMarkovModel as DeepMarkovModel
 from .dvae import DVAE as DVAE

@@ -189,16 +189,19 @@ class MLPDecoder(nn.Module):
 MIN_VARIANCE = 1e-5  # of the hierarchies' conditionals
 
 
-def diagonal_normal(features: Tensor, min_scale: float = 1e-4, min_variance: float | None = None) -> dist.Normal:
+def diagonal_normal(
+    features: Tensor, min_scale: float = 1e-4, min_variance: float | None = None, dim: int = -1
+) -> dist.Normal:
     """N(mu, diag sigma^2), elementwise, of features (mu, s): sigma = softplus(s + shift) + min_scale, 1 at s = 0.
 
     Args:
-        features: ``(..., 2 * dim)``, first mu, then s.
+        features: ``(..., 2 * size)``, first mu, then s; they are taken in float32 at least, also under mixed precision.
         min_scale: lower bound of sigma.
         min_variance: in place of it, sigma^2 = softplus(s) + min_variance (Sønderby et al. 2016, arXiv:1602.02282).
+        dim: the dimension along which mu and s lie; -3 for the channels of images.
 
     Returns:
-        a distribution with batch shape ``(..., dim)``.
+        a distribution with batch shape ``(..., size)``.
 
     Example:
         >>> import torch
@@ -207,7 +210,9 @@ def diagonal_normal(features: Tensor, min_scale: float = 1e-4, min_variance: flo
         >>> normal.loc.shape, normal.scale[0]
         (torch.Size([5, 2]), tensor([1., 1.]))
     """
-    loc, raw = features.chunk(2, dim=-1)  # each (..., dim)
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()
+    loc, raw = features.chunk(2, dim)  # each (..., size)
     if min_variance is not None:
         return dist.Normal(loc, (softplus(raw) + min_variance).sqrt())
     shift = math.log(math.expm1(1.0 - min_scale))  # softplus(shift) = 1 - min_scale

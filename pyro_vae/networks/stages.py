@@ -1,0 +1,138 @@
+"""Networks of convolutional hierarchies: an image up to grids of features, and grids of features down to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
+
+from pyro_vae.networks.layers import activation as make_activation
+from pyro_vae.networks.layers import apply_batched
+from pyro_vae.networks.mlp import set_bias_
+
+Shape = tuple[int, ...]
+
+
+def by_channels(h: Tensor) -> Tensor:
+    """Images with the channels of a pixel side by side in memory, in which convolutions on a CPU are quickest."""
+    return h.contiguous(memory_format=torch.channels_last)
+
+
+class ConvBlocks(nn.Module):
+    """h <- h + W_2 f(W_1 f(h)), so often as asked, with 3x3 convolutions; W_2 starts at 0.
+
+    Args:
+        channels: of h ``(batch, channels, height, width)``.
+        num_blocks: how many.
+        activation: nonlinearity, by name.
+        dropout: rate before W_2, in training.
+    """
+
+    def __init__(self, channels: int, num_blocks: int, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        for _ in range(num_blocks):
+            last = nn.Conv2d(channels, channels, 3, padding=1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            first = nn.Conv2d(channels, channels, 3, padding=1)
+            between = [make_activation(activation), nn.Dropout(dropout)] if dropout else [make_activation(activation)]
+            self.blocks.append(nn.Sequential(make_activation(activation), first, *between, last))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map ``(batch, channels, height, width)`` to the same shape."""
+        for block in self.blocks:
+            h = h + block(h)
+        return h
+
+
+class Enlarge(nn.Module):
+    """A transposed convolution that doubles the sides, f(h) first, cropped where the finer grid was odd.
+
+    Args:
+        before, after: shapes (channels, height, width) of both grids.
+        activation: nonlinearity f, by name.
+    """
+
+    def __init__(self, before: Shape, after: Shape, activation: str) -> None:
+        super().__init__()
+        self.size = after[1:]
+        self.activation = make_activation(activation)
+        self.conv = nn.ConvTranspose2d(before[0], after[0], 4, stride=2, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map ``(batch, *before)`` to ``(batch, *after)``."""
+        return self.conv(self.activation(h))[..., : self.size[0], : self.size[1]]
+
+
+class ScaleEncoder(nn.Module):
+    """Features of an image at every scale: blocks, halved, blocks, halved …; ``(..., C, H, W)`` to one grid a scale.
+
+    The image is halved first, by taking 2x2 pixels for one of four times the channels.
+
+    Args:
+        data_shape: (C, H, W).
+        shapes: of the features (channels, height, width), finest first, each half of the one before (rounded up).
+        num_blocks: residual blocks of each scale.
+        activation: nonlinearity, by name.
+        dropout: rate inside the blocks, in training.
+    """
+
+    def __init__(
+        self, data_shape: Shape, shapes: Sequence[Shape], num_blocks: int, activation: str, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.padding = (0, data_shape[2] % 2, 0, data_shape[1] % 2)
+        self.first = nn.Conv2d(4 * data_shape[0], shapes[0][0], 3, padding=1)
+        self.blocks = nn.ModuleList(ConvBlocks(shape[0], num_blocks, activation, dropout) for shape in shapes)
+        self.halve = nn.ModuleList(
+            nn.Sequential(make_activation(activation), nn.Conv2d(fine[0], coarse[0], 3, stride=2, padding=1))
+            for fine, coarse in pairwise(shapes)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features ``(..., *shape)`` of images ``(..., C, H, W)``, finest first."""
+        leading = x.shape[:-3]
+        h = by_channels(pixel_unshuffle(pad(x.flatten(0, -4) if len(leading) > 1 else x, self.padding), 2))
+        h, scales = self.first(h), []
+        for i, blocks in enumerate(self.blocks):
+            h = blocks(self.halve[i - 1](h) if i else h)
+            scales.append(h)
+        return [h.reshape(*leading, *h.shape[1:]) for h in scales] if len(leading) > 1 else scales
+
+
+class PixelOutput(nn.Module):
+    """Features of the finest grid to decoder outputs at every pixel; ``(..., *shape)`` to ``(..., *out_shape)``.
+
+    A 3x3 convolution gives the outputs of 2x2 pixels at once; a bias is learned per channel and pixel.
+
+    Args:
+        shape: of the features, (channels, height, width), of half the image's sides.
+        out_shape: (channels, H, W).
+        activation: nonlinearity before, by name.
+    """
+
+    def __init__(self, shape: Shape, out_shape: Shape, activation: str) -> None:
+        super().__init__()
+        self.out_shape = out_shape
+        self.activation, self.conv = make_activation(activation), nn.Conv2d(shape[0], 4 * out_shape[0], 3, padding=1)
+        with torch.no_grad():
+            self.conv.weight.mul_(0.1)  # near 0, so that x starts at its mean
+        self.bias = nn.Parameter(torch.zeros(out_shape))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map ``(..., *shape)`` to ``(..., *out_shape)``."""
+        height, width = self.out_shape[1:]
+        outputs = apply_batched(lambda h: pixel_shuffle(self.conv(self.activation(h)), 2), h, 3)
+        return outputs[..., :height, :width] + self.bias
+
+    def set_output_bias(self, bias: Tensor) -> None:
+        """Set the bias, shape ``out_shape``.
+
+        Raises:
+            InputError: if it has another shape.
+        """
+        set_bias_(self.bias, bias, self.out_shape)
