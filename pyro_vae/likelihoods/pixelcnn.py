@@ -110,6 +110,7 @@ class PixelCNN(Likelihood):
                 dropout=dropout,
                 first=layer == 0,
                 last=layer == num_layers - 1,
+                across_gated=True,
             )
             for layer in range(num_layers)
         )

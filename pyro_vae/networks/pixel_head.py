@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.networks.gated import gate, transposed
+from pyro_vae.networks.gated import gate, product, transposed
 
 
 class PixelHead(nn.Module):
@@ -57,7 +57,7 @@ class PixelHead(nn.Module):
         if self.groups == 1:
             return gate(x)
         a, b = x.unflatten(1, (self.groups, 2, -1)).unbind(2)  # (batch, C, M, height, width) each
-        return (torch.tanh(a) * torch.sigmoid(b)).flatten(1, 2)
+        return product(a, b).flatten(1, 2)
 
     @torch.no_grad()
     def set_output_bias(self, bias: Tensor) -> None:
