@@ -15,7 +15,7 @@ BASE = {"errors", "files", "runtime"}
 MAY = {  # room: what it may import beside the base
     "distributions": set(),
     "networks": {"programs"},
-    "likelihoods": {"distributions"},
+    "likelihoods": {"distributions", "networks"},
     "priors": {"distributions", "networks", "programs"},
     "models": {"distributions", "likelihoods", "networks", "priors", "programs"},
     "guides": {"distributions", "models", "networks", "programs"},

@@ -1,6 +1,7 @@
 from .autoregressive import Autoregressive as Autoregressive
 from .autoregressive import PaddedText as PaddedText
 from .autoregressive import Texts as Texts
+from .autoregressive_image import AutoregressiveImage as AutoregressiveImage
 from .bag_of_words import BagOfWords as BagOfWords
 from .columns import ByColumn as ByColumn
 from .columns import Columns as Columns

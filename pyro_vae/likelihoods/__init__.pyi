@@ -11,4 +11,5 @@ from .logit_laplace import LogitLaplace as LogitLaplace
 from .mixed import Mixed as Mixed
 from .multinomial import Multinomial as Multinomial
 from .negative_binomial import NegativeBinomial as NegativeBinomial
+from .pixelcnn import PixelCNN as PixelCNN
 from .zero_inflated import ZeroInflated as ZeroInflated

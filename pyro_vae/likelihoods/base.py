@@ -112,6 +112,9 @@ class Likelihood(nn.Module):
         """
         raise NotImplementedError
 
+    def set_output_bias(self, mean: Tensor) -> None:
+        """Let outputs of the likelihood's own start at the data's mean, ``(C, *rest)``; most have none."""
+
     def split(self, features: Tensor, event_dim: int) -> Tensor:
         """Part the features into parameters, in float32 at least (also under mixed precision).
 

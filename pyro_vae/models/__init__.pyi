@@ -13,6 +13,7 @@ from .dvae import DVAE as DVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
 from .mixture import GaussianMixtureVAE as GaussianMixtureVAE
+from .pixels import PixelModel as PixelModel
 from .semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .semi_supervised import StackedSemiSupervisedVAE as StackedSemiSupervisedVAE
 from .tabular import TabularVAE as TabularVAE

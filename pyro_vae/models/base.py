@@ -61,7 +61,7 @@ class GenerativeModel(PyroModule):
         return pyro.plate("data", size, dim=-1)
 
     def init_output_bias(self, decoder: nn.Module, mean: Tensor | None) -> None:
-        """Let a decoder's output bias start where the likelihood has the data's mean.
+        """Let a decoder's output bias, or the likelihood's own, start where the likelihood has the data's mean.
 
         Args:
             decoder: with a ``set_output_bias``; of others nothing is changed.
@@ -74,6 +74,7 @@ class GenerativeModel(PyroModule):
             return
         if tuple(mean.shape) != self.data_shape:
             raise InputError(f"data_mean must have the data's shape {self.data_shape}, got {tuple(mean.shape)}")
+        self.likelihood.set_output_bias(mean)
         if hasattr(decoder, "set_output_bias"):
             decoder.set_output_bias(self.likelihood.initial_bias(mean))
 

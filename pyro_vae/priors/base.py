@@ -15,6 +15,7 @@ from torch.distributions import constraints
 from pyro_vae.distributions import Autoregressive, PaddedText
 from pyro_vae.distributions.autoregressive import Condition, Steps
 from pyro_vae.errors import InputError, positive
+from pyro_vae.networks.gated import transposed
 from pyro_vae.programs.context import Context, label_context
 
 
@@ -28,11 +29,6 @@ def check_sizes(who: str, dropout: float, **sizes: int) -> None:
         positive(f"{who}: {name}", value)
     if not 0 <= dropout < 1:
         raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")
-
-
-def transposed(weight: Tensor) -> Tensor:
-    """A layer's weight ``(out, ...)`` as a matrix ``(..., out)`` for rows from the left, a copy without a gradient."""
-    return weight.detach().flatten(1).T.contiguous()
 
 
 class HeadSteps:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
+from pyro_vae.networks.gated import GatedLayer, GatedLayerSteps
 from pyro_vae.networks.transformer import CausalAttention
-from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes, transposed
-from pyro_vae.priors.conditioning import ContextFeatures, GateCondition, gate, pointwise
+from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes
+from pyro_vae.priors.conditioning import ContextFeatures
 
 
 class PixelCNNSteps:
@@ -42,7 +41,7 @@ class PixelCNNSteps:
         places = [[*row[:, reach:].unbind(1)] for row in rows] + [[self.last] * self.width]  # (batch, channels) each
         self.x, self.x_row = places[0], rows[0][:, reach:].movedim(-1, 1).unsqueeze(2)  # (batch, channels, 1, width)
         self.layers = [
-            LayerSteps(layer, row, here, there)
+            GatedLayerSteps(layer, row, here, there)
             for layer, row, here, there in zip(prior.layers, rows, places, places[1:], strict=False)
         ]
         self.attention = [a.cache(batch) if isinstance(a, CausalAttention) else None for a in prior.attention]
@@ -72,57 +71,11 @@ class PixelCNNSteps:
             v = layer.begin(v, condition)
 
 
-class LayerSteps:
-    """One layer's memory.
-
-    Args:
-        layer: with the weights that it has now.
-        row: features h that it reads, ``(batch, reach + width, channels)``.
-        here: views of them, one a column, ``(batch, channels)``.
-        there: where its output goes, one a column.
-    """
-
-    def __init__(self, layer: GatedLayer, row: Tensor, here: list[Tensor], there: list[Tensor]) -> None:
-        self.layer, self.here, self.there = layer, here, there
-        batch, channels = len(row), row.shape[2]
-        (near, kernel), width = layer.vertical.kernel_size, len(here)
-        self.above = row.new_zeros(batch, near, width + 2 * layer.reach, channels)  # rows of v
-        self.patches = self.above.unfold(2, kernel, 1).permute(0, 2, 1, 4, 3)  # (batch, width, near, kernel, channels)
-        self.vertical = transposed(layer.vertical.weight.movedim(1, -1))
-        self.across = transposed(layer.across.weight)
-        self.added = row.new_empty(width, batch, 2 * channels)  # to the horizontal gates of the row
-        self.windows = [row[:, j : j + near].view(batch, near * channels) for j in range(width)]
-        self.horizontal = transposed(layer.horizontal.weight.movedim(1, -1))
-        self.residual = transposed(layer.residual.weight)
-        self.gates = row.new_empty(batch, 2 * channels)
-        self.a, self.b = self.gates.chunk(2, dim=1)
-        self.z = row.new_empty(batch, channels)
-
-    def begin(self, v: Tensor, condition: Condition) -> Tensor | None:
-        """Take a row of v, ``(batch, channels, 1, width)``, give the next layer's; keep what the row's gates need."""
-        layer, reach = self.layer, self.layer.reach
-        self.above[:, :-1] = self.above[:, 1:].clone()
-        self.above[:, -1, reach:-reach] = v.squeeze(2).mT
-        u = torch.addmm(layer.vertical.bias, self.patches.reshape(-1, len(self.vertical)), self.vertical)
-        added = torch.addmm(layer.horizontal.bias, u, self.across)  # (batch * width, 2 * channels), like u
-        added, u = (rows.view(len(v), 1, len(self.added), rows.shape[1]).movedim(-1, 1) for rows in (added, u))
-        self.added.copy_(layer.horizontal_condition(added, condition).squeeze(2).permute(2, 0, 1))
-        return layer.above(u, condition)
-
-    def step(self, column: int) -> Tensor:
-        """h' at a column, ``(batch, channels)``; it is where the next layer reads it."""
-        torch.addmm(self.added[column], self.windows[column], self.horizontal, out=self.gates)
-        torch.mul(self.a.tanh_(), self.b.sigmoid_(), out=self.z)
-        if self.layer.first:
-            return torch.mm(self.z, self.residual, out=self.there[column])
-        return torch.addmm(self.here[column], self.z, self.residual, out=self.there[column])
-
-
 class GatedPixelCNN(AutoregressivePrior):
     r"""A convolutional prior over a grid of codes that has seen all rows above, and the own row to the left.
 
     Two stacks of gated convolutions, with no blind spot between them. At layer l, with x the embedded codes,
-    v_0 = h_0 = x, and c what label and coarser codes add (see :class:`GatedLayer`):
+    v_0 = h_0 = x, and c what label and coarser codes add (see :class:`~pyro_vae.networks.gated.GatedLayer`):
 
     .. math::
         u_l = W^v_l * v_{l-1}, \quad v_l = \mathrm{gate}(u_l + c^v_l), \quad
@@ -197,6 +150,7 @@ class GatedPixelCNN(AutoregressivePrior):
         self.layers = nn.ModuleList(
             GatedLayer(
                 channels,
+                channels,
                 kernel,
                 num_classes,
                 self.given_features.channels,
@@ -233,49 +187,3 @@ class GatedPixelCNN(AutoregressivePrior):
     def steps(self, batch: int, condition: Condition) -> PixelCNNSteps:
         """A memory of the rows above and of the row that is being written."""
         return PixelCNNSteps(self, batch, condition)
-
-
-class GatedLayer(nn.Module):
-    r"""A layer of both stacks: u = W^v * v, v' = gate(u + c^v), h' = h + R gate(W^h * h + M u + c^h).
-
-    Args:
-        channels: of v and h.
-        kernel: k.
-        num_classes, features: of the label and of the features that the gates are given.
-        dropout: of the horizontal gate's output, in training.
-        first: mask A and no residual connection.
-        last: no v' is made, as no layer would use it.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        kernel: int,
-        num_classes: int | None,
-        features: int | None,
-        dropout: float,
-        first: bool,
-        last: bool,
-    ) -> None:
-        super().__init__()
-        self.first, self.reach = first, kernel // 2
-        near = self.reach if first else self.reach + 1  # rows and columns: without or with the own one
-        self.vertical = nn.Conv2d(channels, 2 * channels, (near, kernel))
-        self.horizontal = nn.Conv2d(channels, 2 * channels, (1, near))
-        self.across = nn.Conv2d(2 * channels, 2 * channels, 1, bias=False)  # M, before the gate
-        self.residual = pointwise(channels, channels, 2, bias=False)
-        self.vertical_condition = None if last else GateCondition(2 * channels, 2, num_classes, features)
-        self.horizontal_condition = GateCondition(2 * channels, 2, num_classes, features)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, v: Tensor, h: Tensor, condition: Condition) -> tuple[Tensor | None, Tensor]:
-        """v' and h', ``(batch, channels, height, width)`` like v and h."""
-        reach, cut = self.reach, -1 if self.first else 0  # mask A: the own row or column is cut off
-        u = self.vertical(pad(v, (reach, reach, reach, cut)))
-        s = self.horizontal(pad(h, (reach, cut))) + self.across(u)
-        z = self.residual(self.dropout(gate(self.horizontal_condition(s, condition))))
-        return self.above(u, condition), z if self.first else h + z
-
-    def above(self, u: Tensor, condition: Condition) -> Tensor | None:
-        """v' = gate(u + c^v)."""
-        return None if self.vertical_condition is None else gate(self.vertical_condition(u, condition))

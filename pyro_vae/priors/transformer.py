@@ -13,8 +13,9 @@ from torch.nn.functional import pad
 from pyro_vae.distributions import Texts
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
+from pyro_vae.networks.gated import transposed
 from pyro_vae.networks.transformer import Attention, TransformerBlock, after_prompt, grid_mask, layer_kinds
-from pyro_vae.priors.base import AutoregressivePrior, check_sizes, transposed
+from pyro_vae.priors.base import AutoregressivePrior, check_sizes
 from pyro_vae.priors.prompt import Places, Prompt, embedding, learned
 
 

@@ -1,0 +1,117 @@
+"""A distribution over images, one pixel after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+
+class PixelSteps(Protocol):
+    """The memory of one batch of images in the making: gives the distribution of one number after another."""
+
+    def __call__(self, position: int, values: Tensor) -> TorchDistribution:
+        """The distribution of a number, ``(batch, 1)``, called for 0, 1, …, N-1 in turn.
+
+        Args:
+            position: counted row by row, and within a pixel channel by channel.
+            values: ``(batch, N)``, of which those before the position are known; the others are not to be looked at.
+        """
+
+
+class PixelNetwork(Protocol):
+    """The network of an autoregressive distribution over images."""
+
+    support: constraints.Constraint  # of each number
+    data_channels: int
+
+    def given_before(self, x: Tensor, features: Tensor) -> TorchDistribution:
+        """All numbers of x, each given those before it: one pass.
+
+        Args:
+            x: ``(..., C, height, width)``.
+            features: ``(..., F, height, width)``; its leading dimensions and those of x broadcast.
+
+        Returns:
+            a distribution of the leading dimensions with event shape ``(C, height, width)``.
+        """
+
+    def steps(self, features: Tensor) -> PixelSteps:
+        """The memory for new images given features ``(batch, F, height, width)``."""
+
+
+class AutoregressiveImage(TorchDistribution):
+    r"""Images pixel by pixel: row by row, and within a pixel channel by channel, given features f.
+
+    .. math:: p(x | f) = \prod_i p(x_i | x_{<i}, f)
+
+    ``log_prob`` is one pass of the network over all pixels, in nats; ``sample`` computes each number once, from what
+    those before it left in memory. There is no mean and no mode in closed form, and no property of that name: where a
+    mean is shown, a draw is (:func:`~pyro_vae.programs.sites.mean_of`).
+
+    Args:
+        network: gives the distribution of each number.
+        features: what the network is given, ``(*batch_shape, F, height, width)``.
+        validate_args: check values; by default torch's global setting.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import PixelCNN
+        >>> fn = PixelCNN(features=4, channels=8)(torch.zeros(5, 4, 6, 6))
+        >>> fn.event_shape, fn.log_prob(fn.sample((2,))).shape
+        (torch.Size([1, 6, 6]), torch.Size([2, 5]))
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(self, network: PixelNetwork, features: Tensor, validate_args: bool | None = None) -> None:
+        self.network, self.features = network, features
+        shape = (network.data_channels, *features.shape[-2:])
+        super().__init__(features.shape[:-3], torch.Size(shape), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=3)
+    def support(self) -> constraints.Constraint:
+        """What each number may be."""
+        return constraints.independent(self.network.support, 3)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> AutoregressiveImage:
+        """The same distribution with a larger batch shape; nothing is copied or computed."""
+        new = self._get_checked_instance(AutoregressiveImage, _instance)
+        new.network, new.features = self.network, self.features
+        super(AutoregressiveImage, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of images in nats, shape ``broadcast(value's, batch_shape)``.
+
+        What looks at the image alone is computed once for each image of ``value``, however many features there are.
+
+        Args:
+            value: ``(..., C, height, width)``.
+
+        Raises:
+            ValueError: if validation is on and a number is outside the support.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        nats = self.network.given_before(value, self.features).log_prob(value)
+        return nats.expand(torch.broadcast_shapes(nats.shape, self.batch_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw images, ``(*sample_shape, *batch_shape, C, height, width)``."""
+        leading = torch.Size(sample_shape) + self.batch_shape
+        channels, *sides = self.event_shape
+        batch, num_positions = math.prod(leading), math.prod(self.event_shape)
+        features = self.features.expand(*leading, *self.features.shape[-3:]).reshape(batch, *self.features.shape[-3:])
+        steps, values = self.network.steps(features), features.new_zeros(batch, num_positions)
+        for i in range(num_positions):
+            values[:, i : i + 1] = steps(i, values).sample()
+        return values.reshape(*leading, *sides, channels).movedim(-1, -3)

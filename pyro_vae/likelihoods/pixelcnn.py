@@ -1,0 +1,229 @@
+"""The gated PixelCNN as a likelihood of images: each pixel given those before it, and the decoder's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_vae.distributions import AutoregressiveImage, GreyLevels
+from pyro_vae.errors import InputError, not_negative, positive
+from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.bernoulli import Bernoulli
+from pyro_vae.networks import apply_batched
+from pyro_vae.networks.gated import GatedLayer, GatedLayerSteps
+from pyro_vae.networks.pixel_head import PixelHead, PixelHeadSteps
+
+
+class PixelCNN(Likelihood):
+    r"""p(x | f) = prod_i p(x_i | x_<i, f): a gated PixelCNN given a decoder's features f; nats.
+
+    Pixels come row by row, the channels of one pixel one after another. Layers of gated convolutions see the image
+    alone, without a blind spot: c_i depends on all pixels before i that are in reach. At each pixel a head then joins
+    them with the features and with the channels of the pixel that are known, by 1x1 convolutions; of the k-th channel,
+
+    .. math::
+        g_1 = \mathrm{gate}(A_k c_i + B_k f_i + \sum_{j<k} V_{kj} x_{ij}), \quad
+        g_{l+1} = g_l + R_l\,\mathrm{gate}(W_l g_l), \quad x_{ik} \sim \mathrm{output}(O g_L)
+
+    So what is expensive is computed once for an image, however many draws of the latents the features are of: many
+    particles cost the head alone.
+
+    A network that sees all the pixels before needs no latents, and a VAE may come to ignore them; a small receptive
+    field (``num_layers=1, kernel=5``) leaves them what is global. What of it they carry is their KL.
+
+    Args:
+        output: of each number given the network's: ``Bernoulli``, ``Categorical`` or ``DiscretizedLogisticMixture``;
+            Bernoulli if not given.
+        features: F, channels of the decoder's features ``(..., F, height, width)``; 0: there is no decoder
+            (:class:`~pyro_vae.models.PixelModel`).
+        data_channels: C of the images.
+        channels: of the layers that see the image.
+        num_layers: how many.
+        kernel: k of the first layer, odd: it sees k // 2 rows above and columns to both sides, and to the left.
+        inner_kernel: of the layers after it.
+        head_channels: of the head, for each channel of the image.
+        head_layers: L.
+        dropout: of the layers that see the image, in training.
+
+    Attributes:
+        reach: how many rows and columns away a pixel is still seen.
+
+    Raises:
+        InputError: for sizes that cannot be, and for outputs that are no probabilities of single numbers.
+
+    Source: van den Oord et al. 2016, arXiv:1606.05328; as a decoder: Gulrajani et al. 2017, arXiv:1611.05013;
+    the receptive field: Chen et al. 2017, arXiv:1611.02731.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import PixelCNN
+        >>> likelihood = PixelCNN(features=4, channels=8)
+        >>> likelihood.feature_shape((1, 6, 6))
+        (4, 6, 6)
+        >>> p = likelihood(torch.zeros(7, 5, 4, 6, 6))  # 7 particles
+        >>> p.log_prob(torch.ones(5, 1, 6, 6)).shape
+        torch.Size([7, 5])
+    """
+
+    def __init__(
+        self,
+        output: Likelihood | None = None,
+        features: int = 16,
+        data_channels: int = 1,
+        channels: int = 32,
+        num_layers: int = 2,
+        kernel: int = 7,
+        inner_kernel: int = 3,
+        head_channels: int = 32,
+        head_layers: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.output = output if output is not None else Bernoulli()
+        self.support = getattr(self.output, "support", None)
+        if self.support is not torch.distributions.constraints.boolean and not isinstance(self.support, GreyLevels):
+            raise InputError(
+                f"PixelCNN: output must be a likelihood of binary numbers or of grey levels (Bernoulli, Categorical, "
+                f"DiscretizedLogisticMixture), got {type(self.output).__name__}"
+            )
+        sizes = {"data_channels": data_channels, "channels": channels, "num_layers": num_layers}
+        for name, size in (sizes | {"head_channels": head_channels, "head_layers": head_layers}).items():
+            positive(f"PixelCNN: {name}", size)
+        for name, size in {"kernel": kernel, "inner_kernel": inner_kernel}.items():
+            if size < 3 or size % 2 == 0:
+                raise InputError(f"PixelCNN: {name} must be odd and at least 3, got {size}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"PixelCNN: dropout must be a probability below 1, got {dropout}")
+        self.features, self.data_channels = int(not_negative("PixelCNN: features", features)), data_channels
+        self.num_parameters = self.features  # in all, at every pixel
+        self.reach = kernel // 2 + (num_layers - 1) * (inner_kernel // 2)
+        self.layers = nn.ModuleList(
+            GatedLayer(
+                channels if layer else data_channels + 1,
+                channels,
+                inner_kernel if layer else kernel,
+                num_classes=None,
+                features=None,
+                dropout=dropout,
+                first=layer == 0,
+                last=layer == num_layers - 1,
+                across_gated=True,
+            )
+            for layer in range(num_layers)
+        )
+        self.head = PixelHead(
+            data_channels, channels, self.features, head_channels, head_layers, self.output.num_parameters
+        )
+
+    def feature_shape(self, data_shape: Sequence[int]) -> tuple[int, ...]:
+        """``(F, height, width)`` for images (C, height, width).
+
+        Raises:
+            InputError: if data are no images of C channels.
+        """
+        if len(data_shape) != 3 or data_shape[0] != self.data_channels:
+            raise InputError(
+                f"PixelCNN with data_channels={self.data_channels} is for images ({self.data_channels}, height, "
+                f"width); the data have shape {tuple(data_shape)}"
+            )
+        return (self.features, *data_shape[1:])
+
+    def forward(self, features: Tensor, event_dim: int = 3) -> AutoregressiveImage:
+        """The distribution of images given features ``(..., F, height, width)``.
+
+        Raises:
+            InputError: for data that are no images, or features of other channels.
+        """
+        if event_dim != 3 or features.dim() < 3 or features.shape[-3] != self.features:
+            raise InputError(
+                f"PixelCNN needs features (..., {self.features}, height, width) and event_dim 3; got features of shape "
+                f"{tuple(features.shape)} and event_dim {event_dim}"
+            )
+        return AutoregressiveImage(self, features)
+
+    def initial_bias(self, mean: Tensor) -> Tensor:
+        """Zeros ``(F, height, width)``: what the decoder gives is no parameter of x (:meth:`set_output_bias`)."""
+        return mean.new_zeros(self.feature_shape(mean.shape))
+
+    def set_output_bias(self, mean: Tensor) -> None:
+        """Let the network's own output start at the data's mean, ``(C, height, width)``, of each channel."""
+        bias = self.output.initial_bias(mean.mean((1, 2), keepdim=True))  # (P * C, 1, 1)
+        self.head.set_output_bias(bias.reshape(-1, self.data_channels))
+
+    def given_before(self, x: Tensor, features: Tensor) -> TorchDistribution:
+        """All numbers of x ``(..., C, height, width)``, each given those before it and ``(..., F, height, width)``."""
+        gates = apply_batched(self._seen, x, 3)  # (..., C * 2M, height, width), of the image alone
+        if self.features:
+            gates = gates + apply_batched(self.head.given, features, 3)
+        return self.output(apply_batched(self.head, gates, 3), 3)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the image adds to the head's first gates, ``(batch, C * 2M, height, width)``."""
+        x = (2 * x - 1).contiguous(memory_format=torch.channels_last)
+        ones = torch.ones_like(x[:, :1])  # tell the image from the padding
+        v = h = torch.cat([x, ones], 1).contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            v, h = layer(v, h, {})
+        return self.head.seen(h, x)
+
+    def steps(self, features: Tensor) -> PixelCNNSteps:
+        """A memory of the rows above and of the row that is being drawn."""
+        return PixelCNNSteps(self, features)
+
+
+class PixelCNNSteps:
+    """The distribution of one number after another; nothing is computed twice.
+
+    As in the prior over codes (:class:`pyro_vae.priors.pixelcnn.PixelCNNSteps`): the vertical stack is computed once a
+    row, the horizontal one once a pixel, the head once a number.
+
+    Args:
+        network: with the weights that it has now.
+        features: ``(batch, F, height, width)``.
+    """
+
+    def __init__(self, network: PixelCNN, features: Tensor) -> None:
+        self.features, (batch, _, _, self.width) = features, features.shape
+        self.output, self.channels = network.output, network.data_channels
+        first, width = network.layers[0], network.layers[0].residual.out_channels
+        weight = first.vertical.weight.detach()
+        # the present row of the image beside ones, and of h_1, …, h_{L-1}, with zeros to its left; of h_L one pixel
+        rows = [
+            weight.new_zeros(batch, layer.reach + self.width, layer.vertical.in_channels) for layer in network.layers
+        ]
+        self.last = weight.new_zeros(batch, width)
+        own = [row[:, layer.reach :] for layer, row in zip(network.layers, rows, strict=True)]
+        places = [[*row.unbind(1)] for row in own] + [[self.last] * self.width]  # (batch, channels) each
+        self.x, self.ones = places[0], own[0][..., -1]
+        self.x_row = own[0].movedim(-1, 1).unsqueeze(2)  # (batch, C + 1, 1, width)
+        self.layers = [
+            GatedLayerSteps(layer, row, here, there)
+            for layer, row, here, there in zip(network.layers, rows, places, places[1:], strict=False)
+        ]
+        self.head = PixelHeadSteps(network.head)
+
+    def __call__(self, position: int, values: Tensor) -> TorchDistribution:
+        """The distribution of a number, ``(batch, 1)``, given ``(batch, N)``, of which those before it are known."""
+        pixel, channel = divmod(position, self.channels)
+        row, column = divmod(pixel, self.width)
+        if channel == 0:
+            if pixel > 0:
+                self.x[column - 1][:, :-1] = 2 * values[:, position - self.channels : position] - 1
+            if column == 0:
+                self._begin(row)
+            for layer in self.layers:
+                layer.step(column)
+            self.head.begin(self.last, column)
+        known = 2 * values[:, position - channel : position] - 1  # (batch, k)
+        return self.output(self.head(known, channel), 1)
+
+    def _begin(self, row: int) -> None:
+        """The vertical stack of a row."""
+        v = self.x_row  # still the row above; zeros above the first
+        for layer in self.layers:
+            v = layer.begin(v, {})
+        self.ones.fill_(1.0)
+        self.head.begin_row(self.features[:, :, row])

@@ -1,0 +1,52 @@
+"""The shared contract of autoregressive likelihoods, and of pixels without latents."""
+
+import torch
+from contract import PairContract
+
+from pyro_vae.guides import EmptyGuide, GaussianGuide
+from pyro_vae.likelihoods import Categorical, DiscretizedLogisticMixture, PixelCNN
+from pyro_vae.models import VAE, PixelModel
+
+SMALL = {"channels": 6, "kernel": 3, "head_channels": 6}
+
+
+def images(n=16, channels=1, levels=2):
+    """Images of grey levels with structure: a bright half, left or right."""
+    x = torch.rand(n, channels, 5, 4) * 0.4
+    x[: n // 2, ..., :2] += 0.6
+    x[n // 2 :, ..., 2:] += 0.6
+    return (x * (levels - 1)).round() / (levels - 1)
+
+
+class PixelContract(PairContract):
+    """A VAE with a PixelCNN as its likelihood."""
+
+    learning_rate = 0.02
+    output, channels, levels = staticmethod(lambda: None), 1, 2
+
+    def make_pair(self):
+        x = images(channels=self.channels, levels=self.levels)
+        likelihood = PixelCNN(self.output(), features=3, data_channels=self.channels, **SMALL)
+        model = VAE(x.shape[1:], 3, likelihood, hidden_dims=(16,), data_mean=x.mean(0))
+        return model, GaussianGuide(model, hidden_dims=(16,)), {"x": x}
+
+
+class TestBinary(PixelContract):
+    pass
+
+
+class TestColour(PixelContract):
+    output, channels, levels = staticmethod(lambda: Categorical(4)), 3, 4
+
+
+class TestMixture(PixelContract):
+    output, levels = staticmethod(lambda: DiscretizedLogisticMixture(2, 16)), 16
+
+
+class TestWithoutLatents(PairContract):
+    learning_rate = 0.02
+    has_latents = has_continuous_latents = False
+
+    def make_pair(self):
+        x = images()
+        return PixelModel(x.shape[1:], PixelCNN(features=0, **SMALL), data_mean=x.mean(0)), EmptyGuide(), {"x": x}
