@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, positive, unknown
-from pyro_vae.guides.base import draw_top_down
+from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.guides.ladder import MERGES, Merge
 from pyro_vae.models.conv_hierarchical import ConvHierarchicalVAE
 from pyro_vae.networks.layers import activation as make_activation
@@ -60,7 +60,8 @@ class ConvLadderGuide(PyroModule):
         super().__init__()
         if not isinstance(model, ConvHierarchicalVAE):
             raise InputError(
-                f"ConvLadderGuide is for models.ConvHierarchicalVAE, got {type(model).__name__}; LadderGuide fits others"
+                f"ConvLadderGuide is for models.ConvHierarchicalVAE, got {type(model).__name__}; LadderGuide fits "
+                "others"
             )
         if merge not in MERGES:
             raise unknown("merge", merge, MERGES)
@@ -83,11 +84,11 @@ class ConvLadderGuide(PyroModule):
         q_top = diagonal_normal(apply_batched(self.top, scales[-1], 3))  # (batch, latent_dim)
         sides = [apply_batched(side, scales[s], 3) for side, s in zip(self.sides, self.model.scale_of, strict=True)]
 
-        def posterior(name: str, p: dist.Normal, infer: dict[str, Any]) -> dist.Normal:
+        def posterior(name: str, p: Any, infer: dict[str, Any]) -> dist.Normal:
             if name == f"z{top}":
                 return q_top
             i = int(name[1:]) - 1
             merged = apply_batched(self.heads[i], infer["features"] + sides[i], 3)
-            return self.merge(diagonal_normal(merged, dim=-3), p)
+            return self.merge(diagonal_normal(merged, dim=-3), gaussian(name, p))
 
         draw_top_down(self.model, posterior, [f"z{i}" for i in range(top, 0, -1)], {"x": x})

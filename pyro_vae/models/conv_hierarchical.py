@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.base import LatentPriorModel
 from pyro_vae.networks.conv import halved_sizes
 from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.layers import apply_batched
 from pyro_vae.networks.mlp import diagonal_normal
 from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, Shape, by_channels
+from pyro_vae.priors import LatentPrior
 
 
-class ConvHierarchicalVAE(GenerativeModel):
+class ConvHierarchicalVAE(LatentPriorModel):
     r"""A hierarchy of one latent vector and grids of latents, with a deterministic path of feature maps down to x.
 
     .. math::
@@ -41,14 +41,15 @@ class ConvHierarchicalVAE(GenerativeModel):
         likelihood: p(x | decoder features); Bernoulli if not given.
         activation: nonlinearity, by name.
         dropout: rate inside the blocks, in training.
+        prior: of z_L; N(0, I) if not given.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
 
     Raises:
         InputError: for lists of different length, sizes that are not positive, data that are no images or too small
             for so many scales, an unknown activation, a data_mean of another shape.
 
-    Source: Vahdat & Kautz 2020, arXiv:2007.03898 (NVAE), at sizes that a CPU can train; ConvHVAE of Tomczak & Welling 2018,
-        arXiv:1705.07120, has two latent vectors.
+    Source: Vahdat & Kautz 2020, arXiv:2007.03898 (NVAE), at sizes that a CPU can train; the ConvHVAE of Tomczak &
+    Welling 2018, arXiv:1705.07120, has two latent vectors.
 
     Example:
         >>> import pyro_vae
@@ -68,6 +69,7 @@ class ConvHierarchicalVAE(GenerativeModel):
         likelihood: Likelihood | None = None,
         activation: str = "relu",
         dropout: float = 0.0,
+        prior: LatentPrior | None = None,
         data_mean: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -87,12 +89,8 @@ class ConvHierarchicalVAE(GenerativeModel):
             Enlarge(coarse, fine, activation) for fine, coarse in zip(self.scales, self.scales[1:], strict=False)
         )
         self.decoder = PixelOutput(self.scales[0], self.feature_shape, activation)
-        self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
+        self.take_prior(prior, f"z{len(self.scale_of) + 1}", (latent_dim,))
         self.init_output_bias(self.decoder, data_mean)
-
-    def prior(self) -> dist.Distribution:
-        """p(z_L) = N(0, I)."""
-        return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
