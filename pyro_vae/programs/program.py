@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import X, accepted_arguments, data_argument
+from pyro_vae.programs.once import told_or_run
 from pyro_vae.programs.parameters import (
     ALSO_USED,
     LIBRARIES,
@@ -74,7 +75,8 @@ class Program(nn.Module):
         self.parameters_used = nn.ParameterDict()
         self.awaited: dict[str, Tensor] = {}  # saved weights of what has not been found yet
         self.explored = False  # whether all that it uses has been looked for
-        self._call = _without_param_statements(program) if isinstance(program, nn.Module) else program
+        call = _without_param_statements(program) if isinstance(program, nn.Module) else program
+        self._call = partial(told_or_run, program, call)
         make_ready(self)
 
     def forward(self, **batch: Any) -> Any:
