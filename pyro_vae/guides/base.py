@@ -21,7 +21,7 @@ from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.data_sites import site_of_run
 from pyro_vae.programs.enumeration import is_countable
 from pyro_vae.programs.once import ModelRun, begun_run
-from pyro_vae.programs.program import Program, evaluation_mode
+from pyro_vae.programs.program import Program, evaluation_mode, without_param_statements
 from pyro_vae.programs.sites import REAL, elementwise, factors
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.runtime import same_random_state
@@ -189,7 +189,7 @@ def draw_top_down(
     top_down = _TopDown(posterior, latents, drawn, run)
     try:
         with top_down, run or nullcontext():
-            result = model(**arguments)
+            result = _called(model)(**arguments)
         if run is not None:
             run.end(result)
     except _AllDrawn:
@@ -197,6 +197,12 @@ def draw_top_down(
     except Exception:
         if top_down.missing:
             raise  # else it is the model's, who is run for it again, and tells it
+
+
+def _called(model: Callable[..., Any]) -> Callable[..., Any]:
+    """How a program calls its model, too; under Pyro's own objectives reading a parameter is a statement."""
+    own = isinstance(model, nn.Module) and pyro.settings.get("module_local_params")
+    return without_param_statements(model) if own else model
 
 
 class _AllDrawn(BaseException):
