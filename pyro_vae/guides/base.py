@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -19,7 +20,8 @@ from pyro_vae.networks import diagonal_normal, make_encoder
 from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.data_sites import site_of_run
 from pyro_vae.programs.enumeration import is_countable
-from pyro_vae.programs.program import Program, evaluation_mode
+from pyro_vae.programs.once import ModelRun, begun_run
+from pyro_vae.programs.program import Program, evaluation_mode, without_param_statements
 from pyro_vae.programs.sites import REAL, elementwise, factors, innermost
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.runtime import same_random_state
@@ -180,7 +182,8 @@ def draw_top_down(
     """Run the model as a guide: at each latent site it draws from a posterior that may depend on p's conditional there.
 
     The model is run on its data, its top-down networks with it, up to its last latent site: what makes x of the
-    latents is not run.
+    latents is not run. Where model and guide are run together it is, for that run is then the model's as well
+    (:mod:`pyro_vae.programs.once`); of the guide it is no part either way.
 
     Args:
         model: the generative program.
@@ -193,11 +196,24 @@ def draw_top_down(
     """
     known = accepted_arguments(model)
     arguments = {k: v for k, v in batch.items() if known is None or k in known}
+    run = begun_run(model, arguments, latents)
+    top_down = _TopDown(posterior, latents, drawn, run)
     try:
-        with _TopDown(posterior, latents, drawn):
-            model(**arguments)
+        with top_down, run or nullcontext():
+            result = _called(model)(**arguments)
+        if run is not None:
+            run.end(result)
     except _AllDrawn:
         pass
+    except Exception:
+        if top_down.missing:
+            raise  # else it is the model's, who is run for it again, and tells it
+
+
+def _called(model: Callable[..., Any]) -> Callable[..., Any]:
+    """How a program calls its model, too; under Pyro's own objectives reading a parameter is a statement."""
+    own = isinstance(model, nn.Module) and pyro.settings.get("module_local_params")
+    return without_param_statements(model) if own else model
 
 
 class _AllDrawn(BaseException):
@@ -205,12 +221,18 @@ class _AllDrawn(BaseException):
 
 
 class _TopDown(Messenger):
-    def __init__(self, posterior: Posterior, latents: Collection[str], drawn: Mapping[str, Tensor] | None) -> None:
+    def __init__(
+        self, posterior: Posterior, latents: Collection[str], drawn: Mapping[str, Tensor] | None, run: ModelRun | None
+    ) -> None:
         super().__init__()
-        self.posterior, self.missing, self.drawn = posterior, set(latents), drawn or {}
+        self.posterior, self.missing, self.drawn, self.run = posterior, set(latents), drawn or {}, run
         self.own_plate = drawn is not None
 
     def _pyro_sample(self, msg: Any) -> None:
+        if not self.missing:  # the rest is the model's alone
+            self._stop_if_of_no_use()
+            msg["stop"] = True
+            return
         if msg["name"] not in self.missing:
             # data sites are the model's business, and so is its plate, if the guide has one of its own
             msg["stop"] = self.own_plate or type(msg["fn"]).__name__ != "_Subsample"
@@ -226,6 +248,10 @@ class _TopDown(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         self.missing.discard(msg["name"])
         if not self.missing:
+            self._stop_if_of_no_use()
+
+    def _stop_if_of_no_use(self) -> None:
+        if self.run is None or not self.run.whole:
             raise _AllDrawn
 
 

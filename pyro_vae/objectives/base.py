@@ -168,7 +168,7 @@ class Objective(pyro.infer.ELBO):
         guide: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        rewrite: Callable[[Trace], Trace] = lambda trace: trace,
+        rewrite: Callable[[Trace], Trace] | None = None,
     ) -> TracePair:
         pair = self._pair_of(model, guide, args, kwargs)
         return pair.traces(kwargs, self.num_particles, rewrite, args)

@@ -17,6 +17,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.baselines import averaged, check_baselines
 from pyro_vae.programs.bounds import check_bound
 from pyro_vae.programs.enumeration import NOTHING, Sums, check_terms, summed_sites, with_all_values
+from pyro_vae.programs.once import OneRun
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
 from pyro_vae.programs.program import Batch, Program, as_programs, evaluation_mode, prime
 from pyro_vae.programs.traces import (
@@ -71,15 +72,18 @@ class Pair:
         self,
         batch: Mapping[str, Any],
         num_particles: int = 1,
-        rewrite: Callable[[Trace], Trace] = lambda trace: trace,
+        rewrite: Callable[[Trace], Trace] | None = None,
         args: tuple[Any, ...] = (),
     ) -> TracePair:
         """Trace the guide, and the model replayed against it, with so many particles of each datum.
 
+        A model that the guide has run itself on the way is not run again (:mod:`pyro_vae.programs.once`), unless the
+        trace is rewritten or latents are summed over.
+
         Args:
             batch: what both are called with, by name.
             num_particles: K, in one plate left of the programs' own.
-            rewrite: makes from the guide's trace the one that the model is replayed against.
+            rewrite: makes from the guide's trace the one that the model is replayed against; None: it is that.
             args: what both are called with by position.
 
         Raises:
@@ -90,7 +94,9 @@ class Pair:
         in_plate, nesting = num_particles // copies, self.nesting
         programs = [in_particle_plate(p, in_plate, -(nesting + 1)) for p in (self.model, self.guide)]
         programs = list(with_all_values(*programs, self.sums, nesting))
-        model, guide = map(prune_subsample_sites, traced_pair(*programs, args, batch, rewrite))
+        alike = rewrite is None and not self.sums and isinstance(self.model, nn.Module)
+        once = OneRun(self.model) if alike else None
+        model, guide = map(prune_subsample_sites, traced_pair(*programs, args, batch, rewrite, once))
         check_sites(model, guide, self.sums.model)
         frame = data_frame(model)
         size = frame.size // copies

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import X, accepted_arguments, data_argument
 from pyro_vae.programs.inside import connect
+from pyro_vae.programs.once import told_or_run
 from pyro_vae.programs.parameters import (
     ALSO_USED,
     LIBRARIES,
@@ -75,7 +76,8 @@ class Program(nn.Module):
         self.parameters_used = nn.ParameterDict()
         self.awaited: dict[str, Tensor] = {}  # saved weights of what has not been found yet
         self.explored = False  # whether all that it uses has been looked for
-        self._call = _without_param_statements(program) if isinstance(program, nn.Module) else program
+        call = without_param_statements(program) if isinstance(program, nn.Module) else program
+        self._call = partial(told_or_run, program, call)
         make_ready(self)
 
     def forward(self, **batch: Any) -> Any:
@@ -129,8 +131,8 @@ class Program(nn.Module):
         return batch if known is None else {k: v for k, v in batch.items() if k in known}
 
 
-def _without_param_statements(program: nn.Module) -> Callable[..., Any]:
-    """How to call a module so that reading its parameters costs no Pyro statements.
+def without_param_statements(program: nn.Module) -> Callable[..., Any]:
+    """How to call a module, where it uses its own parameters, so that reading them costs no Pyro statements.
 
     ``PyroModule.__call__`` makes each read of a parameter, and of a submodule's parameters, a ``pyro.param`` statement:
     nearly half the handlers' time in a step. Only random attributes (``PyroSample``) need that call.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from pyro_vae.errors import InputError
 from pyro_vae.programs.enumeration import NOTHING, PARTICLES, Sums
 from pyro_vae.programs.handlers import is_penalty
+from pyro_vae.programs.once import Differs, OneRun
 from pyro_vae.programs.sites import Site, is_factor, is_point_mass, masked_like
 from pyro_vae.programs.tables import Tables
 
@@ -176,11 +178,26 @@ def traced_pair(
     guide: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    rewrite: Callable[[Trace], Trace] = lambda trace: trace,
+    rewrite: Callable[[Trace], Trace] | None = None,
+    once: OneRun | None = None,
 ) -> tuple[Trace, Trace]:
-    """The traces of a model and of the guide that it is replayed against, as ``rewrite`` has made it."""
-    guide_trace = rewrite(poutine.trace(guide).get_trace(*args, **kwargs))
-    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
+    """The traces of a model and of the guide that it is replayed against.
+
+    Args:
+        model, guide: the programs.
+        args, kwargs: what both are called with.
+        rewrite: makes from the guide's trace the one that the model is replayed against; None: it is that.
+        once: a handler under which the model is not run again where the guide has run it; None: it always is.
+    """
+    with once or nullcontext():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    if rewrite is not None:
+        guide_trace = rewrite(guide_trace)
+    replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
+    if once is not None:
+        with suppress(Differs), once.telling():
+            return replayed.get_trace(*args, **kwargs), guide_trace
+    return replayed.get_trace(*args, **kwargs), guide_trace
 
 
 def plate_dims(*traces: Trace) -> int:
