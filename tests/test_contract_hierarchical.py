@@ -9,8 +9,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_vae import likelihoods
-from pyro_vae.guides import BIVAGuide, HierarchicalGuide, LadderGuide
-from pyro_vae.models import BIVA, HierarchicalVAE
+from pyro_vae.guides import BIVAGuide, ConvLadderGuide, HierarchicalGuide, LadderGuide
+from pyro_vae.models import BIVA, ConvHierarchicalVAE, HierarchicalVAE
 
 SHAPE = (1, 6, 5)
 SIZES = {"hidden_dims": (16, 12, 8), "num_hidden": 1}
@@ -92,6 +92,21 @@ class TestResidualBIVA(PairContract):
     def make_pair(self):
         model = BIVA(SHAPE, (3, 2, 2), (8, 6, 6), None, num_blocks=1)
         return model, BIVAGuide(model, num_blocks=1, parameterization="residual"), images()
+
+
+class TestConvHierarchicalVAE(PairContract):
+    """Two scales, of which the finer has odd sides."""
+
+    def make_pair(self):
+        model = ConvHierarchicalVAE(SHAPE, 2, (6, 4), (1, 1), (1, 2))
+        return model, ConvLadderGuide(model), images()
+
+
+@pytest.mark.slow
+class TestConvHierarchicalVAEByPrecision(PairContract):
+    def make_pair(self):
+        model = ConvHierarchicalVAE(SHAPE, 2, (4,), (2,), (1,))
+        return model, ConvLadderGuide(model, (6,), merge="precision"), images()
 
 
 class OwnHierarchy(PyroModule):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.guides.ladder import MERGES, Merge
-from pyro_vae.models.conv_hierarchical import ConvHierarchicalVAE
+from pyro_vae.models.conv_hierarchical import MIN_SCALE, ConvHierarchicalVAE
 from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.mlp import diagonal_normal
@@ -31,13 +32,16 @@ class ConvLadderGuide(PyroModule):
 
     Args:
         model: the generative program, a :class:`~pyro_vae.models.ConvHierarchicalVAE`.
+        channels: of the features of x at every scale, finest first; as many as the model's if not given. They are
+            computed once for a datum, however many particles there are.
         num_blocks: residual blocks of the features of each scale.
         activation: nonlinearity, by name.
-        dropout: rate inside the blocks, in training.
+        batch_norm: normalize inside the blocks, each channel over data, particles and pixels.
         merge: ``"residual"`` or ``"precision"``.
 
     Raises:
-        InputError: for another model, an unknown activation or merge.
+        InputError: for another model, channels that are not one positive number for each scale, an unknown activation
+            or merge.
 
     Source: Vahdat & Kautz 2020, arXiv:2007.03898.
 
@@ -52,9 +56,10 @@ class ConvLadderGuide(PyroModule):
     def __init__(
         self,
         model: nn.Module,
+        channels: Sequence[int] | None = None,
         num_blocks: int = 1,
         activation: str = "relu",
-        dropout: float = 0.0,
+        batch_norm: bool = False,
         merge: Merge = "residual",
     ) -> None:
         super().__init__()
@@ -66,14 +71,23 @@ class ConvLadderGuide(PyroModule):
         if merge not in MERGES:
             raise unknown("merge", merge, MERGES)
         positive("num_blocks", num_blocks)
-        self.model, self.merge, scales = model, MERGES[merge], model.scales
-        self.upward = ScaleEncoder(model.data_shape, scales, num_blocks, activation, dropout)
+        widths = tuple(channels) if channels is not None else tuple(width for width, *_ in model.scales)
+        if len(widths) != len(model.scales) or min(widths) < 1:
+            raise InputError(
+                f"channels: one positive number for each of {len(model.scales)} scales, got {list(widths)}"
+            )
+        self.model, self.merge = model, MERGES[merge]
+        scales = [(width, *shape[1:]) for width, shape in zip(widths, model.scales, strict=True)]
+        self.upward = ScaleEncoder(model.data_shape, scales, num_blocks, activation, batch_norm)
         self.top = nn.Sequential(
             make_activation(activation), nn.Flatten(), nn.Linear(math.prod(scales[-1]), 2 * model.latent_dim)
         )
-        self.sides = nn.ModuleList(nn.Conv2d(scales[s][0], scales[s][0], 1) for s in model.scale_of)
+        self.sides = nn.ModuleList(nn.Conv2d(widths[s], model.scales[s][0], 1) for s in model.scale_of)
         self.heads = nn.ModuleList(
-            nn.Sequential(make_activation(activation), nn.Conv2d(scales[s][0], 2 * stage.latent_channels, 3, padding=1))
+            nn.Sequential(
+                make_activation(activation),
+                nn.Conv2d(model.scales[s][0], 2 * stage.latent_channels, 3, padding=1),
+            )
             for s, stage in zip(model.scale_of, model.stages, strict=True)
         )
 
@@ -89,6 +103,6 @@ class ConvLadderGuide(PyroModule):
                 return q_top
             i = int(name[1:]) - 1
             merged = apply_batched(self.heads[i], infer["features"] + sides[i], 3)
-            return self.merge(diagonal_normal(merged, dim=-3), gaussian(name, p))
+            return self.merge(diagonal_normal(merged, MIN_SCALE, dim=-3), gaussian(name, p))
 
         draw_top_down(self.model, posterior, [f"z{i}" for i in range(top, 0, -1)], {"x": x})

@@ -18,6 +18,8 @@ from pyro_vae.networks.mlp import diagonal_normal
 from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, Shape, by_channels
 from pyro_vae.priors import LatentPrior
 
+MIN_SCALE = 1e-2  # of p(z_i | h), and of q relative to it: their product must not be lost in float32
+
 
 class ConvHierarchicalVAE(LatentPriorModel):
     r"""A hierarchy of one latent vector and grids of latents, with a deterministic path of feature maps down to x.
@@ -40,7 +42,7 @@ class ConvHierarchicalVAE(LatentPriorModel):
         num_blocks: residual blocks of each f_i.
         likelihood: p(x | decoder features); Bernoulli if not given.
         activation: nonlinearity, by name.
-        dropout: rate inside the blocks, in training.
+        batch_norm: normalize inside the blocks, each channel over data, particles and pixels.
         prior: of z_L; N(0, I) if not given.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
 
@@ -68,7 +70,7 @@ class ConvHierarchicalVAE(LatentPriorModel):
         num_blocks: int = 1,
         likelihood: Likelihood | None = None,
         activation: str = "relu",
-        dropout: float = 0.0,
+        batch_norm: bool = False,
         prior: LatentPrior | None = None,
         data_mean: Tensor | None = None,
     ) -> None:
@@ -81,9 +83,9 @@ class ConvHierarchicalVAE(LatentPriorModel):
         self.scale_of = [s for s, count in enumerate(num_latents) for _ in range(count)]  # of z_1, …, z_{L-1}
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.top = nn.Linear(latent_dim, self.scales[-1][0] * sizes[-1][0] * sizes[-1][1])
-        self.top_blocks = ConvBlocks(channels[-1], num_blocks, activation, dropout)
+        self.top_blocks = ConvBlocks(channels[-1], num_blocks, activation, batch_norm)
         self.stages = nn.ModuleList(
-            LatentStage(channels[s], latent_channels[s], num_blocks, activation, dropout) for s in self.scale_of
+            LatentStage(channels[s], latent_channels[s], num_blocks, activation, batch_norm) for s in self.scale_of
         )
         self.enlarge = nn.ModuleList(
             Enlarge(coarse, fine, activation) for fine, coarse in zip(self.scales, self.scales[1:], strict=False)
@@ -124,23 +126,21 @@ class LatentStage(nn.Module):
         latent_channels: of z_i, on h's grid.
         num_blocks: residual blocks of f.
         activation: nonlinearity, by name.
-        dropout: rate inside the blocks, in training.
+        batch_norm: normalize inside the blocks, each channel over data, particles and pixels.
     """
 
-    def __init__(
-        self, channels: int, latent_channels: int, num_blocks: int, activation: str, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, latent_channels: int, num_blocks: int, activation: str, batch_norm: bool) -> None:
         super().__init__()
         self.latent_channels = latent_channels
         self.head = nn.Sequential(make_activation(activation), nn.Conv2d(channels, 2 * latent_channels, 1))
         nn.init.zeros_(self.head[-1].weight)  # N(0, I) at first
         nn.init.zeros_(self.head[-1].bias)
         self.inject = nn.Conv2d(latent_channels, channels, 1)
-        self.blocks = ConvBlocks(channels, num_blocks, activation, dropout)
+        self.blocks = ConvBlocks(channels, num_blocks, activation, batch_norm)
 
     def conditional(self, h: Tensor) -> dist.Normal:
         """p(z_i | h), elementwise, ``(..., latent_channels, height, width)``."""
-        return diagonal_normal(apply_batched(self.head, h, 3), dim=-3)
+        return diagonal_normal(apply_batched(self.head, h, 3), MIN_SCALE, dim=-3)
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """The features after z."""

@@ -22,25 +22,26 @@ def by_channels(h: Tensor) -> Tensor:
 
 
 class ConvBlocks(nn.Module):
-    """h <- h + W_2 f(W_1 f(h)), so often as asked, with 3x3 convolutions; W_2 starts at 0.
+    """h <- h + W_2 f(N_2 W_1 f(N_1 h)), so often as asked, with 3x3 convolutions; W_2 starts near 0.
 
     Args:
         channels: of h ``(batch, channels, height, width)``.
         num_blocks: how many.
-        activation: nonlinearity, by name.
-        dropout: rate before W_2, in training.
+        activation: nonlinearity f, by name.
+        batch_norm: normalize by N_1 and N_2, each channel over data, particles and pixels; else they are identities.
     """
 
-    def __init__(self, channels: int, num_blocks: int, activation: str, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, num_blocks: int, activation: str, batch_norm: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         for _ in range(num_blocks):
-            last = nn.Conv2d(channels, channels, 3, padding=1)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            first = nn.Conv2d(channels, channels, 3, padding=1)
-            between = [make_activation(activation), nn.Dropout(dropout)] if dropout else [make_activation(activation)]
-            self.blocks.append(nn.Sequential(make_activation(activation), first, *between, last))
+            layers: list[nn.Module] = []
+            for _ in range(2):
+                layers += [nn.BatchNorm2d(channels)] if batch_norm else []
+                layers += [make_activation(activation), nn.Conv2d(channels, channels, 3, padding=1)]
+            with torch.no_grad():
+                layers[-1].weight.mul_(0.1)  # near the identity, so that a deep path is stable at first
+            self.blocks.append(nn.Sequential(*layers))
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, channels, height, width)`` to the same shape."""
@@ -78,16 +79,16 @@ class ScaleEncoder(nn.Module):
         shapes: of the features (channels, height, width), finest first, each half of the one before (rounded up).
         num_blocks: residual blocks of each scale.
         activation: nonlinearity, by name.
-        dropout: rate inside the blocks, in training.
+        batch_norm: normalize inside the blocks.
     """
 
     def __init__(
-        self, data_shape: Shape, shapes: Sequence[Shape], num_blocks: int, activation: str, dropout: float = 0.0
+        self, data_shape: Shape, shapes: Sequence[Shape], num_blocks: int, activation: str, batch_norm: bool
     ) -> None:
         super().__init__()
         self.padding = (0, data_shape[2] % 2, 0, data_shape[1] % 2)
         self.first = nn.Conv2d(4 * data_shape[0], shapes[0][0], 3, padding=1)
-        self.blocks = nn.ModuleList(ConvBlocks(shape[0], num_blocks, activation, dropout) for shape in shapes)
+        self.blocks = nn.ModuleList(ConvBlocks(shape[0], num_blocks, activation, batch_norm) for shape in shapes)
         self.halve = nn.ModuleList(
             nn.Sequential(make_activation(activation), nn.Conv2d(fine[0], coarse[0], 3, stride=2, padding=1))
             for fine, coarse in pairwise(shapes)
