@@ -5,10 +5,12 @@ import itertools
 import pytest
 import torch
 
+import pyro_vae
 from pyro_vae import likelihoods
 from pyro_vae.errors import InputError
+from pyro_vae.guides import GaussianGuide
 from pyro_vae.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, PixelCNN
-from pyro_vae.models import PixelModel
+from pyro_vae.models import VAE, CompletionBaseline, PixelModel
 
 SMALL = {"channels": 8, "kernel": 5, "head_channels": 5}
 CASES = {  # output, levels, channels, more
@@ -153,6 +155,30 @@ def test_samples_have_all_leading_dimensions():
     assert made("binary", 0)(torch.zeros(0, 3, 4).double()).expand((6,)).sample().shape == (6, 1, 3, 4)
 
 
+# ------------------------------------------------------------------------------ means
+@pytest.mark.parametrize("name", ["binary", "grey", "colour, binary"])
+def test_means_along_draws_are_the_mean_on_average(name):
+    """Exactly: sum over all images of p(x) E[x_i | x_<i] is E[x_i]."""
+    _, levels, channels, _ = CASES[name]
+    p = made(name)(torch.randn(3, 2, 2).double())
+    every = all_images(levels, channels, 2, 2)
+    weights = p.log_prob(every).exp()[:, None, None, None]
+    torch.testing.assert_close((weights * p.mean_along(every)).sum(0), (weights * every).sum(0))
+
+
+def test_samples_and_reconstructions_show_means_along_draws():
+    model = VAE((1, 5, 4), 3, made("binary").float(), hidden_dims=(8,))
+    guide = GaussianGuide(model, hidden_dims=(8,))
+    drawn = pyro_vae.sample(model, 6)
+    with torch.no_grad():
+        p = model.likelihood(model.decoder(drawn["z"]))
+        torch.testing.assert_close(drawn["x.mean"], p.mean_along(drawn["x"]))
+    shown = pyro_vae.reconstruct(model, guide, drawn["x"])
+    assert shown.shape == (6, 1, 5, 4) and ((shown > 0) & (shown < 1)).all()
+    shown = pyro_vae.decode(model, {"z": drawn["z"]})
+    assert shown.shape == (6, 1, 5, 4) and ((shown > 0) & (shown < 1)).all()
+
+
 # ------------------------------------------------------------------------------ leading dimensions
 @every
 @pytest.mark.parametrize(
@@ -212,3 +238,12 @@ def test_values_outside_the_support_are_refused_where_they_are_checked():
     p._validate_args = True
     with pytest.raises(ValueError, match="support"):
         p.log_prob(torch.full((1, 2, 2), 0.3).double())
+
+
+def test_models_that_need_independent_elements_say_so():
+    baseline = CompletionBaseline((1, 4, 4), PixelCNN(features=3, **SMALL), baseline_hidden_dims=(8,))
+    x, mask = torch.ones(5, 1, 4, 4), torch.ones(5, 1, 4, 4, dtype=torch.bool).tril()
+    with pytest.raises(InputError, match="need a likelihood of independent elements; AutoregressiveImage draws one"):
+        baseline.completed(torch.zeros(5, 3, 4, 4), x, mask)
+    with pytest.raises(InputError, match="PixelCNN needs features"):
+        PixelCNN(features=3)(torch.zeros(2, 7, 3), 1)  # as a model of steps asks for it
