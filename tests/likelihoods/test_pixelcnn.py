@@ -17,6 +17,7 @@ CASES = {  # output, levels, channels, more
     "binary": (Bernoulli, 2, 1, {}),
     "binary, one layer": (Bernoulli, 2, 1, {"num_layers": 1, "head_layers": 1}),
     "binary, deep": (Bernoulli, 2, 1, {"num_layers": 4, "head_layers": 3, "kernel": 3}),
+    "binary, layers too": (Bernoulli, 2, 1, {"condition_layers": True, "num_layers": 3}),
     "grey": (lambda: Categorical(3), 3, 1, {}),
     "colour": (lambda: Categorical(2), 2, 3, {}),
     "colour, binary": (Bernoulli, 2, 2, {"head_layers": 3}),
@@ -36,6 +37,8 @@ def _seed():
 
 def made(name, features=3, **more):
     output, _, channels, options = CASES[name]
+    if not features:
+        options = {key: value for key, value in options.items() if key != "condition_layers"}
     likelihood = PixelCNN(output(), features, channels, **SMALL | options | more).double()
     with torch.no_grad():
         likelihood.head.out.weight.mul_(20)  # away from the start, where a pixel hardly depends on others
@@ -68,13 +71,20 @@ def test_mixtures_sum_to_one_over_the_grey_levels_of_a_pixel():
 
 
 # ------------------------------------------------------------------------------ what is seen
+def parameters(likelihood, x, features):
+    """Of all numbers, in one pass, as the output's distribution is given them: ``(batch, P, C, height, width)``."""
+    given, original = [], likelihood.output.forward
+    likelihood.output.forward = lambda found, event_dim=3: given.append(found) or original(found, event_dim)
+    likelihood.given_before(x, features)
+    del likelihood.output.forward
+    return given[0].unflatten(1, (-1, likelihood.data_channels))
+
+
 def dependence(likelihood, shape):
     """Bool (N, N): whether the parameters of number i (row) change with x_j, in the order of drawing."""
     channels = likelihood.data_channels
     x = torch.rand(1, channels, *shape, dtype=torch.float64, requires_grad=True)
-    gates = likelihood._seen(x)
-    out = likelihood.head(gates + likelihood.head.given(torch.randn(1, likelihood.features, *shape).double()))
-    out = out.unflatten(1, (-1, channels))  # (1, P, C, height, width)
+    out = parameters(likelihood, x, torch.randn(1, likelihood.features, *shape).double())
     weights = torch.randn(out.shape[1], dtype=torch.float64)
     ordered = torch.einsum("p,pchw->hwc", weights, out[0]).flatten()
     rows = [torch.autograd.grad(each, x, retain_graph=True)[0][0].permute(1, 2, 0).flatten() for each in ordered]
@@ -130,10 +140,7 @@ def test_drawn_number_by_number_as_by_full_passes(name, features):
     torch.manual_seed(5)
     x = torch.zeros(6, channels, 4, 5, dtype=torch.float64)
     for r, c, k in itertools.product(range(4), range(5), range(channels)):
-        gates = likelihood._seen(x)
-        if features:
-            gates = gates + likelihood.head.given(p.features)
-        out = likelihood.head(gates).unflatten(1, (-1, channels))[:, :, k, r, c]  # (6, P)
+        out = parameters(likelihood, x, p.features)[:, :, k, r, c]  # (6, P)
         x[:, k, r, c] = likelihood.output(out, 1).sample()[:, 0]
     assert torch.equal(ours, x) and len(ours.unique()) > 1
     assert p.support.check(ours).all()
@@ -223,6 +230,8 @@ def test_what_it_is_not_for_is_refused():
     for wrong in ({"kernel": 4}, {"inner_kernel": 1}, {"channels": 0}, {"features": -1}, {"dropout": 1.0}):
         with pytest.raises(InputError, match=f"PixelCNN: {next(iter(wrong))}"):
             PixelCNN(**wrong)
+    with pytest.raises(InputError, match="condition_layers needs features"):
+        PixelCNN(features=0, condition_layers=True)
     with pytest.raises(InputError, match="data_channels=1 is for images"):
         PixelCNN().feature_shape((3, 8, 8))
     with pytest.raises(InputError, match=r"needs features \(..., 16, height, width\)"):
