@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae.distributions import AutoregressiveImage, GreyLevels
-from pyro_vae.errors import InputError, not_negative, positive
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.bernoulli import Bernoulli
 from pyro_vae.networks import apply_batched
@@ -38,7 +38,7 @@ class PixelCNN(Likelihood):
     Args:
         output: of each number given the network's: ``Bernoulli``, ``Categorical`` or ``DiscretizedLogisticMixture``;
             Bernoulli if not given.
-        features: F, channels of the decoder's features ``(..., F, height, width)``; 0: there is no decoder
+        features: F, channels of the decoder's features ``(..., F, height, width)``; 0, None: there is no decoder
             (:class:`~pyro_vae.models.PixelModel`).
         data_channels: C of the images.
         channels: of the layers that see the image.
@@ -74,7 +74,7 @@ class PixelCNN(Likelihood):
     def __init__(
         self,
         output: Likelihood | None = None,
-        features: int = 16,
+        features: int | None = 16,
         data_channels: int = 1,
         channels: int = 32,
         num_layers: int = 2,
@@ -101,7 +101,8 @@ class PixelCNN(Likelihood):
                 raise InputError(f"PixelCNN: {name} must be odd and at least 3, got {size}")
         if not 0 <= dropout < 1:
             raise InputError(f"PixelCNN: dropout must be a probability below 1, got {dropout}")
-        self.features, self.data_channels = int(not_negative("PixelCNN: features", features)), data_channels
+        self.features = positive("PixelCNN: features", features) if features else 0
+        self.data_channels = data_channels
         self.num_parameters = self.features  # in all, at every pixel
         self.condition_layers = condition_layers
         if condition_layers and not self.features:

@@ -227,9 +227,19 @@ def test_what_it_is_not_for_is_refused():
         PixelCNN(Gaussian(0.3))
     with pytest.raises(InputError, match="output must be"):
         PixelCNN(likelihoods.Multinomial(3))
-    for wrong in ({"kernel": 4}, {"inner_kernel": 1}, {"channels": 0}, {"features": -1}, {"dropout": 1.0}):
+    for wrong in (
+        {"kernel": 4},
+        {"inner_kernel": 1},
+        {"channels": 0},
+        {"features": -1},
+        {"features": 2.5},
+        {"dropout": 1.0},
+    ):
         with pytest.raises(InputError, match=f"PixelCNN: {next(iter(wrong))}"):
             PixelCNN(**wrong)
+    assert (
+        PixelCNN(features=None).feature_shape((1, 8, 8)) == PixelCNN(features=0).feature_shape((1, 8, 8)) == (0, 8, 8)
+    )
     with pytest.raises(InputError, match="condition_layers needs features"):
         PixelCNN(features=0, condition_layers=True)
     with pytest.raises(InputError, match="data_channels=1 is for images"):
