@@ -22,11 +22,13 @@ class PixelContract(PairContract):
     """A VAE with a PixelCNN as its likelihood."""
 
     learning_rate = 0.02
-    output, channels, levels = staticmethod(lambda: None), 1, 2
+    output, channels, levels, in_layers = staticmethod(lambda: None), 1, 2, False
 
     def make_pair(self):
         x = images(channels=self.channels, levels=self.levels)
-        likelihood = PixelCNN(self.output(), features=3, data_channels=self.channels, **SMALL)
+        likelihood = PixelCNN(
+            self.output(), features=3, data_channels=self.channels, condition_layers=self.in_layers, **SMALL
+        )
         model = VAE(x.shape[1:], 3, likelihood, hidden_dims=(16,), data_mean=x.mean(0))
         return model, GaussianGuide(model, hidden_dims=(16,)), {"x": x}
 
@@ -37,6 +39,10 @@ class TestBinary(PixelContract):
 
 class TestColour(PixelContract):
     output, channels, levels = staticmethod(lambda: Categorical(4)), 3, 4
+
+
+class TestInAllLayers(PixelContract):
+    in_layers = True
 
 
 class TestMixture(PixelContract):

@@ -52,7 +52,7 @@ class AutoregressiveImage(TorchDistribution):
 
     ``log_prob`` is one pass of the network over all pixels, in nats; ``sample`` computes each number once, from what
     those before it left in memory. There is no mean and no mode in closed form, and no property of that name: where a
-    mean is shown, a draw is (:func:`~pyro_vae.programs.sites.mean_of`).
+    mean is shown, it is :meth:`mean_along` a draw (:func:`~pyro_vae.programs.sites.mean_of`).
 
     Args:
         network: gives the distribution of each number.
@@ -103,6 +103,21 @@ class AutoregressiveImage(TorchDistribution):
             self._validate_sample(value)
         nats = self.network.given_before(value, self.features).log_prob(value)
         return nats.expand(torch.broadcast_shapes(nats.shape, self.batch_shape))
+
+    def mean_along(self, value: Tensor) -> Tensor:
+        """E[x_i | x_<i, f] for each number of images, of whose others only those before it are looked at; one pass.
+
+        Along a draw its expectation is E[x | f]: the picture of a draw with less noise. Along data it is no
+        reconstruction of them, for it knows them.
+
+        Args:
+            value: ``(..., C, height, width)``.
+
+        Returns:
+            ``(..., C, height, width)``, with the batch shape that the value's leading dimensions broadcast to.
+        """
+        mean = self.network.given_before(value, self.features).mean
+        return mean.expand(torch.broadcast_shapes(mean.shape, self.batch_shape + self.event_shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

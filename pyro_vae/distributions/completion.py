@@ -9,6 +9,8 @@ import torch
 from pyro.distributions import MaskedDistribution, TorchDistribution
 from torch import Tensor
 
+from pyro_vae.errors import InputError
+
 
 class Completed(MaskedDistribution):
     """The given elements are what they are, the others follow a distribution; log_prob counts the others only.
@@ -71,6 +73,9 @@ def completed(fn: TorchDistribution, given: Tensor, mask: Tensor) -> TorchDistri
     Returns:
         a distribution with the event shape of ``fn``.
 
+    Raises:
+        InputError: if the elements are not independent.
+
     Example:
         >>> import torch
         >>> import pyro.distributions as dist
@@ -80,6 +85,11 @@ def completed(fn: TorchDistribution, given: Tensor, mask: Tensor) -> TorchDistri
         tensor([1., 1., 0.])
     """
     rank = len(fn.event_shape)
+    if not isinstance(fn, torch.distributions.Independent):
+        raise InputError(
+            f"data of which a part is given need a likelihood of independent elements; {type(fn).__name__} draws one "
+            "after another, and what is missing would depend on what is drawn before it alone"
+        )
     return Completed(fn.base_dist, given, mask).to_event(rank)
 
 

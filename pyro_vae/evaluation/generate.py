@@ -56,7 +56,8 @@ def sample(
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
-        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``; of classes, which have none, the draw.
+        ``"<site>.mean"`` the mean of the data site's distribution, ``E[x | z]``; of classes, which have none, the draw;
+        of pixels that are drawn one after another, each one's mean given those drawn before it.
 
     Raises:
         InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
@@ -146,7 +147,8 @@ def reconstruct(
 
     The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
     be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
-    have no mean, a draw: integers as well.
+    have no mean, a draw: integers as well. Of pixels that are drawn one after another
+    (:class:`~pyro_vae.likelihoods.PixelCNN`), each one's mean given those *drawn* before it.
 
     Args:
         model: generative program.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae.distributions import AutoregressiveImage, GreyLevels
-from pyro_vae.errors import InputError, not_negative, positive
+from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.bernoulli import Bernoulli
 from pyro_vae.networks import apply_batched
@@ -37,7 +38,7 @@ class PixelCNN(Likelihood):
     Args:
         output: of each number given the network's: ``Bernoulli``, ``Categorical`` or ``DiscretizedLogisticMixture``;
             Bernoulli if not given.
-        features: F, channels of the decoder's features ``(..., F, height, width)``; 0: there is no decoder
+        features: F, channels of the decoder's features ``(..., F, height, width)``; 0, None: there is no decoder
             (:class:`~pyro_vae.models.PixelModel`).
         data_channels: C of the images.
         channels: of the layers that see the image.
@@ -46,6 +47,8 @@ class PixelCNN(Likelihood):
         inner_kernel: of the layers after it.
         head_channels: of the head, for each channel of the image.
         head_layers: L.
+        condition_layers: give the features to the gates of the layers that see the image, too. These are then
+            computed for each particle, which costs many times as much.
         dropout: of the layers that see the image, in training.
 
     Attributes:
@@ -71,7 +74,7 @@ class PixelCNN(Likelihood):
     def __init__(
         self,
         output: Likelihood | None = None,
-        features: int = 16,
+        features: int | None = 16,
         data_channels: int = 1,
         channels: int = 32,
         num_layers: int = 2,
@@ -79,6 +82,7 @@ class PixelCNN(Likelihood):
         inner_kernel: int = 3,
         head_channels: int = 32,
         head_layers: int = 2,
+        condition_layers: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -97,8 +101,12 @@ class PixelCNN(Likelihood):
                 raise InputError(f"PixelCNN: {name} must be odd and at least 3, got {size}")
         if not 0 <= dropout < 1:
             raise InputError(f"PixelCNN: dropout must be a probability below 1, got {dropout}")
-        self.features, self.data_channels = int(not_negative("PixelCNN: features", features)), data_channels
+        self.features = positive("PixelCNN: features", features) if features else 0
+        self.data_channels = data_channels
         self.num_parameters = self.features  # in all, at every pixel
+        self.condition_layers = condition_layers
+        if condition_layers and not self.features:
+            raise InputError("PixelCNN: condition_layers needs features to give to the layers; there are none")
         self.reach = kernel // 2 + (num_layers - 1) * (inner_kernel // 2)
         self.layers = nn.ModuleList(
             GatedLayer(
@@ -106,7 +114,7 @@ class PixelCNN(Likelihood):
                 channels,
                 inner_kernel if layer else kernel,
                 num_classes=None,
-                features=None,
+                features=self.features if condition_layers else None,
                 dropout=dropout,
                 first=layer == 0,
                 last=layer == num_layers - 1,
@@ -155,18 +163,24 @@ class PixelCNN(Likelihood):
 
     def given_before(self, x: Tensor, features: Tensor) -> TorchDistribution:
         """All numbers of x ``(..., C, height, width)``, each given those before it and ``(..., F, height, width)``."""
-        gates = apply_batched(self._seen, x, 3)  # (..., C * 2M, height, width), of the image alone
+        if self.condition_layers:
+            leading = torch.broadcast_shapes(x.shape[:-3], features.shape[:-3])
+            flat, given = (t.expand(*leading, *t.shape[-3:]).reshape(-1, *t.shape[-3:]) for t in (x, features))
+            gates = self._seen(flat, {"features": given.contiguous(memory_format=torch.channels_last)})
+            gates = gates.reshape(*leading, *gates.shape[1:])
+        else:
+            gates = apply_batched(self._seen, x, 3)  # (..., C * 2M, height, width), of the image alone
         if self.features:
             gates = gates + apply_batched(self.head.given, features, 3)
         return self.output(apply_batched(self.head, gates, 3), 3)
 
-    def _seen(self, x: Tensor) -> Tensor:
+    def _seen(self, x: Tensor, condition: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
         """What the image adds to the head's first gates, ``(batch, C * 2M, height, width)``."""
         x = (2 * x - 1).contiguous(memory_format=torch.channels_last)
         ones = torch.ones_like(x[:, :1])  # tell the image from the padding
         v = h = torch.cat([x, ones], 1).contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
-            v, h = layer(v, h, {})
+            v, h = layer(v, h, condition)
         return self.head.seen(h, x)
 
     def steps(self, features: Tensor) -> PixelCNNSteps:
@@ -187,7 +201,11 @@ class PixelCNNSteps:
 
     def __init__(self, network: PixelCNN, features: Tensor) -> None:
         self.features, (batch, _, _, self.width) = features, features.shape
-        self.output, self.channels = network.output, network.data_channels
+        self.output, self.channels, self.condition_layers = (
+            network.output,
+            network.data_channels,
+            network.condition_layers,
+        )
         first, width = network.layers[0], network.layers[0].residual.out_channels
         weight = first.vertical.weight.detach()
         # the present row of the image beside ones, and of h_1, …, h_{L-1}, with zeros to its left; of h_L one pixel
@@ -223,7 +241,8 @@ class PixelCNNSteps:
     def _begin(self, row: int) -> None:
         """The vertical stack of a row."""
         v = self.x_row  # still the row above; zeros above the first
+        condition = {"features": self.features[:, :, row : row + 1]} if self.condition_layers else {}
         for layer in self.layers:
-            v = layer.begin(v, {})
+            v = layer.begin(v, condition)
         self.ones.fill_(1.0)
         self.head.begin_row(self.features[:, :, row])

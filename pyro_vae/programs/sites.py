@@ -77,8 +77,13 @@ def data_first(value: Tensor, site: Site) -> Tensor:
 
 
 def mean_of(site: Site) -> Tensor:
-    """The mean of a site's distribution where it has one, else the site's value; ``(batch, ..., *event)``."""
-    mean = mean_or_none(site["fn"])
+    """The mean of a site's distribution where it has one, else the site's value; ``(batch, ..., *event)``.
+
+    A distribution whose numbers are drawn one after another may have a method ``mean_along(value)``: each number's mean
+    given those of the value before it. Along a draw it is as much as is known of the mean, which it has on average.
+    """
+    along = getattr(innermost(site["fn"]), "mean_along", None)
+    mean = mean_or_none(site["fn"]) if along is None else along(site["value"])
     return data_first(site["value"] if mean is None else mean, site)
 
 

@@ -5,16 +5,19 @@ import itertools
 import pytest
 import torch
 
+import pyro_vae
 from pyro_vae import likelihoods
 from pyro_vae.errors import InputError
+from pyro_vae.guides import GaussianGuide
 from pyro_vae.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, PixelCNN
-from pyro_vae.models import PixelModel
+from pyro_vae.models import VAE, CompletionBaseline, PixelModel
 
 SMALL = {"channels": 8, "kernel": 5, "head_channels": 5}
 CASES = {  # output, levels, channels, more
     "binary": (Bernoulli, 2, 1, {}),
     "binary, one layer": (Bernoulli, 2, 1, {"num_layers": 1, "head_layers": 1}),
     "binary, deep": (Bernoulli, 2, 1, {"num_layers": 4, "head_layers": 3, "kernel": 3}),
+    "binary, layers too": (Bernoulli, 2, 1, {"condition_layers": True, "num_layers": 3}),
     "grey": (lambda: Categorical(3), 3, 1, {}),
     "colour": (lambda: Categorical(2), 2, 3, {}),
     "colour, binary": (Bernoulli, 2, 2, {"head_layers": 3}),
@@ -34,6 +37,8 @@ def _seed():
 
 def made(name, features=3, **more):
     output, _, channels, options = CASES[name]
+    if not features:
+        options = {key: value for key, value in options.items() if key != "condition_layers"}
     likelihood = PixelCNN(output(), features, channels, **SMALL | options | more).double()
     with torch.no_grad():
         likelihood.head.out.weight.mul_(20)  # away from the start, where a pixel hardly depends on others
@@ -66,13 +71,20 @@ def test_mixtures_sum_to_one_over_the_grey_levels_of_a_pixel():
 
 
 # ------------------------------------------------------------------------------ what is seen
+def parameters(likelihood, x, features):
+    """Of all numbers, in one pass, as the output's distribution is given them: ``(batch, P, C, height, width)``."""
+    given, original = [], likelihood.output.forward
+    likelihood.output.forward = lambda found, event_dim=3: given.append(found) or original(found, event_dim)
+    likelihood.given_before(x, features)
+    del likelihood.output.forward
+    return given[0].unflatten(1, (-1, likelihood.data_channels))
+
+
 def dependence(likelihood, shape):
     """Bool (N, N): whether the parameters of number i (row) change with x_j, in the order of drawing."""
     channels = likelihood.data_channels
     x = torch.rand(1, channels, *shape, dtype=torch.float64, requires_grad=True)
-    gates = likelihood._seen(x)
-    out = likelihood.head(gates + likelihood.head.given(torch.randn(1, likelihood.features, *shape).double()))
-    out = out.unflatten(1, (-1, channels))  # (1, P, C, height, width)
+    out = parameters(likelihood, x, torch.randn(1, likelihood.features, *shape).double())
     weights = torch.randn(out.shape[1], dtype=torch.float64)
     ordered = torch.einsum("p,pchw->hwc", weights, out[0]).flatten()
     rows = [torch.autograd.grad(each, x, retain_graph=True)[0][0].permute(1, 2, 0).flatten() for each in ordered]
@@ -128,10 +140,7 @@ def test_drawn_number_by_number_as_by_full_passes(name, features):
     torch.manual_seed(5)
     x = torch.zeros(6, channels, 4, 5, dtype=torch.float64)
     for r, c, k in itertools.product(range(4), range(5), range(channels)):
-        gates = likelihood._seen(x)
-        if features:
-            gates = gates + likelihood.head.given(p.features)
-        out = likelihood.head(gates).unflatten(1, (-1, channels))[:, :, k, r, c]  # (6, P)
+        out = parameters(likelihood, x, p.features)[:, :, k, r, c]  # (6, P)
         x[:, k, r, c] = likelihood.output(out, 1).sample()[:, 0]
     assert torch.equal(ours, x) and len(ours.unique()) > 1
     assert p.support.check(ours).all()
@@ -151,6 +160,30 @@ def test_samples_have_all_leading_dimensions():
     p = made("colour")(torch.randn(2, 3, 4, 4).double())
     assert p.sample((5, 7)).shape == (5, 7, 2, 3, 4, 4)
     assert made("binary", 0)(torch.zeros(0, 3, 4).double()).expand((6,)).sample().shape == (6, 1, 3, 4)
+
+
+# ------------------------------------------------------------------------------ means
+@pytest.mark.parametrize("name", ["binary", "grey", "colour, binary"])
+def test_means_along_draws_are_the_mean_on_average(name):
+    """Exactly: sum over all images of p(x) E[x_i | x_<i] is E[x_i]."""
+    _, levels, channels, _ = CASES[name]
+    p = made(name)(torch.randn(3, 2, 2).double())
+    every = all_images(levels, channels, 2, 2)
+    weights = p.log_prob(every).exp()[:, None, None, None]
+    torch.testing.assert_close((weights * p.mean_along(every)).sum(0), (weights * every).sum(0))
+
+
+def test_samples_and_reconstructions_show_means_along_draws():
+    model = VAE((1, 5, 4), 3, made("binary").float(), hidden_dims=(8,))
+    guide = GaussianGuide(model, hidden_dims=(8,))
+    drawn = pyro_vae.sample(model, 6)
+    with torch.no_grad():
+        p = model.likelihood(model.decoder(drawn["z"]))
+        torch.testing.assert_close(drawn["x.mean"], p.mean_along(drawn["x"]))
+    shown = pyro_vae.reconstruct(model, guide, drawn["x"])
+    assert shown.shape == (6, 1, 5, 4) and ((shown > 0) & (shown < 1)).all()
+    shown = pyro_vae.decode(model, {"z": drawn["z"]})
+    assert shown.shape == (6, 1, 5, 4) and ((shown > 0) & (shown < 1)).all()
 
 
 # ------------------------------------------------------------------------------ leading dimensions
@@ -194,9 +227,21 @@ def test_what_it_is_not_for_is_refused():
         PixelCNN(Gaussian(0.3))
     with pytest.raises(InputError, match="output must be"):
         PixelCNN(likelihoods.Multinomial(3))
-    for wrong in ({"kernel": 4}, {"inner_kernel": 1}, {"channels": 0}, {"features": -1}, {"dropout": 1.0}):
+    for wrong in (
+        {"kernel": 4},
+        {"inner_kernel": 1},
+        {"channels": 0},
+        {"features": -1},
+        {"features": 2.5},
+        {"dropout": 1.0},
+    ):
         with pytest.raises(InputError, match=f"PixelCNN: {next(iter(wrong))}"):
             PixelCNN(**wrong)
+    assert (
+        PixelCNN(features=None).feature_shape((1, 8, 8)) == PixelCNN(features=0).feature_shape((1, 8, 8)) == (0, 8, 8)
+    )
+    with pytest.raises(InputError, match="condition_layers needs features"):
+        PixelCNN(features=0, condition_layers=True)
     with pytest.raises(InputError, match="data_channels=1 is for images"):
         PixelCNN().feature_shape((3, 8, 8))
     with pytest.raises(InputError, match=r"needs features \(..., 16, height, width\)"):
@@ -212,3 +257,12 @@ def test_values_outside_the_support_are_refused_where_they_are_checked():
     p._validate_args = True
     with pytest.raises(ValueError, match="support"):
         p.log_prob(torch.full((1, 2, 2), 0.3).double())
+
+
+def test_models_that_need_independent_elements_say_so():
+    baseline = CompletionBaseline((1, 4, 4), PixelCNN(features=3, **SMALL), baseline_hidden_dims=(8,))
+    x, mask = torch.ones(5, 1, 4, 4), torch.ones(5, 1, 4, 4, dtype=torch.bool).tril()
+    with pytest.raises(InputError, match="need a likelihood of independent elements; AutoregressiveImage draws one"):
+        baseline.completed(torch.zeros(5, 3, 4, 4), x, mask)
+    with pytest.raises(InputError, match="PixelCNN needs features"):
+        PixelCNN(features=3)(torch.zeros(2, 7, 3), 1)  # as a model of steps asks for it
