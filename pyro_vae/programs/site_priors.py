@@ -14,7 +14,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.programs.context import X, Context, accepted_arguments, declared_context, unwrapped
+from pyro_vae.programs.context import Context, X, accepted_arguments, declared_context, unwrapped
 from pyro_vae.programs.enumeration import is_countable, summed_sites
 from pyro_vae.programs.handlers import Replaced
 from pyro_vae.programs.program import Batch, Program, prime
@@ -38,7 +38,7 @@ def distribution_of(prior: nn.Module, arguments: Mapping[str, Any]) -> Any:
 
 
 class WithPriors(nn.Module):
-    r"""A model in which latent sites have other priors: prod_s p'(z_s) p(x, z_others | z) in the place of its own p(z_s).
+    """A model in which latent sites have other priors: p'(z_s) in the place of its own p(z_s).
 
     It is called as the model is, and is a model like any other. The model itself stays as it was: a guide that runs it,
     such as a ladder, still runs it with its own priors, so that q(z | x) does not change.
@@ -67,6 +67,7 @@ class WithPriors(nn.Module):
         super().__init__()
         self.inner_program = model if isinstance(model, Program) else Program(model)
         self.names = tuple(priors)
+        _tell(priors)
         self.learned = nn.ModuleList(priors.values())
         for name, prior in priors.items():
             check_context_of(name, prior, self.inner_program)
@@ -79,7 +80,8 @@ class WithPriors(nn.Module):
     @property
     def context(self) -> dict[str, Context]:
         """What the model is given; where a prior accepts less of it, what that accepts."""
-        return {**declared_context(self.inner_program), **{k: v for p in self.learned for k, v in _context_of(p).items()}}
+        of_priors = {name: context for prior in self.learned for name, context in _context_of(prior).items()}
+        return declared_context(self.inner_program) | of_priors
 
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
@@ -94,6 +96,13 @@ class WithPriors(nn.Module):
                 return self.inner_program(**given)
 
         return run
+
+
+def _tell(priors: Mapping[str, nn.Module]) -> None:
+    """Tell priors that ask for it, such as those that are made of the guide's posteriors, which sites they are of."""
+    for name, prior in priors.items():
+        if hasattr(prior, "site"):
+            prior.site = name
 
 
 def _context_of(prior: nn.Module) -> dict[str, Context]:
@@ -129,6 +138,7 @@ class PriorOfSite(nn.Module):
     def __init__(self, site: str, prior: nn.Module) -> None:
         super().__init__()
         self.site, self.prior = site, prior
+        _tell({site: prior})
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1, **context: Any) -> Tensor:
         """Draw z for each datum of ``x``, or for ``num_samples``."""

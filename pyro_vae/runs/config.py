@@ -452,7 +452,7 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
     Args:
         part: the section.
         config: the configuration.
-        base: what the class must be derived from, or the function.
+        base: what the class must be derived from (or one of several), or the function.
         skip: arguments that are not configured.
         facts: handed by name to a class that has such arguments.
 
@@ -466,7 +466,7 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
         return cls(*args, **{**known, **kwargs})
 
     parser = ArgumentParser(exit_on_error=False)
-    if isinstance(base, type):
+    if isinstance(base, type | tuple):
         parser.add_subclass_arguments(base, part, skip=skip)
     else:
         parser.add_function_arguments(base, part, skip=skip)

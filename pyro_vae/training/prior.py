@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vae.data import DataLike, as_data
+from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.session import check_pair, in_evaluation, named
@@ -73,7 +73,7 @@ def fit_prior(
         raise InputError("objective: a prior is trained by the KL of the guide from it, and has no other")
     data = as_data(named(data, model), options.get("num_workers", 0))
     programs = as_programs(model, guide)
-    site = site_of_prior(*programs, data, prior, site)
+    site, _ = site_of_prior(*programs, data, prior, site)
     with _frozen(programs[1]):
         result = fit(PriorOfSite(site, prior), GuideOfSite(site, programs[1]), data, **options)
     device = next((tensor.device for tensor in (*prior.parameters(), *prior.buffers())), None)
@@ -83,8 +83,10 @@ def fit_prior(
     return replace(result, model=both, guide=owner(programs[1]).eval())
 
 
-def site_of_prior(model: Program, guide: Program, data: Any, prior: nn.Module | None, site: str | None) -> str:
-    """The site that a prior is for; data and prior are checked against the pair.
+def site_of_prior(
+    model: Program, guide: Program, data: Data, prior: nn.Module | None, site: str | None
+) -> tuple[str, tuple[int, ...]]:
+    """The site that a prior is for, and its event shape; data, and the prior if there is one, are checked.
 
     Raises:
         InputError: as :func:`fit_prior`.
@@ -102,7 +104,7 @@ def site_of_prior(model: Program, guide: Program, data: Any, prior: nn.Module | 
                 f"latent site '{site}' has event shape {tuple(shape)}, and the {type(prior).__name__} is over "
                 f"{own}: build it with shape={list(shape)}"
             )
-    return site
+    return site, tuple(shape)
 
 
 @contextmanager
