@@ -20,7 +20,7 @@ from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.data_sites import site_of_run
 from pyro_vae.programs.enumeration import is_countable
 from pyro_vae.programs.program import Program, evaluation_mode
-from pyro_vae.programs.sites import REAL, elementwise, factors
+from pyro_vae.programs.sites import REAL, elementwise, factors, innermost
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.runtime import same_random_state
 
@@ -42,7 +42,8 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
             "to the model, or write one with these arguments"
         )
     with evaluation_mode(program), same_random_state(), torch.no_grad():  # of one datum no batch statistics
-        trace = traced(program, num_samples=1)
+        with _AnyValues():
+            trace = traced(program, num_samples=1)
         sites = {n: s for n, s in trace.nodes.items() if is_latent(s)}
         try:
             data = X if X in sites else site_of_run(program, trace, {}, None, None)
@@ -68,6 +69,15 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
     if not latents:
         raise InputError("the model has no latent site for a guide to sample")
     return tuple(sites[data]["fn"].event_shape), latents
+
+
+class _AnyValues(Messenger):
+    """Any value at sites whose distribution is not there yet, and cannot be drawn from: a prior made of the guide."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = innermost(msg["fn"])
+        if hasattr(fn, "any_value") and not msg["is_observed"]:
+            msg["value"], msg["done"] = fn.any_value(), True
 
 
 class EncoderGuide(PyroModule):
@@ -157,7 +167,7 @@ def vectors_bottom_up(latents: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return {name: latents[name][0] for name in reversed(latents)}
 
 
-Posterior = Callable[[str, dist.Normal, dict[str, Any]], dist.Normal]
+Posterior = Callable[[str, Any, dict[str, Any]], dist.Normal]
 
 
 def draw_top_down(
@@ -174,7 +184,8 @@ def draw_top_down(
 
     Args:
         model: the generative program.
-        posterior: gives q(z_i | .) from the site's name, p(z_i | z_{>i}) and the site's ``infer`` entries.
+        posterior: gives q(z_i | .), elementwise, from the site's name, p(z_i | z_{>i}) (of which :func:`gaussian` makes
+            an elementwise Gaussian, where it is one) and the site's ``infer`` entries.
         latents: names of the model's latent sites.
         batch: what the model may be called with; it is given the entries that it has arguments for.
         drawn: values of latents that the guide has sampled already, ``(..., batch, *event)``, in a data plate of its
@@ -207,10 +218,10 @@ class _TopDown(Messenger):
         if msg["name"] in self.drawn:
             msg["value"], msg["done"], msg["stop"] = self.drawn[msg["name"]], True, True
             return
-        p = gaussian(msg["name"], msg["fn"])
+        p = msg["fn"]
         q = self.posterior(msg["name"], p, msg["infer"])
-        q = q.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))  # p is in all the model's plates
-        msg["fn"] = q.to_event(msg["fn"].event_dim)
+        q = q.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape + p.event_shape))  # in all the model's plates
+        msg["fn"] = q.to_event(p.event_dim)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         self.missing.discard(msg["name"])

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, positive, unknown
-from pyro_vae.guides.base import draw_top_down
+from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.guides.ladder import residual
 from pyro_vae.models.biva import BIVA
 from pyro_vae.networks.features import FeatureGaussian, FeatureMap, Stage
@@ -84,12 +84,12 @@ class BIVAGuide(PyroModule):
                 h = u + self.inject[i - 1](z)
             q_top = self.heads_bu[top - 1](self.upward[top - 1](h))
 
-        def posterior(name: str, p: dist.Normal, infer: dict[str, Any]) -> dist.Normal:
+        def posterior(name: str, p: Any, infer: dict[str, Any]) -> dist.Normal:
             if name == f"z{top}":
                 return q_top
             i = int(name[1:].removesuffix("_td"))
             q = self.heads_td[i - 1](self.merge[i - 1](infer["features"], features[name]))
-            return residual(q, p) if self.parameterization == "residual" else q
+            return residual(q, gaussian(name, p)) if self.parameterization == "residual" else q
 
         latents = [*drawn, f"z{top}", *features]
         draw_top_down(self.model, posterior, latents, {"x": x}, drawn)

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import unknown
-from pyro_vae.guides.base import data_and_latent_shapes, draw_top_down, vectors_bottom_up
+from pyro_vae.guides.base import data_and_latent_shapes, draw_top_down, gaussian, vectors_bottom_up
 from pyro_vae.models.hierarchical import check_layers
 from pyro_vae.networks.conv import ConvEncoder
 from pyro_vae.networks.layers import FeatureNorm, check_event_shape
@@ -92,8 +92,8 @@ class LadderGuide(PyroModule):
             d = layers(d)  # (batch, width)
             evidence[name] = head(d)  # N (batch, dim of z_i)
 
-        def posterior(name: str, p: dist.Normal, infer: dict[str, Any]) -> dist.Normal:
-            return evidence[name] if name == self.names[-1] else self.merge(evidence[name], p)
+        def posterior(name: str, p: Any, infer: dict[str, Any]) -> dist.Normal:
+            return evidence[name] if name == self.names[-1] else self.merge(evidence[name], gaussian(name, p))
 
         draw_top_down(self.model, posterior, self.names, {"x": x, **context})
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.priors import Prior
+from pyro_vae.priors import LatentPrior, Prior
 from pyro_vae.programs.context import Context
 
 
@@ -73,6 +76,51 @@ class GenerativeModel(PyroModule):
             raise InputError(f"data_mean must have the data's shape {self.data_shape}, got {tuple(mean.shape)}")
         if hasattr(decoder, "set_output_bias"):
             decoder.set_output_bias(self.likelihood.initial_bias(mean))
+
+
+class LatentPriorModel(GenerativeModel):
+    """A generative model with a latent site at its top that has the prior N(0, I), or a learned one in its place.
+
+    Attributes:
+        latent_prior: the learned prior; None: N(0, I).
+    """
+
+    latent_prior: LatentPrior | None
+    origin: Tensor
+
+    def take_prior(self, prior: LatentPrior | None, site: str, shape: Sequence[int]) -> None:
+        """Let a latent site have a learned prior, or N(0, I).
+
+        Args:
+            prior: the prior; None: N(0, I).
+            site: name of the site.
+            shape: of its event.
+
+        Raises:
+            InputError: for a prior of another shape, or one that is given what this model has not.
+        """
+        self.register_buffer("origin", torch.zeros(*shape), persistent=False)
+        self.latent_prior = prior
+        if prior is None:
+            return
+        if not isinstance(prior, LatentPrior):
+            raise InputError(f"prior must be a LatentPrior, such as priors.MixturePrior, got {type(prior).__name__}")
+        if prior.shape != tuple(shape):
+            raise InputError(f"the prior has shape {prior.shape}, and latent site '{site}' has {tuple(shape)}")
+        given = getattr(self, "context", {})
+        missing = [name for name in prior.context if name not in given]
+        if missing:
+            raise InputError(
+                f"the {type(prior).__name__} is given {', '.join(missing)}, and a {type(self).__name__} has nothing of "
+                "that name: take a model with context, such as ConditionalVAE"
+            )
+        prior.site = site
+
+    def prior(self) -> Any:
+        """p(z) of the top latent site."""
+        if self.latent_prior is not None:
+            return self.latent_prior()
+        return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(self.origin.dim())
 
 
 class LatentCodeModel(GenerativeModel):

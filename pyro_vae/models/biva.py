@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.base import LatentPriorModel
 from pyro_vae.models.hierarchical import check_layers
 from pyro_vae.networks.features import FeatureGaussian, FeatureMap, FeatureOutput, Shape, Stage
 from pyro_vae.networks.layers import activation as make_activation
+from pyro_vae.priors import LatentPrior
 
 
-class BIVA(GenerativeModel):
+class BIVA(LatentPriorModel):
     r"""A hierarchy with two latents a stage and a deterministic top-down path that carries everything down.
 
     .. math::
@@ -39,6 +39,7 @@ class BIVA(GenerativeModel):
         activation: nonlinearity, by name.
         dropout: rate inside the blocks.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
+        prior: p(z_L), learned, of shape latent_dims[-1:]; N(0, I) if not given.
 
     Raises:
         InputError: for sizes that are not positive or lists of different length, strides other than 1 and 2, an unknown
@@ -64,6 +65,7 @@ class BIVA(GenerativeModel):
         activation: str = "elu",
         dropout: float = 0.0,
         data_mean: Tensor | None = None,
+        prior: LatentPrior | None = None,
     ) -> None:
         super().__init__()
         check_layers(latent_dims, widths)
@@ -82,12 +84,8 @@ class BIVA(GenerativeModel):
         self.inject = nn.ModuleList(FeatureMap((2 * latent_dims[i],), shapes[i]) for i in below_top)
         inner = shapes[0] if strides is None else (widths[0], *self.data_shape[1:])
         self.decoder = FeatureOutput(shapes[0], inner, self.feature_shape, act)
-        self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
+        self.take_prior(prior, f"z{len(latent_dims)}", latent_dims[-1:])
         self.init_output_bias(self.decoder, data_mean)
-
-    def prior(self) -> dist.Distribution:
-        """p(z_L) = N(0, I)."""
-        return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""

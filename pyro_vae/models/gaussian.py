@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro
-import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.base import LatentPriorModel
 from pyro_vae.networks import make_decoder
+from pyro_vae.priors import LatentPrior
 
 
-class VAE(GenerativeModel):
+class VAE(LatentPriorModel):
     """z ~ N(0, I);  x | z ~ likelihood(decoder(z)).
 
     Sites: ``z`` with event shape (latent_dim,), ``x`` with event shape ``data_shape``.
@@ -30,6 +29,7 @@ class VAE(GenerativeModel):
             :class:`~pyro_vae.networks.ConvDecoder`).
         activation: its nonlinearity, by name.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
+        prior: p(z), learned, of shape (latent_dim,); N(0, I) if not given.
 
     Raises:
         InputError: for an unknown decoder or activation, a non-positive latent_dim, a data_mean of another shape.
@@ -53,18 +53,15 @@ class VAE(GenerativeModel):
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
         data_mean: Tensor | None = None,
+        prior: LatentPrior | None = None,
     ) -> None:
         super().__init__()
         self.data_shape = tuple(data_shape)
         self.latent_dim = positive("latent_dim", latent_dim)
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
-        self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
+        self.take_prior(prior, "z", (latent_dim,))
         self.init_output_bias(self.decoder, data_mean)
-
-    def prior(self) -> dist.Distribution:
-        """p(z) = N(0, I), event shape (latent_dim,)."""
-        return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""

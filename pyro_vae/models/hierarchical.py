@@ -6,18 +6,17 @@ import itertools
 from collections.abc import Sequence
 
 import pyro
-import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.base import LatentPriorModel
 from pyro_vae.networks.conv import ConvDecoder
 from pyro_vae.networks.mlp import GaussianMLP, MLPDecoder, hidden_layers
+from pyro_vae.priors import LatentPrior
 
 
-class HierarchicalVAE(GenerativeModel):
+class HierarchicalVAE(LatentPriorModel):
     r"""z_L ~ N(0, I);  z_i | z_{i+1} ~ N(mu_i(z_{i+1}), sigma_i^2(z_{i+1}));  x | z_1 ~ likelihood(decoder(z_1)).
 
     Sites: ``z1`` (nearest to the data) to ``zL``, and ``x``. It is the generative model of the hierarchical VAE, of
@@ -34,6 +33,7 @@ class HierarchicalVAE(GenerativeModel):
         activation: nonlinearity, by name.
         batch_norm: normalize every dense layer but the output of x; convolutions are not normalized.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
+        prior: p(z_L), learned, of shape latent_dims[-1:]; N(0, I) if not given.
 
     Raises:
         InputError: for no or non-positive sizes, lists of different length, an unknown activation, a data_mean of
@@ -59,6 +59,7 @@ class HierarchicalVAE(GenerativeModel):
         activation: str = "leaky_relu_tenth",
         batch_norm: bool = False,
         data_mean: Tensor | None = None,
+        prior: LatentPrior | None = None,
     ) -> None:
         super().__init__()
         check_layers(latent_dims, hidden_dims)
@@ -76,12 +77,8 @@ class HierarchicalVAE(GenerativeModel):
             GaussianMLP(above, widths, size, activation, batch_norm)
             for (size, above), widths in zip(itertools.pairwise(latent_dims), hidden[1:], strict=True)
         )
-        self.register_buffer("origin", torch.zeros(latent_dims[-1]), persistent=False)
+        self.take_prior(prior, f"z{len(latent_dims)}", latent_dims[-1:])
         self.init_output_bias(self.decoder, data_mean)
-
-    def prior(self) -> dist.Distribution:
-        """p(z_L) = N(0, I)."""
-        return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import X, accepted_arguments, data_argument
+from pyro_vae.programs.inside import connect
 from pyro_vae.programs.parameters import (
     ALSO_USED,
     LIBRARIES,
@@ -186,6 +187,8 @@ def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
 def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Program, Program]:
     """Wrap a model and its guide, which share one private store; Programs are returned as they are.
 
+    Modules of the model that work with its guide (:class:`~pyro_vae.programs.inside.OfGuide`) are told of it.
+
     Raises:
         InputError: if both bring ``pyro.param`` values of the same name from before, trained apart.
     """
@@ -196,6 +199,7 @@ def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[P
     wrapped = [p if isinstance(p, Program) else Program(p, store) for p in (model, guide)]
     for program in wrapped:
         program.share(store)
+    connect(*wrapped)
     return wrapped[0], wrapped[1]
 
 

@@ -26,6 +26,8 @@ from pyro_vae.data.registry import find_source, source_options, sources
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import check_shape, write_atomically
 from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.priors import LatentPrior
+from pyro_vae.programs.inside import connect
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.known import canonical, check_known, check_known_classes, full_name
 from pyro_vae.runtime import private_seed
@@ -432,6 +434,8 @@ def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | No
     model, guide = built["model"], built["guide"]
     if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
         model, guide = as_programs(model, guide)
+    else:
+        connect(model, guide)
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     return Experiment(model, guide, built["objective"] or ELBO(), options)
 
@@ -462,8 +466,9 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
 
     def make(cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
         accepted = inspect.signature(cls).parameters
-        known = {k: v for k, v in facts.items() if k in accepted and k not in kwargs}
-        return cls(*args, **{**known, **kwargs})
+        of_latents = {"shape": _top_latent(chosen[part])} if issubclass(cls, LatentPrior) else {}
+        known = {k: v for k, v in {**facts, **of_latents}.items() if k in accepted and kwargs.get(k) is None}
+        return cls(*args, **{**kwargs, **known})
 
     parser = ArgumentParser(exit_on_error=False)
     if isinstance(base, type | tuple):
@@ -476,6 +481,13 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
     except REFUSALS as error:
         ours = next((e for e in _causes(error) if isinstance(e, InputError)), None)
         raise ours or InputError(f"{part}: {error}") from error
+
+
+def _top_latent(section: Any) -> tuple[int, ...] | None:
+    """The shape of the latent vector that a section's model starts from, as its arguments say it."""
+    arguments = section.get("init_args", {})
+    size, sizes = arguments.get("latent_dim"), arguments.get("latent_dims")
+    return (size,) if size else tuple(sizes[-1:]) if sizes else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

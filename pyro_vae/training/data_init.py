@@ -11,8 +11,10 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
 from pyro_vae.data import Split
+from pyro_vae.programs.context import X
 from pyro_vae.programs.program import Batch, Program, prime
 from pyro_vae.programs.site_priors import GuideOfSite
+from pyro_vae.training.batches import EpochBatches
 
 INITIALIZE_ON = 500  # training data: means over a small batch are wild, and what is built on them wilder
 MOST_NUMBERS = 2**22  # in these data: of large images fewer are taken
@@ -73,6 +75,29 @@ def initialize_from_data(model: Program, guide: Program, batch: Batch) -> int:
         for hook in hooks:
             hook.remove()
     return len(done)
+
+
+def give_data(model: Program, guide: Program, split: Split, batch_size: int, seed: int) -> None:
+    """Give training data to modules that start at some, each once in its life, such as pseudo-inputs of a prior.
+
+    Such a module has an attribute ``data_wanted``, how many data it is to be given (0: none any more), and a method
+    ``take_data``, which is called with them, ``(data_wanted or fewer, *data)``.
+
+    Args:
+        model, guide: the programs.
+        split: training data, of which batches are gathered until there are enough.
+        batch_size, seed: of the batches.
+    """
+    wanting = [m for program in (model, guide) for m in program.modules() if getattr(m, "data_wanted", 0)]
+    if not wanting:
+        return
+    batches = EpochBatches(split, batch_size, seed)
+    most, found, index = max(int(module.data_wanted) for module in wanting), list[Tensor](), 0
+    while sum(map(len, found)) < most and index < len(batches):
+        found.append(batches.batch(0, index)[X])
+        index += 1
+    for module in dict.fromkeys(wanting):
+        module.take_data(torch.cat(found)[: int(module.data_wanted)])
 
 
 def awaits_data(model: Program, guide: Program) -> bool:

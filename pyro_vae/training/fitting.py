@@ -21,6 +21,7 @@ from pyro_vae.files import locked
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.evidence_bound import ELBO
 from pyro_vae.programs.checks import check_data, data_type, two_unlike
+from pyro_vae.programs.inside import check_connected
 from pyro_vae.programs.pair import examine
 from pyro_vae.programs.program import as_programs, prime, real_type
 from pyro_vae.programs.session import named
@@ -33,7 +34,7 @@ from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.checkpoint import check_directory, load_checkpoint, named_weights
 from pyro_vae.training.checkpoint import described as in_words
 from pyro_vae.training.compiled import FULL_FROM, GRAPH_FROM, Step
-from pyro_vae.training.data_init import awaits_data, initialize_from_data, number_of_data
+from pyro_vae.training.data_init import awaits_data, give_data, initialize_from_data, number_of_data
 from pyro_vae.training.devices import make_fabric
 from pyro_vae.training.loggers import LoggerLike, Loggers
 from pyro_vae.training.loop import Trainer
@@ -224,6 +225,7 @@ def fit(
     if fabric.world_size > 1:
         fabric.launch()
     programs = [p.to(fabric.device) for p in as_programs(model, guide)]
+    check_connected(*programs)
     if real_type(*programs) == torch.float64 and precision != "64-true":
         raise InputError(
             f"the programs have float64 parameters, and precision is '{precision}': train them with "
@@ -250,6 +252,8 @@ def fit(
             check_directory(run, resume)  # once more, now that nobody else is at work in it
             loggers.check_free()
         saved = load_checkpoint(run) if resume and run is not None else None
+        if saved is None:
+            give_data(*programs, train, batch_size, seed)
         if saved is None and awaits_data(*programs):
             initialize_from_data(*programs, EpochBatches(train, number_of_data(train), seed).batch(0, 0))
         weighted = not (isinstance(kl_schedule, Constant) and kl_schedule.value == 1.0)
