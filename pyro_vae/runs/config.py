@@ -467,7 +467,7 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
     def make(cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
         accepted = inspect.signature(cls).parameters
         of_latents = {"shape": _top_latent(chosen[part])} if issubclass(cls, LatentPrior) else {}
-        known = {k: v for k, v in {**facts, **of_latents}.items() if k in accepted and kwargs.get(k) is None}
+        known = {k: v for k, v in {**of_latents, **facts}.items() if k in accepted and kwargs.get(k) is None}
         return cls(*args, **{**kwargs, **known})
 
     parser = ArgumentParser(exit_on_error=False)

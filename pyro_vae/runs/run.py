@@ -18,6 +18,7 @@ from pyro_vae.data.split import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers, user_path
 from pyro_vae.programs.checks import check_data
+from pyro_vae.programs.inside import connect
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import TOKENIZER
 from pyro_vae.runs.config import (
@@ -320,7 +321,9 @@ class Run:
             CorruptFileError: if weights are missing or damaged.
         """
         model, guide = self.stage_one()
-        return put_learned_priors(self.path, model, self.data_shape, self.trust), guide
+        model = put_learned_priors(self.path, model, self.data_shape, self.trust)
+        connect(model, guide)
+        return model, guide
 
     def stage_one(self) -> tuple[nn.Module, nn.Module]:
         """Model and guide with the saved weights, as they were before priors were learned."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.errors import InputError
+from pyro_vae.programs.inside import reconnect
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.session import check_pair, in_evaluation, named
 from pyro_vae.programs.site_priors import (
@@ -74,8 +75,11 @@ def fit_prior(
     data = as_data(named(data, model), options.get("num_workers", 0))
     programs = as_programs(model, guide)
     site, _ = site_of_prior(*programs, data, prior, site)
+    alone = PriorOfSite(site, prior), GuideOfSite(site, programs[1])
+    reconnect(*alone)
     with _frozen(programs[1]):
-        result = fit(PriorOfSite(site, prior), GuideOfSite(site, programs[1]), data, **options)
+        result = fit(*alone, data, **options)
+    reconnect(prior, programs[1])
     device = next((tensor.device for tensor in (*prior.parameters(), *prior.buffers())), None)
     for program in programs if device is not None else ():
         program.to(device)

@@ -19,7 +19,14 @@ from pyro_vae.runs import Run
 from pyro_vae.runtime import private_seed
 from pyro_vae.training.loop import Trainer
 
-FIT = {"epochs": 40, "batch_size": 20, "device": "cpu", "checkpoint_every": 0.0, "learning_rate": 3e-3}
+FIT = {
+    "epochs": 20,
+    "batch_size": 20,
+    "device": "cpu",
+    "checkpoint_every": 0.0,
+    "learning_rate": 5e-3,
+    "compile": "off",
+}
 VAE = {
     "data": {"name": "mnist5k", "binarization": "threshold", "limit": 100},
     "model": {"class_path": "pyro_vae.models.VAE", "init_args": {"latent_dim": 2, "hidden_dims": [16]}},
@@ -82,21 +89,22 @@ def test_evaluate_gives_the_new_log_p_of_x_and_compare_the_gain(vae, recipe, tmp
     """Against a sum over a grid of z, and against the guide's own draws."""
     before = files(vae)
     (old, guide), data = pyro_vae.load(vae), Run(vae).data()
-    x = data.test.batch(slice(0, 30))["x"]
-    assert run("train-prior", vae, recipe, "--fit.epochs", "80") == 0
+    x = data.test.batch(slice(0, 20))["x"]
+    assert run("train-prior", vae, recipe, "--fit.epochs", "30") == 0
     assert files(vae) == before
     shutil.copytree(vae, tmp_path / "own", ignore=shutil.ignore_patterns("priors"))
     model, same = pyro_vae.load(vae)
     prior = model.learned_priors["z"]
     assert isinstance(model, WithPriors) and isinstance(prior, MixturePrior) and not model.training
-    learned, own = (evaluated(f, capsys, "--particles", "3000", "--limit", "30") for f in (vae, tmp_path / "own"))
-    side = torch.linspace(-7.0, 7.0, 281)
+    learned, own = (evaluated(f, capsys, "--particles", "400", "--limit", "20") for f in (vae, tmp_path / "own"))
+    side = torch.linspace(-7.0, 7.0, 141)
     z = torch.cartesian_prod(side, side)
     with torch.no_grad():
-        log_p = old.likelihood(old.decoder(z[None]), 3).log_prob(x[:, None])  # (30, cells)
+        logits = old.decoder(z).flatten(1)  # (cells, 784)
+        log_p = x.flatten(1) @ logits.T - torch.nn.functional.softplus(logits).sum(-1)  # (20, cells)
         for p, told in ((prior(), learned), (old.prior(), own)):
             exact = (log_p + p.log_prob(z)).logsumexp(-1) + 2 * (side[1] - side[0]).log()
-            assert told["log_likelihood"] == pytest.approx(exact.mean().item(), abs=0.06)
+            assert told["log_likelihood"] == pytest.approx(exact.mean().item(), abs=0.1)
         assert learned["reconstruction"] == own["reconstruction"]
         with private_seed(0):
             q = poutine.trace(as_programs(old, same)[1]).get_trace(x=x).nodes["z"]["fn"]
@@ -121,7 +129,7 @@ def test_samples_figures_and_report_use_it(vae, recipe, capsys):
     assert run("train-prior", vae, recipe) == 0
     model, _ = pyro_vae.load(vae)
     with torch.no_grad():  # a prior far away, that nobody overlooks
-        model.learned_priors["z"].means.add_(50.0)
+        model.learned_priors["z"].moments[:, :2].add_(50.0)
     weights = vae / "priors" / "z" / "model.safetensors"
     pyro_vae.training.checkpoint.save_weights(
         weights, pyro_vae.programs.site_priors.PriorOfSite("z", model.learned_priors["z"]), pyro_vae.guides.EmptyGuide()
