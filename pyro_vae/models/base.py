@@ -116,10 +116,10 @@ class LatentPriorModel(GenerativeModel):
             )
         prior.site = site
 
-    def prior(self) -> Any:
-        """p(z) of the top latent site."""
+    def prior(self, **context: Any) -> Any:
+        """p(z) of the latent site, or p(z | context)."""
         if self.latent_prior is not None:
-            return self.latent_prior()
+            return self.latent_prior(**context)
         return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(self.origin.dim())
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
-import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae.errors import positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.base import LatentPriorModel
 from pyro_vae.networks import MLP, Condition, OneHot, beside, diagonal_normal, make_decoder
+from pyro_vae.priors import LatentPrior
 
 
-class ConditionalVAE(GenerativeModel):
+class ConditionalVAE(LatentPriorModel):
     """z | y ~ N(mu(y), diag sigma(y)^2);  x | z, y ~ likelihood(decoder(z, y)).
 
     Sites: ``z`` with event shape (latent_dim,), ``x`` with event shape ``data_shape``. The context ``y`` is always
@@ -33,9 +34,12 @@ class ConditionalVAE(GenerativeModel):
             for a class label is a table of moments.
         activation: the networks' nonlinearity, by name.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
+        prior: p(z | y), learned, of shape (latent_dim,), in place of the Gaussian by prior_hidden_dims;
+            :class:`~pyro_vae.priors.MixtureDensityPrior`, or one that does not look at y.
 
     Raises:
-        InputError: for an unknown decoder or activation, a non-positive latent_dim, a data_mean of another shape.
+        InputError: for an unknown decoder or activation, a non-positive latent_dim, a data_mean of another shape, a
+            prior of another shape.
 
     Source: Sohn et al. 2015, "Learning structured output representation using deep conditional generative models",
     NeurIPS 28, equation 4.
@@ -58,6 +62,7 @@ class ConditionalVAE(GenerativeModel):
         prior_hidden_dims: Sequence[int] = (),
         activation: str = "tanh",
         data_mean: Tensor | None = None,
+        prior: LatentPrior | None = None,
     ) -> None:
         super().__init__()
         self.data_shape = tuple(data_shape)
@@ -65,21 +70,31 @@ class ConditionalVAE(GenerativeModel):
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.condition = condition if condition is not None else OneHot(10)
         self.context = {"y": self.condition.accepts}
-        self.prior_network = MLP(self.condition.dim, prior_hidden_dims, 2 * latent_dim, activation)
+        self.take_prior(prior, "z", (latent_dim,))
+        self.prior_network = None
+        if prior is None:
+            self.prior_network = MLP(self.condition.dim, prior_hidden_dims, 2 * latent_dim, activation)
         self.decoder = make_decoder(
             decoder, latent_dim + self.condition.dim, hidden_dims, self.feature_shape, activation
         )
         self.init_output_bias(self.decoder, data_mean)
 
-    def prior(self, c: Tensor) -> dist.Distribution:
-        """p(z | y) of the features c(y) ``(batch, condition.dim)``, event shape (latent_dim,)."""
+    def prior(self, c: Tensor, y: Tensor | None = None) -> Any:  # type: ignore[override]
+        """p(z | y), event shape (latent_dim,).
+
+        Args:
+            c: the features c(y) ``(batch, condition.dim)``.
+            y: the context itself, which a learned prior is given.
+        """
+        if self.prior_network is None:
+            return super().prior(y=y)
         return diagonal_normal(self.prior_network(c)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, y: Tensor) -> Tensor:
         """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each ``y`` (batch, ...)."""
         c = self.condition(y)  # (batch, condition.dim)
         with self.data_plate(y):
-            z = pyro.sample("z", self.prior(c))  # (..., batch, latent_dim)
+            z = pyro.sample("z", self.prior(c, y))  # (..., batch, latent_dim)
             zy = beside(z, c)  # (..., batch, latent_dim + condition.dim)
             features = self.decoder(zy)  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)

@@ -1,9 +1,11 @@
+from .autoregressive_gaussian import AutoregressiveGaussianPrior as AutoregressiveGaussianPrior
 from .base import AutoregressivePrior as AutoregressivePrior
 from .base import CodeGrid as CodeGrid
 from .base import Prior as Prior
 from .flow import FlowPrior as FlowPrior
 from .latent import LatentPrior as LatentPrior
 from .mixture import MixturePrior as MixturePrior
+from .mixture_density import MixtureDensityPrior as MixtureDensityPrior
 from .pixelcnn import GatedPixelCNN as GatedPixelCNN
 from .transformer import TransformerPrior as TransformerPrior
 from .uniform import UniformPrior as UniformPrior

@@ -16,6 +16,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.guides import FlowGuide, GaussianGuide, MixtureGuide
 from pyro_vae.models import VAE
 from pyro_vae.programs.program import Program
+from pyro_vae.recording import Recording
 from pyro_vae.training import Cosine
 
 GUIDES = {
@@ -23,6 +24,7 @@ GUIDES = {
     "rank 2": lambda model, **sizes: GaussianGuide(model, covariance=2, **sizes),
     "mixture": lambda model, **sizes: MixtureGuide(model, 3, **sizes),
     "flow": lambda model, **sizes: FlowGuide(model, flow_dim=8, context_dim=4, **sizes),
+    "spline": lambda model, **sizes: FlowGuide(model, flow_dim=8, context_dim=4, flow="spline", **sizes),
 }
 
 
@@ -104,9 +106,15 @@ def exact(model, x, size):
     ("model", "make", "size", "x"),
     [
         (Bent(), lambda model, **sizes: FlowGuide(model, flow_dim=32, context_dim=4, **sizes), 2, [-1.5, -1.0, -0.5]),
+        (
+            Bent(),
+            lambda model, **sizes: FlowGuide(model, 4, 32, context_dim=4, flow="spline", **sizes),
+            2,
+            [-1.5, -1.0, -0.5],
+        ),
         (Folded(), lambda model, **sizes: MixtureGuide(model, 5, **sizes), 1, [1.0, 1.5, 2.0]),
     ],
-    ids=["flow", "mixture"],
+    ids=["flow", "spline", "mixture"],
 )
 def test_flows_and_mixtures_come_nearer_than_a_gaussian(model, make, size, x):
     x, gaps = torch.tensor(x)[:, None], []
@@ -167,6 +175,36 @@ def test_sites_of_any_shape_are_trained_recorded_and_measured(name, caplog):
     assert shapes == {"a": (20,), "b": (20, 2), "c": (20, 2, 2)}
 
 
+def test_densities_of_splines_are_recorded_and_those_of_their_draws():
+    """Drawn and given z have one density: that of the Jacobian by finite differences."""
+    torch.manual_seed(5)
+    guide = GUIDES["spline"](VAE((6,), latent_dim=3, hidden_dims=[8]), hidden_dims=(8,)).double()
+    q = pyro.poutine.trace(Program(guide)).get_trace(x=torch.rand(1, 6).double()).nodes["z"]["fn"]
+    z = q.rsample()
+    remembered = q.log_prob(z)
+    torch.testing.assert_close(remembered, q.log_prob(z.clone()))
+    bend, moments = q.transforms
+    noise = moments.inv(z)[0], bend.inv(moments.inv(z))[0]
+    jacobian = torch.autograd.functional.jacobian(lambda e: moments(bend(e[None]))[0], noise[1])
+    written = dist.Normal(0.0, 1.0).log_prob(noise[1]).sum() - jacobian.det().abs().log()
+    torch.testing.assert_close(remembered[0], written)
+
+    class Density(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.guide = guide
+
+        def forward(self, x, z):
+            trace = pyro.poutine.trace(Program(self.guide)).get_trace(x=x)
+            return (trace.nodes["z"]["fn"].log_prob(z),)
+
+    module, batch = Density(), {"x": torch.rand(4, 6).double(), "z": torch.randn(4, 3).double()}
+    with torch.no_grad():
+        recording = Recording(module, module, batch, False)
+        other = {"x": torch.rand(4, 6).double(), "z": torch.randn(4, 3).double()}
+        recording.check(other, 1e-10)
+
+
 def test_the_diagonal_guide_is_what_it_was():
     """Locations of all sites, then scales of all sites, in the encoder's output."""
     model = Several()
@@ -191,6 +229,7 @@ def test_the_diagonal_guide_is_what_it_was():
         (lambda m: MixtureGuide(m, 0), "num_components must be a positive integer"),
         (lambda m: FlowGuide(m, 0), "num_layers must be a positive integer"),
         (lambda m: FlowGuide(m, flow_dim=0), "flow_dim must be a positive integer"),
+        (lambda m: FlowGuide(m, flow="nsf"), "unknown flow 'nsf'"),
     ],
 )
 def test_bad_arguments(make, message):

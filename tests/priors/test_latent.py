@@ -15,8 +15,15 @@ from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.errors import InputError
 from pyro_vae.guides import FlowGuide, GaussianGuide, HierarchicalGuide, LadderGuide
 from pyro_vae.models import VAE, HierarchicalVAE
-from pyro_vae.networks import diagonal_normal
-from pyro_vae.priors import FlowPrior, LatentPrior, MixturePrior, VampPrior
+from pyro_vae.networks import OneHot, diagonal_normal
+from pyro_vae.priors import (
+    AutoregressiveGaussianPrior,
+    FlowPrior,
+    LatentPrior,
+    MixtureDensityPrior,
+    MixturePrior,
+    VampPrior,
+)
 from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import Program, as_programs
@@ -149,6 +156,79 @@ def test_a_mixture_by_products_is_the_direct_sum():
 def test_a_mixture_starts_as_spread_as_the_normal():
     p = MixturePrior((3,), 4000)()
     assert (p.mean.abs() < 0.05).all() and ((p.variance - 1).abs() < 0.05).all()
+
+
+# -------------------------------------------------------------------------------- written-out densities
+def test_an_autoregressive_gaussian_is_a_triangular_one():
+    """Of a linear network with fixed scales: z = A z + m + s eps, a Gaussian with a triangular factor."""
+    torch.manual_seed(0)
+    prior = AutoregressiveGaussianPrior((4,), hidden_dims=(16,)).double()
+    normal = dist.Normal(torch.zeros(4), 1.0).to_event(1)
+    z = torch.randn(9, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(prior().log_prob(z), normal.log_prob(z))  # where it starts
+    prior.network.f, last = nn.Identity(), prior.network.layers[-1]
+    with torch.no_grad():
+        last.weight[:4].normal_(), last.bias.normal_()  # of the means; the scales do not depend on z
+    m = prior.conditionals(torch.zeros(4, dtype=torch.float64)).loc.detach()
+    a = torch.autograd.functional.jacobian(lambda v: prior.conditionals(v).loc, torch.zeros(4, dtype=torch.float64))
+    scale = prior.conditionals(m).scale.detach()
+    assert torch.equal(a, a.tril(-1)) and (a != 0).sum() == 6
+    inverse = torch.linalg.inv(torch.eye(4) - a).tril()
+    gaussian = dist.MultivariateNormal(inverse @ m, scale_tril=inverse @ scale.diag())
+    torch.testing.assert_close(prior().log_prob(z), gaussian.log_prob(z))
+    drawn = prior().sample((20_000,))
+    whitened = torch.linalg.solve(gaussian.scale_tril, (drawn - gaussian.mean).T)  # (4, draws), N(0, I)
+    torch.testing.assert_close(whitened.mean(1), torch.zeros(4).double(), rtol=0, atol=0.03)
+    torch.testing.assert_close(whitened.cov(), torch.eye(4).double(), rtol=0, atol=0.05)
+
+
+def test_an_autoregressive_gaussian_sees_earlier_numbers_only():
+    prior = shaken(AutoregressiveGaussianPrior((2, 3), hidden_dims=(16, 16)))
+    z = torch.randn(6)
+
+    def moments(z):
+        normal = prior.conditionals(z)
+        return torch.stack([normal.loc, normal.scale])
+
+    jacobian = torch.autograd.functional.jacobian(moments, z).abs().sum(0)  # (6, 6)
+    assert torch.equal(jacobian, jacobian.tril(-1)) and bool((jacobian.tril(-1) > 0).sum() == 15)
+    one = shaken(AutoregressiveGaussianPrior((1,)))
+    normal = diagonal_normal(one.first, one.min_scale)
+    torch.testing.assert_close(one().log_prob(torch.tensor([0.3])), normal.log_prob(torch.tensor(0.3)).sum())
+    assert one().sample((5,)).shape == (5, 1) and prior().sample((5,)).shape == (5, 2, 3)
+
+
+def test_a_mixture_density_is_the_written_sum():
+    torch.manual_seed(0)
+    prior = shaken(MixtureDensityPrior((2,), OneHot(3), num_components=4, hidden_dims=(8,)))
+    y, z = torch.tensor([0, 2, 1, 2]), torch.randn(5, 4, 2)
+    out = prior.network(nn.functional.one_hot(y, 3).float())
+    logits, moments = out[:, :4], out[:, 4:].reshape(4, 4, 2, 2)  # (N, K, loc or scale, D)
+    scale = nn.functional.softplus(moments[:, :, 1] + math.log(math.expm1(1 - 1e-3))) + 1e-3
+    parts = dist.Normal(moments[:, :, 0], scale).log_prob(z[:, :, None]).sum(-1)  # (5, N, K)
+    written = (parts + logits.log_softmax(-1)).logsumexp(-1)
+    torch.testing.assert_close(prior(y=y).log_prob(z), written, rtol=1e-5, atol=1e-5)
+    assert prior(y=y).batch_shape == (4,) and prior(y=y).sample((6,)).shape == (6, 4, 2)
+    drawn = prior(y=y).sample((20_000,))
+    torch.testing.assert_close(drawn.mean(0), prior(y=y).mean.detach(), rtol=0, atol=0.06)
+    with pytest.raises(InputError, match="needs 'y': class labels"):
+        prior()
+
+
+@pytest.mark.parametrize("kind", ["spline", "spline_coupling", "maf"])
+def test_a_flow_learns_a_correlated_gaussian(kind):
+    torch.manual_seed(0)
+    gaussian = dist.MultivariateNormal(torch.tensor([0.3, -0.2]), torch.tensor([[0.8, 0.4], [0.4, 0.6]]))
+    prior = FlowPrior((2,), kind=kind, num_layers=2, hidden_dims=(32,), bins=4)
+    optimizer = torch.optim.Adam(prior.parameters(), 2e-2)
+    steps = 400
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        loss = -prior().log_prob(gaussian.sample((500,))).mean()
+        optimizer.zero_grad(), loss.backward(), optimizer.step(), scheduler.step()
+    z = gaussian.sample((2000,))
+    error = (prior().log_prob(z) - gaussian.log_prob(z)).detach().abs().mean()
+    assert float(error) < {"maf": 0.02, "spline": 0.025, "spline_coupling": 0.03}[kind], error  # no affine maps
 
 
 # -------------------------------------------------------------------------------- VampPrior

@@ -1,0 +1,73 @@
+"""A mixture of Gaussians given a context, as prior over real latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_vae.distributions import DiagonalMixture
+from pyro_vae.errors import InputError, below_one, positive
+from pyro_vae.networks import MLP, Condition, OneHot, diagonal_normal
+from pyro_vae.priors.latent import LatentPrior
+
+
+class MixtureDensityPrior(LatentPrior):
+    r"""p(z | y) = sum_k w_k(y) N(z; mu_k(y), diag sigma_k(y)^2): a mixture density network of the features c(y).
+
+    Args:
+        shape: see :class:`LatentPrior`.
+        condition: what y is, and its features c(y), ``(batch, condition.dim)``; :class:`~pyro_vae.networks.OneHot` of
+            10 classes if not given.
+        num_components: K.
+        hidden_dims: widths of the network's layers; none: linear, which for a class label is a table.
+        activation: its nonlinearity, by name.
+        argument: name of the context.
+        min_scale: lower bound of sigma.
+
+    Raises:
+        InputError: for no component, a min_scale that is not in [0, 1), or no shape; when it is used, without y.
+
+    Source: Bishop 1994, "Mixture density networks", Aston University, NCRG/94/004.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> prior = pyro_vae.priors.MixtureDensityPrior((2,), pyro_vae.networks.OneHot(3), num_components=5)
+        >>> prior(y=torch.tensor([0, 2])).sample().shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int] | None = None,
+        condition: Condition | None = None,
+        num_components: int = 10,
+        hidden_dims: Sequence[int] = (64,),
+        activation: str = "tanh",
+        argument: str = "y",
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__(shape)
+        k = positive("MixtureDensityPrior: num_components", num_components)
+        self.condition = condition if condition is not None else OneHot(10)
+        self.argument, self.context = argument, {argument: self.condition.accepts}
+        self.min_scale = below_one("min_scale", min_scale)
+        self.sizes = [k, 2 * k * self.size]
+        self.network = MLP(self.condition.dim, hidden_dims, sum(self.sizes), activation)
+        with torch.no_grad():  # components start apart
+            self.network.out.bias[k:].view(k, 2, self.size)[:, 0].normal_(std=0.5)
+
+    def forward(self, **context: Tensor) -> DiagonalMixture:
+        """p(z | y), of the batch shape of y's features.
+
+        Raises:
+            InputError: without y.
+        """
+        y = context.get(self.argument)
+        if y is None:
+            raise InputError(f"the MixtureDensityPrior needs '{self.argument}': {self.condition.accepts.what}")
+        logits, moments = self.network(self.condition(y)).split(self.sizes, -1)  # (batch, K), (batch, K * 2 D)
+        normal = diagonal_normal(moments.unflatten(-1, (self.sizes[0], -1)), self.min_scale)  # (batch, K, D)
+        loc, scale = (t.unflatten(-1, self.shape) for t in (normal.loc, normal.scale))
+        return DiagonalMixture(logits.log_softmax(-1), loc, scale, len(self.shape))
