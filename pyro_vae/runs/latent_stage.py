@@ -54,25 +54,33 @@ def train_prior(
     Raises:
         InputError: as that, and as :func:`~pyro_vae.training.fit_prior`.
     """
-    begun = _begun(run) if resume and config is None else []
-    if resume and config is None and (site in begun if site else begun):
-        return dict([_train(run, None, recipe, site or begun[0], progress)])
+    if resume and config is None:
+        begun = _begun(run)
+        latents = [name for name, of_latents in begun.items() if of_latents and site in (None, name)]
+        if latents:
+            return dict(_train(run, None, recipe, name, progress) for name in latents)
+        if not begun:
+            folders = [folder.name for folder in prior_folders(run.path)]
+            sites_to_train(run.path / PRIORS, folders, None, None)  # says that there is none
     if config is not None and not resume and is_over_latents(config):
         return dict([_train(run, config, recipe, site, progress)])
     return train_priors(run, config, recipe, site=site, resume=resume, progress=progress)
 
 
-def _begun(run: Run) -> list[str]:
-    """The sites of real latents whose priors were begun and not ended."""
+def _begun(run: Run) -> dict[str, bool]:
+    """The sites whose priors were begun and not ended, and whether they are of real latents."""
     folders = [f for f in prior_folders(run.path) if (f / CONFIG).is_file() and not (f / SUMMARY).is_file()]
-    return [folder.name for folder in folders if is_over_latents(read_prior_config(folder, run.trust)[1])]
+    return {folder.name: is_over_latents(read_prior_config(folder, run.trust)[1]) for folder in folders}
 
 
 def _train(run: Run, config: Namespace | None, recipe: str, site: str | None, progress: bool) -> tuple[str, FitResult]:
     if not (run.path / SUMMARY).is_file():
         raise InputError(f"{run.path} is not trained to its end: pyro-vae resume {run.path}, then train its priors")
-    if config is not None and (config.draws or config.text.vocabulary_size is not None):
-        raise InputError("draws and text.vocabulary_size are of priors over codes, and this one is over a real latent")
+    if config is not None and (config.draws or config.text.vocabulary_size is not None or not config.conditional):
+        raise InputError(
+            "conditional, draws and text.vocabulary_size are of priors over codes, and this one is over a real latent: "
+            "it sees new draws at every step, and its class says what it is conditional on"
+        )
     model, guide = as_programs(*run.stage_one())
     data, trained = run.data(), digest(run.path / WEIGHTS)
     name, shape = site_of_prior(model, guide, data, None, site)

@@ -206,10 +206,11 @@ def test_a_run_that_has_other_weights_now_is_refused(vae, recipe, capsys):
     [
         (("{recipe}", "--site", "y"), "unknown latent site 'y'"),
         (("{recipe}", "--draws", "8"), "draws and text.vocabulary_size are of priors over codes"),
+        (("{recipe}", "--conditional", "false"), "its class says what it is conditional on"),
         (("{recipe}", "--fit.epochs", "0"), "epochs must be a positive integer"),
         (("{recipe}", "--prior.num_components", "0"), "num_components must be a positive integer"),
         (("pixelcnn",), "has no codes"),
-        (("--resume",), "has no codes"),
+        (("--resume",), "none is begun"),
     ],
 )
 def test_what_cannot_be_trained_is_said_and_leaves_no_trace(vae, recipe, capsys, arguments, message):
@@ -226,3 +227,19 @@ def test_a_configuration_that_was_changed_is_an_error_and_not_another_model(vae,
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | change))
     assert run("evaluate", vae, "--particles", "1") in (1, 2)
     assert "shape" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vamp", ("--prior.num_components", "5")),
+        ("flow", ("--prior.num_layers", "1", "--prior.hidden_dims", "[4]")),
+    ],
+)
+def test_recipes_of_other_priors(vae, name, options):
+    fast = ("--fit.epochs", "1", "--fit.compile", "off", "--fit.device", "cpu")
+    assert run("train-prior", vae, name, *options, *fast) == 0
+    model, guide = pyro_vae.load(vae)
+    assert pyro_vae.sample(model, 3)["z"].shape == (3, 2)  # before anybody has run the guide
+    x = Run(vae).data().test.batch(slice(0, 5))["x"]
+    assert pyro_vae.log_likelihood(model, guide, x, num_particles=5, progress=False).per_datum.isfinite().all()

@@ -1,5 +1,7 @@
 """Priors fitted afterwards to a guide's draws: the aggregated posterior where it is known, and nothing else moved."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,8 +15,9 @@ import pyro_vae
 from pyro_vae.errors import InputError
 from pyro_vae.guides import BIVAGuide, ConditionalGuide, GaussianGuide, LadderGuide
 from pyro_vae.models import BIVA, VAE, ConditionalVAE, HierarchicalVAE
-from pyro_vae.networks import OneHot
-from pyro_vae.programs.context import accepted_arguments, label_context, needed_to_generate
+from pyro_vae.networks import OneHot, diagonal_normal
+from pyro_vae.priors import VampPrior
+from pyro_vae.programs.context import accepted_arguments, label_context, needed_to_generate, unwrapped
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.site_priors import WithPriors
 from pyro_vae.programs.traces import traced
@@ -217,3 +220,34 @@ def test_functions_keep_what_they_have_learned():
     after = pyro_vae.elbo(result.model, result.guide, x, num_particles=2).to_dict()
     assert after["reconstruction"] == before["reconstruction"] and after["kl"]["z"] < before["kl"]["z"]
     assert torch.equal(trained.model.param("shift"), shift) and torch.equal(box.encoder.weight, weight)
+
+
+def test_a_vamp_prior_is_trained_through_the_frozen_guide():
+    torch.manual_seed(0)
+    model = VAE(IMAGE, latent_dim=2, hidden_dims=(8,))
+    guide, x = GaussianGuide(model, hidden_dims=(8,)), images(100)
+    prior = VampPrior((2,), IMAGE, num_components=5).through(guide)
+    kept = [p.detach().clone() for p in guide.parameters()]
+    result = pyro_vae.fit_prior(model, guide, x, prior, epochs=5, learning_rate=0.05, **FAST)
+    assert all(torch.equal(p, q) for p, q in zip(guide.parameters(), kept, strict=True))
+    assert not torch.allclose(prior.pseudo_inputs, prior.pseudo_inputs.clamp(0.05, 0.95).round())  # they have moved
+    assert result.records[-1]["train/kl/z"] < result.records[0]["train/kl/z"]
+    with torch.no_grad():
+        loc, raw = guide.encoder(prior.pseudo_inputs).chunk(2, -1)
+        q = diagonal_normal(torch.cat([loc, raw], -1), guide.min_scale)
+        z = torch.randn(7, 2)
+        expected = dist.Normal(q.loc, q.scale).log_prob(z[:, None]).sum(-1).logsumexp(-1) - math.log(5)
+        torch.testing.assert_close(prior().log_prob(z), expected, atol=1e-4, rtol=1e-4)
+    assert unwrapped(prior.guide) is guide
+    assert pyro_vae.sample(result.model, 3)["z"].shape == (3, 2)
+    again = pyro_vae.fit(result.model, result.guide, x, epochs=1, **FAST)  # the pair goes on together
+    assert again.records
+
+
+def test_a_vamp_prior_of_a_guide_that_draws_below_first_is_refused():
+    model, guide, _ = biva()
+    with pytest.raises(InputError, match="the guide draws 'z1_bu' before 'z2'"):
+        pyro_vae.fit_prior(model, guide, images(20), VampPrior((2,), IMAGE, num_components=5), epochs=1, **FAST)
+    model, guide, _ = ladder()
+    result = pyro_vae.fit_prior(model, guide, images(20), VampPrior((2,), IMAGE, num_components=5), epochs=1, **FAST)
+    assert pyro_vae.log_likelihood(result.model, guide, images(5), num_particles=3, progress=False).mean < 0
