@@ -86,7 +86,7 @@ class ConditionalVAE(LatentPriorModel):
             c: the features c(y) ``(batch, condition.dim)``.
             y: the context itself, which a learned prior is given.
         """
-        if self.prior_network is None:
+        if self.latent_prior is not None:
             return super().prior(y=y)
         return diagonal_normal(self.prior_network(c)).to_event(1)
 
