@@ -77,9 +77,11 @@ def fit_prior(
     site, _ = site_of_prior(*programs, data, prior, site)
     alone = PriorOfSite(site, prior), GuideOfSite(site, programs[1])
     reconnect(*alone)
-    with _frozen(programs[1]):
-        result = fit(*alone, data, **options)
-    reconnect(prior, programs[1])
+    try:
+        with _frozen(programs[1]):
+            result = fit(*alone, data, **options)
+    finally:
+        reconnect(prior, programs[1])
     device = next((tensor.device for tensor in (*prior.parameters(), *prior.buffers())), None)
     for program in programs if device is not None else ():
         program.to(device)

@@ -222,13 +222,15 @@ def test_functions_keep_what_they_have_learned():
     assert torch.equal(trained.model.param("shift"), shift) and torch.equal(box.encoder.weight, weight)
 
 
-def test_a_vamp_prior_is_trained_through_the_frozen_guide():
+@pytest.mark.parametrize("compile", ["off", "graph"])
+def test_a_vamp_prior_is_trained_through_the_frozen_guide(compile, caplog):
     torch.manual_seed(0)
     model = VAE(IMAGE, latent_dim=2, hidden_dims=(8,))
     guide, x = GaussianGuide(model, hidden_dims=(8,)), images(100)
     prior = VampPrior((2,), IMAGE, num_components=5).through(guide)
     kept = [p.detach().clone() for p in guide.parameters()]
-    result = pyro_vae.fit_prior(model, guide, x, prior, epochs=5, learning_rate=0.05, **FAST)
+    result = pyro_vae.fit_prior(model, guide, x, prior, epochs=5, learning_rate=0.05, compile=compile, **FAST)
+    assert "eagerly" not in caplog.text
     assert all(torch.equal(p, q) for p, q in zip(guide.parameters(), kept, strict=True))
     assert not torch.allclose(prior.pseudo_inputs, prior.pseudo_inputs.clamp(0.05, 0.95).round())  # they have moved
     assert result.records[-1]["train/kl/z"] < result.records[0]["train/kl/z"]
