@@ -8,6 +8,7 @@ from pyro_vae.guides import ConditionalGuide, FlowGuide, GaussianGuide, LadderGu
 from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE
 from pyro_vae.networks import OneHot
 from pyro_vae.priors import AutoregressiveGaussianPrior, FlowPrior, MixtureDensityPrior, MixturePrior, VampPrior
+from pyro_vae.programs.inside import connect
 
 SHAPE = (1, 6, 5)
 
@@ -28,7 +29,9 @@ class PriorContract(PairContract):
 
     def make_pair(self):
         model = VAE(SHAPE, latent_dim=3, hidden_dims=(16,), prior=self.prior())
-        return model, GaussianGuide(model, hidden_dims=(16,)), images()
+        guide = GaussianGuide(model, hidden_dims=(16,))
+        connect(model, guide)  # for Pyro's own SVI, which does not; all else would by itself
+        return model, guide, images()
 
 
 class TestMixturePrior(PriorContract):
@@ -62,7 +65,9 @@ class TestVampPriorOfALadder(PairContract):
     def make_pair(self):
         sizes = {"hidden_dims": (16, 8), "num_hidden": 1}
         model = HierarchicalVAE(SHAPE, (4, 2), **sizes, prior=VampPrior((2,), SHAPE, 8))
-        return model, LadderGuide(model, **sizes), images()
+        guide = LadderGuide(model, **sizes)
+        connect(model, guide)
+        return model, guide, images()
 
 
 class TestMixtureDensityPrior(PairContract):
@@ -77,4 +82,5 @@ class TestVampPriorOfSplines(PairContract):
     def make_pair(self):
         model = VAE(SHAPE, latent_dim=3, hidden_dims=(16,), prior=VampPrior((3,), SHAPE, 8))
         guide = FlowGuide(model, flow_dim=8, context_dim=4, hidden_dims=(16,), flow="spline")
+        connect(model, guide)
         return model, guide, images()

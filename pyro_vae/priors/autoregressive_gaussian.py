@@ -20,7 +20,7 @@ from pyro_vae.priors.latent import LatentPrior
 class AutoregressiveGaussianPrior(LatentPrior):
     r"""p(z) = prod_i N(z_i; mu_i(z_{<i}), sigma_i(z_{<i})^2), with means and scales of one masked network.
 
-    A density takes one pass of the network, a draw one pass a number. It starts at N(0, I).
+    A density takes one pass of the network, a draw one pass a number. It starts next to N(0, I).
 
     Args:
         shape: see :class:`LatentPrior`; the numbers of an event are taken in the order of rows.
@@ -59,7 +59,7 @@ class AutoregressiveGaussianPrior(LatentPrior):
         self.network = AutoRegressiveNN(
             self.size, list(hidden_dims), [1, 1], torch.arange(self.size), nonlinearity=nn.Tanh()
         )
-        nn.init.zeros_(self.network.layers[-1].weight)
+        nn.init.normal_(self.network.layers[-1].weight, std=1e-3)
         nn.init.zeros_(self.network.layers[-1].bias)
 
     def conditionals(self, z: Tensor) -> dist.Normal:

@@ -27,7 +27,7 @@ def test_a_recipe_is_trained_and_its_run_loaded(name, tmp_path):
     model, guide = pyro_vae.load(run)
     prior = model.latent_prior
     assert prior.shape == (3,)
-    data = pyro_vae.load_data("mnist5k", limit=20)
+    data = pyro_vae.load_data("mnist5k", limit=20, binarization="threshold")
     first = pyro_vae.log_likelihood(model, guide, data, num_particles=5)
     again = pyro_vae.log_likelihood(*pyro_vae.load(run), data, num_particles=5)
     assert torch.equal(first.per_datum, again.per_datum)
