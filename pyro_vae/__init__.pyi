@@ -63,5 +63,6 @@ from .programs.handlers import penalty as penalty
 from .runs.run import Run as Run
 from .runs.run import load as load
 from .training.fitting import fit as fit
+from .training.prior import fit_prior as fit_prior
 
 __version__: str

@@ -86,6 +86,12 @@ def prior(folder):
     return write(folder, "prior", config | {"fit": FIT})
 
 
+def latent_prior(folder):
+    config = read_recipe("mixture")
+    config["prior"]["init_args"] |= {"num_components": 3}
+    return write(folder, "mixture", config | {"fit": FIT})
+
+
 def captioned(folder):
     """A dVAE of scenes with captions."""
     scenes, pairs = made_scenes(4), [(a, b) for a in range(8) for b in range(8) if a != b]
@@ -140,6 +146,12 @@ SCENARIOS = {  # commands before, the command, how it is gone on with if its con
         lambda f: ["train-prior", prior(f), "--on", "RUN"],
         lambda run: ["train-prior", "--on", run, "--resume"],
         "priors/codes/config.yaml",
+    ),
+    "train-prior-latent": (
+        (lambda f: ["train", vae(f), "--out", "RUN"],),
+        lambda f: ["train-prior", latent_prior(f), "--on", "RUN"],
+        lambda run: ["train-prior", "--on", run, "--resume"],
+        "priors/z/config.yaml",
     ),
     "train-ranker": (
         (

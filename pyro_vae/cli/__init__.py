@@ -16,7 +16,10 @@ from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, exit_sta
 COMMANDS = {  # name: the module of this folder that has it, which is loaded when it is used; what it does
     "train": ("train", "Train a recipe, or a YAML file of one's own, into a new run directory."),
     "resume": ("train", "Go on with an interrupted run, to the result that it would have had."),
-    "train-prior": ("second_stage", "Learn priors over the codes of a trained run, of which they become a part."),
+    "train-prior": (
+        "second_stage",
+        "Learn priors over a trained run's codes or latents, parts of it from then on.",
+    ),
     "train-ranker": ("second_stage", "Learn which texts belong to which images, to rank a run's samples of texts."),
     "evaluate": (
         "evaluate",

@@ -12,19 +12,24 @@ from jsonargparse import ArgumentParser
 from pyro_vae.cli.parsing import directory_first, parse, parse_over, recipe_of, run_parser
 from pyro_vae.errors import UsageError, exit_status
 from pyro_vae.runs import Run
+from pyro_vae.runs.latent_stage import train_prior as train_prior_of
 from pyro_vae.runs.learned_priors import add_prior_arguments, parse_prior_config
-from pyro_vae.runs.prior_stage import train_priors
 from pyro_vae.text_to_image import ranker
 from pyro_vae.training import FitResult
 
 
 def train_prior(arguments: Sequence[str]) -> None:
-    """Learn priors over the codes of a trained run, of which they become a part."""
+    """Learn priors over a trained run's codes or latents, parts of it from then on."""
     parser = run_parser("train-prior", train_prior.__doc__)
-    parser.add_argument("--site", type=str | None, default=None, help="of this code site only; else of all, one by one")
+    parser.add_argument(
+        "--site",
+        type=str | None,
+        default=None,
+        help="of this site only; else of all code sites, one by one, or of the first latent that depends on no other",
+    )
 
     def learn(run: Run, config: Any, recipe: str, options: Any) -> Mapping[str, FitResult]:
-        found = train_priors(run, config, recipe, site=options.site, resume=options.resume)
+        found = train_prior_of(run, config, recipe, site=options.site, resume=options.resume)
         return {f"prior of '{site}'": result for site, result in found.items()}
 
     _learn(parser, arguments, add_prior_arguments, parse_prior_config, learn)

@@ -1,4 +1,4 @@
-"""Figures: samples of a model under its priors, scaled priors, and uniform against learned priors."""
+"""Figures: samples of a model under its priors, scaled priors, and its first against learned priors."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ from pyro_vae.plots.images import (
     shaped_like_x,
 )
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
-from pyro_vae.programs.context import X, declared_context, needed_to_generate
+from pyro_vae.programs.context import X, declared_context, needed_to_generate, unwrapped
 from pyro_vae.programs.handlers import scaled, tempered
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, in_evaluation
+from pyro_vae.programs.site_priors import WithPriors
 from pyro_vae.programs.sites import in_data_plate
 from pyro_vae.programs.traces import is_latent
 
@@ -261,6 +262,52 @@ class _UniformInPlace(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and tempered(msg["fn"], 2.0) is not None and number_of_codes(msg["fn"]) is not None:
             self.sites[msg["name"]] = msg["value"].device  # only what is learned has a temperature
+
+
+@figure(
+    section="Samples",
+    caption="Samples under the model's own prior and under the one that was learned afterwards.",
+    order=2,
+    given=lambda run: dict(zip(("n", "batch"), run.context(SIDE * SIDE), strict=True)),
+)
+def own_and_learned(
+    model: Callable[..., Any], n: int = SIDE * SIDE, seed: int = 0, batch: Batch | None = None
+) -> Figure:
+    """Two panels of means of p(x | z), z from the prior that the model was trained with and from the one fitted later.
+
+    Args:
+        model: a generative program with priors that were fitted afterwards
+            (:class:`~pyro_vae.programs.site_priors.WithPriors`).
+        n: samples in each panel.
+        seed: of the draws.
+        batch: context that the model needs, ``(n, ...)`` each; and ``x``, as for :func:`prior_samples`.
+
+    Returns:
+        the figure.
+
+    Raises:
+        NotApplicable: if the model has no such prior, or the data are neither images nor vectors.
+
+    Example:
+        >>> import pyro_vae
+        >>> from pyro_vae.programs.site_priors import WithPriors
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> model = WithPriors(model, {"z": pyro_vae.priors.MixturePrior((2,), num_components=3)})
+        >>> [axes.get_title() for axes in pyro_vae.plots.own_and_learned(model).axes]
+        ['own prior', 'learned prior']
+    """
+    both = unwrapped(model)
+    if not isinstance(both, WithPriors):
+        raise NotApplicable("no prior over a real latent was fitted to the model afterwards")
+    own, learned = (draw(program, n, seed=seed, batch=batch).mean for program in (both.inner_program, model))
+    sides = {"own": shaped_like_x(own, batch), "learned": shaped_like_x(learned, batch)}
+    shape = tuple(sides["own"].shape[1:])
+    check_drawable(shape)
+    title = f"Samples under the model's own and the learned prior of {', '.join(both.names)}: mean of p(x | z)"
+    if is_image(shape):
+        return _images(sides, math.ceil(math.sqrt(n)), [], title)
+    values = torch.stack([side[:SIDE] for side in sides.values()], 1)  # (rows, 2, *shape)
+    return grid(values, title, rows=[""] * len(values), columns=list(sides))
 
 
 def _classes(program: Program) -> list[int]:

@@ -1,4 +1,4 @@
-"""Effect handlers: loss terms that are no density, KL weights, shared noise, scaled and tempered priors."""
+"""Effect handlers: loss terms that are no density, KL weights, shared noise; replaced, scaled and tempered priors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
@@ -136,6 +137,34 @@ class RankNoise(Messenger):
         value = joint.rsample() if fn.has_rsample else joint.sample()
         msg["value"] = value.select(len(outer), self.rank)
         msg["done"] = True
+
+
+class Replaced(Messenger):
+    """A handler under which sites have other distributions, in the plates that they are in.
+
+    Args:
+        distributions: by site name; of the site's event shape, and of a batch shape that broadcasts to the site's.
+
+    Raises:
+        InputError: in the run, for a distribution of another event shape.
+    """
+
+    def __init__(self, distributions: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.distributions = distributions
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = self.distributions.get(msg["name"])
+        if fn is None:
+            return
+        old = msg["fn"]
+        if fn.event_shape != old.event_shape:
+            raise InputError(
+                f"site '{msg['name']}' has event shape {tuple(old.event_shape)}, and the prior that is to replace its "
+                f"distribution {tuple(fn.event_shape)}: build the prior with shape={list(old.event_shape)}"
+            )
+        shape = torch.broadcast_shapes(old.batch_shape, fn.batch_shape)
+        msg["fn"] = fn if fn.batch_shape == shape else fn.expand(shape)
 
 
 _FAMILIES = (dist.Normal, dist.Laplace, dist.Cauchy, dist.StudentT, dist.Gumbel, dist.Logistic)

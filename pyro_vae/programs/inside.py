@@ -46,6 +46,12 @@ def connect(model: nn.Module, guide: Callable[..., Any]) -> None:
             module.connect_guide(guide)
 
 
+def reconnect(model: nn.Module, guide: Callable[..., Any]) -> None:
+    """Tell those modules of a model that work with its guide that it is this one, whichever they have."""
+    for module in _of_guide(model):
+        module.connect_guide(guide)
+
+
 def check_connected(model: nn.Module, guide: Callable[..., Any]) -> None:
     """Check, before training, that a model's modules work with the guide that is trained.
 

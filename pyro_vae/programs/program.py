@@ -110,6 +110,9 @@ class Program(nn.Module):
 
     def adopt(self, name: str, value: nn.Module | nn.Parameter) -> None:
         """Own a module or a parameter that the program uses."""
+        around = getattr(self.program, "inner_program", None)
+        if isinstance(around, Program):  # the module around it has nothing of its own to find
+            return around.adopt(name, value)
         owner: Any = self
         if isinstance(self.program, nn.Module):  # what is trained goes where the module goes: files, copies
             owner = self.program._modules.setdefault(ALSO_USED, AlsoUsed())

@@ -456,7 +456,7 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
     Args:
         part: the section.
         config: the configuration.
-        base: what the class must be derived from, or the function.
+        base: what the class must be derived from (or one of several), or the function.
         skip: arguments that are not configured.
         facts: handed by name to a class that has such arguments.
 
@@ -467,11 +467,11 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
     def make(cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
         accepted = inspect.signature(cls).parameters
         of_latents = {"shape": _top_latent(chosen[part])} if issubclass(cls, LatentPrior) else {}
-        known = {k: v for k, v in {**facts, **of_latents}.items() if k in accepted and kwargs.get(k) is None}
+        known = {k: v for k, v in {**of_latents, **facts}.items() if k in accepted and kwargs.get(k) is None}
         return cls(*args, **{**kwargs, **known})
 
     parser = ArgumentParser(exit_on_error=False)
-    if isinstance(base, type):
+    if isinstance(base, type | tuple):
         parser.add_subclass_arguments(base, part, skip=skip)
     else:
         parser.add_function_arguments(base, part, skip=skip)

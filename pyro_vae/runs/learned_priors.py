@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -15,7 +16,8 @@ from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.files import TEMPORARY, read_yaml
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel
-from pyro_vae.priors import Prior
+from pyro_vae.priors import LatentPrior, Prior
+from pyro_vae.programs.site_priors import PriorOfSite, WithPriors
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
 from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, parse_stage
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
@@ -27,7 +29,7 @@ from pyro_vae.training.checkpoint import load_weights
 
 logger = logging.getLogger(__name__)
 
-PRIORS = "priors"  # directory of a run, with a directory for each code site
+PRIORS = "priors"  # directory of a run, with a directory for each site of codes, or of real latents
 FROM_DATA = {
     "num_codes",
     "shape",
@@ -35,13 +37,15 @@ FROM_DATA = {
     "coarser",
     "text_length",
     "num_words",
+    "data_shape",
 }  # of a prior
+MOST_DIMS = 8  # of a latent's event
 SECTIONS = ("prior", "text", "fit", "conditional", "draws", "seed")
 
 
 def add_prior_arguments(parser: ArgumentParser) -> None:
     """Give a parser the sections of a prior's configuration."""
-    parser.add_subclass_arguments(Prior, "prior", skip=FROM_DATA, required=True)
+    parser.add_subclass_arguments((Prior, LatentPrior), "prior", skip=FROM_DATA, required=True)
     parser.add_class_arguments(TextOptions, "text")
     parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
     parser.add_argument("--conditional", type=bool, default=True, help="on the class label, if the data have labels")
@@ -50,7 +54,7 @@ def add_prior_arguments(parser: ArgumentParser) -> None:
         type=NonNegativeInt,
         default=0,
         help="draws of a training datum's codes from a guide that draws them, of which an epoch sees one; 0: only the "
-        "most probable codes",
+        "most probable codes. A prior over real latents sees new draws at every step",
     )
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order and noise")
 
@@ -87,13 +91,35 @@ def build_prior(
     if text is not None:
         facts |= {name: text[name] for name in ("text_length", "num_words")}
     with private_seed(derived_seed(config.seed, "weights")):
-        prior = instantiate("prior", config, Prior, FROM_DATA, facts)
+        prior = instantiate("prior", config, (Prior, LatentPrior), FROM_DATA, facts)
     if text is not None and not prior.draws_text:
         raise InputError(
             f"{type(prior).__name__} is no prior over texts: leave text.vocabulary_size out, or take "
             "pyro_vae.priors.TransformerPrior"
         )
     return prior
+
+
+def is_over_latents(config: Namespace) -> bool:
+    """Whether a configuration is of a prior over real latents, and not of one over codes."""
+    cls = locate(config.prior.class_path)
+    return isinstance(cls, type) and issubclass(cls, LatentPrior)
+
+
+def build_latent_prior(config: Namespace, shape: Sequence[int], data_shape: Sequence[int]) -> LatentPrior:
+    """The prior over a real latent that a configuration describes.
+
+    Args:
+        config: from :func:`parse_prior_config`.
+        shape: the latent's event shape.
+        data_shape: of one datum.
+
+    Raises:
+        InputError: if its class refuses the shape or its arguments.
+    """
+    facts = {"shape": tuple(shape), "data_shape": tuple(data_shape)}
+    with private_seed(derived_seed(config.seed, "weights")):
+        return instantiate("prior", config, (Prior, LatentPrior), FROM_DATA, facts)
 
 
 def code_priors(model: nn.Module) -> nn.ModuleDict:
@@ -111,19 +137,20 @@ def code_priors(model: nn.Module) -> nn.ModuleDict:
     return priors
 
 
-def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list[str]:
+def put_learned_priors(run: Path, model: nn.Module, data_shape: Sequence[int], trust: bool = False) -> nn.Module:
     """Put the priors that were learned for a run into its model.
 
     Args:
         run: the run directory.
-        model: with the run's weights.
+        model: with the run's weights; priors over codes become its own.
+        data_shape: of one datum.
         trust: run the code of classes outside ``pyro_vae``.
 
     Returns:
-        the sites.
+        the model; around it, if there are priors over real latents, the model with these.
 
     Raises:
-        InputError: if one was trained on the codes of other weights than the run's, or cannot be read.
+        InputError: if one was trained for other weights than the run's, or cannot be read.
         CorruptFileError: if a file is missing or damaged.
     """
     finished = []
@@ -135,7 +162,8 @@ def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list
             )
         if not (folder / SUMMARY).is_file():
             logger.warning(
-                "%s is not trained to its end: the prior of '%s' stays uniform (pyro-vae train-prior %s --resume)",
+                "%s is not trained to its end: the prior of '%s' stays what it was before, uniform over codes "
+                "(pyro-vae train-prior %s --resume)",
                 folder,
                 folder.name,
                 run,
@@ -143,7 +171,39 @@ def put_learned_priors(run: Path, model: nn.Module, trust: bool = False) -> list
         else:
             finished.append(folder)
     trained = digest(run / WEIGHTS) if finished else ""
-    return [put_prior(folder, trained, model, trust) for folder in finished]
+    found = {}
+    for folder in finished:
+        head, config = read_prior_config(folder, trust)
+        if is_over_latents(config):
+            found[folder.name] = _latent_prior(folder, head, config, trained, data_shape, trust)
+        else:
+            put_prior(folder, trained, model, trust)
+    return WithPriors(model, found).eval() if found else model
+
+
+def _latent_prior(
+    folder: Path, head: Mapping[str, Any], config: Namespace, trained: str, data_shape: Sequence[int], trust: bool
+) -> LatentPrior:
+    check_trained_on(folder, head, trained)
+    with built_within(folder / WEIGHTS, trust):
+        prior = build_latent_prior(config, head["shape"], data_shape)
+    described = experiment_entries(config, trained_on=trained, shape=head["shape"])
+    load_weights(folder / WEIGHTS, PriorOfSite(folder.name, prior), EmptyGuide(), described)
+    return prior
+
+
+def check_trained_on(folder: Path, head: Mapping[str, Any], trained: str) -> None:
+    """Check that the weights of a run are those that a prior over real latents was trained for.
+
+    Raises:
+        InputError: if they are others.
+    """
+    if head["trained_on"] != trained:
+        raise InputError(
+            f"the prior in {folder} was trained on another guide's draws: on those of weights "
+            f"{str(head['trained_on'])[:12]}…, and the run has {trained[:12]}…. Remove its directory, and train it "
+            "again (pyro-vae train-prior)"
+        )
 
 
 def prior_folders(run: Path) -> list[Path]:
@@ -184,7 +244,7 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
 
 
 def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namespace]:
-    """What a prior's directory says: recipe, digest of weights, number of classes, tokenizer; and its configuration.
+    """What a prior's directory says: recipe, digest of weights, number of classes, …; and its configuration.
 
     Raises:
         InputError: if it names code outside the package and is not trusted.
@@ -194,11 +254,19 @@ def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namesp
     raw = read_yaml(file)
     try:
         head = {key: raw.pop(key) for key in ("version", "recipe", "trained_on", "num_classes")}
-        head["tokenizer"] = raw.pop("tokenizer", None)
+        head |= {key: raw.pop(key, None) for key in ("tokenizer", "shape")}
     except KeyError as error:
         raise CorruptFileError(f"{file} lacks {error}") from error
     classes = head["num_classes"]
     counted = classes is None or (type(classes) is int and 1 <= classes <= LARGEST)
     if not counted or not isinstance(head["tokenizer"], Mapping | None):
         raise CorruptFileError(f"{file}: num_classes or tokenizer is damaged")
-    return head, parse_prior_config(raw, str(file), trust=trust)
+    config = parse_prior_config(raw, str(file), trust=trust)
+    if is_over_latents(config) and not _is_shape(head["shape"]):
+        raise CorruptFileError(f"{file}: shape {str(head['shape'])[:80]} is no shape of a latent")
+    return head, config
+
+
+def _is_shape(value: Any) -> bool:
+    right = isinstance(value, list) and len(value) <= MOST_DIMS
+    return right and all(type(size) is int and 1 <= size <= LARGEST for size in value)

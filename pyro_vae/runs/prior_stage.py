@@ -70,7 +70,7 @@ def train_priors(
     check_no_links(run.path, [f"{PRIORS}/{CODES}", f"{PRIORS}/{TOKENIZER}"])
     model, guide = run.stage_one()
     priors = code_priors(model)
-    sites = _sites(run.path / PRIORS, list(priors), site, config)
+    sites = sites_to_train(run.path / PRIORS, list(priors), site, config)
     if config is not None and config.text.vocabulary_size is not None:
         _check_takes_text(model)
     with locked(run.path / PRIORS) if is_first_process(config) else nullcontext():
@@ -95,8 +95,18 @@ def train_priors(
     return results
 
 
-def _sites(folder: Path, known: list[str], site: str | None, config: Namespace | None) -> list[str]:
-    """Which priors to train."""
+def sites_to_train(folder: Path, known: list[str], site: str | None, config: Namespace | None) -> list[str]:
+    """Which priors to train, of those that are not there yet, or of those that were begun.
+
+    Args:
+        folder: of the run's priors.
+        known: sites that can have one.
+        site: the one that is wanted; all, if None.
+        config: None: to go on.
+
+    Raises:
+        InputError: for an unknown site, and if there is nothing to do.
+    """
     if site is not None and site not in known:
         raise unknown("code site", site, known)
     begun = [name for name in known if (folder / name / CONFIG).is_file()]

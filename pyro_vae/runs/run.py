@@ -18,6 +18,7 @@ from pyro_vae.data.split import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers, user_path
 from pyro_vae.programs.checks import check_data
+from pyro_vae.programs.inside import connect
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import TOKENIZER
 from pyro_vae.runs.config import (
@@ -96,7 +97,7 @@ class Run:
 
     ``config.yaml`` (everything needed to rebuild), ``model.safetensors``, ``metrics.jsonl``, ``checkpoints/``,
     ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
-    priors over its codes were learned (:mod:`pyro_vae.runs.prior_stage`); ``ranker/``, if one was
+    priors over its codes or latents were learned (:mod:`pyro_vae.runs.latent_stage`); ``ranker/``, if one was
     (:mod:`pyro_vae.text_to_image.ranker`). Files are replaced whole, so that a kill leaves the last good state.
     ``data_shape``, ``sound`` (how x is played, if the data are sound) and ``classes`` (the names of labels, if they
     have names) are known without the data.
@@ -287,7 +288,7 @@ class Run:
             check_same(begun, described, str(self.path / CHECKPOINT))
         if further and prior_folders(self.path):
             raise InputError(
-                f"{self.path / PRIORS}: priors were learned for the codes of the weights as they are; to train these "
+                f"{self.path / PRIORS}: priors were learned for the weights as they are; to train these "
                 "further, work on a copy of the run without that directory"
             )
         if self._changed and is_first_process(self.config):
@@ -316,11 +317,12 @@ class Run:
         """Model and guide with the saved weights and the priors learned for them, in evaluation mode.
 
         Raises:
-            InputError: if a prior was trained on another codebook.
+            InputError: if a prior was trained on another codebook, or on another guide's draws.
             CorruptFileError: if weights are missing or damaged.
         """
         model, guide = self.stage_one()
-        put_learned_priors(self.path, model, self.trust)
+        model = put_learned_priors(self.path, model, self.data_shape, self.trust)
+        connect(model, guide)
         return model, guide
 
     def stage_one(self) -> tuple[nn.Module, nn.Module]:

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from pyro_vae.data import Split
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import Batch, Program, prime
+from pyro_vae.programs.site_priors import GuideOfSite
 from pyro_vae.training.batches import EpochBatches
 
 INITIALIZE_ON = 500  # training data: means over a small batch are wild, and what is built on them wilder
@@ -131,7 +132,9 @@ def _mark(module: Any) -> None:
 
 
 def _waiting(model: Program, guide: Program) -> set[nn.Module]:
-    return {m for program in (model, guide) for m in program.modules() if _awaits_data(m)}
+    every = [module for program in (model, guide) for module in program.modules()]
+    frozen = {inner for module in every if isinstance(module, GuideOfSite) for inner in module.modules()}
+    return {module for module in every if _awaits_data(module)} - frozen
 
 
 def _awaits_data(module: nn.Module) -> bool:

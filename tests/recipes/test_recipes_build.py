@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from pyro_vae.models import ContrastiveModel
-from pyro_vae.priors import Prior, UniformPrior
+from pyro_vae.priors import LatentPrior, Prior, UniformPrior
 from pyro_vae.recipes import read_recipe, recipe_names
 from pyro_vae.runs.config import build, experiment_parser, parse_config
-from pyro_vae.runs.learned_priors import build_prior, parse_prior_config
+from pyro_vae.runs.learned_priors import build_latent_prior, build_prior, is_over_latents, parse_prior_config
 from pyro_vae.text_to_image.ranker import parse_ranker_config
 
 SHAPES = {
@@ -27,6 +27,10 @@ GRIDS = {"wavenet": (512,)}
 @pytest.mark.parametrize("name", recipe_names())
 def test_it_builds(name):
     config = read_recipe(name)
+    if "prior" in config and is_over_latents(parsed := parse_prior_config(config, name)):
+        prior = build_latent_prior(parsed, (20,), (1, 28, 28))
+        assert isinstance(prior, LatentPrior) and prior.shape == (20,)
+        return
     if "prior" in config:
         present = UniformPrior(16, GRIDS.get(name, (7, 7)))
         text = {"text_length": 22, "num_words": 400} if "text" in config else None

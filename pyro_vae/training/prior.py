@@ -1,0 +1,126 @@
+"""Train a prior over a real latent of a pair that has been trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from pyro_vae.data import Data, DataLike, as_data
+from pyro_vae.errors import InputError
+from pyro_vae.programs.inside import reconnect
+from pyro_vae.programs.program import Program, as_programs
+from pyro_vae.programs.session import check_pair, in_evaluation, named
+from pyro_vae.programs.site_priors import (
+    ROWS,
+    GuideOfSite,
+    PriorOfSite,
+    WithPriors,
+    check_context_of,
+    site_to_replace,
+)
+from pyro_vae.training.fitting import FitResult, fit
+from pyro_vae.training.schedules import owner
+
+
+def fit_prior(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: DataLike,
+    prior: nn.Module,
+    *,
+    site: str | None = None,
+    **options: Any,
+) -> FitResult:
+    r"""Fit a prior over a latent of a trained pair to the guide's draws, and put it into the model.
+
+    .. math:: \max_p \; E_{data} E_{q(z | x)} \log p(z), \quad \text{as the least} \quad KL(q(z | x) \| p(z))
+
+    by which log p(x)'s bound rises as much as the KL falls. Draws are fresh at every step. The model's other densities
+    and the guide stay as they are; what is told while it trains is the KL, nats per datum.
+
+    Args:
+        model, guide: the trained pair.
+        data: as for :func:`~pyro_vae.fit`; with a validation part, ``patience`` stops early.
+        prior: a module whose call gives a distribution of the site's event shape, such as
+            :class:`~pyro_vae.priors.MixturePrior`; it is trained in place.
+        site: the latent site; None: the first in the model's order whose distribution depends on no other site.
+        options: of :func:`~pyro_vae.fit`, but for ``objective``: epochs, learning_rate, patience, seed, out, ….
+
+    Returns:
+        the result of training, whose ``model`` is the model with the prior, and whose ``guide`` is the guide.
+
+    Raises:
+        InputError: as :func:`~pyro_vae.fit`; for a site that cannot have another prior, which is said by name: one that
+            depends on other draws, is discrete, summed over, masked or shared by all data, or at which the guide is a
+            point mass; for a prior of another shape, or one that is given what the model does not take.
+
+    Source: Tomczak & Welling 2018, arXiv:1705.07120 (the best prior is the aggregated posterior).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(20, 1, 8, 8) > 0.5).float()
+        >>> prior = pyro_vae.priors.MixturePrior((2,), num_components=3)
+        >>> result = pyro_vae.fit_prior(model, guide, x, prior, epochs=2, device="cpu", progress=False)
+        >>> pyro_vae.sample(result.model, 5)["z"].shape
+        torch.Size([5, 2])
+    """
+    if options.get("objective") is not None:
+        raise InputError("objective: a prior is trained by the KL of the guide from it, and has no other")
+    data = as_data(named(data, model), options.get("num_workers", 0))
+    programs = as_programs(model, guide)
+    site, _ = site_of_prior(*programs, data, prior, site)
+    alone = PriorOfSite(site, prior), GuideOfSite(site, programs[1])
+    reconnect(*alone)
+    try:
+        with _frozen(programs[1]):
+            result = fit(*alone, data, **options)
+    finally:
+        reconnect(prior, programs[1])
+    device = next((tensor.device for tensor in (*prior.parameters(), *prior.buffers())), None)
+    for program in programs if device is not None else ():
+        program.to(device)
+    both = WithPriors(owner(programs[0]), {site: prior}).eval()
+    return replace(result, model=both, guide=owner(programs[1]).eval())
+
+
+def site_of_prior(
+    model: Program, guide: Program, data: Data, prior: nn.Module | None, site: str | None
+) -> tuple[str, tuple[int, ...]]:
+    """The site that a prior is for, and its event shape; data, and the prior if there is one, are checked.
+
+    Raises:
+        InputError: as :func:`fit_prior`.
+    """
+    for part in (data.train, data.validation):
+        if part is not None:
+            check_pair(model, guide, part)
+    with in_evaluation([model, guide], data.train.batch(slice(0, ROWS)), seed=0) as batch:
+        site, shape = site_to_replace(model, guide, batch, site)
+    if prior is not None:
+        check_context_of(site, prior, model)
+        own = tuple(getattr(prior, "shape", shape))
+        if own != tuple(shape):
+            raise InputError(
+                f"latent site '{site}' has event shape {tuple(shape)}, and the {type(prior).__name__} is over "
+                f"{own}: build it with shape={list(shape)}"
+            )
+    return site, tuple(shape)
+
+
+@contextmanager
+def _frozen(program: nn.Module) -> Iterator[None]:
+    """Parameters without gradients inside this block."""
+    trained = [parameter for parameter in program.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
