@@ -373,6 +373,24 @@ def test_a_rewritten_trace_is_run(made, gradient):
     close(*found)
 
 
+def test_a_model_around_the_one_that_the_guide_runs_is_another_program():
+    """What its wrapper does to it (here: all that it says counts half) is not known from the guide's run."""
+    made = Made(ladder)
+
+    class Half(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x=None, num_samples=1):
+            with poutine.scale(scale=0.5):
+                return self.inner(x, num_samples=num_samples)
+
+    made.programs = as_programs(Half(made.model), made.guide)
+    pair, runs = made.traces()
+    assert runs == 2 and pair.model.nodes["z1"]["scale"] == 0.5
+
+
 class Subsampled(Own):
     """Its plate draws three of the data."""
 
@@ -387,7 +405,9 @@ class Subsampled(Own):
 def test_a_subsampled_plate_is_run_twice():
     class Guide(OwnGuide):
         def forward(self, x):
-            draw_top_down(self.model, lambda name, p, infer: dist.Normal(p.loc + 0.1, p.scale), ["top", "low"], {"x": x})
+            draw_top_down(
+                self.model, lambda name, p, infer: dist.Normal(p.loc + 0.1, p.scale), ["top", "low"], {"x": x}
+            )
 
     def make():
         model = Subsampled()
