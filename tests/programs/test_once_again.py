@@ -137,11 +137,17 @@ class Subsampled(Own):
 
 
 def test_a_subsampled_plate_is_run_twice():
+    """Inside of the guide the model draws indices of its own, when it is replayed those that the guide has."""
+
     class Guide(OwnGuide):
         def forward(self, x):
-            draw_top_down(
-                self.model, lambda name, p, infer: dist.Normal(p.loc + 0.1, p.scale), ["top", "low"], {"x": x}
-            )
+            with pyro.plate("data", len(x), 3, dim=-1) as index:
+                top = pyro.sample("top", dist.Normal(self.top(x[index]), 0.5).to_event(1))
+
+            def posterior(name, p, infer):
+                return dist.Normal(p.loc + 0.1, p.scale)
+
+            draw_top_down(self.model, posterior, ["top", "low"], {"x": x}, {"top": top})
 
     def make():
         model = Subsampled()
