@@ -55,6 +55,7 @@ def interleaved(
     repeats: int,
     device: str,
     fastest_of: list[str] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
     """Time variants in turn, ``repeats`` rounds; each timed call follows an untimed one of the same variant.
 
@@ -68,6 +69,7 @@ def interleaved(
         fastest_of: among which variants the fastest is looked for (None: all).
         repeats: rounds.
         device: CUDA devices are synchronized around each call.
+        clock: in seconds.
 
     Returns:
         rows ``{case, variant, median_ms, ratio, reference}``; ratio is the median of the rounds' paired ratios.
@@ -77,10 +79,10 @@ def interleaved(
         for name, run in variants.items():
             run()
             synchronize(device)
-            started = time.perf_counter()
+            started = clock()
             run()
             synchronize(device)
-            times[name].append(1e3 * (time.perf_counter() - started))
+            times[name].append(1e3 * (clock() - started))
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = reference or min(fastest_of or medians, key=lambda name: medians[name])
     return [

@@ -90,7 +90,7 @@ def ladder_case() -> Case:
         model = HierarchicalVAE(SHAPE, batch_norm=True)
         return model, LadderGuide(model, batch_norm=True)
 
-    return Case(*pair(), ELBO(), pyro.infer.Trace_ELBO(), HandLadder(*pair()))
+    return Case(*pair(), ELBO(), pyro.infer.Trace_ELBO(), HandLadder(*pair()), rounds=7, steps=10)
 
 
 def biva_case() -> Case:
@@ -100,7 +100,7 @@ def biva_case() -> Case:
         model = BIVA(SHAPE)
         return model, BIVAGuide(model)
 
-    return Case(*pair(), ELBO(), pyro.infer.Trace_ELBO(), HandBIVA(*pair()))
+    return Case(*pair(), ELBO(), pyro.infer.Trace_ELBO(), HandBIVA(*pair()), rounds=2, steps=1)
 
 
 PUBLISHED = {"ladder VAE, published size": ladder_case, "BIVA, published size": biva_case}

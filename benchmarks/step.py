@@ -35,7 +35,6 @@ from pyro_vae.training.loop import Trainer
 from pyro_vae.training.optimizer import make_optimizer, wanted
 
 RATE = 1e-3
-SECONDS_A_STEP = {"BIVA, published size"}  # on a CPU
 Run = Callable[[], Any]
 
 
@@ -139,15 +138,19 @@ def times(run: Run, count: int) -> Run:
     return repeated
 
 
-def case_rows(name: str, options: Any, repeats: int, count: int) -> list[dict[str, Any]]:
+def case_rows(name: str, options: Any) -> list[dict[str, Any]]:
     """All variants of a case, interleaved."""
     pyro.clear_param_store()
     torch.manual_seed(0)
-    x = (torch.rand(100, *SHAPE, device=options.device) < 0.3).float()
+    x = (torch.rand(options.batch, *SHAPE, device=options.device) < 0.3).float()
     make = (CASES | PUBLISHED)[name]
-    by_hand = hand_written(make(), x)
+    case = make()
+    repeats, count = case.rounds, case.steps
+    if options.quick:
+        repeats, count = min(repeats, 5), max(1, count // 4)
+    by_hand = hand_written(case, x)
     modes = [("off", "ours, eager"), ("graph", "ours, recorded"), ("full", "ours, compiled")]
-    if name in SECONDS_A_STEP and options.device == "cpu":  # variants that differ by what does not count there
+    if case.steps == 1 and options.device == "cpu":  # variants that differ by what does not count there
         by_hand = {k: by_hand[k] for k in ("hand-written, fused Adam", "hand-written, loss compiled")}
         modes = [modes[0], modes[2]]
     variants = dict(by_hand)
@@ -158,7 +161,8 @@ def case_rows(name: str, options: Any, repeats: int, count: int) -> list[dict[st
     peer = pythae_steps(x, count) if name == "MLP VAE" else None
     if peer is not None:
         variants["pythae's trainer"] = peer
-    rows = common.interleaved(name, variants, None, repeats, options.device, fastest_of=list(by_hand))
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    rows = common.interleaved(name, variants, None, repeats, options.device, fastest_of=list(by_hand), clock=clock)
     for row in rows:
         row["median_ms"] = round(row["median_ms"] / count, 4)
     pyro.clear_param_store()
@@ -205,21 +209,18 @@ def fit_rows(options: Any, epochs: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--case", choices=[*CASES, *PUBLISHED, "fit"], action="append", help="only these")
+    parser.add_argument("--batch", type=int, default=100, help="data in a batch")
+    parser.add_argument("--cpu-time", action="store_true", help="time of the process, for busy machines (one thread)")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    repeats, count = (5, 10) if options.quick else (21, 40)
     rows = []
     for name in options.case or (["MLP VAE"] if options.quick else [*CASES, "fit"]):
         print(f"{name} ...", file=sys.stderr)
         if name == "fit":
             rows += fit_rows(options, 10 if options.quick else 40)
-        elif name in PUBLISHED:
-            slow = name in SECONDS_A_STEP
-            rows += case_rows(name, options, 2 if slow else 7, 1 if slow else 10)
         else:
-            few = name in ("convolutional VAE", "IWAE, K = 50")
-            rows += case_rows(name, options, repeats, max(2, count // 10) if few else count)
+            rows += case_rows(name, options)
     common.report(rows, options)
 
 

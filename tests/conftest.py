@@ -8,7 +8,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules
-pytest.register_assert_rewrite("contract", "discrete_pairs", "linear_gaussian", "unbiased")
+pytest.register_assert_rewrite("contract", "discrete_pairs", "linear_gaussian", "once_pairs", "unbiased")
 
 
 @pytest.fixture(autouse=True)
