@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.guides.ladder import MERGES, Merge
-from pyro_vae.models.conv_hierarchical import MIN_SCALE, ConvHierarchicalVAE
+from pyro_vae.models.conv_hierarchical import ConvHierarchicalVAE
 from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.mlp import diagonal_normal
 from pyro_vae.networks.stages import ScaleEncoder
+
+
+MIN_RATIO = 0.01  # of the merged-in scale: relative to p's, q is no narrower than that
 
 
 class ConvLadderGuide(PyroModule):
@@ -103,6 +106,6 @@ class ConvLadderGuide(PyroModule):
                 return q_top
             i = int(name[1:]) - 1
             merged = apply_batched(self.heads[i], infer["features"] + sides[i], 3)
-            return self.merge(diagonal_normal(merged, MIN_SCALE, dim=-3), gaussian(name, p))
+            return self.merge(diagonal_normal(merged, MIN_RATIO, dim=-3), gaussian(name, p))
 
         draw_top_down(self.model, posterior, [f"z{i}" for i in range(top, 0, -1)], {"x": x})

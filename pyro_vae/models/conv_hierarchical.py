@@ -18,7 +18,7 @@ from pyro_vae.networks.mlp import diagonal_normal
 from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, Shape, by_channels
 from pyro_vae.priors import LatentPrior
 
-MIN_SCALE = 1e-2  # of p(z_i | h), and of q relative to it: their product must not be lost in float32
+MIN_SCALE = 0.1  # of p(z_i | h); z_i may be as large as it needs to be, and float32 has seven digits
 
 
 class ConvHierarchicalVAE(LatentPriorModel):
