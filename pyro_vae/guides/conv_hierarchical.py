@@ -19,7 +19,6 @@ from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.mlp import diagonal_normal
 from pyro_vae.networks.stages import ScaleEncoder
 
-
 MIN_RATIO = 0.01  # of the merged-in scale: relative to p's, q is no narrower than that
 
 
