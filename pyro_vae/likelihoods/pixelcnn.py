@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae.distributions import AutoregressiveImage, GreyLevels
 from pyro_vae.errors import InputError, positive
@@ -88,9 +89,10 @@ class PixelCNN(Likelihood):
         super().__init__()
         self.output = output if output is not None else Bernoulli()
         self.support = getattr(self.output, "support", None)
-        if self.support is not torch.distributions.constraints.boolean and not isinstance(self.support, GreyLevels):
+        elementwise = self.support is constraints.boolean or isinstance(self.support, GreyLevels)
+        if not elementwise or isinstance(self.output, PixelCNN):
             raise InputError(
-                f"PixelCNN: output must be a likelihood of binary numbers or of grey levels (Bernoulli, Categorical, "
+                "PixelCNN: output must be a likelihood of binary numbers or of grey levels (Bernoulli, Categorical, "
                 f"DiscretizedLogisticMixture), got {type(self.output).__name__}"
             )
         sizes = {"data_channels": data_channels, "channels": channels, "num_layers": num_layers}

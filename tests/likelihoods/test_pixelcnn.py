@@ -227,6 +227,8 @@ def test_what_it_is_not_for_is_refused():
         PixelCNN(Gaussian(0.3))
     with pytest.raises(InputError, match="output must be"):
         PixelCNN(likelihoods.Multinomial(3))
+    with pytest.raises(InputError, match="output must be"):
+        PixelCNN(PixelCNN())
     for wrong in (
         {"kernel": 4},
         {"inner_kernel": 1},
