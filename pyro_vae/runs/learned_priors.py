@@ -162,7 +162,7 @@ def put_learned_priors(run: Path, model: nn.Module, data_shape: Sequence[int], t
             )
         if not (folder / SUMMARY).is_file():
             logger.warning(
-                "%s is not trained to its end: the prior of '%s' stays what it was before, uniform over codes "
+                "%s is not trained to its end: the prior of '%s' stays the model's own, over codes the uniform one "
                 "(pyro-vae train-prior %s --resume)",
                 folder,
                 folder.name,
