@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import traceback
@@ -113,6 +114,23 @@ def simplify(module: fx.GraphModule) -> None:
             node.replace_all_uses_with(source, delete_user_cb=lambda user: user.op != "output")
     module.graph.eliminate_dead_code()  # which keeps what draws or writes
     module.recompile()
+
+
+def for_compiler(module: fx.GraphModule) -> fx.GraphModule:
+    """A recorded graph as the compiler is given it: gradients of log-sigmoids are made of the argument alone.
+
+    The gradient of log s(x) is s(-x). torch's operation for it shares exp(-|x|) with the forward one, which the
+    compiler would then write down for every number and read again: more than a second exp costs.
+    """
+    graph, aten = copy.deepcopy(module.graph), torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target is aten.log_sigmoid_backward.default:
+            gradient, x, _ = node.args
+            with graph.inserting_before(node):
+                falling = graph.call_function(aten.sigmoid.default, (graph.call_function(aten.neg.default, (x,)),))
+                node.replace_all_uses_with(graph.call_function(aten.mul.Tensor, (gradient, falling)))
+            graph.erase_node(node)
+    return fx.GraphModule(module, graph)
 
 
 def _same_memory(node: fx.Node) -> fx.Node | None:
@@ -255,7 +273,7 @@ class Recording:
             a note on the time it took ("" if it failed).
         """
         started = time.monotonic()
-        self._run = torch.compile(self.graph, dynamic=False, options={"fallback_random": True})
+        self._run = torch.compile(for_compiler(self.graph), dynamic=False, options={"fallback_random": True})
         try:
             self.check(batch, tolerance, max(tolerance, KINKS) if tolerance > 1e-6 else tolerance)
         except Exception as error:

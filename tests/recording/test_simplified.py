@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.recording.graph import simplify
+from pyro_vae.recording.graph import for_compiler, simplify
 
 
 def recorded(function, *inputs):
@@ -71,3 +71,17 @@ def test_no_result_is_an_input_itself():
     with torch.no_grad():
         results = after(x)
     assert all(result is not x and torch.equal(result, x) for result in results)
+
+
+def test_the_compiler_is_given_gradients_of_log_sigmoids_that_share_nothing():
+    def function(x):
+        y = nn.functional.logsigmoid(x)
+        return [y.sum(), *torch.autograd.grad((y * x).sum(), x)]
+
+    x = torch.tensor([-200.0, -30.0, -1.0, 0.0, 2.0, 30.0, 200.0], dtype=torch.float64, requires_grad=True)
+    before, _ = recorded(function, x)
+    after = for_compiler(before)
+    backward = torch.ops.aten.log_sigmoid_backward.default
+    assert [backward in [node.target for node in graph.graph.nodes] for graph in (before, after)] == [True, False]
+    for a, b in zip(before(x), after(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
