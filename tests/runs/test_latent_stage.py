@@ -243,6 +243,13 @@ def test_a_configuration_that_was_changed_is_an_error_and_not_another_model(vae,
     assert "shape" in capsys.readouterr().err
 
 
+def test_a_prior_in_a_directory_of_another_name_is_not_left_out(vae, recipe, capsys):
+    assert run("train-prior", vae, recipe) == 0
+    (vae / "priors" / "z").rename(vae / "priors" / "q")
+    assert run("evaluate", vae, "--particles", "1") == 1
+    assert "a prior of site 'q', and the model has no such site (it has z, x)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
