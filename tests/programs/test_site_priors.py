@@ -160,3 +160,11 @@ def test_a_prior_of_a_site_that_is_not_there_is_no_prior_that_is_silently_left_o
     ):
         with pytest.raises(InputError, match=r"a prior of site 'q'.*no such site \(it has z, x\)"):
             ask()
+
+
+def test_a_site_of_single_numbers_is_told_how_it_can_have_a_prior():
+    pair = make({"z": lambda z, x: dist.Normal(x.new_zeros(len(x)) if x is not None else torch.zeros(()), 1.0)})
+    with pytest.raises(InputError, match=r"'z' is of single numbers.*to_event\(1\)"):
+        pyro_vae.fit_prior(*pair, X, pyro_vae.priors.MixturePrior((1,), 2), epochs=1, progress=False)
+    with pytest.raises(InputError, match=r"single numbers.*to_event\(1\)"):
+        pyro_vae.priors.MixturePrior(())
