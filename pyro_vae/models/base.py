@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.priors import LatentPrior, Prior
-from pyro_vae.programs.context import Context
+from pyro_vae.programs.context import Context, narrowed
 
 
 class GenerativeModel(PyroModule):
@@ -115,6 +115,8 @@ class LatentPriorModel(GenerativeModel):
                 f"the {type(prior).__name__} is given {', '.join(missing)}, and a {type(self).__name__} has nothing of "
                 "that name: take a model with context, such as ConditionalVAE"
             )
+        if prior.context:  # what both accept: a label that the prior does not know has no features there
+            self.context = given | {name: narrowed(name, given[name], own) for name, own in prior.context.items()}
         prior.site = site
 
     def prior(self, **context: Any) -> Any:

@@ -5,12 +5,31 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.context import Context
+
+
+def checked_sizes(what: str, sizes: Any) -> tuple[int, ...]:
+    """A shape of one or more positive whole sizes, as a tuple.
+
+    Raises:
+        InputError: for anything else.
+    """
+    found = tuple(sizes) if isinstance(sizes, Sequence) and not isinstance(sizes, str) else ()
+    if not found or any(isinstance(size, bool) or not isinstance(size, Integral) or size < 1 for size in found):
+        single = ""
+        if found == () and isinstance(sizes, tuple | list | Size):
+            single = (
+                ". A site of single numbers needs an event dimension: fn.expand([1]).to_event(1) in model and guide"
+            )
+        raise InputError(f"{what} must be one or more positive sizes, such as (20,), got {sizes!r}{single}")
+    return tuple(map(int, found))
 
 
 class LatentPrior(nn.Module):
@@ -52,9 +71,7 @@ class LatentPrior(nn.Module):
         super().__init__()
         if shape is None:
             raise InputError(f"{type(self).__name__} needs shape, that of the latent site's event: shape=(20,)")
-        self.shape = tuple(shape)
-        if not self.shape or min(self.shape) < 1:
-            raise InputError(f"{type(self).__name__}: shape must be one of positive sizes, such as (20,), got {shape}")
+        self.shape = checked_sizes(f"{type(self).__name__}: shape", shape)
         self.context, self.site = {}, "z"
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from torch.distributions import constraints
 
 from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.errors import InputError, positive
-from pyro_vae.priors.latent import LatentPrior
+from pyro_vae.priors.latent import LatentPrior, checked_sizes
 from pyro_vae.programs.context import X, required_arguments
 from pyro_vae.programs.inside import distribution_at
 from pyro_vae.programs.program import Program, evaluation_mode
@@ -80,9 +81,9 @@ class VampPrior(LatentPrior):
             raise InputError(
                 f"VampPrior: start must be 'data', or 'random' for pseudo-inputs that are learned, got {start!r}"
             )
-        if data_range is not None and not data_range[0] < data_range[1]:
-            raise InputError(f"VampPrior: data_range must be (low, high) with low < high, or None, got {data_range}")
-        self.data_shape, self.learn = tuple(data_shape), learn
+        if data_range is not None and not _is_range(data_range):
+            raise InputError(f"VampPrior: data_range must be (low, high) with low < high, or None, got {data_range!r}")
+        self.data_shape, self.learn = checked_sizes("VampPrior: data_shape", data_shape), learn
         self.num_components = positive("VampPrior: num_components", num_components)
         self.data_range = None if data_range is None else (float(data_range[0]), float(data_range[1]))
         inputs = 0.1 * torch.randn(num_components, *self.data_shape)  # v, or u itself
@@ -217,6 +218,12 @@ class VampPrior(LatentPrior):
             yield
         finally:
             self._running = False
+
+
+def _is_range(value: Any) -> bool:
+    """Whether a value is two finite numbers, the lower one first."""
+    numbers = isinstance(value, Sequence) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
+    return numbers and -math.inf < value[0] < value[1] < math.inf
 
 
 class _Mixture(dist.MixtureSameFamily):

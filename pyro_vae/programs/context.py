@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,42 @@ def partial_label_context(num_classes: int) -> Context:
 def attribute_context(dim: int) -> Context:
     """Vectors of ``dim`` attributes, one a datum."""
     return Context(f"vectors of {dim} attribute{'s' * (dim > 1)}", (dim,))
+
+
+def narrowed(name: str, own: Context, other: Context) -> Context:
+    """What two takers of one argument both accept, a model and a prior in it: the first one's, with both supports.
+
+    Args:
+        name: of the argument.
+        own: the model's.
+        other: of what is given the argument beside it.
+
+    Raises:
+        InputError: if the two are of other shapes or types.
+    """
+    kinds = {(each.shape, "real" if each.dtype.is_floating_point else each.dtype) for each in (own, other)}
+    if len(kinds) > 1:
+        raise InputError(
+            f"argument '{name}' is {own.what} for the model, and {other.what} for its prior: give the prior a "
+            "condition of the same kind"
+        )
+    if own.support is other.support:
+        return own
+    ours, theirs = num_classes(own), num_classes(other)
+    if ours is not None and theirs is not None and own.support.lower_bound == other.support.lower_bound:
+        return own if ours <= theirs else replace(own, what=other.what, support=other.support)
+    return replace(own, what=f"{own.what} that are {other.what}", support=_Both(own.support, other.support))
+
+
+class _Both(Constraint):
+    """What two constraints allow."""
+
+    def __init__(self, *parts: Constraint) -> None:
+        self.parts = parts
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.parts[0].check(value) & self.parts[1].check(value)
 
 
 def num_classes(context: Context) -> int | None:

@@ -146,14 +146,27 @@ class Replaced(Messenger):
         distributions: by site name; of the site's event shape, and of a batch shape that broadcasts to the site's.
 
     Raises:
-        InputError: in the run, for a distribution of another event shape.
+        InputError: in the run, for a distribution of another event shape; at its end, if there was no such site.
     """
 
     def __init__(self, distributions: Mapping[str, Any]) -> None:
         super().__init__()
         self.distributions = distributions
+        self._seen: dict[str, None] = {}  # names of sites, in their order
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        missing = [name for name in self.distributions if name not in self._seen]
+        if missing and error[0] is None:  # the run went to its end: its numbers would be those of the own distributions
+            raise InputError(
+                f"there is a prior of site '{missing[0]}', and the model has no such site (it has "
+                f"{', '.join(self._seen) or 'none'}): a prior stands under its site's name, as the directory of a "
+                "run's does"
+            )
 
     def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            self._seen[msg["name"]] = None
         fn = self.distributions.get(msg["name"])
         if fn is None:
             return

@@ -14,7 +14,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.programs.context import Context, X, accepted_arguments, declared_context, unwrapped
+from pyro_vae.programs.context import Context, X, accepted_arguments, declared_context, narrowed, unwrapped
 from pyro_vae.programs.enumeration import is_countable, summed_sites
 from pyro_vae.programs.handlers import Replaced
 from pyro_vae.programs.program import Batch, Program, prime
@@ -79,9 +79,11 @@ class WithPriors(nn.Module):
 
     @property
     def context(self) -> dict[str, Context]:
-        """What the model is given; where a prior accepts less of it, what that accepts."""
-        of_priors = {name: context for prior in self.learned for name, context in _context_of(prior).items()}
-        return declared_context(self.inner_program) | of_priors
+        """What the model is given; where a prior accepts less of it, what both accept."""
+        found = declared_context(self.inner_program)
+        for prior in self.learned:
+            found |= _context_within(found, prior)
+        return found
 
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
@@ -109,11 +111,19 @@ def _context_of(prior: nn.Module) -> dict[str, Context]:
     return dict(getattr(prior, "context", {}))
 
 
+def _context_within(declared: Mapping[str, Context], prior: nn.Module) -> dict[str, Context]:
+    """A prior's context, as far as what is declared already accepts it."""
+    return {
+        name: narrowed(name, declared[name], context) if name in declared else context
+        for name, context in _context_of(prior).items()
+    }
+
+
 def check_context_of(site: str, prior: nn.Module, model: Callable[..., Any]) -> None:
     """Check that a model can hand on what a prior is given.
 
     Raises:
-        InputError: names what it does not take.
+        InputError: names what it does not take, or takes as something of another kind.
     """
     taken = accepted_arguments(model)
     missing = [name for name in _context_of(prior) if taken is not None and name not in taken]
@@ -122,6 +132,7 @@ def check_context_of(site: str, prior: nn.Module, model: Callable[..., Any]) -> 
             f"the prior of '{site}' is given {', '.join(missing)}, which the model does not take: use a prior that is "
             "not conditional, or a model with that argument"
         )
+    _context_within(declared_context(model), prior)
 
 
 class PriorOfSite(nn.Module):
@@ -138,6 +149,7 @@ class PriorOfSite(nn.Module):
     def __init__(self, site: str, prior: nn.Module) -> None:
         super().__init__()
         self.site, self.prior = site, prior
+        self.context = _context_of(prior)  # data are checked against it
         _tell({site: prior})
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1, **context: Any) -> Tensor:

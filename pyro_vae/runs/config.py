@@ -468,8 +468,13 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
         accepted = inspect.signature(cls).parameters
         of_latents = {"shape": _top_latent(chosen[part])} if issubclass(cls, LatentPrior) else {}
         known = {k: v for k, v in {**of_latents, **facts}.items() if k in accepted and kwargs.get(k) is None}
-        return cls(*args, **{**kwargs, **known})
+        try:
+            return cls(*args, **{**kwargs, **known})
+        except InputError as error:  # of several bases the parser tells what each of them says, one after another
+            refused.append(error)
+            raise
 
+    refused: list[InputError] = []
     parser = ArgumentParser(exit_on_error=False)
     if isinstance(base, type | tuple):
         parser.add_subclass_arguments(base, part, skip=skip)
@@ -479,7 +484,7 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
     try:
         return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)
     except REFUSALS as error:
-        ours = next((e for e in _causes(error) if isinstance(e, InputError)), None)
+        ours = next((e for e in (*refused, *_causes(error)) if isinstance(e, InputError)), None)
         raise ours or InputError(f"{part}: {error}") from error
 
 

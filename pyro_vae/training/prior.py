@@ -109,6 +109,9 @@ def site_of_prior(
             raise InputError(
                 f"latent site '{site}' has event shape {tuple(shape)}, and the {type(prior).__name__} is over "
                 f"{own}: build it with shape={list(shape)}"
+                if shape
+                else f"latent site '{site}' is of single numbers, and the {type(prior).__name__} is over {own}: give "
+                "the site an event dimension in model and guide, fn.expand([1]).to_event(1)"
             )
     return site, tuple(shape)
 

@@ -384,6 +384,19 @@ def test_bad_input():
         FlowPrior((3,), [transforms.affine_coupling(5, [8])])
 
 
+@pytest.mark.parametrize("shape", [2, "2", (2.5,), (True,), (0,), (), [[2]]])
+def test_what_is_no_shape_is_said_so(shape):
+    for make in (lambda: MixturePrior(shape), lambda: VampPrior((2,), shape), lambda: FlowPrior(shape)):
+        with pytest.raises(InputError, match="shape must be one or more positive sizes"):
+            make()
+
+
+@pytest.mark.parametrize("ends", [(1,), ("a", 1), 3, (0, math.inf), (0.0, 1.0, 2.0), (math.nan, 1.0)])
+def test_what_is_no_range_is_said_so(ends):
+    with pytest.raises(InputError, match="low < high"):
+        VampPrior((3,), SHAPE, data_range=ends)
+
+
 def test_bad_pseudo_inputs():
     prior = VampPrior((2,), SHAPE, 6)
     with pytest.raises(InputError, match=r"data_shape \(1, 6, 5\), got data of shape \(1, 5, 6\)"):

@@ -146,3 +146,25 @@ def test_particles_and_several_sites_have_the_right_density():
     torch.testing.assert_close(result.per_datum.float(), expected, atol=0.05, rtol=0)
     exact = pyro_vae.elbo(both, pair[1], X, analytic_kl=True)
     assert exact.to_dict()["kl"] == pytest.approx({"a": 0.25, "z": 0.375}, abs=1e-5)  # |m|^2 / 2
+
+
+def test_a_prior_of_a_site_that_is_not_there_is_no_prior_that_is_silently_left_out():
+    """Under another name the numbers would be those of the model's own prior."""
+    model, guide = make({"z": lambda z, x: normal()})
+    other = WithPriors(model, {"q": Shifted()})
+    for ask in (
+        lambda: pyro_vae.log_likelihood(other, guide, X, num_particles=2, progress=False),
+        lambda: pyro_vae.elbo(other, guide, X),
+        lambda: pyro_vae.sample(other, 2),
+        lambda: WithPriors(model, {"z": Shifted(), "q": Shifted()})(X),
+    ):
+        with pytest.raises(InputError, match=r"a prior of site 'q'.*no such site \(it has z, x\)"):
+            ask()
+
+
+def test_a_site_of_single_numbers_is_told_how_it_can_have_a_prior():
+    pair = make({"z": lambda z, x: dist.Normal(x.new_zeros(len(x)) if x is not None else torch.zeros(()), 1.0)})
+    with pytest.raises(InputError, match=r"'z' is of single numbers.*to_event\(1\)"):
+        pyro_vae.fit_prior(*pair, X, pyro_vae.priors.MixturePrior((1,), 2), epochs=1, progress=False)
+    with pytest.raises(InputError, match=r"single numbers.*to_event\(1\)"):
+        pyro_vae.priors.MixturePrior(())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pyro
@@ -14,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import pyro_vae
 from pyro_vae.cli import main
+from pyro_vae.errors import InputError
 from pyro_vae.priors import MixturePrior
 from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.site_priors import WithPriors
 from pyro_vae.runs import Run
+from pyro_vae.runs.learned_priors import build_latent_prior, parse_prior_config
 from pyro_vae.runtime import private_seed
 from pyro_vae.training.loop import Trainer
 
@@ -241,6 +244,29 @@ def test_a_configuration_that_was_changed_is_an_error_and_not_another_model(vae,
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | change))
     assert run("evaluate", vae, "--particles", "1") in (1, 2)
     assert "shape" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ({"class_path": "FlowPrior"}, "flows are zuko's, which is not installed: pip install 'pyro-vae[flows]'"),
+        ({"class_path": "MixturePrior", "init_args": {"num_components": 0}}, "MixturePrior: num_components must be a "),
+        ({"class_path": "AutoregressiveGaussianPrior", "init_args": {"hidden_dims": [1]}}, "AutoregressiveGaussianPr"),
+    ],
+)
+def test_what_its_class_refuses_is_said_in_the_class_own_sentence(prior, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zuko", None)
+    config = parse_prior_config({"prior": {**prior, "class_path": f"pyro_vae.priors.{prior['class_path']}"}}, "here")
+    with pytest.raises(InputError) as error:
+        build_latent_prior(config, (2,), (1, 6, 6))
+    assert str(error.value).startswith(message)
+
+
+def test_a_prior_in_a_directory_of_another_name_is_not_left_out(vae, recipe, capsys):
+    assert run("train-prior", vae, recipe) == 0
+    (vae / "priors" / "z").rename(vae / "priors" / "q")
+    assert run("evaluate", vae, "--particles", "1") == 1
+    assert "a prior of site 'q', and the model has no such site (it has z, x)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pyro_vae
 from pyro_vae.errors import InputError
 from pyro_vae.guides import BIVAGuide, ConditionalGuide, GaussianGuide, LadderGuide
 from pyro_vae.models import BIVA, VAE, ConditionalVAE, HierarchicalVAE
-from pyro_vae.networks import OneHot, diagonal_normal
-from pyro_vae.priors import VampPrior
+from pyro_vae.networks import Attributes, OneHot, diagonal_normal
+from pyro_vae.priors import MixtureDensityPrior, VampPrior
 from pyro_vae.programs.context import accepted_arguments, label_context, needed_to_generate, unwrapped
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.site_priors import WithPriors
@@ -190,6 +190,40 @@ def test_a_conditional_one_is_given_the_label():
     with pytest.raises(InputError, match="given y, which the model does not take"):
         vae = VAE(IMAGE, latent_dim=2, hidden_dims=(8,))
         pyro_vae.fit_prior(vae, GaussianGuide(vae, hidden_dims=(8,)), data["x"], prior, epochs=1, **FAST)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_label_that_model_or_prior_does_not_know_has_no_number(classes):
+    """It would have no features there, and a density all the same: what both accept is what is accepted."""
+    both = min(classes, 3)
+
+    def pair(prior=None):
+        torch.manual_seed(0)
+        model = ConditionalVAE(IMAGE, OneHot(3), latent_dim=2, hidden_dims=(8,), prior=prior)
+        return model, ConditionalGuide(model, hidden_dims=(8,))
+
+    def made():
+        return MixtureDensityPrior((2,), OneHot(classes), num_components=2)
+
+    data = {"x": images(12), "y": torch.arange(12) % both}
+    model, guide = pair()
+    fitted = pyro_vae.fit_prior(model, guide, data, made(), epochs=1, **FAST).model
+    words = f"argument 'y' takes class labels from 0 to {both - 1}"
+    for model in (pair(made())[0], fitted):
+        assert pyro_vae.sample(model, 2, batch={"y": torch.tensor([0, both - 1])})["z"].shape == (2, 2)
+        for label in (both, max(classes, 3) - 1):
+            with pytest.raises(InputError, match=words):
+                pyro_vae.sample(model, 2, batch={"y": torch.tensor([0, label])})
+            with pytest.raises(InputError, match=words):
+                pyro_vae.elbo(model, guide, {"x": images(2), "y": torch.tensor([0, label])})
+    unknown = {"x": images(12), "y": torch.arange(12) % (both + 1)}
+    model, guide = pair()
+    with pytest.raises(InputError, match=f"from 0 to {min(2, both - 1)}"):
+        pyro_vae.fit_prior(model, guide, unknown, made(), epochs=1, **FAST)
+    with pytest.raises(InputError, match="class labels from 0 to 2 for the model, and vectors of 1 attribute for its"):
+        pyro_vae.fit_prior(model, guide, data, MixtureDensityPrior((2,), Attributes(1)), epochs=1, **FAST)
+    with pytest.raises(InputError, match="class labels from 0 to 2 for the model, and vectors of 1 attribute for its"):
+        pair(MixtureDensityPrior((2,), Attributes(1)))
 
 
 def test_functions_keep_what_they_have_learned():
