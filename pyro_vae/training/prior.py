@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from torch import nn
 
 from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation import elbo
 from pyro_vae.programs.inside import reconnect
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.session import check_pair, in_evaluation, named
@@ -24,6 +26,10 @@ from pyro_vae.programs.site_priors import (
 )
 from pyro_vae.training.fitting import FitResult, fit
 from pyro_vae.training.schedules import owner
+
+logger = logging.getLogger(__name__)
+
+COMPARED = 1000  # data, of which the KL is told under both priors
 
 
 def fit_prior(
@@ -86,7 +92,21 @@ def fit_prior(
     for program in programs if device is not None else ():
         program.to(device)
     both = WithPriors(owner(programs[0]), {site: prior}).eval()
+    _tell_gain(site, owner(programs[0]), both, owner(programs[1]), data)
     return replace(result, model=both, guide=owner(programs[1]).eval())
+
+
+def _tell_gain(site: str, before: nn.Module, after: nn.Module, guide: nn.Module, data: Data) -> None:
+    """Log the KL under the prior that the model had and under the new one; a warning if it has risen."""
+    which, part = ("training", data.train) if data.validation is None else ("validation", data.validation)
+    rows = part.batch(slice(0, COMPARED))
+    both = (elbo(model, guide, rows, analytic_kl=False) for model in (before, after))  # at the same draws
+    old, new = (bound.kl[site].mean().item() for bound in both)
+    told = f"KL at '{site}' of {which} data: {new:.3f} nats under the new prior, {old:.3f} under the one before"
+    if new > old:
+        logger.warning("%s: the new one is worse; train it longer, or leave it out", told)
+    else:
+        logger.info("%s", told)
 
 
 def site_of_prior(

@@ -287,3 +287,27 @@ def test_a_vamp_prior_of_a_guide_that_draws_below_first_is_refused():
     model, guide, _ = ladder()
     result = pyro_vae.fit_prior(model, guide, images(20), VampPrior((2,), IMAGE, num_components=5), epochs=1, **FAST)
     assert pyro_vae.log_likelihood(result.model, guide, images(5), num_particles=3, progress=False).mean < 0
+
+
+@pytest.mark.parametrize("start", [0.0, 5.0])
+def test_a_prior_that_is_worse_than_the_one_before_is_told(start, caplog):
+    """Exact posteriors of the model's own data are N(0, I) on average; a Gaussian that starts far off is not there."""
+    ppca = PPCA(data_dim=6, latent_dim=2, dtype=torch.float32)
+    x, prior = ppca.sample(400), Gaussian(2)
+    with torch.no_grad():
+        prior.loc.fill_(start)
+    caplog.set_level("INFO")
+    pyro_vae.fit_prior(ppca.model, ppca.exact_guide, x, prior, epochs=1, learning_rate=1e-3, **FAST)
+    (told,) = [r for r in caplog.records if "under the new prior" in r.message]
+    means = ppca.posterior_mean(x)
+    exact = dist.MultivariateNormal(means, ppca.posterior_covariance)
+
+    def kl(loc, tril):
+        p = dist.MultivariateNormal(loc, scale_tril=tril).expand(exact.batch_shape)
+        return torch.distributions.kl_divergence(exact, p).mean().item()
+
+    now, before = kl(prior.loc.detach(), prior.tril.detach()), kl(torch.zeros(2), torch.eye(2))
+    assert (told.levelname == "WARNING") == (start > 0)
+    numbers = [float(word) for word in told.message.split() if word.replace(".", "").isdigit()]
+    assert numbers == pytest.approx([now, before], rel=0.03)
+    assert numbers[0] - numbers[1] == pytest.approx(now - before, abs=0.003 + 0.02 * start)  # at the same draws
