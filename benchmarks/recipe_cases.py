@@ -1,9 +1,9 @@
 """Richer priors and decoders at the sizes of their recipes, for ``step.py``: ours beside the same loss by hand.
 
 Recipes ``hvae-conv-fashion-mnist``, ``pixelvae-fashion-mnist`` and ``vae-vamp-fashion-mnist``, in float32. As in
-``hierarchy_cases`` the weights are modules of the pair's classes; how they are run is written out: convolutions with the
-channels side by side in memory, weights included, the top-down path and the layers that see the image once, the encoder
-once for data and pseudo-inputs together. Nothing of Pyro is called.
+``hierarchy_cases`` the weights are modules of the pair's classes; how they are run is written out: convolutions with
+the channels side by side in memory, weights included, the top-down path and the layers that see the image once, the
+encoder once for data and pseudo-inputs together. Nothing of Pyro is called.
 """
 
 from __future__ import annotations
