@@ -5,8 +5,8 @@ Hand-written variants: eager with torch's default Adam; with fused Adam; the los
 where that package is installed. Ours: as ``fit`` runs them, eager, recorded and compiled. ``--device cuda`` adds the
 hand-written step captured as a CUDA graph, the floor. Last, ``fit`` end to end (shuffling, dynamic
 binarization, metrics, progress) against the bare compiled step. Ratios refer to the fastest hand-written variant.
-``--quick`` times the first case only, unless ``--case`` names others. The hierarchies of published size are timed when
-``--case`` names them.
+``--quick`` times the first case only, unless ``--case`` names others. The hierarchies of published size, and the
+recipes of ``recipe_cases``, are timed when ``--case`` names them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from hierarchy_cases import PUBLISHED
 from lightning_fabric import Fabric
 from peers import pythae_vae
+from recipe_cases import RECIPES
 from step_cases import CASES, SHAPE, Case, mlp_case
 from torch import Tensor, nn
 
@@ -143,7 +144,7 @@ def case_rows(name: str, options: Any) -> list[dict[str, Any]]:
     pyro.clear_param_store()
     torch.manual_seed(0)
     x = (torch.rand(options.batch, *SHAPE, device=options.device) < 0.3).float()
-    make = (CASES | PUBLISHED)[name]
+    make = (CASES | PUBLISHED | RECIPES)[name]
     case = make()
     repeats, count = case.rounds, case.steps
     if options.quick:
@@ -208,7 +209,7 @@ def fit_rows(options: Any, epochs: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("--case", choices=[*CASES, *PUBLISHED, "fit"], action="append", help="only these")
+    parser.add_argument("--case", choices=[*CASES, *PUBLISHED, *RECIPES, "fit"], action="append", help="only these")
     parser.add_argument("--batch", type=int, default=100, help="data in a batch")
     parser.add_argument("--cpu-time", action="store_true", help="time of the process, for busy machines (one thread)")
     options = parser.parse_args()

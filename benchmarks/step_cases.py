@@ -3,7 +3,7 @@
 A case is a Pyro model and guide, an objective, and ``hand``: a module with networks of the same sizes whose call with a
 batch of images gives the same loss, as one would write it without a library. To add one, write its loss by hand and a
 function that makes a fresh case, and enter it in ``CASES``, or, if it is timed only when it is named, in
-``hierarchy_cases.PUBLISHED``; ``step.py`` needs no change.
+``hierarchy_cases.PUBLISHED`` or ``recipe_cases.RECIPES``; ``step.py`` needs no change.
 """
 
 from __future__ import annotations
