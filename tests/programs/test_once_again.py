@@ -10,7 +10,7 @@ from once_pairs import PAIRS, Made, N, Own, OwnGuide, close, close_traces, gradi
 from pyro import poutine
 from torch import nn
 
-from pyro_vae.guides.base import draw_top_down
+from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.objectives import IWAE
 from pyro_vae.programs.handlers import penalty
 from pyro_vae.programs.pair import Pair
@@ -146,6 +146,7 @@ def test_a_subsampled_plate_is_run_twice():
                 top = pyro.sample("top", dist.Normal(self.top(x[index]), 0.5).to_event(1))
 
             def posterior(name, p, infer):
+                p = gaussian(name, p)
                 return dist.Normal(p.loc + 0.1, p.scale)
 
             draw_top_down(self.model, posterior, ["top", "low"], {"x": x}, {"top": top})
@@ -176,6 +177,7 @@ def test_a_model_that_draws_something_of_its_own_is_run_twice():
     class Guide(OwnGuide):
         def forward(self, x):
             def posterior(name, p, infer):
+                p = gaussian(name, p)
                 return dist.Normal(p.loc + 0.1, p.scale)
 
             with pyro.plate("data", len(x), dim=-1):
