@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_vae.guides import BIVAGuide, LadderGuide
-from pyro_vae.guides.base import draw_top_down
+from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import BIVA, HierarchicalVAE
 from pyro_vae.programs import pair as pairs
@@ -59,6 +59,7 @@ class OwnGuide(PyroModule):
             top = pyro.sample("top", dist.Normal(self.top(x), 0.5).to_event(1))
 
         def posterior(name, p, infer):
+            p = gaussian(name, p)
             return dist.Normal(0.5 * p.loc + self.low(x), p.scale)
 
         draw_top_down(self.model, posterior, ["top", "low"], {"x": x}, {"top": top})

@@ -226,9 +226,11 @@ class _TopDown(Messenger):
     ) -> None:
         super().__init__()
         self.posterior, self.missing, self.drawn, self.run = posterior, set(latents), drawn or {}, run
-        self.own_plate = drawn is not None
+        self.own_plate, self.asking = drawn is not None, False
 
     def _pyro_sample(self, msg: Any) -> None:
+        if self.asking:  # what the posterior says is the guide's
+            return
         if not self.missing:  # the rest is the model's alone
             self._stop_if_of_no_use()
             msg["stop"] = True
@@ -241,11 +243,22 @@ class _TopDown(Messenger):
             msg["value"], msg["done"], msg["stop"] = self.drawn[msg["name"]], True, True
             return
         p = msg["fn"]
-        q = self.posterior(msg["name"], p, msg["infer"])
+        q = self._asked(msg["name"], p, msg["infer"])
         q = q.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape + p.event_shape))  # in all the model's plates
         msg["fn"] = q.to_event(p.event_dim)
 
+    def _asked(self, name: str, p: Any, infer: dict[str, Any]) -> dist.Normal:
+        """What the posterior is; statements on the way are the guide's, and not the model's."""
+        self.asking = True
+        try:
+            with self.run.aside() if self.run is not None else nullcontext():
+                return self.posterior(name, p, infer)
+        finally:
+            self.asking = False
+
     def _pyro_post_sample(self, msg: Any) -> None:
+        if self.asking:
+            return
         self.missing.discard(msg["name"])
         if not self.missing:
             self._stop_if_of_no_use()

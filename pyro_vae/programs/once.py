@@ -34,7 +34,7 @@ class ModelRun(Messenger):
         super().__init__()
         self.program, self.arguments, self.latents, self.around = unwrapped(program), arguments, set(latents), around
         self.whole = True  # whether all that it has said so far can be told again
-        self.ended = False
+        self.ended = self._aside = False
         self.result: Any = None
         self._said: list[tuple[Message, Any]] = []
         self._asked: dict[int, Message] = {}
@@ -42,6 +42,15 @@ class ModelRun(Messenger):
     def end(self, result: Any) -> None:
         """The model has come to its end, and returns this."""
         self.ended, self.result = True, result
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block inside of the run whose statements are not the model's."""
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
 
     def is_of(self, program: Callable[..., Any], arguments: Mapping[str, Any], around: list[Any]) -> bool:
         """Whether a call of a program would be this run: the same program, tensors, weights, modes and plates."""
@@ -71,6 +80,8 @@ class ModelRun(Messenger):
         return self.result
 
     def _process_message(self, msg: Message) -> None:
+        if self._aside:
+            return
         self._asked[id(msg)] = {**msg, "infer": dict(msg["infer"] or {})}
         if msg["type"] == "param":
             return
@@ -82,6 +93,8 @@ class ModelRun(Messenger):
         self.whole = self.whole and known
 
     def _postprocess_message(self, msg: Message) -> None:
+        if self._aside:
+            return
         self._said.append((self._asked.pop(id(msg)), msg["value"]))
 
 

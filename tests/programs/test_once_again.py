@@ -10,8 +10,9 @@ from once_pairs import PAIRS, Made, N, Own, OwnGuide, close, close_traces, gradi
 from pyro import poutine
 from torch import nn
 
-from pyro_vae.guides.base import draw_top_down
+from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.objectives import IWAE
+from pyro_vae.programs.handlers import penalty
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.program import as_programs, evaluation_mode
 from pyro_vae.recording.tensors import with_tensors
@@ -145,6 +146,7 @@ def test_a_subsampled_plate_is_run_twice():
                 top = pyro.sample("top", dist.Normal(self.top(x[index]), 0.5).to_event(1))
 
             def posterior(name, p, infer):
+                p = gaussian(name, p)
                 return dist.Normal(p.loc + 0.1, p.scale)
 
             draw_top_down(self.model, posterior, ["top", "low"], {"x": x}, {"top": top})
@@ -175,6 +177,7 @@ def test_a_model_that_draws_something_of_its_own_is_run_twice():
     class Guide(OwnGuide):
         def forward(self, x):
             def posterior(name, p, infer):
+                p = gaussian(name, p)
                 return dist.Normal(p.loc + 0.1, p.scale)
 
             with pyro.plate("data", len(x), dim=-1):
@@ -201,6 +204,42 @@ def test_an_error_of_the_models_is_told_by_the_model():
     with pytest.raises(ValueError, match="no such data"):
         made.traces()
     assert poutine.trace(made.programs[1]).get_trace(**made.batch).nodes["z1"]["value"].shape == (N, 3)
+
+
+@pytest.mark.parametrize("kind", ["factor", "penalty", "observed", "auxiliary", "deterministic"])
+def test_what_the_posterior_says_is_the_guides(kind):
+    """A statement inside the function that gives q is made while the model runs, and is none of the model's."""
+
+    class Guide(OwnGuide):
+        def forward(self, x):
+            def posterior(name, p, infer):
+                if kind == "factor":
+                    pyro.factor(f"more_{name}", x.sum(-1), has_rsample=True)
+                elif kind == "penalty":
+                    penalty(f"more_{name}", x.sum(-1))
+                elif kind == "deterministic":
+                    pyro.deterministic(f"more_{name}", x.sum(-1))
+                else:
+                    own = {"obs": x.sum(-1)} if kind == "observed" else {"infer": {"is_auxiliary": True}}
+                    pyro.sample(f"more_{name}", dist.Normal(torch.zeros(()).double(), 1.0), **own)
+                return dist.Normal(torch.zeros(p.event_shape).double(), 0.5)
+
+            draw_top_down(self.model, posterior, ["z2", "z1"], {"x": x})
+
+    def make():
+        model, _, decoder = ladder()
+        return model, Guide(model), decoder
+
+    made = Made(make)
+    pair, runs = made.traces(3)
+    with two_runs():
+        other, _ = made.traces(3)
+    close_traces(pair.model, other.model)
+    close_traces(pair.guide, other.guide)
+    alone = poutine.trace(made.programs[1]).get_trace(**made.batch)
+    said = {n for n, site in pair.guide.nodes.items() if site["type"] == "sample"}
+    assert runs == 1 and said == {"z2", "z1", "more_z2", "more_z1"} == said & alone.nodes.keys()
+    assert not {"more_z2", "more_z1"} & pair.model.nodes.keys()
 
 
 def test_programs_that_are_used_alone_do_not_run_on():
