@@ -11,7 +11,7 @@ from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _DIM_ALLOCATOR, Message, apply_stack, effectful
 from pyro.poutine.util import site_is_subsample
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.programs.context import unwrapped
 
@@ -25,14 +25,16 @@ class ModelRun(Messenger):
         program: the model.
         arguments: what it is called with.
         latents: names of the latent sites that the guide gives values to.
-        around: what the run depends on beside these, :func:`_circumstances`.
+        model: what the model runs with: what the run depends on beside these, :func:`_circumstances`, and its tensors.
     """
 
     def __init__(
-        self, program: Callable[..., Any], arguments: Mapping[str, Any], latents: Collection[str], around: list[Any]
+        self, program: Callable[..., Any], arguments: Mapping[str, Any], latents: Collection[str], model: nn.Module
     ) -> None:
         super().__init__()
-        self.program, self.arguments, self.latents, self.around = unwrapped(program), arguments, set(latents), around
+        self.program, self.arguments, self.latents = unwrapped(program), arguments, set(latents)
+        self.around, self._tensors = _circumstances(model), _tensors(model, arguments)
+        self._versions: list[int] = []
         self.whole = True  # whether all that it has said so far can be told again
         self.ended = self._aside = False
         self.result: Any = None
@@ -41,7 +43,7 @@ class ModelRun(Messenger):
 
     def end(self, result: Any) -> None:
         """The model has come to its end, and returns this."""
-        self.ended, self.result = True, result
+        self.ended, self.result, self._versions = True, result, _versions(self._tensors)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -62,6 +64,7 @@ class ModelRun(Messenger):
             and all(value is arguments[name] for name, value in self.arguments.items())
             and len(around) == len(self.around)
             and all(a is b for a, b in zip(around, self.around, strict=True))
+            and self._versions == _versions(self._tensors)  # nothing has been written to since
         )
 
     def again(self) -> Any:
@@ -125,7 +128,7 @@ class OneRun(Messenger):
 
     def _pyro_begun_run(self, msg: Message) -> None:
         if not self._telling:
-            self.runs.append(ModelRun(*msg["args"], _circumstances(self.model)))
+            self.runs.append(ModelRun(*msg["args"], self.model))
             msg["value"], msg["done"] = self.runs[-1], True
 
     def _pyro_known_run(self, msg: Message) -> None:
@@ -171,6 +174,17 @@ def _circumstances(model: nn.Module) -> list[Any]:
     for module in model.modules():
         found += [module.training, *module._parameters.values()]
     return found
+
+
+def _tensors(model: nn.Module, arguments: Mapping[str, Any]) -> list[Tensor]:
+    """What a run reads that may be written to in place."""
+    given = (value for value in arguments.values() if isinstance(value, Tensor))
+    return [tensor for tensor in (*model.parameters(), *model.buffers(), *given) if not tensor.is_inference()]
+
+
+def _versions(tensors: list[Tensor]) -> list[int]:
+    """How often each has been written to."""
+    return [tensor._version for tensor in tensors]
 
 
 def _same(ours: Any, theirs: Any) -> bool:

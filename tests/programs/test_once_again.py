@@ -93,6 +93,29 @@ def test_where_anything_differs_the_model_is_run(made, case):
     close(*found)
 
 
+@pytest.mark.parametrize("which", ["parameters", "buffers", "data"])
+def test_what_was_written_to_since_is_another_run(which):
+    """A guide that changes the model's weights or state, or the data, in place after it has run the model."""
+
+    def writes(program, batch):
+        program(**batch)
+        model = program.program.model
+        written = {"parameters": model.parameters(), "buffers": model.buffers(), "data": batch.values()}[which]
+        with torch.no_grad():
+            for tensor in written:
+                tensor.add_(1)
+
+    found = []
+    for block in (mock.MagicMock(), two_runs()):
+        made = Made(lambda: ladder(batch_norm=True))
+        for program in made.programs:
+            program.eval()
+        with block, torch.no_grad():
+            pair, runs = made.traces(1, None, Wrapped(made.programs[1], writes))
+        found.append(pair.model.log_prob_sum())
+    assert runs == 1 and found[0] == found[1]
+
+
 @pytest.mark.parametrize("gradient", ["dreg", "stl"])
 def test_a_rewritten_trace_is_run(made, gradient):
     if made.nesting > 1:
