@@ -96,7 +96,7 @@ def test_a_prior_of_another_class_has_its_own_defaults(monkeypatch):
     seen = []
     command = import_module("pyro_vae.cli.second_stage")
     monkeypatch.setattr(command, "Run", lambda *arguments, **options: None)
-    monkeypatch.setattr(command, "train_priors", lambda run, config, *_, **options: seen.append(config.prior) or {})
+    monkeypatch.setattr(command, "train_prior_of", lambda run, config, *_, **options: seen.append(config.prior) or {})
     assert main(["train-prior", "somewhere", "wavenet", "--prior", "GatedPixelCNN"]) == 0
     assert main(["train-prior", "pixelcnn", "--on", "somewhere", "--prior.kernel", "3"]) == 0
     assert [prior.init_args.kernel for prior in seen] == [5, 3]
