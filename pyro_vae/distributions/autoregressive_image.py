@@ -101,6 +101,7 @@ class AutoregressiveImage(TorchDistribution):
         """
         if self._validate_args:
             self._validate_sample(value)
+        value = self._real(value)
         nats = self.network.given_before(value, self.features).log_prob(value)
         return nats.expand(torch.broadcast_shapes(nats.shape, self.batch_shape))
 
@@ -116,8 +117,12 @@ class AutoregressiveImage(TorchDistribution):
         Returns:
             ``(..., C, height, width)``, with the batch shape that the value's leading dimensions broadcast to.
         """
-        mean = self.network.given_before(value, self.features).mean
+        mean = self._real(self.network.given_before(self._real(value), self.features).mean)
         return mean.expand(torch.broadcast_shapes(mean.shape, self.batch_shape + self.event_shape))
+
+    def _real(self, value: Tensor) -> Tensor:
+        """Integers as numbers, and halves in full."""
+        return value.to(torch.promote_types(value.dtype, torch.float32))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -126,7 +131,8 @@ class AutoregressiveImage(TorchDistribution):
         channels, *sides = self.event_shape
         batch, num_positions = math.prod(leading), math.prod(self.event_shape)
         features = self.features.expand(*leading, *self.features.shape[-3:]).reshape(batch, *self.features.shape[-3:])
-        steps, values = self.network.steps(features), features.new_zeros(batch, num_positions)
+        full = torch.promote_types(features.dtype, torch.float32)  # halves cannot hold all grey levels
+        steps, values = self.network.steps(features), features.new_zeros(batch, num_positions, dtype=full)
         for i in range(num_positions):
             values[:, i : i + 1] = steps(i, values).sample()
         return values.reshape(*leading, *sides, channels).movedim(-1, -3)

@@ -268,3 +268,19 @@ def test_models_that_need_independent_elements_say_so():
         baseline.completed(torch.zeros(5, 3, 4, 4), x, mask)
     with pytest.raises(InputError, match="PixelCNN needs features"):
         PixelCNN(features=3)(torch.zeros(2, 7, 3), 1)  # as a model of steps asks for it
+
+
+def test_draws_under_autocast_are_grey_levels():
+    """bfloat16 has 8 bits: of 256 levels it holds the fewest exactly."""
+    likelihood = PixelCNN(Categorical(256), features=2, channels=4, head_channels=4, kernel=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        fn = likelihood(torch.randn(3, 2, 4, 4).bfloat16())
+        x, means = fn.sample(), fn.mean_along(fn.sample())
+    assert x.dtype == means.dtype == torch.float32
+    torch.testing.assert_close(x, (255 * x).round() / 255, rtol=0, atol=1e-7)
+
+
+def test_integers_are_numbers():
+    likelihood = PixelCNN(features=0, channels=4, head_channels=4, kernel=3)
+    fn, x = likelihood(torch.zeros(5, 0, 4, 4)), torch.randint(0, 2, (5, 1, 4, 4))
+    torch.testing.assert_close(fn.log_prob(x), fn.log_prob(x.float()))
