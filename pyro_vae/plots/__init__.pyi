@@ -22,6 +22,7 @@ from .over_time import sequences as sequences
 from .posterior import aggregated_posterior as aggregated_posterior
 from .prior import own_and_learned as own_and_learned
 from .prior import prior_samples as prior_samples
+from .prior import pseudo_inputs as pseudo_inputs
 from .prior import scaled_samples as scaled_samples
 from .prior import uniform_and_learned as uniform_and_learned
 from .reconstruction import reconstructions as reconstructions

@@ -310,6 +310,44 @@ def own_and_learned(
     return grid(values, title, rows=[""] * len(values), columns=list(sides))
 
 
+@figure(section="Samples", caption="Pseudo-inputs, of whose posteriors the prior is made.", order=3)
+def pseudo_inputs(model: Callable[..., Any], n: int = NUM_PRIOR_SAMPLES) -> Figure:
+    """The first pseudo-inputs of a prior that is made of the guide's posteriors at them.
+
+    Args:
+        model: a generative program with such a prior, a module that has ``pseudo_inputs`` ``(K, *data_shape)``.
+        n: how many.
+
+    Returns:
+        the figure.
+
+    Raises:
+        NotApplicable: if the model has no such prior, or the data are neither images nor vectors.
+
+    Example:
+        >>> import pyro_vae
+        >>> prior = pyro_vae.priors.VampPrior((2,), data_shape=(1, 8, 8), num_components=10)
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,), prior=prior)
+        >>> pyro_vae.plots.pseudo_inputs(model).get_suptitle()
+        '10 of 10 pseudo-inputs'
+    """
+    program = model if isinstance(model, Program) else Program(model)
+    found = next((module for module in program.modules() if hasattr(type(module), "pseudo_inputs")), None)
+    if found is None:
+        raise NotApplicable("no prior of the model is made of posteriors at pseudo-inputs")
+    inputs: Tensor = found.pseudo_inputs.detach().cpu()
+    shown, title = inputs[:n], f"{min(n, len(inputs))} of {len(inputs)} pseudo-inputs"
+    check_drawable(tuple(shown.shape[1:]))
+    if not is_image(tuple(shown.shape[1:])):
+        return grid(shown[:SIDE, None], title)
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(mosaic(shown, math.ceil(math.sqrt(len(shown)))))
+    axes.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
 def _classes(program: Program) -> list[int]:
     """The labels that a program takes, at most ``MAX_CLASSES`` of them."""
     y = declared_context(program).get("y")

@@ -12,8 +12,10 @@ from PIL import Image
 
 from pyro_vae import plots as figures
 from pyro_vae.data import Data, Split
+from pyro_vae.models import VAE
 from pyro_vae.plots import NotApplicable, registry
 from pyro_vae.plots.images import mosaic, pick
+from pyro_vae.priors import VampPrior
 
 
 def pair(shape, latent=2, prior=None):
@@ -139,6 +141,17 @@ def test_reconstructions_show_data_above_their_means():
     assert (below[2:] == 0.5).all()
     assert [label.get_text() for label in axes.get_yticklabels()] == ["data", "reconstruction"]
     assert "toy test" in figure.get_suptitle() and "mean of p(x | z)" in figure.get_suptitle()
+
+
+def test_pseudo_inputs_are_shown_as_they_are():
+    prior = VampPrior((2,), data_shape=(1, 8, 6), num_components=6, start="random")
+    model = VAE((1, 8, 6), 2, hidden_dims=(4,), prior=prior)
+    figure = figures.pseudo_inputs(model, n=5)
+    shown = torch.as_tensor(figure.axes[0].images[0].get_array())  # 3 columns with a gap of a pixel between them
+    torch.testing.assert_close(shown[:8, 7:13, 0].float(), prior.pseudo_inputs[1, 0].detach())
+    assert figure.get_suptitle() == "5 of 6 pseudo-inputs"
+    with pytest.raises(NotApplicable, match="no prior"):
+        figures.pseudo_inputs(VAE((1, 8, 6), 2, hidden_dims=(4,)))
 
 
 def test_prior_samples_are_a_grid_of_means():
