@@ -1,5 +1,6 @@
 """The shared contract of autoregressive likelihoods, and of pixels without latents."""
 
+import pytest
 import torch
 from contract import PairContract
 
@@ -41,10 +42,12 @@ class TestColour(PixelContract):
     output, channels, levels = staticmethod(lambda: Categorical(4)), 3, 4
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestInAllLayers(PixelContract):
     in_layers = True
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestMixture(PixelContract):
     output, levels = staticmethod(lambda: DiscretizedLogisticMixture(2, 16)), 16
 

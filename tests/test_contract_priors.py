@@ -34,6 +34,7 @@ class PriorContract(PairContract):
         return model, guide, images()
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestMixturePrior(PriorContract):
     def prior(self):
         return MixturePrior((3,), 5)
@@ -49,11 +50,13 @@ class TestSplinePrior(PriorContract):
         return FlowPrior((3,), num_layers=2, hidden_dims=(8,))
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestCouplingPrior(PriorContract):
     def prior(self):
         return FlowPrior((3,), kind="realnvp", num_layers=2, hidden_dims=(8,))
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestAutoregressivePrior(PriorContract):
     def prior(self):
         return AutoregressiveGaussianPrior((3,), hidden_dims=(8,))

@@ -23,7 +23,8 @@ MAY = {  # room: what it may import beside the base
     "programs": {"data"},
     "recording": {"programs"},
     "objectives": {"programs", "recording"},
-    "training": {"data", "objectives", "plots", "programs", "recording"},  # plots: pictures for loggers
+    # plots: pictures for loggers; evaluation: a prior fitted afterwards against the one before
+    "training": {"data", "evaluation", "objectives", "plots", "programs", "recording"},
     "evaluation": {"data", "programs", "recording"},
     "plots": {"data", "distributions", "evaluation", "programs"},
     "recipes": set(),

@@ -106,11 +106,12 @@ def exact(model, x, size):
     ("model", "make", "size", "x"),
     [
         (Bent(), lambda model, **sizes: FlowGuide(model, flow_dim=32, context_dim=4, **sizes), 2, [-1.5, -1.0, -0.5]),
-        (
+        pytest.param(
             Bent(),
             lambda model, **sizes: FlowGuide(model, 4, 32, context_dim=4, flow="spline", **sizes),
             2,
             [-1.5, -1.0, -0.5],
+            marks=pytest.mark.slow,
         ),
         (Folded(), lambda model, **sizes: MixtureGuide(model, 5, **sizes), 1, [1.0, 1.5, 2.0]),
     ],
