@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -12,10 +13,11 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import LatentPriorModel
 from pyro_vae.networks.conv import halved_sizes
+from pyro_vae.networks.features import Shape
 from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.layers import apply_batched
 from pyro_vae.networks.mlp import diagonal_normal
-from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, Shape, by_channels
+from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, by_channels
 from pyro_vae.priors import LatentPrior
 
 MIN_SCALE = 0.1  # of p(z_i | h); z_i may be as large as it needs to be, and float32 has seven digits
@@ -43,8 +45,8 @@ class ConvHierarchicalVAE(LatentPriorModel):
         likelihood: p(x | decoder features); Bernoulli if not given.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks, each channel over data, particles and pixels.
-        prior: of z_L; N(0, I) if not given.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
+        prior: p(z_L), learned, of shape (latent_dim,); N(0, I) if not given.
 
     Raises:
         InputError: for lists of different length, sizes that are not positive, data that are no images or too small
@@ -71,13 +73,14 @@ class ConvHierarchicalVAE(LatentPriorModel):
         likelihood: Likelihood | None = None,
         activation: str = "relu",
         batch_norm: bool = False,
-        prior: LatentPrior | None = None,
         data_mean: Tensor | None = None,
+        prior: LatentPrior | None = None,
     ) -> None:
         super().__init__()
         check_scales(channels, num_latents, latent_channels)
         positive("num_blocks", num_blocks)
         self.data_shape, self.latent_dim = tuple(data_shape), positive("latent_dim", latent_dim)
+        self.num_latents = tuple(num_latents)
         sizes = halved_sizes(self.data_shape, len(channels), "ConvHierarchicalVAE")[1:]
         self.scales: list[Shape] = [(width, *size) for width, size in zip(channels, sizes, strict=True)]
         self.scale_of = [s for s, count in enumerate(num_latents) for _ in range(count)]  # of z_1, …, z_{L-1}
@@ -87,9 +90,7 @@ class ConvHierarchicalVAE(LatentPriorModel):
         self.stages = nn.ModuleList(
             LatentStage(channels[s], latent_channels[s], num_blocks, activation, batch_norm) for s in self.scale_of
         )
-        self.enlarge = nn.ModuleList(
-            Enlarge(coarse, fine, activation) for fine, coarse in zip(self.scales, self.scales[1:], strict=False)
-        )
+        self.enlarge = nn.ModuleList(Enlarge(coarse, fine, activation) for fine, coarse in pairwise(self.scales))
         self.decoder = PixelOutput(self.scales[0], self.feature_shape, activation)
         self.take_prior(prior, f"z{len(self.scale_of) + 1}", (latent_dim,))
         self.init_output_bias(self.decoder, data_mean)
@@ -98,24 +99,19 @@ class ConvHierarchicalVAE(LatentPriorModel):
         """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             z = pyro.sample(f"z{len(self.stages) + 1}", self.prior())  # (..., batch, latent_dim)
-            h, scale = apply_batched(self._top, z, 1), len(self.scales) - 1  # (..., batch, *scales[-1])
-            for i in range(len(self.stages), 0, -1):
-                h, scale = self._down_to(self.scale_of[i - 1], h, scale)
-                stage, here = self.stages[i - 1], {"features": h}  # for a guide that looks at the top-down state
-                z = pyro.sample(f"z{i}", stage.conditional(h).to_event(3), infer=here)
-                h = stage(h, z)  # (..., batch, channels, height, width)
-            h, _ = self._down_to(0, h, scale)
+            h, i = apply_batched(self._top, z, 1), len(self.stages)  # (..., batch, *scales[-1])
+            for s in range(len(self.scales) - 1, -1, -1):
+                for _ in range(self.num_latents[s]):
+                    stage, here = self.stages[i - 1], {"features": h}  # for a guide that looks at the top-down state
+                    z = pyro.sample(f"z{i}", stage.conditional(h).to_event(3), infer=here)
+                    h, i = stage(h, z), i - 1  # (..., batch, *scales[s])
+                if s > 0:
+                    h = apply_batched(self.enlarge[s - 1], h, 3)  # (..., batch, *scales[s - 1])
             features = self.decoder(h)  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
 
     def _top(self, z: Tensor) -> Tensor:
         return self.top_blocks(by_channels(self.top(z).reshape(-1, *self.scales[-1])))
-
-    def _down_to(self, scale: int, h: Tensor, present: int) -> tuple[Tensor, int]:
-        """The features at a finer scale, or at the one where they are."""
-        for s in range(present, scale, -1):
-            h = apply_batched(self.enlarge[s - 1], h, 3)
-        return h, scale
 
 
 class LatentStage(nn.Module):

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
+from pyro_vae.networks.features import Shape
 from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.layers import apply_batched
 from pyro_vae.networks.mlp import set_bias_
-
-Shape = tuple[int, ...]
 
 
 def by_channels(h: Tensor) -> Tensor:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from pyro_vae.errors import InputError
 from pyro_vae.files import check_no_links, locked, remove_leftovers
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import digest
-from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, is_first_process, write_config
+from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, is_first_process
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.runs.learned_priors import (
+    DRAWS,
     PRIORS,
-    add_prior_arguments,
     build_latent_prior,
     check_trained_on,
     is_over_latents,
     prior_folders,
     read_prior_config,
+    write_prior_config,
 )
-from pyro_vae.runs.prior_stage import sites_to_train, train_priors
+from pyro_vae.runs.prior_stage import check_ended, sites_to_train, train_priors
 from pyro_vae.runs.run import Run
 from pyro_vae.training import FitResult, fit
 from pyro_vae.training.prior import fit_prior, site_of_prior
@@ -74,8 +74,7 @@ def _begun(run: Run) -> dict[str, bool]:
 
 
 def _train(run: Run, config: Namespace | None, recipe: str, site: str | None, progress: bool) -> tuple[str, FitResult]:
-    if not (run.path / SUMMARY).is_file():
-        raise InputError(f"{run.path} is not trained to its end: pyro-vae resume {run.path}, then train its priors")
+    check_ended(run)
     if config is not None and (config.draws or config.text.vocabulary_size is not None or not config.conditional):
         raise InputError(
             "conditional, draws and text.vocabulary_size are of priors over codes, and this one is over a real latent: "
@@ -95,7 +94,7 @@ def _train(run: Run, config: Namespace | None, recipe: str, site: str | None, pr
         resumed = config is None
         if config is None:
             head, config = read_prior_config(folder, run.trust)
-            check_trained_on(folder, head, trained)
+            check_trained_on(folder, head, trained, DRAWS)
         else:
             if is_first_process(config):
                 check_free(folder)
@@ -104,7 +103,7 @@ def _train(run: Run, config: Namespace | None, recipe: str, site: str | None, pr
         options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
         with nothing_left_if_refused([folder], [] if resumed else [folder / CONFIG], config):
             if not resumed and is_first_process(config):
-                _write_config(folder, config, head)
+                write_prior_config(folder, config, head)
             result = fit_prior(
                 model,
                 guide,
@@ -126,9 +125,3 @@ def _check_name(site: str) -> None:
     """A site's name is that of its directory."""
     if Path(site).name != site or site.startswith("."):
         raise InputError(f"latent site '{site}' cannot have a directory of its name: call it by letters and digits")
-
-
-def _write_config(folder: Path, config: Namespace, head: dict[str, Any]) -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    add_prior_arguments(parser)
-    write_config(folder / CONFIG, parser, config, head)

@@ -19,7 +19,7 @@ from pyro_vae.models.codes import CodeModel
 from pyro_vae.priors import LatentPrior, Prior
 from pyro_vae.programs.site_priors import PriorOfSite, WithPriors
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
-from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, parse_stage
+from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, parse_stage, write_config
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
 from pyro_vae.runs.known import LARGEST, built_within
 from pyro_vae.runtime import private_seed
@@ -40,6 +40,7 @@ FROM_DATA = {
     "data_shape",
 }  # of a prior
 MOST_DIMS = 8  # of a latent's event
+DRAWS = "another guide's draws"  # what a prior over latents was trained on, if the weights are others
 SECTIONS = ("prior", "text", "fit", "conditional", "draws", "seed")
 
 
@@ -177,14 +178,14 @@ def put_learned_priors(run: Path, model: nn.Module, data_shape: Sequence[int], t
         if is_over_latents(config):
             found[folder.name] = _latent_prior(folder, head, config, trained, data_shape, trust)
         else:
-            put_prior(folder, trained, model, trust)
+            _put_code_prior(folder, head, config, trained, model, trust)
     return WithPriors(model, found).eval() if found else model
 
 
 def _latent_prior(
     folder: Path, head: Mapping[str, Any], config: Namespace, trained: str, data_shape: Sequence[int], trust: bool
 ) -> LatentPrior:
-    check_trained_on(folder, head, trained)
+    check_trained_on(folder, head, trained, DRAWS)
     with built_within(folder / WEIGHTS, trust):
         prior = build_latent_prior(config, head["shape"], data_shape)
     described = experiment_entries(config, trained_on=trained, shape=head["shape"])
@@ -192,17 +193,23 @@ def _latent_prior(
     return prior
 
 
-def check_trained_on(folder: Path, head: Mapping[str, Any], trained: str) -> None:
-    """Check that the weights of a run are those that a prior over real latents was trained for.
+def check_trained_on(folder: Path, head: Mapping[str, Any], trained: str, other: str) -> None:
+    """Check that the weights of a run are those that a prior was trained for.
+
+    Args:
+        folder: of the prior.
+        head: what it says.
+        trained: digest of the run's weights.
+        other: what it was trained on, if they are others.
 
     Raises:
         InputError: if they are others.
     """
     if head["trained_on"] != trained:
         raise InputError(
-            f"the prior in {folder} was trained on another guide's draws: on those of weights "
-            f"{str(head['trained_on'])[:12]}…, and the run has {trained[:12]}…. Remove its directory, and train it "
-            "again (pyro-vae train-prior)"
+            f"the prior in {folder} was trained on {other}, of weights {str(head['trained_on'])[:12]}…, and "
+            f"{folder.parent.parent} has {trained[:12]}…. Remove its directory, and train it again (pyro-vae "
+            "train-prior)"
         )
 
 
@@ -221,18 +228,13 @@ def prior_folders(run: Path) -> list[Path]:
         raise InputError(f"cannot read the priors of {run}: {error}") from error
 
 
-def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
-    """Put one learned prior into a model; see :func:`put_learned_priors`."""
-    head, config = read_prior_config(folder, trust)
+def _put_code_prior(
+    folder: Path, head: Mapping[str, Any], config: Namespace, trained: str, model: nn.Module, trust: bool
+) -> None:
     priors, site = code_priors(model), folder.name
     if site not in priors:
         raise unknown(f"code site in {folder.parent}", site, priors)
-    if head["trained_on"] != trained:
-        raise InputError(
-            f"the prior in {folder} was trained on another codebook: on the codes of weights "
-            f"{str(head['trained_on'])[:12]}…, and those of {folder.parent.parent} are {trained[:12]}…. Remove its "
-            "directory, and train it again (pyro-vae train-prior)"
-        )
+    check_trained_on(folder, head, trained, "another codebook")
     if head["tokenizer"] is not None:
         check_tokenizer(folder.parent / TOKENIZER, head["tokenizer"], folder)
     with built_within(folder / WEIGHTS, trust):
@@ -240,7 +242,13 @@ def put_prior(folder: Path, trained: str, model: nn.Module, trust: bool) -> str:
     facts = {"trained_on": trained, "num_classes": head["num_classes"], "text": head["tokenizer"]}
     load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide(), experiment_entries(config, **facts))
     priors[site] = prior.eval()
-    return site
+
+
+def write_prior_config(folder: Path, config: Namespace, head: dict[str, Any]) -> None:
+    """Write a prior's configuration, and before it what :func:`read_prior_config` gives of its training."""
+    parser = ArgumentParser(exit_on_error=False)
+    add_prior_arguments(parser)
+    write_config(folder / CONFIG, parser, config, head)
 
 
 def read_prior_config(folder: Path, trust: bool) -> tuple[dict[str, Any], Namespace]:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from torch import Tensor, nn
 
 from pyro_vae.data import Data, Split, Tokenizer, with_text
@@ -21,9 +20,9 @@ from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.priors import Prior
 from pyro_vae.programs.context import X, accepted_arguments
 from pyro_vae.runs.codes import TOKENIZER, Codes, check_tokenizer, digest, make_tokenizer, run_codes, saved, sizes_of
-from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, is_first_process, write_config
+from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, is_first_process
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
-from pyro_vae.runs.learned_priors import PRIORS, add_prior_arguments, build_prior, code_priors, read_prior_config
+from pyro_vae.runs.learned_priors import PRIORS, build_prior, code_priors, read_prior_config, write_prior_config
 from pyro_vae.runs.run import Run, data_digest
 from pyro_vae.training import FitResult, fit
 
@@ -65,8 +64,7 @@ def train_priors(
     """
     if resume == (config is not None):
         raise InputError("give the prior's configuration, or resume=True to go on with the one it was begun with")
-    if not (run.path / SUMMARY).is_file():
-        raise InputError(f"{run.path} is not trained to its end: pyro-vae resume {run.path}, then train its priors")
+    check_ended(run)
     check_no_links(run.path, [f"{PRIORS}/{CODES}", f"{PRIORS}/{TOKENIZER}"])
     model, guide = run.stage_one()
     priors = code_priors(model)
@@ -93,6 +91,16 @@ def train_priors(
     if uniform:
         logger.warning("%s: no prior is learned of %s yet (pyro-vae train-prior)", run.path, ", ".join(uniform))
     return results
+
+
+def check_ended(run: Run) -> None:
+    """Check that a run has been trained to its end.
+
+    Raises:
+        InputError: if it has not.
+    """
+    if not (run.path / SUMMARY).is_file():
+        raise InputError(f"{run.path} is not trained to its end: pyro-vae resume {run.path}, then train its priors")
 
 
 def sites_to_train(folder: Path, known: list[str], site: str | None, config: Namespace | None) -> list[str]:
@@ -184,7 +192,8 @@ def _train(
     options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
     if not resumed and is_first_process(config):
         text = None if tokenizer is None else saved(vocabulary, tokenizer)
-        _write_config(folder, config, recipe, trained, classes, text)
+        head = {"recipe": recipe, "trained_on": trained, "num_classes": classes, "tokenizer": text}
+        write_prior_config(folder, config, head)
     written = [] if resumed else [folder / CONFIG, *([] if had_tokenizer else [vocabulary])]
     with nothing_left_if_refused([folder], written, config):
         result = fit(
@@ -234,12 +243,3 @@ def _check_takes_text(model: nn.Module) -> None:
             f"{type(model).__name__} takes no argument 'text' that it could give to a prior over texts: leave "
             "text.vocabulary_size out"
         )
-
-
-def _write_config(
-    folder: Path, config: Namespace, recipe: str, trained: str, classes: int | None, text: dict[str, Any] | None
-) -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    add_prior_arguments(parser)
-    head = {"recipe": recipe, "trained_on": trained, "num_classes": classes, "tokenizer": text}
-    write_config(folder / CONFIG, parser, config, head)

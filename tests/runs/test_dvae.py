@@ -8,10 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 import yaml
+from command_line import run, write
 from safetensors.torch import load_file
 
 import pyro_vae
-from pyro_vae.cli import main
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.guides import DVAEGuide, EmptyGuide
@@ -39,16 +39,6 @@ PRIOR = {
     "prior": {"class_path": "pyro_vae.priors.GatedPixelCNN", "init_args": {"channels": 4, "num_layers": 2}},
     "fit": FIT,
 }
-
-
-def run(*arguments):
-    return main([str(a) for a in arguments])
-
-
-def write(folder, name, config):
-    file = folder / name
-    file.write_text(yaml.safe_dump(config))
-    return file
 
 
 def test_from_recipe_to_samples(tmp_path, capsys):

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 import yaml
+from command_line import run
 from safetensors.torch import load_file
 
 import pyro_vae
-from pyro_vae.cli import main
 from pyro_vae.recipes import read_recipe
 from pyro_vae.runs import run as first_module
 from pyro_vae.training.loop import Trainer
@@ -43,10 +43,6 @@ def recipe(tmp_path):
 
 def weights(folder):
     return load_file(folder / "model.safetensors")
-
-
-def run(*arguments):
-    return main([str(a) for a in arguments])
 
 
 def test_one_command_trains_both(recipe, tmp_path, monkeypatch, capsys):

@@ -10,11 +10,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 import yaml
+from command_line import files, run, write
 from pyro import poutine
 from safetensors.torch import load_file, save_file
 
 import pyro_vae
-from pyro_vae.cli import main
 from pyro_vae.errors import InputError
 from pyro_vae.priors import MixturePrior
 from pyro_vae.programs.program import as_programs
@@ -51,16 +51,6 @@ PRIOR = {
 }
 
 
-def run(*arguments):
-    return main([str(a) for a in arguments])
-
-
-def write(folder, name, config):
-    file = folder / name
-    file.write_text(yaml.safe_dump(config))
-    return file
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
@@ -78,10 +68,6 @@ def vae(trained, tmp_path):
 @pytest.fixture
 def recipe(tmp_path):
     return write(tmp_path, "prior.yaml", PRIOR)
-
-
-def files(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "priors" not in p.parts}
 
 
 def evaluated(folder, capsys, *options):

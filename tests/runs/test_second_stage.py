@@ -9,12 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
+from command_line import files, run, write
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import pyro_vae
-from pyro_vae.cli import main
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.priors import GatedPixelCNN, UniformPrior
@@ -48,16 +47,6 @@ PRIOR = {
 }
 
 
-def run(*arguments):
-    return main([str(a) for a in arguments])
-
-
-def write(folder, name, config):
-    file = folder / name
-    file.write_text(yaml.safe_dump(config))
-    return file
-
-
 @pytest.fixture(scope="module")
 def stage_one(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stage-one")
@@ -75,10 +64,6 @@ def vq(stage_one, tmp_path):
 @pytest.fixture
 def recipe(tmp_path):
     return write(tmp_path, "prior.yaml", PRIOR)
-
-
-def files(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "priors" not in p.parts}
 
 
 def test_a_learned_prior_becomes_a_part_of_the_run(vq, recipe, capsys):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import run, write
 from made_scenes import made_scenes
 from PIL import Image
 from safetensors.torch import load_file
 
 import pyro_vae
-from pyro_vae.cli import main
 from pyro_vae.data import Tokenizer
 from pyro_vae.evaluation import log_likelihood
 from pyro_vae.priors import TransformerPrior, UniformPrior
@@ -30,16 +30,6 @@ PRIOR = {
 }
 RANKER = {"ranker": {"dim": 4, "hidden_dims": [4], "width": 8, "num_layers": 1, "heads": 2}, "fit": FIT}
 CAPTION = "red bar left of grey"
-
-
-def run(*arguments):
-    return main([str(a) for a in arguments])
-
-
-def write(folder, name, config):
-    file = folder / name
-    file.write_text(yaml.safe_dump(config))
-    return file
 
 
 @pytest.fixture(scope="module")
