@@ -1,4 +1,4 @@
-"""Priors over codes, each a module that gives a distribution."""
+"""Learned priors, over codes and over real latents: modules that give a distribution."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""How convolutional priors are conditioned: gated units that take labels and coarser codes."""
+"""What the gates of convolutional priors are given: the label, and features of coarser codes on the finer grid."""
 
 from __future__ import annotations
 
