@@ -76,7 +76,7 @@ class NetworkTraining:
 
     Attributes:
         optimizer: adam, adamw, sgd, RAdam, … of ``torch.optim``.
-        learning_rate: its rate, a number.
+        learning_rate: its rate, where the pair's learning rate is at its largest; a schedule scales both alike.
         options: further arguments of it.
         updates: how many of its updates there are in a step of the pair.
     """

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -74,9 +75,22 @@ def check_same(begun: Mapping[str, str], now: Mapping[str, str], source: str) ->
 
 
 def _differences(begun: Mapping[str, str], now: Mapping[str, str], names: Sequence[str]) -> str:
-    entries = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_NAMED]]
+    entries = []
+    for name in names[:MOST_NAMED]:
+        was, is_ = _where_they_differ(begun.get(name), now.get(name))
+        entries.append(f"{name} was {_short(was)} and is {_short(is_)}")
     more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
     return "; ".join(entries + more)
+
+
+def _where_they_differ(*values: str | None) -> tuple[str | None, ...]:
+    """Two long descriptions from where they differ on, with a few words before."""
+    told = [None if value is None else str(value) for value in values]
+    if any(value is None or len(value) <= 80 for value in told):
+        return tuple(told)
+    same = len(os.path.commonprefix([value for value in told if value is not None]))
+    start = max(0, same - 40)
+    return tuple(f"…{value[start:]}" if start and value is not None else value for value in told)
 
 
 def _short(value: str | None) -> str:

@@ -229,9 +229,12 @@ class Trainer(TrainingState):
         part = self.batches.size(index) / sum(map(self.batches.size, together))
         complete = index + 1 == together.stop
         rows = self.batches.rows(self.at.epoch, index)
-        row = self.update(rows, self.optimization.rates(epoch), part, complete)
+        of_networks = None if self.networks is None else self.networks.rates(epoch)
+        row = self.update(rows, self.optimization.rates(epoch), of_networks, part, complete)
         if index + 1 == count:
             self._rates = self.optimization.recorded(self.at.epoch)
+            if self.networks is not None:
+                self._rates |= self.networks.recorded(self.at.epoch)
         if complete and self.scheduler is not None:
             self.scheduler.after_update()
         return row
