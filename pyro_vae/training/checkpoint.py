@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -83,14 +82,13 @@ def _differences(begun: Mapping[str, str], now: Mapping[str, str], names: Sequen
     return "; ".join(entries + more)
 
 
-def _where_they_differ(*values: str | None) -> tuple[str | None, ...]:
-    """Two long descriptions from where they differ on, with a few words before."""
-    told = [None if value is None else str(value) for value in values]
-    if any(value is None or len(value) <= 80 for value in told):
-        return tuple(told)
-    same = len(os.path.commonprefix([value for value in told if value is not None]))
-    start = max(0, same - 40)
-    return tuple(f"…{value[start:]}" if start and value is not None else value for value in told)
+def _where_they_differ(was: str | None, now: str | None) -> tuple[str | None, str | None]:
+    """Two descriptions from where they differ on, with a few words before, if they are long."""
+    if was is None or now is None or min(len(str(was)), len(str(now))) <= 80:
+        return was, now
+    was, now = str(was), str(now)  # a file may say anything
+    start = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0) - 40
+    return (f"…{was[start:]}", f"…{now[start:]}") if start > 0 else (was, now)
 
 
 def _short(value: str | None) -> str:
