@@ -150,7 +150,7 @@ class Objective(pyro.infer.ELBO):
 
     @property
     def phases(self) -> dict[str, str]:
-        """What a progress bar shows beside the loss: names of terms (:meth:`Terms.named`) by what they are called."""
+        """What a progress bar shows beside the loss: patterns of terms, whose sum it is, by what they are called."""
         return {}
 
     def of_process(self, rank: int, world: int) -> None:
