@@ -255,7 +255,7 @@ class TotalCorrelation(_Adversarial):
         True
     """
 
-    name = "total_correlation"
+    name, fewest_data = "total_correlation", 2
 
     def __init__(
         self,

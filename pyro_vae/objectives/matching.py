@@ -105,6 +105,11 @@ class Matching(ELBO):
         parts = {"reconstruction": "log_likelihood/*", name: f"divergence/{name}"}
         return {**parts, DISCRIMINATOR: f"network_loss/{DISCRIMINATOR}"}
 
+    @property
+    def fewest_data(self) -> int:
+        """As the divergence says."""
+        return self.divergence.fewest_data
+
     def remark(self, means: Mapping[str, float]) -> str:
         """What the divergence says of its network."""
         return self.divergence.remark(means)
@@ -194,6 +199,11 @@ def _rows(pair: TracePair, name: str, value: Tensor) -> Tensor:
     """Values of a site, ``(..., rows, *event)``, as ``(K, N, size)``."""
     event = pair.guide.nodes[name]["fn"].event_dim
     flat = value.flatten(value.dim() - event) if event else value.unsqueeze(-1)
+    if flat.shape[:-1].numel() != pair.num_particles * pair.size:
+        raise InputError(
+            f"Matching: site '{name}' has values of shape {tuple(value.shape)}, which are not {pair.num_particles} "
+            f"draws of each of {pair.size} data: it is in another plate, or drawn for all values of a discrete latent"
+        )
     if pair.copies > 1:
         return flat.reshape(pair.size, pair.copies, -1).transpose(0, 1)
     return flat.reshape(-1, pair.size, flat.shape[-1])

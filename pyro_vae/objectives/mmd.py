@@ -142,7 +142,7 @@ class MMD(Divergence):
         True
     """
 
-    name, takes_labels = "mmd", True
+    name, takes_labels, fewest_data = "mmd", True, 2
 
     def __init__(
         self,
@@ -157,10 +157,6 @@ class MMD(Divergence):
         if variance is not None and not variance > 0:
             raise InputError(f"MMD: variance must be positive, got {variance}")
         self.kernel, self.variance, self.factors = kernel, variance, list(factors)
-
-    def check(self, draws: Draws) -> None:
-        """There are two data or more in a batch."""
-        mmd_squared(draws.posterior[:, :2], draws.prior[:, :2], self.kernel_of(draws))
 
     def kernel_of(self, draws: Draws) -> Kernel:
         """k, for draws of a prior."""

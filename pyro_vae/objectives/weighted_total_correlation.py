@@ -45,7 +45,7 @@ class WeightedTotalCorrelation(Divergence):
         True
     """
 
-    name = "total_correlation"
+    name, fewest_data = "total_correlation", 2
 
     def __init__(self, weights: Literal["weighted", "stratified"] = "weighted") -> None:
         if weights not in ("weighted", "stratified"):
@@ -57,8 +57,6 @@ class WeightedTotalCorrelation(Divergence):
         factorized(draws)
         for site in draws.sites:
             _units(draws, site)
-        if draws.posterior.shape[1] < 2:
-            raise InputError("total correlation by minibatch weights needs two data or more in a batch")
 
     def value(self, draws: Draws, network: Any) -> Tensor:
         """The estimate, nats."""
