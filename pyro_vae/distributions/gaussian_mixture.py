@@ -14,8 +14,8 @@ from torch.distributions import constraints
 class GaussianMixture(TorchDistribution):
     r"""p(z) = sum_k w_k N(z; mu_k, L_k L_k^T), an event being a vector of D numbers.
 
-    The quadratic forms are one matrix product of the numbers z_i z_j and z_i, whose terms may be far larger than what
-    they add up to, and so they are computed in float64. A weight may be 0.
+    Numbers are kept for each value and component, not for each of their dimensions as well. L^-1 z and L^-1 mu may be
+    far larger than their difference, and so the density is computed in float64. A weight may be 0.
 
     Args:
         log_weights: log w, ``(*batch, K)``, normalized; -inf leaves a component out.
@@ -43,13 +43,11 @@ class GaussianMixture(TorchDistribution):
         z, loc, lower = value.double(), self.loc.double(), self.scale_tril.double()
         unit = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
         inverse = torch.linalg.solve_triangular(lower, unit, upper=False)  # (K, D, D)
-        whitened = (inverse @ loc.unsqueeze(-1)).squeeze(-1)  # L^-1 mu, (K, D)
-        linear = (inverse.mT @ whitened.unsqueeze(-1)).squeeze(-1)  # (L L^T)^-1 mu
+        centre = (inverse @ loc.unsqueeze(-1)).squeeze(-1)  # L^-1 mu, (K, D)
         log_scale = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (K,)
-        constant = -0.5 * whitened.square().sum(-1) - log_scale - 0.5 * loc.shape[-1] * math.log(2 * math.pi)
-        products = (z.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)  # (..., D^2)
-        square = products @ (inverse.mT @ inverse).flatten(-2).mT  # (..., K)
-        parts = self.log_weights.double() + constant + z @ linear.mT - 0.5 * square
+        parts = self.log_weights.double() - log_scale - 0.5 * loc.shape[-1] * math.log(2 * math.pi)
+        for i in range(loc.shape[-1]):
+            parts = parts - 0.5 * (z @ inverse[:, i].mT - centre[:, i]).square()  # (..., K)
         return parts.logsumexp(-1).to(value.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

@@ -59,11 +59,10 @@ class ClassPriorVAE(VAE):
     ) -> None:
         super().__init__(data_shape, latent_dim, likelihood, decoder, hidden_dims, activation, data_mean, prior)
         own = getattr(prior, "context", {}).get("y")
-        if own is None or not own.averaged:
+        if own is None:  # one that cannot be without y has been refused
             raise InputError(
-                f"ClassPriorVAE takes a prior over z given y that averages over y where it is not known, such as "
-                f"priors.PinwheelPrior, and {type(prior).__name__} {'needs y' if own else 'does not take y'}: take "
-                f"{'ConditionalVAE' if own else 'VAE'}"
+                f"ClassPriorVAE takes a prior over z given y, such as priors.PinwheelPrior, and "
+                f"{type(prior).__name__} does not take y: take VAE"
             )
         self.context = {"y": own}
 

@@ -259,8 +259,7 @@ def measure(
         given: names of what the model could average over, and is to be given.
 
     Raises:
-        InputError: as :func:`check_options`; for a split that the data do not have, a name in ``given`` that is no
-            such, and as the estimators.
+        InputError: as :func:`check_options`; for an unknown split, another name in ``given``; as the estimators.
     """
     check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
     trained, model = model, without_averaged(model, given)
@@ -295,8 +294,8 @@ def measure(
     per_datum = both | of_metrics
     arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
     rows = {"given": f"{', '.join(taken)}: log p(x | {', '.join(taken)})"} if taken else {}
-    if left_out := sorted({*averaged_names(trained)} & {*part.keys} - {*taken}):
-        rows["not given"] = f"{', '.join(left_out)}: log p(x), averaged over it"
+    left_out = ", ".join(sorted({*averaged_names(trained)} & {*part.keys} - {*taken}))
+    rows |= {"not given": f"{left_out}: log p(x), averaged over it"} if left_out else {}
     rows |= {**likelihood.rows, **bound.rows, **codes.rows}
     for name, stored in result.get("codes", {}).items():
         rows[f"KL of {name}"] += f", {stored['kl_bits_per_code']:.2f} bits per code"
