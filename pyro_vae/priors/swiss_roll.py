@@ -19,8 +19,8 @@ class SwissRollPrior(ClassMixturePrior):
 
     The spiral is z(u) = 3 sqrt(u) (cos, sin)(4 pi sqrt(u)), and class k has u ~ U[k / C, (k + 1) / C]. A curve has no
     density in the plane. Therefore the prior is not the curve but a mixture: each stretch is cut into pieces of equal
-    shares of u, and each piece is a Gaussian with the mean and covariance of z(u) on the piece, plus thickness^2 I. Mean
-    and covariance of z, and of z given y, are those of the curve with noise of that standard deviation around it.
+    shares of u, and each piece is a Gaussian with the mean and covariance of z(u) on the piece, plus thickness^2 I.
+    Mean and covariance of z, and of z given y, are those of the curve with noise of that standard deviation around it.
 
     Without y, and where it is -1, p(z) is the mixture of all pieces, equally weighted.
 

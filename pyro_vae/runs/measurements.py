@@ -244,8 +244,6 @@ def measure(
 ) -> Measured:
     """Importance-weighted log-likelihood, ELBO and its parts by site, the use of codes, and every registered metric.
 
-    What a model can average over, such as labels that its prior may be without, it is not given: that is log p(x).
-
     Args:
         model, guide: the programs.
         data: the dataset.
@@ -256,7 +254,7 @@ def measure(
         seed: of the particles.
         device: "auto" (a GPU if there is one), "cpu", "cuda", …
         progress: show a bar.
-        given: names of what the model could average over, and is to be given.
+        given: of what the model can average over, and is not given else (labels, for log p(x)), what it is to be given.
 
     Raises:
         InputError: as :func:`check_options`; for an unknown split, another name in ``given``; as the estimators.

@@ -52,4 +52,6 @@ def test_evaluation_says_what_it_was_given(tmp_path, capsys):
     assert main(["sample", str(run), "--num", "4", "--y", "0,-1"]) == 0
     assert main(["sample", str(run), "--num", "4"]) == 0
     assert main(["evaluate", str(run), "--given", "z", "--device", "cpu"]) == 1
-    assert "given: z is nothing that this model averages over where it is not given, which is y" in capsys.readouterr().err
+    assert (
+        "given: z is nothing that this model averages over where it is not given, which is y" in capsys.readouterr().err
+    )

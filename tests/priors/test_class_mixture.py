@@ -233,7 +233,7 @@ def test_a_conditional_model_narrows_what_it_accepts():
         assert not context.optional and not context.averaged and needed_to_generate(model) == ["y"]
     x = data().float()
     guide = ConditionalGuide(model, hidden_dims=(8,))
-    with pytest.raises(InputError, match="labels from 0 to 1: .* got values from -1 to 0"):
+    with pytest.raises(InputError, match=r"labels from 0 to 1: .* got values from -1 to 0"):
         log_likelihood(model, guide, {"x": x, "y": torch.tensor([-1, 0] * 3)}, num_particles=2)
     assert "-1" in narrowed("y", PinwheelPrior(3).context["y"], PinwheelPrior(2).context["y"]).what
     assert narrowed("y", PinwheelPrior(3).context["y"], label_context(4)).support.lower_bound == 0
@@ -281,7 +281,10 @@ def test_bad_input():
         SwissRollPrior(num_components=0)
     with pytest.raises(InputError, match=r"the prior has shape \(2,\), and latent site 'z' has \(3,\)"):
         VAE(SHAPE, 3, prior=PinwheelPrior(10))
-    for other, take in ((MixturePrior((2,)), "does not take y: take VAE"), (MixtureDensityPrior((2,)), "such as ConditionalVAE")):
+    for other, take in (
+        (MixturePrior((2,)), "does not take y: take VAE"),
+        (MixtureDensityPrior((2,)), "such as ConditionalVAE"),
+    ):
         with pytest.raises(InputError, match=take):
             ClassPriorVAE(SHAPE, other)
     with pytest.raises(InputError, match="prior must be a LatentPrior"):
