@@ -76,7 +76,7 @@ def partial_label_context(num_classes: int) -> Context:
 
 
 def optional_label_context(num_classes: int) -> Context:
-    """Class labels 0 ... num_classes - 1, one a datum, -1 where it is not known; averaged over there, and without any."""
+    """Class labels 0 ... num_classes - 1, one a datum, -1 where it is not known: averaged over, as without any."""
     return replace(partial_label_context(num_classes), drawn=False, optional=True, averaged=True)
 
 
