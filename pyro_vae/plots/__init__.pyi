@@ -21,6 +21,7 @@ from .likelihood import likelihood_gap as likelihood_gap
 from .likelihood import worst_data as worst_data
 from .over_time import sequences as sequences
 from .posterior import aggregated_posterior as aggregated_posterior
+from .posterior import draws_over_prior as draws_over_prior
 from .prior import own_and_learned as own_and_learned
 from .prior import prior_samples as prior_samples
 from .prior import pseudo_inputs as pseudo_inputs
