@@ -64,5 +64,6 @@ from .runs.run import Run as Run
 from .runs.run import load as load
 from .training.fitting import fit as fit
 from .training.prior import fit_prior as fit_prior
+from .training.refit import refit_guide as refit_guide
 
 __version__: str
