@@ -20,6 +20,10 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
         "second_stage",
         "Learn priors over a trained run's codes or latents, parts of it from then on.",
     ),
+    "refit-guide": (
+        "refit",
+        "Fit a fresh guide to a trained run's model, which stays as it is, into a run that can be measured.",
+    ),
     "train-ranker": ("second_stage", "Learn which texts belong to which images, to rank a run's samples of texts."),
     "evaluate": (
         "evaluate",

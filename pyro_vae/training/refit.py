@@ -82,7 +82,9 @@ def refit_guide(
             "guide: it has no weight of its own to train, all that it uses is the model's or is frozen: give a fresh "
             "guide, built anew for the model"
         )
-    tensors = {**_named(programs[0], "parameter", own), **_named(programs[0], "buffer")}
+    ours = owner(programs[0])
+    tensors = {f"parameter '{name}'": value for name, value in ours.named_parameters() if id(value) in own}
+    tensors |= {f"buffer '{name}'": value for name, value in ours.named_buffers()}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     with held(modules, fixed):
         try:
@@ -95,7 +97,7 @@ def refit_guide(
             "that itself when it is run, in evaluation mode too, so that there is no fixed model to fit a guide to. It "
             "has been put back"
         )
-    owner(programs[0]).eval()
+    ours.eval()
     return result
 
 
@@ -137,11 +139,6 @@ def _of_model(model: Program, guide: Program, batch: Batch) -> tuple[list[nn.Par
     ours = [p for p in model.parameters() if id(p) not in of_guide]
     ours += [p for p in guide.parameters() if id(p) in used]
     return list(dict.fromkeys(ours)), [m for m in model.modules() if m is not store and m is not model]
-
-
-def _named(program: nn.Module, what: str, only: set[int] | None = None) -> dict[str, Tensor]:
-    found = program.named_parameters() if what == "parameter" else program.named_buffers()
-    return {f"{what} '{name}'": tensor for name, tensor in found if only is None or id(tensor) in only}
 
 
 @torch.no_grad()
