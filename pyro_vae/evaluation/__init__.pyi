@@ -24,6 +24,8 @@ from .importance import log_likelihood as log_likelihood
 from .latent_units import LatentStatistics as LatentStatistics
 from .latent_units import SiteStatistics as SiteStatistics
 from .latent_units import latent_statistics as latent_statistics
+from .parzen import ParzenEstimate as ParzenEstimate
+from .parzen import parzen as parzen
 from .results import LogLikelihood as LogLikelihood
 from .results import Result as Result
 from .results import Scores as Scores
