@@ -56,7 +56,7 @@ from .evaluation.generate import decode as decode
 from .evaluation.generate import reconstruct as reconstruct
 from .evaluation.generate import sample as sample
 from .evaluation.importance import log_likelihood as log_likelihood
-from .evaluation.parzen import parzen as parzen
+from .evaluation.parzen_window import parzen as parzen
 from .evaluation.scoring import score as score
 from .objectives.evidence_bound import ELBO as ELBO
 from .objectives.importance_weighted import IWAE as IWAE

@@ -20,8 +20,8 @@ def is_held(module: nn.Module) -> bool:
 def held(modules: Iterable[nn.Module], parameters: Iterable[nn.Parameter] = ()) -> Iterator[None]:
     """Modules in evaluation mode, whoever asks for another, and parameters without gradients, inside this block.
 
-    A module that another program has too (a guide that runs its model) stays as it is there. Modes and ``requires_grad``
-    are put back at the end.
+    A module that another program has too (a guide that runs its model) stays as it is there. Modes and
+    ``requires_grad`` are put back at the end.
 
     Args:
         modules: each by itself, without what is inside it.

@@ -107,8 +107,8 @@ class Run:
             self.model_of = None if model_of is None else {key: str(model_of[key]) for key in ("run", "weights")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFileError(
-                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes', 'data_digest' or "
-                f"'{MODEL_OF}'"
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes', 'data_digest' "
+                f"or '{MODEL_OF}'"
             ) from error
         if not self.data_shape or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in self.data_shape):
             raise CorruptFileError(f"{file}: data_shape {str(list(self.data_shape))[:200]} is no shape of a datum")

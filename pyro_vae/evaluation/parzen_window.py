@@ -168,7 +168,9 @@ def parzen(
         assert held_out is not None
         scale = held_out.std().item()
         if not scale > 0:
-            raise InputError("validation: all numbers of x are equal, so that no bandwidth can be told: give bandwidths")
+            raise InputError(
+                "validation: all numbers of x are equal, so that no bandwidth can be told: give bandwidths"
+            )
         widths = [factor * scale for factor in FACTORS]
     candidates = {}
     if len(widths) > 1:
