@@ -116,7 +116,7 @@ def _draw(axes: Axes, name: str, q: Tensor, p: Tensor, classes: Tensor | None) -
     else:
         palette = class_colours(classes)
         points, colours = q[: len(classes)], [palette[k] for k in classes.tolist()]
-        axes.scatter(*points.T.tolist(), c=colours, s=4, alpha=0.6, linewidths=0)
+        axes.scatter(*points.T.tolist(), c=colours, s=9, alpha=0.7, linewidths=0)
         axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
     height = density(p, x, y)
     axes.contour(x.numpy(), y.numpy(), height.T.numpy(), levels=sorted(_levels(height)), colors="C1", linewidths=1.2)
