@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import check_no_links, write_atomically
 from pyro_vae.objectives.base import Objective
+from pyro_vae.objectives.divergence import Divergence
 from pyro_vae.programs.parameters import await_weights
 from pyro_vae.programs.program import Program
 from pyro_vae.training.metrics import METRICS
@@ -41,9 +42,9 @@ def described(value: Any) -> str:
     """A setting in words that are the same in another process: a number, an objective or schedule with its arguments.
 
     Args:
-        value: plain values, mappings and lists of them, schedules, objectives.
+        value: plain values, mappings and lists of them, schedules, objectives and their divergences.
     """
-    if isinstance(value, Objective | Schedule):
+    if isinstance(value, Objective | Schedule | Divergence):
         own = {name: each for name, each in vars(value).items() if not name.startswith("_")}
         return f"{type(value).__name__}({', '.join(f'{name}={described(each)}' for name, each in own.items())})"
     if isinstance(value, Mapping):
@@ -73,9 +74,21 @@ def check_same(begun: Mapping[str, str], now: Mapping[str, str], source: str) ->
 
 
 def _differences(begun: Mapping[str, str], now: Mapping[str, str], names: Sequence[str]) -> str:
-    entries = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_NAMED]]
+    entries = []
+    for name in names[:MOST_NAMED]:
+        was, is_ = _where_they_differ(begun.get(name), now.get(name))
+        entries.append(f"{name} was {_short(was)} and is {_short(is_)}")
     more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
     return "; ".join(entries + more)
+
+
+def _where_they_differ(was: str | None, now: str | None) -> tuple[str | None, str | None]:
+    """Two descriptions from where they differ on, with a few words before, if they are long."""
+    if was is None or now is None or min(len(str(was)), len(str(now))) <= 80:
+        return was, now
+    was, now = str(was), str(now)  # a file may say anything
+    start = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0) - 40
+    return (f"…{was[start:]}", f"…{now[start:]}") if start > 0 else (was, now)
 
 
 def _short(value: str | None) -> str:
