@@ -150,7 +150,9 @@ def test_a_metric_that_does_not_apply_says_so_in_the_log_and_one_that_fails_take
     with caplog.at_level(logging.INFO):
         result, arrays = evaluated(runs[0])
     assert "no metric 'of_sound': the data are not sound" in caplog.text
-    assert set(result["metrics"]) == {"squared_error", "posterior_against_prior"} and not any("sound" in words for words in result["warnings"])
+    assert set(result["metrics"]) == {"squared_error", "posterior_against_prior"} and not any(
+        "sound" in words for words in result["warnings"]
+    )
     (said,) = [words for words in result["warnings"] if words.startswith(f"the metric {function.__name__} failed: ")]
     assert f"no metric '{function.__name__}': " in caplog.text and "Error: " in said
     assert {name for name in arrays if "." in name} == {"squared_error.per_datum"}
