@@ -56,6 +56,7 @@ from .evaluation.generate import decode as decode
 from .evaluation.generate import reconstruct as reconstruct
 from .evaluation.generate import sample as sample
 from .evaluation.importance import log_likelihood as log_likelihood
+from .evaluation.parzen_window import parzen as parzen
 from .evaluation.scoring import score as score
 from .objectives.evidence_bound import ELBO as ELBO
 from .objectives.importance_weighted import IWAE as IWAE
@@ -64,5 +65,6 @@ from .runs.run import Run as Run
 from .runs.run import load as load
 from .training.fitting import fit as fit
 from .training.prior import fit_prior as fit_prior
+from .training.refit import refit_guide as refit_guide
 
 __version__: str

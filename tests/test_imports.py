@@ -25,7 +25,7 @@ MAY = {  # room: what it may import beside the base
     "objectives": {"data", "programs", "recording"},
     # plots: pictures for loggers; evaluation: a prior fitted afterwards against the one before
     "training": {"data", "evaluation", "objectives", "plots", "programs", "recording"},
-    "evaluation": {"data", "programs", "recording"},
+    "evaluation": {"data", "objectives", "programs", "recording"},  # objectives: kernels, and MMD of two samples
     "plots": {"data", "distributions", "evaluation", "programs"},
     "recipes": set(),
     "runs": {"data", "evaluation", "objectives", "programs", "recipes", "training", *FAMILIES - {"distributions"}},

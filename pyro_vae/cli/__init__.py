@@ -20,6 +20,10 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
         "second_stage",
         "Learn priors over a trained run's codes or latents, parts of it from then on.",
     ),
+    "refit-guide": (
+        "refit",
+        "Fit a fresh guide to a trained run's model, which stays as it is, into a run that can be measured.",
+    ),
     "train-ranker": ("second_stage", "Learn which texts belong to which images, to rank a run's samples of texts."),
     "evaluate": (
         "evaluate",
@@ -28,6 +32,10 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     "ais": ("anneal", "Measure a trained run by annealed importance sampling: tighter than weights, and dearer."),
     "bidirectional": ("anneal", "Bound log p(x) from below and above on data that a run's model has drawn."),
     "gap": ("anneal", "Tell what a run's ELBO and importance-weighted bounds lack of log p(x), and why."),
+    "parzen": (
+        "parzen",
+        "Measure a run by a Gaussian kernel estimate on its samples: a figure of papers, not log p(x).",
+    ),
     "report": ("report", "Write a page on a run (report.html): likelihood, latents, figures, configuration."),
     "compare": ("compare", "Set runs side by side (comparison.html), with paired differences and their errors."),
     "sample": ("sample", "Draw from a trained model: a picture, the arrays, and sound as WAV files."),

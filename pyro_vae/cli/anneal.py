@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from pyro_vae.cli.measuring import tell
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.annealing.chains import Schedule
 from pyro_vae.evaluation.annealing.path import Start
-from pyro_vae.evaluation.results import Result
 from pyro_vae.programs.context import needed_to_generate
 from pyro_vae.programs.left_out import without_averaged
 from pyro_vae.runs import Run
-from pyro_vae.runs.measurements import (
-    SplitName,
-    part_of,
-    plain,
-    print_then_write,
-    table,
-    warned,
-    with_id,
-    write_measurement,
-)
+from pyro_vae.runs.measurements import SplitName, part_of
 from pyro_vae.runtime import as_device, check_seed
 
-Found = TypeVar("Found", bound=Result)
 ANNEALING = ("num_chains", "num_temperatures", "num_leapfrog", "schedule", "start")
 
 
@@ -45,7 +33,7 @@ def ais(arguments: Sequence[str]) -> None:
     split = part_of(run.data(), options.split, options.limit)
     model, guide = run.programs()
     measured = partial(measure, without_averaged(model), guide, split, **_given(options), **_common(options))
-    _tell(run, f"ais-{options.split}", measured, options)
+    tell(run, f"ais-{options.split}", measured, options)
 
 
 def bidirectional(arguments: Sequence[str]) -> None:
@@ -62,7 +50,7 @@ def bidirectional(arguments: Sequence[str]) -> None:
     model, guide = run.programs()
     context = _context(run, needed_to_generate(model), positive("--num", options.num))
     measured = partial(measure, model, guide, options.num, batch=context, **_given(options), **_common(options))
-    _tell(run, "bidirectional", measured, options)
+    tell(run, "bidirectional", measured, options)
 
 
 def gap(arguments: Sequence[str]) -> None:
@@ -90,7 +78,7 @@ def gap(arguments: Sequence[str]) -> None:
         annealing_options=_given(options),
         **_common(options),
     )
-    found = _tell(run, f"gap-{options.split}", measured, options)
+    found = tell(run, f"gap-{options.split}", measured, options)
     save_figure(draw(found), folder / "likelihood_gap.png")
 
 
@@ -137,19 +125,3 @@ def _common(options: Any) -> dict[str, Any]:
         "device": as_device(options.device),
         "progress": not options.json,
     }
-
-
-def _tell(run: Run, name: str, measured: Callable[[], Found], options: Any) -> Found:
-    """Measure, print, write DIR/name.npz (each datum) and DIR/name.json."""
-    started = time.monotonic()
-    found = measured()
-    arrays = {key: value.double().numpy() for key, value in found.arrays().items()}
-    result = warned({**found.to_dict(), "seed": options.seed, "seconds": round(time.monotonic() - started, 2)})
-    result = with_id(result, arrays)
-    if options.json:
-        text = json.dumps(plain(result), allow_nan=False)
-    else:
-        warnings = [f"  warning: {warning}" for warning in result["warnings"]]
-        text = "\n".join([table(run.path, result, found.rows), *warnings])
-    print_then_write(text, lambda: write_measurement(run.path, name, result, arrays))
-    return found

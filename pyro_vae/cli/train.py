@@ -43,7 +43,7 @@ def train(arguments: Sequence[str]) -> None:
         raise UsageError("--out is empty: say the run directory to make")
     run = Run.create(out, config, arguments[0], data)
     logging.info("%s", data.description)
-    _train(run, data, resume=False)
+    train_run(run, data, resume=False)
 
 
 def _with_full_names(arguments: Sequence[str]) -> list[str]:
@@ -83,10 +83,11 @@ def resume(arguments: Sequence[str]) -> None:
         section, key = name.split(".")
         if options[name] is not None:
             run.change(**{section: {key: options[name]}})
-    _train(run, run.data(), resume=True)
+    train_run(run, run.data(), resume=True)
 
 
-def _train(run: Run, data: Any, resume: bool) -> None:
+def train_run(run: Run, data: Any, resume: bool) -> None:
+    """Train a run, or go on with it, and say in the log how it ended; a signal ends the process."""
     try:
         result = run.train(data, resume=resume)
     except KeyboardInterrupt as error:

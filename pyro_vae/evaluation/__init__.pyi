@@ -1,3 +1,6 @@
+from .aggregated import AggregatedPosterior as AggregatedPosterior
+from .aggregated import Discrepancy as Discrepancy
+from .aggregated import aggregated_posterior as aggregated_posterior
 from .amortization import likelihood_gap as likelihood_gap
 from .amortization import refine as refine
 from .analogy import Analogies as Analogies
@@ -27,6 +30,8 @@ from .importance import log_likelihood as log_likelihood
 from .latent_units import LatentStatistics as LatentStatistics
 from .latent_units import SiteStatistics as SiteStatistics
 from .latent_units import latent_statistics as latent_statistics
+from .parzen_window import ParzenEstimate as ParzenEstimate
+from .parzen_window import parzen as parzen
 from .results import LogLikelihood as LogLikelihood
 from .results import Result as Result
 from .results import Scores as Scores

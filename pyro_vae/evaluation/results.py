@@ -368,7 +368,9 @@ class LogLikelihood(PerDimension):
             found += [
                 f"Pareto k-hat is above {UNRELIABLE} for {above} of {len(self.per_datum)} data (up to {largest:.2f}): "
                 "a few particles decide these bounds, which may lie far below log p(x), and their standard error is "
-                "not to be trusted"
+                "not to be trusted. What does not need this guide's weights: annealing from the prior (pyro-vae ais "
+                "DIR --start prior, pyro_vae.ais(..., start='prior')), or a guide refitted to the model (pyro-vae "
+                "refit-guide DIR --out NEW, pyro_vae.refit_guide)"
             ]
         return found
 

@@ -29,15 +29,20 @@ POINTS = 100  # on a side of the plane
 MASS = (0.5, 0.95)  # of the prior inside its contours
 
 
-@figure()
+@figure(
+    section="Latents",
+    caption="Draws of q(z) over the data, coloured by label where they have labels, and the contours of p(z).",
+    order=2,
+)
 def aggregated_posterior(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, num_draws: int = 5000, seed: int = 0
 ) -> Figure:
     r"""A panel per real-valued latent site: density of q(z) = E_x[q(z | x)] in colour, contours of p(z) over it.
 
     Both are estimated from draws, of the guide for the data and of the model without them, so that a prior that
-    depends on other latents, p(z1 | z2), is seen as its marginal p(z1). More than two dimensions are shown in the
-    principal plane of q(z), one as curves. Functions of other latents (the vectors of codes) have no density.
+    depends on other latents, p(z1 | z2), is seen as its marginal p(z1). Where the data have class labels, q(z) is shown
+    by its draws, one a datum, in the labels' colours. More than two dimensions are shown in the principal plane of both
+    clouds together, one as curves. Functions of other latents (the vectors of codes) have no density.
 
     Args:
         model, guide: the programs.
@@ -74,15 +79,20 @@ def aggregated_posterior(
     posterior = posterior_samples(model, guide, repeated, seed=seed, sites=free)
     needed = {name for name in repeated if name in (X, *needed_to_generate(model, repeated))}
     prior = sample(model, num_draws, seed=seed, batch={name: repeated[name] for name in needed})
+    labels = class_labels(batch)
     figure, places = panels(len(free), 4.2, 4.0)
     for axes, name in zip(places, free, strict=True):
-        _draw(axes, name, *(v[name].reshape(len(v[name]), -1).double() for v in (posterior, prior)))
+        _draw(axes, name, *(v[name].reshape(len(v[name]), -1).double() for v in (posterior, prior)), labels)
     shares = " and ".join(f"{100 * mass:.0f} %" for mass in MASS)
-    handles = [Patch(color="C0", label="aggregated posterior q(z)")]
     planes = any(posterior[name][0].numel() > 1 for name in free)
+    coloured = labels is not None and planes
+    what = "draws of q(z), one a datum, in its label's colour" if coloured else "aggregated posterior q(z)"
+    handles = [Patch(color="0.5" if coloured else "C0", label=what)]
     text = f"prior p(z); in a plane, around {shares} of it" if planes else "prior p(z)"
     handles.append(Line2D([], [], color="C1", label=text))
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(free) > 1 else 1, fontsize="small")
+    if labels is not None and coloured:
+        class_legend(figure, labels)
     figure.suptitle(f"{split.name}: aggregated posterior of {n} data")
     return figure
 
@@ -183,17 +193,16 @@ def _height(
         return fn.log_prob(value).double().exp().cpu().view(len(x), len(y))
 
 
-def _draw(axes: Axes, name: str, q: Tensor, p: Tensor) -> None:
-    """Draw one site's draws of the posterior and of the prior, ``(n, dim)`` each."""
+def _draw(axes: Axes, name: str, q: Tensor, p: Tensor, classes: Tensor | None) -> None:
+    """Draw one site's draws of the posterior and of the prior, ``(n, dim)`` each; the first ones have classes."""
     dim = q.shape[1]
     if dim == 1:
         _curves(axes, name, q, p)
         return
     labels = [f"{name}[0]", f"{name}[1]"]
     if dim > 2:
-        centre = q.mean(0)
-        q, directions, explained = principal_components(q)
-        p = (p - centre) @ directions
+        both, _, explained = principal_components(torch.cat([q, p]))
+        q, p = both[: len(q)], both[len(q) :]
         labels = [
             f"component {i + 1} ({100 * part:.1f} % of the variance)" for i, part in enumerate(explained.tolist())
         ]
@@ -202,7 +211,13 @@ def _draw(axes: Axes, name: str, q: Tensor, p: Tensor) -> None:
     middle = 0.5 * (low + high)
     x, y = (torch.linspace(m - half, m + half, POINTS, dtype=torch.float64) for m in middle)
     extent = (x[0].item(), x[-1].item(), y[0].item(), y[-1].item())
-    axes.imshow(density(q, x, y).T.numpy(), origin="lower", extent=extent, cmap="Blues")
+    if classes is None:
+        axes.imshow(density(q, x, y).T.numpy(), origin="lower", extent=extent, cmap="Blues")
+    else:
+        palette = class_colours(classes)
+        points, colours = q[: len(classes)], [palette[k] for k in classes.tolist()]
+        axes.scatter(*points.T.tolist(), c=colours, s=9, alpha=0.7, linewidths=0)
+        axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
     height = density(p, x, y)
     axes.contour(x.numpy(), y.numpy(), height.T.numpy(), levels=sorted(_levels(height)), colors="C1", linewidths=1.2)
     axes.set(title=f"{name} ({dim} dimensions)", xlabel=labels[0], ylabel=labels[1])

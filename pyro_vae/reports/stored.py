@@ -269,6 +269,9 @@ def _name(program: Any) -> str:
 
 def train_command(run: Run) -> str:
     """How the run was trained: its recipe, and the options in which it differs from that."""
+    if run.model_of is not None:
+        words = ["pyro-vae", "refit-guide", run.model_of["run"], "--out", f"{run.path}-again", *trusted(run)]
+        return f"{shlex.join(words)}    # with the options of guide, objective and fit of the configuration below"
     base = ["pyro-vae", "train", run.recipe, "--out", f"{run.path}-again", *trusted(run)]
     try:
         recipe = read_recipe(run.recipe)

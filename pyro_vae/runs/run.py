@@ -17,7 +17,6 @@ from pyro_vae.data import Classes, Data, Sound, Tokenizer, dataset_names, with_t
 from pyro_vae.data.split import split_digest
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers, user_path
-from pyro_vae.programs.checks import check_data
 from pyro_vae.programs.inside import connect
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import TOKENIZER
@@ -34,10 +33,12 @@ from pyro_vae.runs.config import (
     write_config,
 )
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
+from pyro_vae.runs.first import check_both, first_config
+from pyro_vae.runs.fixed_model import MODEL_OF, take_model
 from pyro_vae.runs.known import built_within, foreign_names
 from pyro_vae.runs.learned_priors import PRIORS, prior_folders, put_learned_priors
 from pyro_vae.runtime import check_seed
-from pyro_vae.training import FitResult, fit
+from pyro_vae.training import FitResult, fit, refit_guide
 from pyro_vae.training.checkpoint import (
     CHECKPOINT,
     check_directory,
@@ -54,29 +55,6 @@ from pyro_vae.training.state import goes_on
 logger = logging.getLogger(__name__)
 
 
-def first_config(config: Namespace) -> Namespace:
-    """The configuration of the pair to train first: its own sections, with the main one's data and seed."""
-    own = config.first.clone()
-    own.update(Namespace(data=config.data, seed=config.seed))
-    return own
-
-
-def check_both(config: Namespace, main: Experiment, data: Data) -> None:
-    """Check, before the first pair is trained, that the main one can follow.
-
-    Raises:
-        InputError: if the main pair refuses the data, or shares no weight with the first one.
-    """
-    first = build(first_config(config), data.train.shape, data.train.mean())
-    check_data(*as_programs(main.model, main.guide), data.train)
-    ours, theirs = (named_weights(pair.model, pair.guide) for pair in (main, first))
-    if not any(name in ours and ours[name].shape == value.shape for name, value in theirs.items()):
-        raise InputError(
-            "first: no weight of its model and guide has the name and shape of one of the main ones "
-            f"(first has: {', '.join(list(theirs)[:3])}, …; main: {', '.join(list(ours)[:3])}, …)"
-        )
-
-
 def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
     """Copy the weights of the pair trained first into those of the main one with the same names and shapes."""
     ours, theirs = named_weights(main.model, main.guide), named_weights(model, guide)
@@ -87,7 +65,7 @@ def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
         logger.warning("not started from the first pair's, which have other shapes: %s", ", ".join(others))
 
 
-HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest")  # of config.yaml, beside the configuration
+HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest", MODEL_OF)  # of config.yaml, beside the configuration
 MOST_AXIS = 2**31  # of a datum
 FIRST = "first"  # the run of the pair that is trained before the main one
 
@@ -99,8 +77,8 @@ class Run:
     ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
     priors over its codes or latents were learned (:mod:`pyro_vae.runs.latent_stage`); ``ranker/``, if one was
     (:mod:`pyro_vae.text_to_image.ranker`). Files are replaced whole, so that a kill leaves the last good state.
-    ``data_shape``, ``sound`` (how x is played, if the data are sound) and ``classes`` (the names of labels, if they
-    have names) are known without the data.
+    ``data_shape``, ``sound`` (how x is played, if the data are sound), ``classes`` (the names of labels, if they
+    have names) and ``model_of`` (of a refitted guide: whose model it is of) are known without the data.
 
     Args:
         path: the directory.
@@ -125,9 +103,12 @@ class Run:
             self.data_digest = {str(k): str(v) for k, v in (raw.pop("data_digest", None) or {}).items()}
             classes = raw.pop("classes", None)
             self.classes = None if classes is None else tuple(map(str, classes))
+            model_of = raw.pop(MODEL_OF, None)
+            self.model_of = None if model_of is None else {key: str(model_of[key]) for key in ("run", "weights")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFileError(
-                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes' or 'data_digest'"
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes', 'data_digest' "
+                f"or '{MODEL_OF}'"
             ) from error
         if not self.data_shape or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in self.data_shape):
             raise CorruptFileError(f"{file}: data_shape {str(list(self.data_shape))[:200]} is no shape of a datum")
@@ -137,10 +118,13 @@ class Run:
         self.config: Namespace = parse_config(experiment_parser(raw), raw, str(file), trust=trust)
 
     @classmethod
-    def create(cls, path: str | Path, config: Namespace, recipe: str, data: Data) -> Run:
+    def create(
+        cls, path: str | Path, config: Namespace, recipe: str, data: Data, *, model_of: Run | None = None
+    ) -> Run:
         """Start a run directory: the initial weights first, so that one with a configuration can always be loaded.
 
-        Among data-parallel processes only the first one writes.
+        Among data-parallel processes only the first one writes. With ``model_of``, the model is that run's, with its
+        weights, and stays so: training fits a guide to it (:mod:`pyro_vae.runs.fixed_model`).
 
         Raises:
             InputError: if the directory holds a run already, or something else that training would replace, or cannot
@@ -150,7 +134,7 @@ class Run:
         if not is_first_process(config):
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
-            run.trust, run._changed = True, False
+            run.trust, run._changed, run.model_of = True, False, None
             run.sound, run.classes, run.data_digest = sound, None if classes is None else classes.names, {}
             return run
         path = Path(path)
@@ -165,6 +149,8 @@ class Run:
         if classes is not None:
             head["classes"] = list(classes.names)
         head["data_digest"] = data_digest(data)
+        if model_of is not None:
+            head[MODEL_OF] = take_model(parts.model, model_of.path, *model_of.stage_one())
         with locked(path):
             check_free(path)  # once more, now that nobody else is at work in it
             save_weights(path / WEIGHTS, parts.model, parts.guide, trained=False)
@@ -240,17 +226,22 @@ class Run:
             with built_within(self.path / WEIGHTS, self.trust):
                 parts = build(self.config, self.data_shape, data.train.mean())
             check_apart(self.path, parts.model, parts.guide)
-            described = experiment_entries(self.config, data_shape=list(self.data_shape))
+            of_fixed = {} if self.model_of is None else {MODEL_OF: self.model_of["weights"]}
+            described = experiment_entries(self.config, data_shape=list(self.data_shape), **of_fixed)
             if resume:
                 self._check_goes_on(described)
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
                 check_both(self.config, parts, data)
                 before = self._train_first(data, resume, progress)
                 start_from(parts, before.model, before.guide)
-            result = fit(
-                parts.model,
-                parts.guide,
-                data,
+            train = fit
+            if self.model_of is not None:
+                load_weights(self.path / WEIGHTS, parts.model, parts.guide, initial=True)
+                train = refit_guide
+            result = train(
+                model=parts.model,
+                guide=parts.guide,
+                data=data,
                 objective=parts.objective,
                 seed=self.config.seed,
                 out=self.path,

@@ -3,6 +3,7 @@ from .callbacks import TrainingView as TrainingView
 from .fitting import FitResult as FitResult
 from .fitting import fit as fit
 from .prior import fit_prior as fit_prior
+from .refit import refit_guide as refit_guide
 from .schedules import Constant as Constant
 from .schedules import Cosine as Cosine
 from .schedules import Linear as Linear

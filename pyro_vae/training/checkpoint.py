@@ -173,15 +173,20 @@ def are_trained(path: Path) -> bool:
 
 
 def load_weights(
-    path: str | Path, model: nn.Module, guide: nn.Module, described: Mapping[str, str] | None = None
+    path: str | Path,
+    model: nn.Module,
+    guide: nn.Module,
+    described: Mapping[str, str] | None = None,
+    initial: bool = False,
 ) -> None:
     """Read the weights of a pair into it.
 
     Args:
         path: of a file that :func:`save_weights` wrote.
         model, guide: the pair.
-        described: the experiment that it is of, by the names of its settings: the log says if the weights were trained
-            in another one. Files that do not say in which are not compared.
+        described: the settings of its experiment by name: the log says if the weights were trained in another one.
+            Files that do not say in which are not compared.
+        initial: whether initial weights are expected.
 
     Raises:
         CorruptFileError: if the file is missing or damaged, or holds a parameter that is NaN or infinite.
@@ -206,7 +211,7 @@ def load_weights(
     for name, value in named.items():
         if isinstance(value, nn.Parameter) and name in saved and not bool(saved[name].isfinite().all()):
             raise CorruptFileError(f"{path}: weight '{name}' holds NaN or infinite values; no training saves such")
-    if about.get("trained", True) is False:
+    if about.get("trained", True) is False and not initial:
         logger.warning("%s holds initial weights: its training was stopped before the first checkpoint", path)
     copy_into(named, _without_awaited(saved, model, guide), str(path))
     _warn_if_other(path, about.get("experiment", {}), described or {})

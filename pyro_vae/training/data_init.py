@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 
 from pyro_vae.data import Split
 from pyro_vae.programs.context import X
+from pyro_vae.programs.held import is_held
 from pyro_vae.programs.program import Batch, Program, prime
 from pyro_vae.programs.site_priors import GuideOfSite
 from pyro_vae.training.batches import EpochBatches
@@ -88,7 +89,8 @@ def give_data(model: Program, guide: Program, split: Split, batch_size: int, see
         split: training data, of which batches are gathered until there are enough.
         batch_size, seed: of the batches.
     """
-    wanting = [m for program in (model, guide) for m in program.modules() if getattr(m, "data_wanted", 0)]
+    every = [module for program in (model, guide) for module in program.modules()]
+    wanting = [module for module in every if getattr(module, "data_wanted", 0) and not is_held(module)]
     if not wanting:
         return
     batches = EpochBatches(split, batch_size, seed)
@@ -134,7 +136,7 @@ def _mark(module: Any) -> None:
 def _waiting(model: Program, guide: Program) -> set[nn.Module]:
     every = [module for program in (model, guide) for module in program.modules()]
     frozen = {inner for module in every if isinstance(module, GuideOfSite) for inner in module.modules()}
-    return {module for module in every if _awaits_data(module)} - frozen
+    return {module for module in every if _awaits_data(module) and not is_held(module)} - frozen
 
 
 def _awaits_data(module: nn.Module) -> bool:

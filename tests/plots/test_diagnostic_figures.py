@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from matplotlib.collections import PathCollection
 
 import pyro_vae
 from pyro_vae import plots as figures
@@ -166,7 +167,8 @@ def test_density_of_gaussian_draws():
 
 
 def test_aggregated_posterior_has_a_panel_per_real_site(split):
-    figure = figures.aggregated_posterior(model, bottom_up, split, num_draws=500)
+    unlabelled = Split({"x": split.batch(slice(None))["x"]})
+    figure = figures.aggregated_posterior(model, bottom_up, unlabelled, num_draws=500)
     assert titles(figure) == ["z3 (1 dimension)", "z2 (2 dimensions)", "z1 (5 dimensions)"]
     z3, z2, z1 = figure.axes
     assert len(z1.images) == len(z2.images) == 1 and not z3.images
@@ -247,6 +249,29 @@ def test_aggregated_posterior_shows_where_it_misses_the_prior():
     outer = max(axes.collections[0].get_paths(), key=lambda path: np.ptp(path.vertices[:, 0])).vertices
     radius = np.sqrt((outer**2).sum(1)).mean()
     assert radius == pytest.approx(math.sqrt(-2 * math.log(0.05)), rel=0.15)  # encloses 95 % of N(0, I)
+
+
+def test_aggregated_posterior_of_labelled_data_has_their_colours():
+    """One draw of each datum; in the plane in which both clouds spread most, which the prior's may say."""
+
+    def prior(x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), torch.tensor([1.0, 0.1, 5.0])).to_event(1))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 1e-3).to_event(1))
+
+    y = torch.arange(40) % 2
+    x = torch.stack([4.0 * y - 2, torch.zeros(40), torch.zeros(40)], 1)
+    axes = figures.aggregated_posterior(prior, guide, Split({"x": x, "y": y}), num_draws=400).axes[0]
+    scatter = next(c for c in axes.collections if isinstance(c, PathCollection))
+    points, colours = scatter.get_offsets(), scatter.get_facecolors()
+    assert len(points) == 40 and not axes.images
+    assert all((colours[y == k] == colours[y == k][0]).all() for k in (0, 1)) and (colours[0] != colours[1]).any()
+    assert np.abs(points[:, 0]).max() < 0.5  # the prior's long axis, along which q(z) is a point
+    assert np.abs(points[y == 1, 1] - points[y == 0, 1]).mean() == pytest.approx(4.0, abs=0.1)
 
 
 # ------------------------------------------------------------------ scaled samples

@@ -134,6 +134,7 @@ def test_the_package_s_own_metrics_that_do_not_apply_are_told_only_to_who_asks(r
 
 
 def test_without_further_metrics_there_is_nothing_of_them(runs, tmp_path):
+    registry._metrics.pop("posterior_against_prior")
     assert "metrics" not in evaluated(runs[0])[0]
     evaluated(runs[1])
     assert main(["compare", *map(str, runs), "--out", str(tmp_path)]) == 0
@@ -149,7 +150,9 @@ def test_a_metric_that_does_not_apply_says_so_in_the_log_and_one_that_fails_take
     with caplog.at_level(logging.INFO):
         result, arrays = evaluated(runs[0])
     assert "no metric 'of_sound': the data are not sound" in caplog.text
-    assert set(result["metrics"]) == {"squared_error"} and not any("sound" in words for words in result["warnings"])
+    assert set(result["metrics"]) == {"squared_error", "posterior_against_prior"} and not any(
+        "sound" in words for words in result["warnings"]
+    )
     (said,) = [words for words in result["warnings"] if words.startswith(f"the metric {function.__name__} failed: ")]
     assert f"no metric '{function.__name__}': " in caplog.text and "Error: " in said
     assert {name for name in arrays if "." in name} == {"squared_error.per_datum"}
