@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -13,12 +14,15 @@ from pyro_vae.errors import InputError
 from pyro_vae.objectives.base import NetworkTraining, Terms
 from pyro_vae.objectives.divergence import Divergence, Draws, held
 from pyro_vae.objectives.evidence_bound import ELBO
+from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import in_evaluation
 from pyro_vae.programs.site_priors import ROWS, site_to_replace
 from pyro_vae.programs.traces import TracePair
 
 DISCRIMINATOR = "discriminator"
+
+logger = logging.getLogger(__name__)
 
 
 class Matching(ELBO):
@@ -120,6 +124,13 @@ class Matching(ELBO):
         other._networks = nn.ModuleDict()
         if self.labels is not None:
             other._classes = 1 + _classes(split, self.labels)
+            taken = accepted_arguments(pair.model)
+            if taken is not None and self.labels not in taken:
+                logger.warning(
+                    "Matching: the model does not take '%s': draws of q(z) with each label are matched to the one p(z) that "
+                    "it has (ClassPriorVAE has one for each)",
+                    self.labels,
+                )
         rows = split.batch(slice(0, ROWS))
         with in_evaluation([pair.model, pair.guide], rows, seed=0) as batch:
             other._matched = tuple(_site(pair, batch, name) for name in self.sites or [None])

@@ -552,6 +552,28 @@ def test_labels_and_the_place_of_unknown_ones():
     assert math.isfinite(result.records[-1]["train/divergence/generator"])
 
 
+def test_with_classes_the_draws_of_the_prior_are_those_of_each_label(caplog):
+    """Of a prior whose classes are far apart: draws stand where their label's class is, those of unknown ones anywhere."""
+    torch.manual_seed(0)
+    loc = torch.tensor([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+    prior = pyro_vae.priors.ClassMixturePrior(loc, torch.eye(2).expand(3, 2, 2), torch.arange(3))
+    model = pyro_vae.models.ClassPriorVAE((6,), prior, hidden_dims=[8])
+    guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=[8])
+    x, y = digits(60), torch.arange(60) % 4 - 1
+    pair = examined(model, guide, {"x": x, "y": y}, num_data=60)
+    for k in (1, 3):
+        objective = Matching(MMD(), labels="y", num_particles=k).prepare(pair, Split({"x": x, "y": y}))
+        draws = objective.draws(traces_of(pair, {"x": x, "y": y}, k))
+        nearest = torch.cdist(draws.prior, loc).argmin(-1)  # (K, N)
+        assert (nearest == y)[:, y >= 0].all()
+        assert len(set(nearest[:, y < 0].flatten().tolist())) > 1
+    assert "does not take 'y'" not in caplog.text
+    model, guide = small()
+    pair = examined(model, guide, {"x": x}, num_data=60)
+    Matching(MMD(), labels="y").prepare(pair, Split({"x": x, "y": y}))
+    assert "the model does not take 'y'" in caplog.text
+
+
 def test_a_divergence_of_ones_own_with_a_network():
     class Critic(Divergence):
         name = "critic"
