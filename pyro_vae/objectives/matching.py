@@ -127,8 +127,7 @@ class Matching(ELBO):
             taken = accepted_arguments(pair.model)
             if taken is not None and self.labels not in taken:
                 logger.warning(
-                    "Matching: the model does not take '%s': draws of q(z) with each label are matched to the one p(z) that "
-                    "it has (ClassPriorVAE has one for each)",
+                    "Matching: the model does not take '%s': codes of each label are matched to the one p(z) that it has",
                     self.labels,
                 )
         rows = split.batch(slice(0, ROWS))

@@ -553,7 +553,7 @@ def test_labels_and_the_place_of_unknown_ones():
 
 
 def test_with_classes_the_draws_of_the_prior_are_those_of_each_label(caplog):
-    """Of a prior whose classes are far apart: draws stand where their label's class is, those of unknown ones anywhere."""
+    """Classes far apart: draws stand where their label's class is, those of unknown labels anywhere."""
     torch.manual_seed(0)
     loc = torch.tensor([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
     prior = pyro_vae.priors.ClassMixturePrior(loc, torch.eye(2).expand(3, 2, 2), torch.arange(3))
