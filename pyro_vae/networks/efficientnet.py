@@ -21,7 +21,7 @@ EPSILON = 1e-3  # of its batch normalization
 
 
 class EfficientNetLite0Features(ImageFeatures):
-    r"""Features of EfficientNet-Lite0, trained on ImageNet: layers ``stem``, ``stage1`` … ``stage7``, ``head``, ``logits``.
+    r"""Features of EfficientNet-Lite0, trained on ImageNet: ``stem``, ``stage1`` … ``stage7``, ``head``, ``logits``.
 
     The stem has 32 channels at half the image's size; the stages 16, 24, 40, 80, 112, 192 and 320 channels at 1/2, 1/4,
     1/8, 1/16, 1/16, 1/32 and 1/32 of it (before their last activation: stages end in a linear map), the head 1280.
@@ -106,7 +106,7 @@ class _Block(nn.Module):
 def _conv(
     given: Weights, conv: str, norm: str, shape: tuple[int, ...], stride: int, *, activated: bool, groups: int = 1
 ) -> nn.Module:
-    """A convolution with the batch normalization after it, at its running statistics, as one; and ReLU6, if activated."""
+    """A convolution and the batch normalization after it, at its running statistics, as one; and ReLU6, if activated."""
     gain, shift, mean, variance = (
         given(f"{norm}.{name}", shape[0]) for name in ("weight", "bias", "running_mean", "running_var")
     )

@@ -1,4 +1,4 @@
-"""Frozen networks that give features of images, layer by layer, for perceptual losses: the base, and its convolutions."""
+"""Frozen networks that give features of images, layer by layer, for perceptual losses: what they share."""
 
 from __future__ import annotations
 
