@@ -106,7 +106,7 @@ class _Block(nn.Module):
 def _conv(
     given: Weights, conv: str, norm: str, shape: tuple[int, ...], stride: int, *, activated: bool, groups: int = 1
 ) -> nn.Module:
-    """A convolution and the batch normalization after it, at its running statistics, as one; and ReLU6, if activated."""
+    """A convolution and the batch normalization after it (running statistics) as one; and ReLU6, if activated."""
     gain, shift, mean, variance = (
         given(f"{norm}.{name}", shape[0]) for name in ("weight", "bias", "running_mean", "running_var")
     )
