@@ -22,7 +22,7 @@ MAY = {  # room: what it may import beside the base
     "data": set(),
     "programs": {"data"},
     "recording": {"programs"},
-    "objectives": {"programs", "recording"},
+    "objectives": {"data", "programs", "recording"},
     # plots: pictures for loggers; evaluation: a prior fitted afterwards against the one before
     "training": {"data", "evaluation", "objectives", "plots", "programs", "recording"},
     "evaluation": {"data", "programs", "recording"},

@@ -1,4 +1,13 @@
+from .adversarial import GAN as GAN
+from .adversarial import DensityRatio as DensityRatio
+from .adversarial import TotalCorrelation as TotalCorrelation
+from .base import NetworkTraining as NetworkTraining
 from .base import Objective as Objective
 from .base import Terms as Terms
+from .divergence import Divergence as Divergence
+from .divergence import Draws as Draws
 from .evidence_bound import ELBO as ELBO
 from .importance_weighted import IWAE as IWAE
+from .matching import Matching as Matching
+from .mmd import MMD as MMD
+from .weighted_total_correlation import WeightedTotalCorrelation as WeightedTotalCorrelation

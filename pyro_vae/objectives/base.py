@@ -13,8 +13,9 @@ from typing import Any, Self
 import pyro.infer
 import torch
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_vae.data import Split
 from pyro_vae.errors import InputError, positive
 from pyro_vae.objectives.score_function import Averages, drawn_sites, score_terms
 from pyro_vae.programs import baselines
@@ -37,6 +38,9 @@ class Terms:
         kl: mean KL of each latent site, nats per datum, detached; raw: neither weighted nor clamped.
         kl_clamped: max(free bits, KL) of each latent site that has free bits, nats per datum, detached.
         penalty: mean of each of the guide's penalties, nats per datum, detached.
+        divergence: what the objective adds beside the bound, by name, unweighted and detached.
+        network_loss: loss of each of the objective's own networks that are trained, by its name: a scalar whose
+            gradient is in that network alone. It is no part of ``loss``.
         report: what sites report of themselves, by metric name.
         signals: of each guide site without reparameterized samples, the part of the bound that it may have an influence
             on, ``(num_particles, size)``, nats, detached.
@@ -47,6 +51,8 @@ class Terms:
     kl: dict[str, Tensor] = field(default_factory=dict)
     kl_clamped: dict[str, Tensor] = field(default_factory=dict)
     penalty: dict[str, Tensor] = field(default_factory=dict)
+    divergence: dict[str, Tensor] = field(default_factory=dict)
+    network_loss: dict[str, Tensor] = field(default_factory=dict)
     report: dict[str, Tensor] = field(default_factory=dict)
     signals: dict[str, Tensor] = field(default_factory=dict)
 
@@ -58,8 +64,27 @@ class Terms:
             | {f"kl/{k}": v for k, v in self.kl.items()}
             | {f"kl_clamped/{k}": v for k, v in self.kl_clamped.items()}
             | {f"penalty/{k}": v for k, v in self.penalty.items()}
+            | {f"divergence/{k}": v for k, v in self.divergence.items()}
+            | {f"network_loss/{k}": v.detach() for k, v in self.network_loss.items()}
             | self.report
         )
+
+
+@dataclass(frozen=True)
+class NetworkTraining:
+    """How an objective's own networks are trained: by an optimizer that no other weights have.
+
+    Attributes:
+        optimizer: adam, adamw, sgd, RAdam, … of ``torch.optim``.
+        learning_rate: its rate, a number.
+        options: further arguments of it.
+        updates: how many of its updates there are in a step of the pair.
+    """
+
+    optimizer: str = "adam"
+    learning_rate: float = 1e-4
+    options: Mapping[str, Any] = field(default_factory=dict)
+    updates: int = 1
 
 
 class Objective(pyro.infer.ELBO):
@@ -71,6 +96,10 @@ class Objective(pyro.infer.ELBO):
 
     A guide site without reparameterized samples (a discrete one, say) gets a score-function gradient, if the objective
     says what the site has an influence on (:attr:`Terms.signals`); ELBO and IWAE do.
+
+    An objective may own networks (:attr:`networks`): frozen ones, such as features of images, and trained ones, such as
+    a discriminator, whose losses it gives apart (:attr:`Terms.network_loss`). ``fit`` trains these beside the pair as
+    :attr:`network_training` says, and saves them in its checkpoints.
 
     Args:
         num_particles: draws of the latents per datum, in one vectorized plate.
@@ -96,6 +125,8 @@ class Objective(pyro.infer.ELBO):
     def __init__(self, num_particles: int = 1) -> None:
         super().__init__(num_particles=positive("num_particles", num_particles), vectorize_particles=True)
         self.penalized = True
+        self._process = (0, 1)
+        self._networks = nn.ModuleDict()
         self._pair: Pair | None = None  # as it was examined
         self._averages = Averages()
         self._said: UserDict[str, bool] = UserDict()  # a cache: no state that recording would put back
@@ -106,6 +137,45 @@ class Objective(pyro.infer.ELBO):
     def averages(self) -> Averages:
         """The decaying averages that are baselines of the guide's sites."""
         return self._averages
+
+    @property
+    def networks(self) -> nn.ModuleDict:
+        """The objective's own networks, by name; frozen ones stay as they are."""
+        return self._networks
+
+    @property
+    def network_training(self) -> NetworkTraining:
+        """How the networks that have parameters with gradients are trained."""
+        return NetworkTraining()
+
+    @property
+    def phases(self) -> dict[str, str]:
+        """What a progress bar shows beside the loss: names of terms (:meth:`Terms.named`) by what they are called."""
+        return {}
+
+    def of_process(self, rank: int, world: int) -> None:
+        """Say which of how many data-parallel processes this is: all have the same random state, and other data."""
+        self._process = rank, world
+
+    def prepare(self, pair: Pair, split: Split) -> Self:
+        """The same objective with the networks that these programs and data need, made anew; ``fit`` asks for it.
+
+        Args:
+            pair: that has been examined.
+            split: training data.
+
+        Raises:
+            InputError: if it cannot be used with them.
+        """
+        return self.on(pair)
+
+    def remark(self, means: Mapping[str, float]) -> str:
+        """What is to be said of an epoch in the log ("" if nothing is): a discriminator that always wins, say.
+
+        Args:
+            means: of the epoch's terms, by their names.
+        """
+        return ""
 
     @property
     def nesting(self) -> int:
@@ -159,7 +229,7 @@ class Objective(pyro.infer.ELBO):
         for name, value in kl.items():
             name = told.get(name, name)
             terms.kl[name] = terms.kl[name] + value if name in terms.kl else value
-        terms.report = pair.reports()
+        terms.report = {**terms.report, **pair.reports()}
         return terms
 
     def _traces(
@@ -214,7 +284,13 @@ class Objective(pyro.infer.ELBO):
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss of a batch as a number, its gradient being accumulated, for ``pyro.infer.SVI.step``."""
-        loss = self.terms(model, guide, *args, **kwargs).loss
+        terms = self.terms(model, guide, *args, **kwargs)
+        if terms.network_loss:
+            raise InputError(
+                f"{type(self).__name__} trains networks of its own ({', '.join(terms.network_loss)}), which "
+                "pyro.infer.SVI would not do: train with pyro_vae.fit"
+            )
+        loss = terms.loss
         if loss.requires_grad:
             loss.backward()
         return loss.item()

@@ -59,6 +59,7 @@ class ELBO(Objective):
             raise InputError(f"free_bits must not be negative (nats per site), got {free_bits}")
         self.analytic_kl = analytic_kl
         self.free_bits = free_bits
+        self._share = 1.0  # of the KL that is in the loss
 
     def for_validation(self) -> Self:
         """The ELBO without free bits and penalties."""
@@ -80,6 +81,8 @@ class ELBO(Objective):
             if kind == "data":
                 term, log_likelihood[name] = -term, raw.detach().mean()
             elif kind == "latent":
+                if self._share != 1:  # a KL that does not count may be infinite
+                    term, gain = (self._share * t if self._share else torch.zeros_like(t) for t in (term, gain))
                 raw_mean = raw.mean()
                 kl[name] = raw_mean.detach()
                 free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits

@@ -91,7 +91,7 @@ class Pair:
         Raises:
             InputError: if the model has no data plate, or a latent site is in one program only.
         """
-        copies = num_particles if self.repeated else 1
+        copies, given = num_particles if self.repeated else 1, batch
         args, batch = repeated_arguments(args, batch, copies)
         in_plate, nesting = num_particles // copies, self.nesting
         programs = [in_particle_plate(p, in_plate, -(nesting + 1)) for p in (self.model, self.guide)]
@@ -105,7 +105,7 @@ class Pair:
         full_size = size * (frame.full_size or frame.size) / frame.size
         if in_plate == 1 and not self.sums:
             nesting = max(nesting, plate_dims(model, guide))
-        how = self.num_data, self.data_plates, self.left_out, self.sums
+        how = self.num_data, self.data_plates, self.left_out, self.sums, given
         return TracePair(model, guide, num_particles, -(nesting + 1), size, full_size, copies, *how)
 
     def drawn(self) -> Pair:

@@ -219,7 +219,9 @@ class _OneSite(Messenger):
 ROWS, TURNS = 8, 4  # data, and runs of the model, by which it is seen what a site depends on
 
 
-def site_to_replace(model: Program, guide: Program, batch: Batch, site: str | None = None) -> tuple[str, torch.Size]:
+def site_to_replace(
+    model: Program, guide: Program, batch: Batch, site: str | None = None, *, with_density: bool = True
+) -> tuple[str, torch.Size]:
     """The latent site that can have another prior, and its event shape.
 
     Such a site is real and per datum, the guide has a density there, and its distribution in the model is the same
@@ -229,6 +231,7 @@ def site_to_replace(model: Program, guide: Program, batch: Batch, site: str | No
         model, guide: programs in evaluation mode.
         batch: a few data.
         site: its name; None: the first one in the model's order.
+        with_density: whether the guide must have a density there.
 
     Raises:
         InputError: says why the site cannot have another prior, or why none can.
@@ -251,14 +254,14 @@ def site_to_replace(model: Program, guide: Program, batch: Batch, site: str | No
         elif name in shared or not in_data_plate(latents[name]):
             reasons[name] = "all data share it"
         else:
-            reasons[name] = _why_not(latents[name], theirs.nodes[name], runs)
+            reasons[name] = _why_not(latents[name], theirs.nodes[name], runs, with_density)
         if not reasons[name]:
             return name, latents[name]["fn"].event_shape
     told = "; ".join(f"'{name}': {reason}" for name, reason in reasons.items())
     raise InputError(f"no other prior can be put in the place of the model's at latent site {told}")
 
 
-def _why_not(p: Site, q: Site, runs: list[Mapping[str, Site]]) -> str:
+def _why_not(p: Site, q: Site, runs: list[Mapping[str, Site]], with_density: bool) -> str:
     """Why a site cannot have another prior; empty if it can."""
     fn, name = p["fn"], p["name"]
     inner = [f"'{frame.name}'" for frame in p["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
@@ -268,7 +271,7 @@ def _why_not(p: Site, q: Site, runs: list[Mapping[str, Site]]) -> str:
         return "it is discrete, and priors over codes are for models that say where they have codes (docs/codes.md)"
     if elementwise_support(fn) not in REAL or of_angles(fn):
         return f"its values are no real numbers without bounds (support {fn.support})"
-    if is_delta(q["fn"]):
+    if with_density and is_delta(q["fn"]):
         return "the guide has a point mass there, and no density"
     if inner:
         return f"it is in plate {', '.join(inner)} besides the data's: declare those dimensions as event, .to_event"

@@ -50,6 +50,7 @@ class TracePair:
         data_plates: names of plates at dim -1 that are over the data; of the observed sites if None.
         left_out: factors of the guide that are no part of its density.
         sums: latent sites that are summed over; the traces have all their values.
+        batch: what the programs were called with, by name, each datum once.
     """
 
     model: Trace
@@ -63,6 +64,7 @@ class TracePair:
     data_plates: frozenset[str] | None = None
     left_out: frozenset[str] = frozenset()
     sums: Sums = NOTHING
+    batch: Mapping[str, Any] = field(default_factory=dict)
     shared: frozenset[str] = field(init=False)  # sites that all data share
     _tables: dict[frozenset[str], Tables] = field(init=False, default_factory=dict)
 

@@ -22,7 +22,7 @@ import pyro_vae.objectives
 import pyro_vae.priors
 import pyro_vae.training
 from pyro_vae.errors import InputError
-from pyro_vae.objectives import Objective
+from pyro_vae.objectives import Divergence, Objective
 from pyro_vae.runtime import LimitedMemory
 from pyro_vae.training import Schedule
 from pyro_vae.training.loggers import NAMES as LOGGERS
@@ -49,7 +49,7 @@ def known_classes() -> dict[str, Any]:
     for house in _HOUSES:
         for name in house.__all__:
             cls = getattr(house, name)
-            is_module = inspect.isclass(cls) and issubclass(cls, nn.Module | Objective | Schedule)
+            is_module = inspect.isclass(cls) and issubclass(cls, nn.Module | Objective | Divergence | Schedule)
             if not is_module or not cls.__module__.startswith("pyro_vae."):
                 continue
             if house is not pyro_vae.training or issubclass(cls, Objective | Schedule):

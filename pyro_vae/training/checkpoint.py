@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import check_no_links, write_atomically
 from pyro_vae.objectives.base import Objective
+from pyro_vae.objectives.divergence import Divergence
 from pyro_vae.programs.parameters import await_weights
 from pyro_vae.programs.program import Program
 from pyro_vae.training.metrics import METRICS
@@ -41,9 +42,9 @@ def described(value: Any) -> str:
     """A setting in words that are the same in another process: a number, an objective or schedule with its arguments.
 
     Args:
-        value: plain values, mappings and lists of them, schedules, objectives.
+        value: plain values, mappings and lists of them, schedules, objectives and their divergences.
     """
-    if isinstance(value, Objective | Schedule):
+    if isinstance(value, Objective | Schedule | Divergence):
         own = {name: each for name, each in vars(value).items() if not name.startswith("_")}
         return f"{type(value).__name__}({', '.join(f'{name}={described(each)}' for name, each in own.items())})"
     if isinstance(value, Mapping):

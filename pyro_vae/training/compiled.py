@@ -41,19 +41,48 @@ class Step(nn.Module):
         world: int = 1,
     ) -> None:
         super().__init__()
-        self.objective, self.averages = objective, objective.averages
+        self.objective, self.averages, self.networks = objective, objective.averages, objective.networks
         self.names: list[str] = []
+        objective.of_process(rank, world)
         self.model: nn.Module = model if kl_weight is None else KLWeighted(model, kl_weight)
         if world > 1:
             guide = _WithRankNoise(guide, rank, world, objective)
         self.guide: nn.Module = guide if kl_weight is None else KLWeighted(guide, kl_weight, of_guide=True)
 
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
-        """Loss (scalar, nats per datum) and the terms ``(len(self.names),)``, detached."""
+        """What is differentiated (scalar), and the terms ``(len(self.names),)``, detached; the loss is the first.
+
+        The losses of the objective's own networks are added to the pair's: no weight has a gradient of both.
+        """
         terms = self.objective.terms(self.model, self.guide, **batch)
         named = terms.named()
         self.names = list(named)
-        return terms.loss, torch.stack(list(named.values()))
+        return sum(terms.network_loss.values(), terms.loss), torch.stack(list(named.values()))
+
+    @property
+    def programs(self) -> nn.ModuleDict:
+        """Model and guide, without the objective's networks."""
+        return nn.ModuleDict({"model": self.model, "guide": self.guide})
+
+
+class NetworkStep(nn.Module):
+    """The losses of an objective's own networks alone, for the updates that these have more than the pair.
+
+    Args:
+        step: of the pair.
+    """
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+        self.names: list[str] = []
+
+    def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
+        """The sum of the losses, and each of them."""
+        losses = self.step.objective.terms(self.step.model, self.step.guide, **batch).network_loss
+        self.names = list(losses)
+        values = torch.stack(list(losses.values()))
+        return values.sum(), values.detach()
 
 
 class _WithRankNoise(nn.Module):
@@ -82,14 +111,15 @@ class CompiledStep:
         step: the step, not wrapped by Fabric.
         mode: off, graph or full.
         differentiate: compute gradients, of the parameters ``trained``.
-        eager: what computes loss and terms where there is no recording; the step itself if not given.
+        eager: what computes loss and terms where there is no recording, and averages gradients over processes; the step
+            itself if not given.
         prepare: makes the step's batch from what calls are given (binarization); it is recorded with the step.
     """
 
     def __init__(
         self,
         fabric: Fabric,
-        step: Step,
+        step: Step | NetworkStep,
         mode: Mode,
         *,
         differentiate: bool,
@@ -98,6 +128,7 @@ class CompiledStep:
     ) -> None:
         self.fabric, self.step, self.mode, self.differentiate = fabric, step, mode, differentiate
         self._eager = eager if eager is not None else self.forward
+        self._alone = eager is None
         self._prepare = prepare
         self._recordings: dict[tuple, Recording | None] = {}
         self._refused = False
@@ -143,6 +174,8 @@ class CompiledStep:
             parameter.grad = None
         loss, row = self._eager(**batch)
         self.fabric.backward(loss)
+        if self._alone and self.fabric.world_size > 1:
+            self._average_gradients()
         return row
 
     def _recorded(self, **rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +202,7 @@ class CompiledStep:
             self._refuse(reason)
             return None
         assert recording is not None
-        what = "training" if self.differentiate else "validation"
+        what = self._what
         shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items())
         note = f"{what} step recorded for {shapes}: {len(recording.graph.graph.nodes)} operations, {recorded:.1f} s"
         if compiled:
@@ -179,8 +212,13 @@ class CompiledStep:
 
     def _refuse(self, reason: str) -> None:
         self._refused = True
-        what = "training" if self.differentiate else "validation"
-        logger.warning("%s steps run eagerly, they cannot be recorded: %s", what, reason)
+        logger.warning("%s steps run eagerly, they cannot be recorded: %s", self._what, reason)
+
+    @property
+    def _what(self) -> str:
+        if isinstance(self.step, NetworkStep):
+            return "network"
+        return "training" if self.differentiate else "validation"
 
     @property
     def _tolerance(self) -> float:
@@ -221,6 +259,10 @@ class Update:
         clip_norm: largest gradient norm, or None.
         ema: moving average of the weights, or None.
         accumulating: whether an update is made of several batches; such steps are not captured.
+        networks: the optimizer of the objective's own networks, as Fabric has set it up, or None; the gradient of one
+            of its updates is computed with the pair's.
+        alone: computes the gradient of these networks alone, once for each further update in a step; updates: how many
+            there are in all.
     """
 
     def __init__(
@@ -232,8 +274,12 @@ class Update:
         clip_norm: float | None = None,
         ema: WeightEMA | None = None,
         accumulating: bool = False,
+        networks: Any = None,
+        alone: CompiledStep | None = None,
+        updates: int = 1,
     ) -> None:
         self.fabric, self.gradient, self.optimizer, self.module = fabric, gradient, optimizer, module
+        self.networks, self.alone, self.updates = networks, alone, updates
         self.clip_norm, self.ema = clip_norm, ema
         self._captures: dict[tuple[Any, ...], _Capture] = {}
         self._sums: list[Tensor | None] = []
@@ -241,8 +287,13 @@ class Update:
         self._capturing = fabric.device.type == "cuda" and fabric.world_size == 1 and gradient.mode != "off"
         if self._capturing and accumulating:
             self._stay_uncaptured("gradients are summed over several batches")
-        elif self._capturing and not all(isinstance(group.get("lr"), Tensor) for group in optimizer.param_groups):
+        elif self._capturing and not all(isinstance(group.get("lr"), Tensor) for group in self._groups):
             self._stay_uncaptured("the optimizer's learning rates are no tensors, or it has no form for captures")
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """Those of both optimizers."""
+        return [*self.optimizer.param_groups, *(self.networks.param_groups if self.networks is not None else ())]
 
     def _stay_uncaptured(self, reason: str) -> None:
         self._capturing = False
@@ -286,7 +337,7 @@ class Update:
 
     def _options_have_changed(self) -> bool:
         """A capture repeats the optimizer's numbers: it is of no use once a scheduler has set one (a momentum)."""
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self._groups]
         options = [(k, id(v) if isinstance(v, Tensor) else v) for group in groups for k, v in group.items()]
         changed = bool(self._captures) and options != self._captured_options
         self._captured_options = options
@@ -295,6 +346,9 @@ class Update:
         return changed
 
     def _update(self, batch: Mapping[str, Tensor]) -> Tensor:
+        for _ in range(self.updates - 1 if self.alone is not None else 0):
+            self.alone(batch)
+            self.networks.step()
         row = self.gradient(batch)
         self._move()
         return row
@@ -316,6 +370,8 @@ class Update:
         if self.clip_norm is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
+        if self.networks is not None:
+            self.networks.step()
         if self.ema is not None:
             self.ema.update()
 

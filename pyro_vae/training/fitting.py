@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ from pyro_vae.training.devices import make_fabric
 from pyro_vae.training.loggers import LoggerLike, Loggers
 from pyro_vae.training.loop import Trainer
 from pyro_vae.training.lr_scheduler import Interval, Scheduler, SchedulerLike
-from pyro_vae.training.optimizer import OptimizerLike, make_optimizer, wanted
+from pyro_vae.training.optimizer import OptimizerLike, make_optimizer, trained, wanted
 from pyro_vae.training.schedules import Constant, Schedule, ScheduledBuffers, as_schedule, owner, warn_of_long
 from pyro_vae.training.trainable import check_trainable
 
@@ -56,6 +56,7 @@ class FitResult:
         epochs, steps: how many were done; best_epoch: the one whose weights were kept (None: the last).
         seconds: training time, over all resumed parts.
         stopped: why training ended.
+        networks: the objective's own networks, as they were trained last, by name; empty, if it has none.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class FitResult:
     best_epoch: int | None
     seconds: float
     stopped: str
+    networks: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
 
 def fit(
@@ -245,7 +247,8 @@ def fit(
         how = {"num_data": len(train), "training": True, "traces": traces, "unlike": two_unlike(train)}
         pair = examine(*programs, first, **how)
         check_trainable(pair, first)
-        objective = objective.on(pair)
+        objective = objective.prepare(pair, train)
+        objective.networks.to(fabric.device)
         scheduled = ScheduledBuffers(*programs, of_buffers)
         scheduled.set(0.0)
         if run is not None and fabric.global_rank == 0:
@@ -269,7 +272,13 @@ def fit(
         if precision == "64-true":
             step.double()  # before the averages are made
         weights, groups = named_weights(*programs), param_groups or {}
-        optimization = make_optimizer(of_optimizer, step, weights, groups, fabric.device, mode)
+        optimization = make_optimizer(of_optimizer, step.programs, weights, groups, fabric.device, mode)
+        networks, own = None, objective.network_training
+        if trained(objective.networks):
+            if grad_accumulation > 1 and own.updates > 1:
+                raise InputError("grad_accumulation is for objectives whose networks have one update in a step")
+            of_networks = wanted(own.optimizer, dict(own.options), own.learning_rate)
+            networks = make_optimizer(of_networks, step.networks, {}, {}, fabric.device, mode)
         scheduler = None
         if lr_scheduler is not None:
             scheduler = Scheduler(
@@ -294,7 +303,7 @@ def fit(
             scheduled=scheduled,
             epochs=epochs,
             clip_norm=clip_norm,
-            ema=None if ema_decay is None else WeightEMA(step, ema_decay),
+            ema=None if ema_decay is None else WeightEMA(step.programs, ema_decay),
             patience=patience,
             run=run,
             experiment=experiment,
@@ -306,6 +315,8 @@ def fit(
             callbacks=called,
             loggers=loggers,
             settings={name: each if isinstance(each, int | float | str) else in_words(each) for name, each in told},
+            networks=networks,
+            updates=own.updates,
         )
         if saved is not None:
             trainer.restore(saved, f"checkpoint in {out}", epochs)
@@ -326,6 +337,7 @@ def fit(
         at.best_epoch if at.best_epoch >= 0 else None,
         at.seconds,
         at.finished,
+        objective.networks.eval(),
     )
 
 

@@ -26,7 +26,7 @@ from pyro_vae.training import checkpoint as files
 from pyro_vae.training.averages import SOME, WeightEMA, norm_layers, recompute_statistics
 from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.callbacks import Callbacks
-from pyro_vae.training.compiled import CompiledStep, Step, Update
+from pyro_vae.training.compiled import CompiledStep, NetworkStep, Step, Update
 from pyro_vae.training.loggers import Loggers
 from pyro_vae.training.lr_scheduler import Scheduler
 from pyro_vae.training.metrics import append_metrics
@@ -67,6 +67,8 @@ class Trainer(TrainingState):
         mode: how steps are run: off (eagerly), graph or full.
         callbacks: that are called.
         loggers: that the epochs are sent to; settings: what they are told of the experiment.
+        networks: the optimizer over the objective's own networks, or None; updates: how many of its updates there are
+            in a step.
     """
 
     def __init__(
@@ -96,16 +98,26 @@ class Trainer(TrainingState):
         callbacks: Callbacks,
         loggers: Loggers,
         settings: Mapping[str, Any],
+        networks: Optimization | None = None,
+        updates: int = 1,
     ) -> None:
         super().__init__(
             *(fabric, step, optimization, scheduler, accumulation, programs, ema, run, experiment, len(batches)),
-            callbacks,
+            *(callbacks, networks),
         )
         self.loggers, self.settings = loggers, settings
         self.window: list[Tensor] = []  # rows of terms of the last steps, on the device
         self.batches, self.seed = batches, seed
         gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=self.step, prepare=batches.split.finish)
-        self.update = Update(fabric, gradient, self.optimizer, self.step, clip_norm, ema, accumulation > 1)
+        alone = None
+        if networks is not None and updates > 1:
+            prepare = batches.split.finish
+            alone = CompiledStep(fabric, NetworkStep(step), mode, differentiate=True, prepare=prepare)
+        of_networks = self.network_optimizer, alone, updates
+        self.update = Update(
+            fabric, gradient, self.optimizer, self.step, clip_norm, ema, accumulation > 1, *of_networks
+        )
+        self._remarks: set[str] = set()
         self.validation = None
         if validation is not None:
             self.validation = validation[0].fixed(), CompiledStep(fabric, validation[1], mode, differentiate=False)
@@ -189,7 +201,7 @@ class Trainer(TrainingState):
             if self._between_updates and (len(rows) >= WINDOW or at.index == count or asked):
                 self._account(rows)
                 bar.update(len(rows))
-                bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, loss {rows[-1][0]:.2f}", refresh=False)
+                bar.set_postfix_str(f"epoch {at.epoch + 1}/{self.epochs}, {self._shown(rows[-1])}", refresh=False)
                 rows = []
                 at.seconds = time.monotonic() - started
                 if at.index < count:
@@ -199,6 +211,12 @@ class Trainer(TrainingState):
         self._finish_epoch(started)
         if not at.finished:  # else the weights to use are put in place first, and saved at the end
             self._maybe_save()
+
+    def _shown(self, row: Tensor) -> str:
+        """The loss, and what the objective names beside it."""
+        named = {"loss": "loss", **self.raw_step.objective.phases}
+        places = {name: self.raw_step.names.index(term) for name, term in named.items() if term in self.raw_step.names}
+        return ", ".join(f"{name} {row[i]:.2f}" for name, i in places.items())
 
     def _one_step(self, epoch: float) -> Tensor:
         """Forward, backward, update; returns the row of terms, still on the device."""
@@ -227,7 +245,7 @@ class Trainer(TrainingState):
             first = int(bad[:, 0].min())
             names = [self.raw_step.names[i] for i in bad[bad[:, 0] == first, 1].tolist()]
             site = next((n for n in names if n != "loss"), "loss")
-            where = f"site '{site.split('/')[1]}' ({site.split('/')[0]})" if "/" in site else "the loss"
+            where = _place(site)
             value = table[first, self.raw_step.names.index(site)].item()
             if self.callbacks.error is not None:  # whose own words come first
                 raise self.callbacks.error
@@ -253,6 +271,10 @@ class Trainer(TrainingState):
         record |= {**self._rates, "kl_weight": self.kl_schedule(at.epoch)}
         record |= self.scheduled.values(at.epoch)
         loss = record["train/loss"]
+        remark = self.raw_step.objective.remark({n: record[f"train/{n}"] for n in self.raw_step.names})
+        if remark and remark not in self._remarks:
+            self._remarks.add(remark)
+            logger.warning("epoch %d: %s", at.epoch + 1, remark)
         at.epoch, at.index, at.sums = at.epoch + 1, 0, []
         if self.validation is not None:
             measured = self.validate()
@@ -376,3 +398,11 @@ class Trainer(TrainingState):
         asked = torch.tensor([float(pressed), float(failed), float(bool(reason))], device=self.fabric.device)
         number, fails, ends = self.fabric.all_reduce(asked, reduce_op="max").tolist()
         return int(number), fails > 0, str(self.fabric.broadcast(reason)) if ends else ""
+
+
+def _place(term: str) -> str:
+    """Of which site, or network of the objective, a term is."""
+    kind, _, name = term.partition("/")
+    if kind in ("network_loss", "divergence"):
+        return f"the objective's {name} ({kind.replace('_', ' ')})"
+    return f"site '{name}' ({kind})" if name else "the loss"

@@ -140,6 +140,11 @@ def names_of(step: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, nn.Par
     return {known.get(id(p), name): p for name, p in step.named_parameters() if p.requires_grad}
 
 
+def trained(module: nn.Module) -> bool:
+    """Whether a module has a parameter with a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def grouped(
     named: Mapping[str, nn.Parameter], patterns: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str | None, list[nn.Parameter]]]:

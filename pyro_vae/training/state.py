@@ -24,7 +24,7 @@ from pyro_vae.training.checkpoint import check_same, copy_into, load_weights, na
 from pyro_vae.training.compiled import Step
 from pyro_vae.training.lr_scheduler import Scheduler
 from pyro_vae.training.metrics import read_metrics, rewrite_metrics
-from pyro_vae.training.optimizer import Optimization
+from pyro_vae.training.optimizer import Optimization, trained
 from pyro_vae.training.saved_state import checked_state, is_torchs, like, plain
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class TrainingState:
         experiment: what tells it from others (:mod:`pyro_vae.training.checkpoint`), and the machine.
         num_batches: of an epoch.
         callbacks: whose states are saved.
+        networks: the optimizer over the objective's own networks; None: there are none that are trained.
     """
 
     def __init__(
@@ -92,13 +93,17 @@ class TrainingState:
         experiment: dict[str, str],
         num_batches: int,
         callbacks: Callbacks,
+        networks: Optimization | None = None,
     ) -> None:
         self.num_batches, self.accumulation, self.callbacks = num_batches, accumulation, callbacks
         self.optimization, self.scheduler = optimization, scheduler
         self.fabric, self.raw_step, self.ema, self.run = fabric, step, ema, run
         self.experiment = experiment
         self.model, self.guide = programs
-        self.step, self.optimizer = fabric.setup(step, optimization.optimizer)
+        self.networks = networks
+        both = [each.optimizer for each in (optimization, networks) if each is not None]
+        self.step, self.optimizer, *others = fabric.setup(step, *both)
+        self.network_optimizer = others[0] if others else None
         self.at = Progress()
         self.to_finish = False  # whether training had ended, and its weights are to be saved again
         self.best_weights: dict[str, Tensor] | None = None
@@ -208,14 +213,28 @@ class TrainingState:
             "precision": self.fabric.strategy.precision.state_dict(),  # of the gradient scaler (16-mixed)
             "names": self.raw_step.names,
             "callbacks": self.callbacks.state(),
+            **({} if self.networks is None else {"networks": self._state_of_networks()}),
         }
 
-    def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
+    def _state_of_networks(self) -> dict[str, Any]:
+        weights = {name: value.contiguous() for name, value in self._network_weights().items()}
+        return {"weights": weights, "optimizer": plain(self.network_optimizer.state_dict(), "optimizer of networks")}
+
+    def _network_weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the objective's own networks, but for those that are frozen as a whole."""
+        kept = {name: network for name, network in self.raw_step.networks.items() if trained(network)}
+        return {
+            f"{name}.{key}": value
+            for name, network in kept.items()
+            for key, value in network.state_dict(keep_vars=True).items()
+        }
+
+    def _restore_optimizer(self, optimization: Optimization, state: dict[str, Any], source: str) -> None:
         """Moments and counts from the checkpoint, each checked; the optimizer's options stay as they are here.
 
         Numbers among them are the checkpoint's where the optimizer or a scheduler sets them, and nobody else.
         """
-        optimizer = self.optimization.optimizer
+        optimizer = optimization.optimizer
         own = optimizer.state_dict()
         groups, saved_groups = own["param_groups"], state["param_groups"]
         if [g["params"] for g in groups] != [g["params"] for g in saved_groups]:
@@ -228,7 +247,7 @@ class TrainingState:
             safe |= {k: like(own[k], state[k], f"optimizer.{k}") for k in own.keys() - safe.keys()}
         mine, before = [dict(group) for group in optimizer.param_groups], dict(optimizer.state)
         optimizer.load_state_dict(safe)
-        moving = self.optimization.schedule is None
+        moving = optimization.schedule is None
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter, of in zip(parameters, states, strict=True):
             if of or parameter in before:  # as it was saved: load_state_dict has brought it to the parameter's type
@@ -290,7 +309,13 @@ class TrainingState:
             raise InputError(f"{source} is of a finished run of an older version, which cannot be trained further")
         device = self.fabric.device
         copy_into(self._weights(), state["weights"], source)
-        self._restore_optimizer(state["optimizer"], source)
+        self._restore_optimizer(self.optimization, state["optimizer"], source)
+        if (self.networks is None) != (state.get("networks") is None):
+            had = "without" if self.networks is not None else "with"
+            raise InputError(f"{source} was saved {had} trained networks of the objective; resume the same way")
+        if self.networks is not None:
+            copy_into(self._network_weights(), state["networks"]["weights"], f"{source}, networks of the objective")
+            self._restore_optimizer(self.networks, state["networks"]["optimizer"], source)
         if (self.scheduler is None) != (state.get("lr_scheduler") is None):
             had = "without" if self.scheduler is not None else "with"
             raise InputError(f"{source} was saved {had} lr_scheduler; resume the same way")

@@ -1,0 +1,73 @@
+"""Total correlation by minibatch-weighted sampling of the guide's densities."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyro_vae.errors import InputError
+from pyro_vae.objectives.divergence import Divergence, Draws, factorized
+
+
+class WeightedTotalCorrelation(Divergence):
+    r"""Total correlation of the aggregated posterior, its densities being sums over the batch.
+
+    .. math:: D = E_{q(z)} \Bigl[\log \hat q(z) - \sum_d \log \hat q(z_d)\Bigr], \quad
+              \hat q(z) = \frac{1}{N M} \sum_{j=1}^{M} q(z | x_j)
+
+    in nats, for M data of a batch of the N of training. No network is trained. The estimate is biased: M of the N
+    posteriors stand for all, and the one that z was drawn from is always among them. Together with the per-datum KL of
+    weight 1 a weight of beta - 1 is the objective of beta-TCVAE.
+
+    Source: Chen et al. 2018, arXiv:1802.04942 (minibatch-weighted sampling).
+    """
+
+    name = "total_correlation"
+
+    def check(self, draws: Draws) -> None:
+        """There are two numbers or more, and the guide draws each by itself."""
+        factorized(draws)
+        for site in draws.sites:
+            _units(draws, site)
+
+    def value(self, draws: Draws, network: Any) -> Tensor:
+        """The estimate, nats."""
+        parts = torch.cat([_of_units(draws, site) for site in draws.sites], -1)  # (N, K, M, size): log q(z_i,d | x_j)
+        total = math.log(parts.shape[2]) + math.log(draws.pair.num_data or draws.pair.full_size)
+        whole = parts.sum(-1).logsumexp(2) - total  # (N, K)
+        units = parts.logsumexp(2) - total  # (N, K, size)
+        return (whole - units.sum(-1)).mean()
+
+
+def _units(draws: Draws, site: str) -> Any:
+    """The guide's distribution at a site as one of single numbers, of batch shape ``([K,] M, *event)``.
+
+    Raises:
+        InputError: if its numbers are not drawn independently of each other.
+    """
+    fn = draws.pair.guide.nodes[site]["fn"]
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    if fn.event_shape or isinstance(fn, MaskedDistribution) or draws.pair.copies > 1:
+        raise InputError(
+            f"total correlation by minibatch weights needs a guide that draws the numbers of '{site}' independently of "
+            f"each other, such as Normal(...).to_event(1), and it has {type(fn).__name__} of event shape "
+            f"{tuple(fn.event_shape)}: take TotalCorrelation, which needs draws alone"
+        )
+    return fn
+
+
+def _of_units(draws: Draws, site: str) -> Tensor:
+    """log q of each number of z_i given each x_j, ``(N, K, M, size)``."""
+    fn, value = _units(draws, site), draws.pair.guide.nodes[site]["value"]
+    event = draws.pair.guide.nodes[site]["fn"].event_dim
+    batch = value.dim() - event
+    value = value.reshape(-1, *value.shape[batch - 1 :])  # (K, N, *event)
+    k, n = value.shape[:2]
+    parts = fn.expand(value.shape).log_prob(value.transpose(0, 1).unsqueeze(2))  # (N, K, M, *event)
+    return parts.reshape(n, k, n, -1)
