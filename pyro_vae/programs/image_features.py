@@ -57,7 +57,8 @@ class FrozenFeatures(nn.Module):
             raise InputError(f"features are of images (..., channels, height, width), got {tuple(images.shape)}")
         leading = images.shape[:-3]
         count = math.prod(leading)
-        found = self.module(images.reshape(count, *images.shape[-3:]))
+        own = next((t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), images.dtype)
+        found = self.module(images.reshape(count, *images.shape[-3:]).to(own))
         if isinstance(found, Tensor):
             found = [found]
         if not isinstance(found, Mapping):
@@ -79,13 +80,11 @@ class FrozenFeatures(nn.Module):
         """The module's class."""
         return type(self.module).__name__
 
-    def shapes(self, data_shape: tuple[int, ...], like: Tensor | None = None) -> dict[str, tuple[int, ...]]:
+    def shapes(self, data_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Shapes of one image's features by layer.
 
         Args:
             data_shape: of an image, (channels, height, width).
-            like: of the device and the type that images are to have.
         """
         with torch.no_grad():
-            blank = torch.zeros(1, *data_shape) if like is None else like.new_zeros(1, *data_shape)
-            return {layer: tuple(value.shape[1:]) for layer, value in self(blank).items()}
+            return {layer: tuple(value.shape[1:]) for layer, value in self(torch.zeros(1, *data_shape)).items()}
