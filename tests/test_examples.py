@@ -23,6 +23,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
             "CodeStatistics",
             "CodeUsage",
             "DatumScores",
+            "FeatureError",
             "EvidenceBound",
             "LatentStatistics",
         ),

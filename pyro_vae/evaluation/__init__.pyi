@@ -17,6 +17,8 @@ from .encoding import encode as encode
 from .encoding import posterior_moments as posterior_moments
 from .evidence import EvidenceBound as EvidenceBound
 from .evidence import elbo as elbo
+from .feature_errors import FeatureError as FeatureError
+from .feature_errors import feature_error as feature_error
 from .generate import decode as decode
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample
