@@ -27,9 +27,7 @@ def feature_error(arguments: Sequence[str]) -> None:
     parser = run_parser("feature-error", feature_error.__doc__)
     add_data_arguments(parser)
     parser.add_argument("--layers", type=str | None, default=None, help="of the network: stem,stage1,stage2,stage3")
-    parser.add_argument(
-        "--vgg", type=str | None, default=None, help="weights of VGG-19: its features instead"
-    )
+    parser.add_argument("--vgg", type=str | None, default=None, help="weights of VGG-19: its features instead")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of the latents")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
     parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
