@@ -45,7 +45,7 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     ),
     "feature-error": (
         "feature_errors",
-        "Measure how far a run's reconstructions are from data in features of a frozen network, and in pixels.",
+        "Measure how far reconstructions are from data in the features of a frozen network, and in pixels.",
     ),
     "figures": ("show", "Draw every figure that applies to a run, and print where they are."),
     "recipes": ("show", "List the recipes, or print one: pyro-vae recipes NAME."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
@@ -42,7 +41,7 @@ class VGGFeatures(ImageFeatures):
 
     names = tuple(f"relu{b}_{i + 1}" for b, (count, _) in enumerate(BLOCKS, 1) for i in range(count))
 
-    def __init__(self, weights: str | Path, layers: Sequence[str] = ("relu1_1", "relu2_1", "relu3_1")) -> None:
+    def __init__(self, weights: str, layers: Sequence[str] = ("relu1_1", "relu2_1", "relu3_1")) -> None:
         super().__init__(layers)
         given = Weights(read_weights(weights, WHAT), weights, WHAT)
         self.convs, place, before = nn.ModuleDict(), 0, 3

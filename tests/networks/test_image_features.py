@@ -169,35 +169,35 @@ def vgg(tmp_path_factory):
 def test_vgg_has_torchvisions_features(vgg):
     path, layers = vgg
     x = torch.rand(2, 3, 24, 20)
-    found = VGGFeatures(path)(x)
+    found = VGGFeatures(str(path))(x)
     with torch.no_grad():
         for name, end in (("relu1_1", 2), ("relu2_1", 7), ("relu3_1", 12)):
             torch.testing.assert_close(found[name], layers[:end]((x - MEAN) / SD))
-    assert not list(VGGFeatures(path).parameters())
+    assert not list(VGGFeatures(str(path)).parameters())
 
 
 def test_vgg_refuses_what_it_cannot_use(vgg, tmp_path):
     path, _ = vgg
     with pytest.raises(InputError, match="is not there"):
-        VGGFeatures(tmp_path / "none.pth")
+        VGGFeatures(str(tmp_path / "none.pth"))
     with pytest.raises(CorruptFileError, match=r"'features.12.weight' \(256, 256, 3, 3\) expected, got nothing"):
-        VGGFeatures(path, ["relu3_2"])
+        VGGFeatures(str(path), ["relu3_2"])
     with pytest.raises(InputError, match="too small for layer relu3_1"):
-        VGGFeatures(path)(torch.rand(1, 3, 2, 2))
+        VGGFeatures(str(path))(torch.rand(1, 3, 2, 2))
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(CorruptFileError, match="cannot be read as weights of VGG-19"):
-        VGGFeatures(tmp_path / "text.pth")
+        VGGFeatures(str(tmp_path / "text.pth"))
     torch.save(nn.Linear(1, 1), tmp_path / "code.pth")  # a pickle that would run code
     with pytest.raises(CorruptFileError, match="cannot be read as weights"):
-        VGGFeatures(tmp_path / "code.pth")
+        VGGFeatures(str(tmp_path / "code.pth"))
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(CorruptFileError, match="a mapping of names to tensors"):
-        VGGFeatures(tmp_path / "list.pth")
+        VGGFeatures(str(tmp_path / "list.pth"))
     damaged = torch.load(path, weights_only=True)
     damaged["features.0.bias"][3] = torch.nan
     torch.save(damaged, tmp_path / "nan.pth")
     with pytest.raises(CorruptFileError, match="not finite"):
-        VGGFeatures(tmp_path / "nan.pth")
+        VGGFeatures(str(tmp_path / "nan.pth"))
 
 
 def test_a_network_of_ones_own():
