@@ -30,10 +30,11 @@ from torch import Tensor, nn
 
 from pyro_vae import fit
 from pyro_vae.data import Data, Split
+from pyro_vae.programs.pair import examine
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.training.compiled import CompiledStep, Step, Update
 from pyro_vae.training.loop import Trainer
-from pyro_vae.training.optimizer import make_optimizer, wanted
+from pyro_vae.training.optimizer import make_optimizer, trained, wanted
 
 RATE = 1e-3
 Run = Callable[[], Any]
@@ -99,10 +100,14 @@ def ours(case: Case, x: Tensor, mode: str) -> Run:
     batch = {"x": x}
     prime(model, guide, batch)
     fabric = Fabric(accelerator=x.device.type, devices=1)
-    step = Step(model, guide, case.objective)
-    made = make_optimizer(wanted("adam", {}, RATE), step, {}, {}, fabric.device, mode)
-    module, optimizer = fabric.setup(step, made.optimizer)
-    update = Update(fabric, CompiledStep(fabric, step, mode, differentiate=True, eager=module), optimizer, module)
+    objective = case.objective.prepare(examine(model, guide, batch, num_data=len(x)), Split({"x": x}))
+    objective.networks.to(x.device)
+    step = Step(model, guide, objective)
+    parts = [step.programs, *([step.networks] if trained(step.networks) else [])]
+    made = [make_optimizer(wanted("adam", {}, RATE), part, {}, {}, fabric.device, mode).optimizer for part in parts]
+    module, optimizer, *networks = fabric.setup(step, *made)
+    gradient = CompiledStep(fabric, step, mode, differentiate=True, eager=module)
+    update = Update(fabric, gradient, optimizer, module, networks=networks[0] if networks else None)
 
     def run() -> Tensor:
         with pyro.validation_enabled(False):

@@ -14,7 +14,7 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.objectives.base import NetworkTraining
 from pyro_vae.objectives.divergence import Divergence, Draws, factorized
 
-WINS, COLLAPSED = 0.98, 1e-3  # of an epoch: its mean accuracy; the spread of its logits
+WINS, COLLAPSED = 0.98, 1e-3  # of an epoch: its mean accuracy; how far apart its logits are
 
 __all__ = ["GAN", "DensityRatio", "Discriminator", "TotalCorrelation"]
 
@@ -108,12 +108,12 @@ class _Adversarial(Divergence):
         return draws.prior
 
     def network_loss(self, draws: Draws, network: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss, nats, how often it is right, and how much its logits vary."""
+        """The discriminator's loss, nats, how often it is right, and how far apart two of its logits are."""
         real = network(draws.with_condition(self.reference(draws)))
         fake = network(draws.with_condition(draws.posterior))
         loss = softplus(-real).mean() + softplus(fake).mean()
         right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-        spread = torch.cat([real.detach().flatten(), fake.detach().flatten()]).float().std()
+        spread = (real.detach() - fake.detach()).abs().mean()
         return loss, {"discriminator/accuracy": right, "discriminator/spread": spread}
 
     def remark(self, means: Mapping[str, float]) -> str:
@@ -140,7 +140,7 @@ class GAN(_Adversarial):
         hidden_dims: widths of the discriminator's layers.
         slope: of its leaky ReLUs below zero.
         noise: standard deviation of Gaussian noise on its input while it is trained.
-        learning_rate: its own.
+        learning_rate: its own; a schedule of the pair's scales both alike.
         optimizer: its own, a name of ``torch.optim``'s.
         optimizer_options: further arguments of it.
         updates: of the discriminator for each of the pair.

@@ -76,7 +76,7 @@ class NetworkTraining:
 
     Attributes:
         optimizer: adam, adamw, sgd, RAdam, … of ``torch.optim``.
-        learning_rate: its rate, a number.
+        learning_rate: its rate, where the pair's learning rate is at its largest; a schedule scales both alike.
         options: further arguments of it.
         updates: how many of its updates there are in a step of the pair.
     """
@@ -150,7 +150,7 @@ class Objective(pyro.infer.ELBO):
 
     @property
     def phases(self) -> dict[str, str]:
-        """What a progress bar shows beside the loss: names of terms (:meth:`Terms.named`) by what they are called."""
+        """What a progress bar shows beside the loss: patterns of terms, whose sum it is, by what they are called."""
         return {}
 
     def of_process(self, rank: int, world: int) -> None:

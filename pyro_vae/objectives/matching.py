@@ -100,11 +100,10 @@ class Matching(ELBO):
 
     @property
     def phases(self) -> dict[str, str]:
-        """The divergence, and the discriminator's loss."""
-        return {
-            self.divergence.name: f"divergence/{self.divergence.name}",
-            DISCRIMINATOR: f"network_loss/{DISCRIMINATOR}",
-        }
+        """Reconstruction, the divergence, and the discriminator's loss."""
+        name = self.divergence.name
+        parts = {"reconstruction": "log_likelihood/*", name: f"divergence/{name}"}
+        return {**parts, DISCRIMINATOR: f"network_loss/{DISCRIMINATOR}"}
 
     def remark(self, means: Mapping[str, float]) -> str:
         """What the divergence says of its network."""

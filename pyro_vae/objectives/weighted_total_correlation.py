@@ -1,46 +1,65 @@
-"""Total correlation by minibatch-weighted sampling of the guide's densities."""
+"""Total correlation by weighted sums of the guide's densities over a batch."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, unknown
 from pyro_vae.objectives.divergence import Divergence, Draws, factorized
 
 
 class WeightedTotalCorrelation(Divergence):
-    r"""Total correlation of the aggregated posterior, its densities being sums over the batch.
+    r"""Total correlation of the aggregated posterior, its densities being weighted sums over the batch.
 
     .. math:: D = E_{q(z)} \Bigl[\log \hat q(z) - \sum_d \log \hat q(z_d)\Bigr], \quad
-              \hat q(z) = \frac{1}{N M} \sum_{j=1}^{M} q(z | x_j)
+              \hat q(z_i) = \sum_{j=1}^{M} w_{ij}\, q(z_i | x_j)
 
-    in nats, for M data of a batch of the N of training. No network is trained. The estimate is biased: M of the N
-    posteriors stand for all, and the one that z was drawn from is always among them. Together with the per-datum KL of
-    weight 1 a weight of beta - 1 is the objective of beta-TCVAE.
+    in nats, for M data of a batch of the N of training. No network is trained. Together with the per-datum KL of weight
+    1 a weight of beta - 1 is the objective of beta-TCVAE.
 
-    Source: Chen et al. 2018, arXiv:1802.04942 (minibatch-weighted sampling).
+    Args:
+        weights: ``"weighted"``, w = 1 / (N M), for every j: what beta-TCVAE is trained with, too large by about
+            (size - 1) log N, a constant without gradient where posteriors are far apart. ``"stratified"``, w = 1 / N
+            for j = i and (N - 1) / (N (M - 1)) else, for which q-hat(z) has no bias; exact for M = N.
+
+    Raises:
+        InputError: for other weights.
+
+    Source: Chen et al. 2018, arXiv:1802.04942 (section 4, appendix C).
     """
 
     name = "total_correlation"
+
+    def __init__(self, weights: Literal["weighted", "stratified"] = "weighted") -> None:
+        if weights not in ("weighted", "stratified"):
+            raise unknown("weights", weights, ("weighted", "stratified"))
+        self.weights = weights
 
     def check(self, draws: Draws) -> None:
         """There are two numbers or more, and the guide draws each by itself."""
         factorized(draws)
         for site in draws.sites:
             _units(draws, site)
+        if draws.posterior.shape[1] < 2:
+            raise InputError("total correlation by minibatch weights needs two data or more in a batch")
 
     def value(self, draws: Draws, network: Any) -> Tensor:
         """The estimate, nats."""
-        parts = torch.cat([_of_units(draws, site) for site in draws.sites], -1)  # (N, K, M, size): log q(z_i,d | x_j)
-        total = math.log(parts.shape[2]) + math.log(draws.pair.num_data or draws.pair.full_size)
-        whole = parts.sum(-1).logsumexp(2) - total  # (N, K)
-        units = parts.logsumexp(2) - total  # (N, K, size)
+        parts = torch.cat([_of_units(draws, site) for site in draws.sites], -1)  # (M, K, M, size): log q(z_i,d | x_j)
+        m, n = parts.shape[2], float(draws.pair.num_data or draws.pair.full_size)
+        if self.weights == "weighted":
+            log_w = parts.new_full((1, 1, 1), -math.log(n * m))
+        else:
+            own = torch.eye(m, dtype=torch.bool, device=parts.device)[:, None, :]  # (M, 1, M)
+            log_w = torch.where(own, -math.log(n), math.log((n - 1) / (n * (m - 1))))
+        whole = (parts.sum(-1) + log_w).logsumexp(2)  # (M, K)
+        units = (parts + log_w.unsqueeze(-1)).logsumexp(2)  # (M, K, size)
         return (whole - units.sum(-1)).mean()
 
 

@@ -74,9 +74,21 @@ def check_same(begun: Mapping[str, str], now: Mapping[str, str], source: str) ->
 
 
 def _differences(begun: Mapping[str, str], now: Mapping[str, str], names: Sequence[str]) -> str:
-    entries = [f"{name} was {_short(begun.get(name))} and is {_short(now.get(name))}" for name in names[:MOST_NAMED]]
+    entries = []
+    for name in names[:MOST_NAMED]:
+        was, is_ = _where_they_differ(begun.get(name), now.get(name))
+        entries.append(f"{name} was {_short(was)} and is {_short(is_)}")
     more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
     return "; ".join(entries + more)
+
+
+def _where_they_differ(was: str | None, now: str | None) -> tuple[str | None, str | None]:
+    """Two descriptions from where they differ on, with a few words before, if they are long."""
+    if was is None or now is None or min(len(str(was)), len(str(now))) <= 80:
+        return was, now
+    was, now = str(was), str(now)  # a file may say anything
+    start = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0) - 40
+    return (f"…{was[start:]}", f"…{now[start:]}") if start > 0 else (was, now)
 
 
 def _short(value: str | None) -> str:

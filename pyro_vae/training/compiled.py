@@ -300,21 +300,28 @@ class Update:
         logger.warning("training steps are not captured as a CUDA graph: %s", reason)
 
     def __call__(
-        self, batch: Mapping[str, Tensor], rates: Sequence[float] | None, part: float = 1.0, complete: bool = True
+        self,
+        batch: Mapping[str, Tensor],
+        rates: Sequence[float] | None,
+        of_networks: Sequence[float] | None = None,
+        part: float = 1.0,
+        complete: bool = True,
     ) -> Tensor:
         """One batch; returns the row of terms, on the device.
 
         Args:
             batch: its data.
             rates: learning rate of each of the optimizer's groups; None: as they are.
+            of_networks: of each group of the networks' optimizer.
             part: of the update's gradient that is this batch's, by its number of data.
             complete: whether it is the last batch of its update.
         """
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True) if rates is not None else ():
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        for optimizer, wanted in ((self.optimizer, rates), (self.networks, of_networks)):
+            for group, rate in zip(optimizer.param_groups, wanted, strict=True) if wanted is not None else ():
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
         if not (part == 1.0 and complete):
             return self._accumulate(batch, part, complete)
         if not self._capturing or self.gradient.recording(batch) is None or self._options_have_changed():

@@ -279,6 +279,7 @@ def fit(
                 raise InputError("grad_accumulation is for objectives whose networks have one update in a step")
             of_networks = wanted(own.optimizer, dict(own.options), own.learning_rate)
             networks = make_optimizer(of_networks, step.networks, {}, {}, fabric.device, mode)
+            networks = networks.following(optimization.schedule, own.learning_rate)
         scheduler = None
         if lr_scheduler is not None:
             scheduler = Scheduler(

@@ -187,6 +187,16 @@ class Optimization:
     def __post_init__(self) -> None:
         self._largest = 0.0 if self.schedule is None else self.schedule.largest()
 
+    def following(self, schedule: Schedule | None, rate: float) -> Optimization:
+        """The same optimizer of an objective's networks, its rate following a schedule as those of ``param_groups`` do.
+
+        Args:
+            schedule: the pair's; None: the rate is constant.
+            rate: where the schedule is at its largest.
+        """
+        schedule = self.schedule if schedule is None else schedule
+        return Optimization(self.optimizer, schedule, ["learning_rate/networks"], [rate])
+
     def rates(self, epoch: float) -> list[float] | None:
         """The rate of each group at a time in epochs; None: nobody sets them."""
         if self.schedule is None:

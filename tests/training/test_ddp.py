@@ -28,7 +28,7 @@ SCRIPT = textwrap.dedent(
     from torch.utils.data import TensorDataset
     from pyro_vae.data import Data, Split, as_split
     from pyro_vae.guides import GaussianGuide
-    from pyro_vae.objectives import ELBO, IWAE
+    from pyro_vae.objectives import ELBO, GAN, IWAE, DensityRatio, Matching
     from pyro_vae.training import Linear, fit
     from pyro_vae.models import VAE
 
@@ -44,6 +44,8 @@ SCRIPT = textwrap.dedent(
         },
         "accumulated, recorded": {"compile": "graph", "grad_accumulation": 3},
         "streamed": {"num_workers": 1},
+        "discriminator": {"objective": Matching(DensityRatio([8], updates=2), weight=3.0, kl=1.0), "clip_norm": 0.5},
+        "discriminator, recorded": {"compile": "graph", "objective": Matching(GAN([8], updates=2), weight=3.0)},
         "dynamic": {"ema_decay": 0.8, "clip_norm": 0.5, "patience": 2, "kl_weight": Linear(0.0, 1.0, 1)},
     }
     x = torch.rand(38, 6, generator=torch.Generator().manual_seed(1))
@@ -97,7 +99,7 @@ def runs(tmp_path_factory):
 
 
 CASES = ["elbo", "free bits", "streamed", "dynamic", "particles", "iwae", "recorded"]
-CASES += ["accumulated", "accumulated, recorded"]
+CASES += ["accumulated", "accumulated, recorded", "discriminator", "discriminator, recorded"]
 
 
 @pytest.mark.parametrize("case", CASES)

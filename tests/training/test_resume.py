@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from dying import Killed, die_at
 
 import pyro_vae
 from pyro_vae.data import Data, Split
+from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.models import VAE
-from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.objectives import ELBO, GAN, IWAE, Matching, TotalCorrelation
 from pyro_vae.training import Linear, fit
 from pyro_vae.training import loop as trainer_module
 from pyro_vae.training import state as state_module
@@ -93,6 +95,14 @@ CASES = {
     "recorded": (batch_norm, "dynamic", {"compile": "graph", "kl_weight": Linear(0.0, 1.0, 2), "ema_decay": 0.9}),
     "recorded bf16": (pair, "none", {"compile": "graph", "precision": "bf16-mixed", "clip_norm": 0.1}),
     "momentum": (pair, "none", {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}}),
+    "discriminator": (pair, "dynamic", {"objective": Matching(GAN([8], noise=0.3), weight=5.0), "ema_decay": 0.9}),
+    "discriminator, recorded": (
+        *(batch_norm, "none"),
+        {
+            "objective": Matching(TotalCorrelation([8], updates=3), weight=5.0, kl=1.0),
+            **{"compile": "graph", "clip_norm": 0.1, "learning_rate": Linear(1e-2, 1e-3, 4), "patience": 3},
+        },
+    ),
 }
 
 
@@ -127,6 +137,8 @@ def test_killed_and_resumed_is_uninterrupted(case, tmp_path, monkeypatch):
     assert without_seconds(resumed.records) == without_seconds(whole.records)
     assert (resumed.epochs, resumed.steps, resumed.best_epoch) == (whole.epochs, whole.steps, whole.best_epoch)
     assert resumed.stopped == whole.stopped
+    for ours, theirs in zip(resumed.networks.parameters(), whole.networks.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
     files = [tmp_path / n / "model.safetensors" for n in ("killed", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -331,3 +343,48 @@ def test_a_negative_validation_loss_is_taken_up_again():
     for best in (float("nan"), -float("inf"), True, "x"):
         with pytest.raises(pyro_vae.errors.CorruptFileError, match="best"):
             state_module._progress({**saved, "best": best}, "checkpoint", 3)
+
+
+def test_resuming_a_finished_run_gives_its_discriminator(tmp_path):
+    options = {"objective": Matching(GAN([8]), weight=5.0), "out": tmp_path}
+    whole = run("plain", **options)
+    again = run("plain", resume=True, **options)
+    for ours, theirs in zip(again.networks.parameters(), whole.networks.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_progress_bar_names_the_phases(capsys):
+    options = {"objective": Matching(GAN([8]), weight=5.0), "epochs": 1, "batch_size": 8}
+    fit(*pair(), digits(), device="cpu", **options)
+    words = r"loss [\d.]+, reconstruction -[\d.]+, generator [\d.]+, discriminator [\d.]+"
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_discriminator_of_another_size_is_not_resumed(tmp_path):
+    options = {"objective": Matching(GAN([8]), weight=5.0)}
+    run("plain", out=tmp_path, epochs=1, **options)
+    for other, words in (
+        (Matching(GAN([9]), weight=5.0), "objective was .*hidden_dims=.8.* and is .*hidden_dims=.9"),
+        (ELBO(), "objective was Matching"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run("plain", out=tmp_path, resume=True, **{**options, "objective": other, "epochs": 2})
+
+
+@pytest.mark.parametrize("damage", ["weights", "optimizer", "all"])
+def test_a_checkpoint_with_a_damaged_discriminator_is_refused(damage, tmp_path):
+    options = {"objective": Matching(GAN([8]), weight=5.0)}
+    run("plain", out=tmp_path, epochs=1, **options)
+    path = tmp_path / "checkpoints" / "last.pt"
+    (tmp_path / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    state = torch.load(path, weights_only=True)
+    state.pop("digest")
+    if damage == "weights":
+        state["networks"]["weights"].popitem()
+    elif damage == "optimizer":
+        state["networks"]["optimizer"]["state"] = {0: {"exp_avg": torch.zeros(2)}}
+    else:
+        state["networks"] = 3
+    torch.save(state, path)
+    with pytest.raises((CorruptFileError, InputError), match=r"discriminator|networks|exp_avg|saved"):
+        run("plain", out=tmp_path, resume=True, **{**options, "epochs": 2})
