@@ -17,6 +17,9 @@ from .encoding import encode as encode
 from .encoding import posterior_moments as posterior_moments
 from .evidence import EvidenceBound as EvidenceBound
 from .evidence import elbo as elbo
+from .factors import Disentanglement as Disentanglement
+from .factors import disentanglement as disentanglement
+from .factors import disentanglement_of as disentanglement_of
 from .feature_errors import FeatureError as FeatureError
 from .feature_errors import feature_error as feature_error
 from .generate import decode as decode

@@ -129,6 +129,17 @@ class MMD(Divergence):
         InputError: for an unknown kernel, or factors or a variance that are not positive.
 
     Source: Tolstikhin et al. 2018, arXiv:1711.01558 (WAE-MMD); Zhao et al. 2017, arXiv:1706.02262 (InfoVAE).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import MMD, Matching
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(40, 1, 8, 8) > 0.5).float()
+        >>> objective = Matching(MMD(), weight=50.0)
+        >>> result = pyro_vae.fit(model, guide, x, objective=objective, epochs=1, device="cpu", progress=False)
+        >>> "train/divergence/mmd" in result.records[0]
+        True
     """
 
     name, takes_labels = "mmd", True
