@@ -2,14 +2,17 @@
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from contract import PairContract
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 from pyro_vae import likelihoods
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation import ais, bidirectional
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, FeatureVAE
 
 SHAPE = (1, 6, 5)
 
@@ -41,6 +44,22 @@ class TestVectorData(PairContract):
     def make_pair(self):
         model = VAE((7,), latent_dim=2, hidden_dims=(), likelihood=likelihoods.Gaussian(0.5))
         return model, GaussianGuide(model, hidden_dims=()), {"x": torch.randn(16, 2) @ torch.randn(2, 7)}
+
+
+class TestFeatures(PairContract):
+    """Data sites that are features of x."""
+
+    def make_pair(self):
+        phi = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3, stride=2), torch.nn.Tanh())
+        model = FeatureVAE(SHAPE, phi, latent_dim=3, decoder="mlp", hidden_dims=(16,), activation="tanh")
+        return model, GaussianGuide(model, hidden_dims=(16,)), {"x": images()}
+
+    def test_annealing_bounds_the_likelihood_from_both_sides(self):
+        model, guide, batch = self.pair()
+        options = {"num_temperatures": 12, "num_leapfrog": 2, "num_chains": 4}
+        with pytest.raises(InputError, match="draws features of its data"):  # there is no x of these features
+            bidirectional(model, guide, 5, **options)
+        assert ais(model, guide, batch, **options).per_datum.isfinite().all()
 
 
 class LikelihoodContract(PairContract):

@@ -25,6 +25,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
             "CodeUsage",
             "DatumScores",
             "Disentanglement",
+            "FeatureError",
             "EvidenceBound",
             "LatentStatistics",
         ),

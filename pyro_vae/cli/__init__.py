@@ -51,6 +51,10 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
         "score",
         "Bound the log-likelihood of single data, or files of one's own, and list the lowest: anomalies.",
     ),
+    "feature-error": (
+        "feature_errors",
+        "Measure how far reconstructions are from data in the features of a frozen network, and in pixels.",
+    ),
     "figures": ("show", "Draw every figure that applies to a run, and print where they are."),
     "recipes": ("show", "List the recipes, or print one: pyro-vae recipes NAME."),
     "check": ("check", "Check this machine: every way of training agrees, resumes exactly, and what a step takes."),

@@ -23,6 +23,8 @@ from .evidence import elbo as elbo
 from .factors import Disentanglement as Disentanglement
 from .factors import disentanglement as disentanglement
 from .factors import disentanglement_of as disentanglement_of
+from .feature_errors import FeatureError as FeatureError
+from .feature_errors import feature_error as feature_error
 from .generate import decode as decode
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample

@@ -193,7 +193,8 @@ def refine(
                 amortized.append(refiner.bound(batch, offsets, num_particles))
                 offsets = refiner.optimized(batch, offsets, num_steps, learning_rate, bar)
                 refined.append(refiner.bound(batch, offsets, num_particles))
-    return RefinedBound(torch.cat(amortized).cpu(), torch.cat(refined).cpu(), num_steps, num_particles, split.name)
+    bounds = torch.cat(amortized).cpu(), torch.cat(refined).cpu()
+    return RefinedBound(*bounds, num_steps, num_particles, split.name, pair.doubts)
 
 
 class _Refiner:

@@ -18,7 +18,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluation.chunks import Chunks, Piece
 from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.pair import Pair
-from pyro_vae.programs.sites import Site, is_discrete, is_factor, kept
+from pyro_vae.programs.sites import Site, density_of, is_discrete, is_factor, kept, of_functions
 from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import private_seed
 
@@ -100,11 +100,13 @@ class DataSite:
         dimensions: numbers of one datum that are counted, those that a mask leaves out not; a mean over the data.
         density: whether its likelihood is a density; False: a probability; None: it does not say.
         nats: mean log p of the site, where that depends on no latent (a text before all codes, say); else None.
+        of: the function of the data that it is a density of (:func:`~pyro_vae.programs.sites.density_of`); None: data.
     """
 
     dimensions: float
     density: bool | None
     nats: float | None = None
+    of: str | None = None
 
 
 def measured_sites(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
@@ -121,7 +123,7 @@ def _found(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
     fixed = _without_latents(pair, split) if mixed else set()
     masked = any(kept(site) is not None for site in sites.values())
     if not masked and not fixed:
-        return {name: DataSite(_whole(site, first), kinds[name]) for name, site in sites.items()}
+        return {name: DataSite(_whole(site, first), kinds[name], of=density_of(site)) for name, site in sites.items()}
     counted, nats = dict.fromkeys(sites, 0.0), dict.fromkeys(fixed, 0.0)
 
     def look(piece: Piece) -> None:
@@ -134,7 +136,10 @@ def _found(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
 
     Chunks(pair, split, 1, memory_budget).run(look)
     n = len(split)
-    return {name: DataSite(counted[name] / n, kinds[name], nats[name] / n if name in fixed else None) for name in sites}
+    return {
+        name: DataSite(counted[name] / n, kinds[name], nats[name] / n if name in fixed else None, density_of(site))
+        for name, site in sites.items()
+    }
 
 
 def _whole(site: Site, traces: TracePair) -> float:
@@ -242,12 +247,24 @@ class Scores(PerDatum):
         return {"mean": mean, "standard_error": error, "unit": self.unit, "num_data": len(self.per_datum)}
 
 
+def what_is_bounded(result: Mapping[str, Any]) -> str:
+    """What a result's nats are of: "log p(x)", "log p(x | y)", "log p(features conv1 of x)".
+
+    Args:
+        result: of a measurement, as it is written.
+    """
+    given = result.get("given") or []
+    return f"log p({result.get('density_of') or 'x'}{' | ' + ', '.join(given) if given else ''})"
+
+
 def bits_are(result: Mapping[str, Any]) -> str:
     """What a result's bits per dimension are of, where that is more than all levels of the data: "of a density, …".
 
     Args:
         result: of a measurement, as it is written; an older one may lack some of it.
     """
+    if functions := result.get("density_of"):
+        return f"of a density of {functions}"
     found = ["of a density"] if result.get("bits_density", result.get("density")) else []
     of = str(result.get("bits_of") or "")
     return ", ".join([*found, *([f"of {of}"] if " given " in of else [])])
@@ -256,6 +273,8 @@ def bits_are(result: Mapping[str, Any]) -> str:
 def bits_in_words(result: Mapping[str, Any]) -> str:
     """A result's bits per dimension with what they are of."""
     bits = result["bits_per_dim"]
+    if functions := result.get("density_of"):
+        return f"none: the nats are of a density of {functions}"
     if bits is None or math.isnan(bits):
         return "none: the data have sites of different kinds"
     return f"{bits:.4f} {bits_are(result)}".rstrip()
@@ -278,6 +297,11 @@ class PerDimension(PerDatum):
         return True if True in kinds else None if None in kinds else False
 
     @property
+    def density_of(self) -> str:
+        """The functions of the data that the nats are of a density of, "features conv1 of x"; "": of the data."""
+        return ", ".join(site.of for site in self.sites.values() if site.of)
+
+    @property
     def bits_density(self) -> bool | None:
         """Whether what bits per dimension are of is a density; None: not known."""
         return next((self.sites[name].density for name in self._counted), None)
@@ -288,8 +312,10 @@ class PerDimension(PerDatum):
 
         A text beside an image is another matter than its pixels: where sites of the two kinds are there, bits are of
         the kind with more dimensions, given the others, whose nats are taken out (if they depend on no latents); else
-        nan. :attr:`bits_of` says of what.
+        nan. :attr:`bits_of` says of what. A density of functions of the data has none: nan.
         """
+        if self.density_of:
+            return math.nan
         others = [self.sites[name].nats for name in self.sites if name not in self._counted]
         if not self.num_dimensions or None in others:
             return math.nan
@@ -318,6 +344,7 @@ class PerDimension(PerDatum):
             "bits_of": self.bits_of,
             "bits_density": self.bits_density,
             "density": self.density,
+            **({"density_of": self.density_of} if self.density_of else {}),
         }
 
 
@@ -362,7 +389,8 @@ class LogLikelihood(PerDimension):
     def warnings(self) -> list[str]:
         """What makes the estimates doubtful, in sentences."""
         given = [self.shared.sentence] if self.shared else []
-        found = [*self.doubts, *given, *not_finite(self.per_datum, "log-likelihood")]
+        found = [*dict.fromkeys([*self.doubts, *of_functions(s.of for s in self.sites.values())]), *given]
+        found += not_finite(self.per_datum, "log-likelihood")
         if above := int((self.pareto_k > UNRELIABLE).sum()):
             largest = self.pareto_k[self.pareto_k > UNRELIABLE].max().item()
             found += [
@@ -382,8 +410,9 @@ class LogLikelihood(PerDimension):
             share = f"{100 * self.pareto_k_above:.1f}% of the data"
             pareto_k = f"{self.pareto_k_max:.2f} at most, above {UNRELIABLE} for {share}"
         given = f" given {self.shared.names}" if self.shared else ""
+        of = f" of {self.density_of}" if self.density_of else ""
         return {
-            f"log-likelihood{given} (K = {self.num_particles})": nats((self.mean, self.standard_error)),
+            f"log-likelihood{of}{given} (K = {self.num_particles})": nats((self.mean, self.standard_error)),
             **(self.shared.rows if self.shared else {}),
             "bits per dimension": bits_in_words(super().to_dict()),
             "effective sample size": f"{mean_and_error(self.effective_sample_size)[0]:.1f}",

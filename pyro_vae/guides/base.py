@@ -22,7 +22,7 @@ from pyro_vae.programs.data_sites import site_of_run
 from pyro_vae.programs.enumeration import is_countable
 from pyro_vae.programs.once import ModelRun, begun_run
 from pyro_vae.programs.program import Program, evaluation_mode, without_param_statements
-from pyro_vae.programs.sites import REAL, elementwise, factors, innermost
+from pyro_vae.programs.sites import REAL, density_of, elementwise, factors, innermost
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.runtime import same_random_state
 
@@ -57,7 +57,7 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
     sites = {n: s for n, s in trace.nodes.items() if is_latent(s)}  # those of steps are joined
     latents, arguments = {}, accepted_arguments(program.program) or ()
     for name, site in sites.items():
-        if name == data or name in arguments or is_countable(site["fn"]):  # another data site; what is summed over
+        if name == data or name in arguments or density_of(site) or is_countable(site["fn"]):  # data, too; summed over
             continue
         support = site["fn"].support
         if elementwise(support) not in REAL:
@@ -70,7 +70,7 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
         latents[name] = tuple(site["fn"].event_shape)
     if not latents:
         raise InputError("the model has no latent site for a guide to sample")
-    return tuple(sites[data]["fn"].event_shape), latents
+    return tuple(trace.nodes[data]["fn"].event_shape), latents
 
 
 class _AnyValues(Messenger):

@@ -11,6 +11,7 @@ from .conv_hierarchical import ConvHierarchicalVAE as ConvHierarchicalVAE
 from .counts import CountVAE as CountVAE
 from .deep_markov import DeepMarkovModel as DeepMarkovModel
 from .dvae import DVAE as DVAE
+from .features import FeatureVAE as FeatureVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
 from .mixture import GaussianMixtureVAE as GaussianMixtureVAE

@@ -7,6 +7,8 @@ from .conditions import make_decoder as make_decoder
 from .conditions import make_encoder as make_encoder
 from .conv import ConvDecoder as ConvDecoder
 from .conv import ConvEncoder as ConvEncoder
+from .efficientnet import EfficientNetLite0Features as EfficientNetLite0Features
+from .image_features import ImageFeatures as ImageFeatures
 from .layers import activation as activation
 from .layers import apply_batched as apply_batched
 from .layers import beside as beside
@@ -19,3 +21,4 @@ from .quantizer import VectorQuantizer as VectorQuantizer
 from .seen import LogCounts as LogCounts
 from .seen import TableColumns as TableColumns
 from .text_encoder import TextEncoder as TextEncoder
+from .vgg import VGGFeatures as VGGFeatures

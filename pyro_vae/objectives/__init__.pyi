@@ -10,4 +10,5 @@ from .evidence_bound import ELBO as ELBO
 from .importance_weighted import IWAE as IWAE
 from .matching import Matching as Matching
 from .mmd import MMD as MMD
+from .perceptual import Perceptual as Perceptual
 from .weighted_total_correlation import WeightedTotalCorrelation as WeightedTotalCorrelation

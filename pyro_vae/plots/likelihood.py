@@ -13,7 +13,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealing.results import LikelihoodGap
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.evaluation.importance import log_likelihood
-from pyro_vae.evaluation.results import LogLikelihood, mean_and_error
+from pyro_vae.evaluation.results import LogLikelihood, mean_and_error, what_is_bounded
 from pyro_vae.plots.drawing import Figure, canvas
 from pyro_vae.plots.gaps import with_gaps
 from pyro_vae.plots.images import grey_range, grid, in_shape, picked
@@ -48,11 +48,12 @@ def likelihood_gap(gap: LikelihoodGap, ax: Axes | None = None) -> Figure:
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()
     axes.set_xlabel("K")
-    axes.set_ylabel("bound - log p(x), nats")
+    what = what_is_bounded(gap.annealed.to_dict())
+    axes.set_ylabel(f"bound - {what}, nats")
     lowest = min(elbo, *(-m - e for m, e in rows))
     axes.set_ylim(1.08 * lowest, -0.08 * lowest)
     chains = f"{settings.num_chains} chains, {settings.num_temperatures} temperatures"
-    text = f"log p(x) = {mean:.2f} ± {error:.2f} nats by annealing ({chains})"
+    text = f"{what} = {mean:.2f} ± {error:.2f} nats by annealing ({chains})"
     axes.set_title(f"{gap.annealed.split}, {len(gap.annealed.per_datum)} data\n{text}", fontsize="medium")
     axes.legend(loc="lower right")
     return figure
@@ -112,9 +113,10 @@ def worst_data(
     values = torch.stack([with_gaps(model, guide, batch), mean])  # (2, columns, *shape)
     size, k = measured.effective_sample_size, measured.pareto_k
     columns = [f"k {k[i]:.2f}\nESS {size[i]:.0f}\n{measured.per_datum[i]:.1f}" for i in worst.tolist()]
+    what = what_is_bounded(measured.to_dict())
     title = (
         f"{split.name}: the worst of {len(split)} data by Pareto k-hat (k), with the effective\n"
-        f"sample size of {measured.num_particles} particles and the bound on log p(x) in nats"
+        f"sample size of {measured.num_particles} particles and the bound on {what} in nats"
     )
     return grid(values, title, rows=["data", "reconstruction"], columns=columns, limits=grey_range(batch[X]))
 

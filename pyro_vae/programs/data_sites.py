@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import X
-from pyro_vae.programs.sites import Site, is_factor
+from pyro_vae.programs.sites import Site, density_of, is_factor
 from pyro_vae.programs.traces import is_observed
 from pyro_vae.runtime import same_random_state
 
@@ -102,6 +102,8 @@ def site_of_run(
         if wanted not in drawn:
             raise unknown("data site", wanted, drawn)
         return wanted
+    if any(density_of(site) for site in drawn.values()):
+        return shown_site(trace)
     if X in drawn and not drawn[X]["is_observed"] and trace.nodes["_RETURN"]["value"] is drawn[X]["value"]:
         return X
     before = observed_data(trace.nodes)
@@ -127,6 +129,23 @@ def site_of_run(
     raise InputError(
         "no site of the model is observed when it is given data: they are handed to its argument 'x', or else to its "
         f"first one; observe them (obs=x), or say which site is meant, site=..., of {', '.join(drawn) or 'none'}"
+    )
+
+
+def shown_site(trace: Trace) -> str:
+    """What stands for the data of a model that observes functions of them: the deterministic site that it returns.
+
+    Raises:
+        InputError: if it returns none.
+    """
+    returned = trace.nodes["_RETURN"]["value"]
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and site["infer"].get("_deterministic") and site["value"] is returned:
+            return name
+    said = ", ".join(f"'{n}': {of}" for n, s in trace.nodes.items() if s["type"] == "sample" and (of := density_of(s)))
+    raise InputError(
+        f"the model observes functions of its data ({said}) and draws no data: let it return what is to be shown in "
+        "their stead, return pyro.deterministic('image', g, event_dim=3); or say which site is meant, site=..."
     )
 
 

@@ -20,12 +20,14 @@ from pyro_vae.programs.enumeration import NOTHING, Sums, check_terms, summed_sit
 from pyro_vae.programs.once import OneRun
 from pyro_vae.programs.parameters import ParameterStore, ParamStatements, module_parameters
 from pyro_vae.programs.program import Batch, Program, as_programs, evaluation_mode, prime
+from pyro_vae.programs.sites import density_of, of_functions
 from pyro_vae.programs.traces import (
     TracePair,
     check_sites,
     data_frame,
     data_plates,
     in_particle_plate,
+    is_observed,
     plate_dims,
     repeated_arguments,
     shared_sites,
@@ -168,6 +170,7 @@ def examine(
                 first = {name: value[:1] for name, value in batch.items()}
                 check_terms(lambda: Pair(model, guide, nesting, sums=sums).traces(first), sums, *pruned)
             trial = try_together(model, guide, unlike or batch, nesting, sums)
+    observed = [site for site in pruned[0].nodes.values() if is_observed(site)]
     how = {
         "num_data": num_data,
         "data_plates": trial.data_plates or None,
@@ -175,7 +178,7 @@ def examine(
         "sums": sums,
         "averaged": frozenset(n for n, s in pruned[1].nodes.items() if s["type"] == "sample" and averaged(s)),
         "point_masses": tuple(found.point_masses) if found else (),
-        "doubts": tuple(found.doubts) if found else (),
+        "doubts": (*of_functions(map(density_of, observed)), *(found.doubts if found else ())),
     }
     repeated, alone = (False, False) if training and not trial.together else _chosen(trial, vectorize)
     return Pair(model, guide, nesting, repeated, alone, **how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -69,6 +69,30 @@ def elementwise(constraint: Any) -> Any:
 def in_data_plate(site: Site) -> bool:
     """Whether a site has a value per datum."""
     return any(frame.dim == -1 for frame in site["cond_indep_stack"])
+
+
+def density_of(site: Site) -> str | None:
+    """What a data site's numbers are a density of, where that is not the data but a function of them; else None.
+
+    A program says it by ``infer={"density_of": "features conv1 of x"}``.
+    """
+    said = site["infer"].get("density_of")
+    return None if said is None else str(said)
+
+
+def of_functions(said: Iterable[str | None]) -> list[str]:
+    """A sentence, if data sites are densities of functions of the data: of what these nats are, and of what not.
+
+    Args:
+        said: what each of the sites is a density of (:func:`density_of`).
+    """
+    functions = [of for of in said if of]
+    if not functions:
+        return []
+    return [
+        f"these nats are of a density of {', '.join(functions)}, and not of x: no log p(x), and to be "
+        "compared with those of the same functions alone"
+    ]
 
 
 def data_first(value: Tensor, site: Site) -> Tensor:

@@ -306,6 +306,10 @@ def _warnings(pairs: Sequence[TrainedPair], names: Sequence[str], measured: Sequ
     if len(set(given)) > 1:
         entry = "; ".join(f"{name}: {what}" for name, what in zip(names, given, strict=True))
         said.append(f"What the models are given differs ({entry}): these are log-likelihoods of different questions.")
+    functions = [found.result.get("density_of") or "the data" for found in measured]
+    if len(set(functions)) > 1:
+        entry = "; ".join(f"{name}: {what}" for name, what in zip(names, functions, strict=True))
+        said.append(f"What the bounds are of differs ({entry}): neither nats nor bits per dimension of these compare.")
     densities = [name for name, found in zip(names, measured, strict=True) if found.result.get("density")]
     others = [name for name, found in zip(names, measured, strict=True) if found.result.get("density") is False]
     if densities and others:

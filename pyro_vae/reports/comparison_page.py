@@ -8,7 +8,7 @@ from typing import Any
 from pyro_vae.reports import html
 from pyro_vae.reports.report_page import likelihood_table
 
-BOUNDS = {"log_likelihood": "log p(x), nats", "elbo": "ELBO, nats"}
+BOUNDS = {"log_likelihood": "log-likelihood, nats", "elbo": "ELBO, nats"}
 MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
 
 
@@ -70,7 +70,7 @@ def _differences(comparison: Mapping[str, Any]) -> str:
     notes = (
         f"Positive: better than {comparison['against']}; of a metric: more. Differences are taken datum by datum; ± is "
         "their standard deviation over the square root of their number, which is less than the two runs' own errors "
-        "would say, since both find the same data hard. Better: by log p(x)."
+        "would say, since both find the same data hard. Better: by log-likelihood."
     )
     return html.table(["run", *heads, "better on, % of data"], rows) + html.note(notes)
 

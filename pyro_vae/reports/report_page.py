@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pyro_vae.evaluation.results import bits_are
+from pyro_vae.evaluation.results import bits_are, what_is_bounded
 from pyro_vae.plots.registry import SECTIONS, figures
 from pyro_vae.reports import html
 from pyro_vae.reports.stored import metric_rows
@@ -31,7 +31,8 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         row("log-likelihood (importance-weighted bound), nats", "log_likelihood", "standard_error"),
         row("ELBO, nats", "elbo", "elbo_standard_error"),
         row("bits per dimension", "bits_per_dim", None, 4),
-        ["these bits are", *(bits_are(f) or None for f in found)],
+        ["these bits are", *((None if f.get("density_of") else bits_are(f) or None) for f in found)],
+        ["these are nats of a density of", *(f.get("density_of") for f in found)],
         *(
             [
                 f"reconstruction of {site}: E log p({site} | z), nats",
@@ -51,7 +52,7 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         row("seconds", "seconds", None, 1),
     ]
     kept = [row for row in rows if any(cell not in (None, html.NOTHING) for cell in row[1:])]
-    notes = "± is one standard error over the data. The importance-weighted bound rises to log p(x) with K."
+    notes = "± is one standard error over the data. The importance-weighted bound rises to log p with K."
     return html.table(columns, kept) + html.note(notes)
 
 
@@ -157,8 +158,7 @@ def _of(recipe: str | None) -> str:
 
 def _tiles(report: Mapping[str, Any]) -> str:
     found = report["evaluations"][report["made"]["split"]]
-    training, given = report["training"], found.get("given") or []
-    of = f"log p(x | {', '.join(given)})" if given else "log p(x)"
+    training, of = report["training"], what_is_bounded(found)
     tiles = {
         f"nats: {of}, {found['split']}, K = {found['num_particles']:,}": html.with_error(
             found["log_likelihood"], found["standard_error"]
@@ -175,7 +175,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
 def _what(report: Mapping[str, Any]) -> str:
     data, made, classes = report["data"], report["made"], report["classes"]
     found = report["evaluations"][made["split"]]
-    given = ", ".join(found["given"]) or "nothing: log p(x)" if "given" in found else "not recorded"
+    given = ", ".join(found["given"]) or f"nothing: {what_is_bounded(found)}" if "given" in found else "not recorded"
     rows: dict[str, Any] = {
         "run": report["run"],
         **{name: path for name, path in classes.items()},

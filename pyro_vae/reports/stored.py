@@ -37,7 +37,7 @@ EVALUATION = {
     **dict.fromkeys(("num_particles", "num_data", "seed"), int),
     **dict.fromkeys(("log_likelihood", "standard_error", "elbo", "elbo_standard_error", "bits_per_dim"), NUMBER),
     **dict.fromkeys(("effective_sample_size", "pareto_k_max", "pareto_k_above"), NUMBER),
-    **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "bits_of": str},
+    **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "bits_of": str, "density_of": str},
     **dict.fromkeys(("density", "bits_density"), bool | None),
     "metrics": [dict],
 }

@@ -11,11 +11,19 @@ from linear_gaussian import PPCA
 from pyro_vae import evaluation
 from pyro_vae.evaluation import Scores
 from pyro_vae.evaluation.results import Result
+from pyro_vae.guides import GaussianGuide
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE
 from pyro_vae.runs.measurements import plain
 
 PARTS = {"Analogies", "CodeUsage", "SiteStatistics"}  # of a result, one site each
 FAST = {"num_chains": 2, "num_temperatures": 3, "num_leapfrog": 1}
 N = 4
+
+
+def image_pair():
+    model = VAE((1, 4, 4), latent_dim=2, likelihood=Gaussian(), hidden_dims=())
+    return model, GaussianGuide(model, hidden_dims=())
 
 
 def results():
@@ -33,6 +41,7 @@ def results():
         evaluation.bidirectional(*pair, N, **FAST),
         evaluation.refine(*pair, x, num_steps=2, num_particles=5),
         evaluation.likelihood_gap(*pair, x, particles=[1, 3], **options),
+        evaluation.feature_error(*image_pair(), torch.rand(N, 1, 4, 4), torch.nn.Conv2d(1, 2, 3)),
         Scores(torch.arange(4.0), "how many"),
     ]
     return {type(each).__name__: each for each in found}

@@ -122,6 +122,11 @@ def _drawn(
     context = {name: value for name, value in as_batch(model, batch or {}).items() if name != X}
     values, site = draw(model, num_data, seed=seed, batch=batch)
     values = {name: value for name, value in values.items() if name != f"{site}.mean"}
+    if site not in values:
+        raise InputError(
+            f"the model draws features of its data and no data that have them ('{site}' is what is shown in their "
+            "stead): there is nothing to bound from both sides; ais bounds the density of given data's features"
+        )
     data = {name: values[name] for name in required_arguments(guide, context) if name in values}
     data = {**context, **data, X: values[site]}
     if missing := [name for name in required_arguments(guide, data) if name not in data]:

@@ -22,6 +22,7 @@ from pyro_vae.evaluation.results import (
     not_finite,
 )
 from pyro_vae.evaluation.shared import SharedLatents
+from pyro_vae.programs.sites import of_functions
 
 LOW_ACCEPTANCE = 0.3
 WIDE = 3.0  # nats: a gap that is not one of noise
@@ -96,15 +97,17 @@ class AnnealedLikelihood(PerDimension):
         """What speaks against these numbers, in sentences; empty if nothing does."""
         given = [self.shared.sentence] if self.shared else []
         found = doubts(self.log_weights, self.acceptance, "chains")
-        return [*given, *not_finite(self.per_datum, "log-likelihood"), *found]
+        of = of_functions(site.of for site in self.sites.values())
+        return [*of, *given, *not_finite(self.per_datum, "log-likelihood"), *found]
 
     @property
     def rows(self) -> dict[str, str]:
         """The estimate, and how the chains went."""
         size = self.effective_sample_size.mean().item()
         given = f" given {self.shared.names}" if self.shared else ""
+        of = f" of {self.density_of}" if self.density_of else ""
         return {
-            f"log-likelihood{given}, annealed": nats((self.mean, self.standard_error), 3),
+            f"log-likelihood{of}{given}, annealed": nats((self.mean, self.standard_error), 3),
             **(self.shared.rows if self.shared else {}),
             "bits per dimension": bits_in_words(super().to_dict()),
             **self.settings.rows(self.acceptance),
@@ -230,6 +233,7 @@ class RefinedBound(Result):
         num_steps: of the optimization.
         num_particles: draws that both were measured with.
         split: the name of the data.
+        doubts: what was found when the pair was examined, in sentences.
     """
 
     amortized: Tensor
@@ -237,6 +241,7 @@ class RefinedBound(Result):
     num_steps: int
     num_particles: int
     split: str = "data"
+    doubts: tuple[str, ...] = ()
 
     @property
     def gain(self) -> tuple[float, float]:
@@ -257,7 +262,7 @@ class RefinedBound(Result):
     @property
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences."""
-        found = not_finite(self.amortized, "ELBO") + not_finite(self.refined, "ELBO, refined")
+        found = [*self.doubts, *not_finite(self.amortized, "ELBO"), *not_finite(self.refined, "ELBO, refined")]
         worse, n = int((self.refined < self.amortized).sum()), len(self.refined)
         if worse > 0.75 * n:  # half of them, where there is nothing to gain
             found.append(f"refinement lowered the ELBO of {worse} of {n} data: more steps or a smaller rate are needed")
