@@ -116,3 +116,14 @@ def not_negative(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise InputError(f"{name} must be a number from 0, got {value!r}")
     return value
+
+
+def above_zero(name: str, value: float) -> float:
+    """The value, if it is a finite number above 0.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InputError(f"{name} must be a number above 0, got {value!r}")
+    return value

@@ -5,9 +5,17 @@ import torch
 from contract import PairContract
 
 from pyro_vae.guides import ConditionalGuide, FlowGuide, GaussianGuide, LadderGuide
-from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE
+from pyro_vae.models import VAE, ClassPriorVAE, ConditionalVAE, HierarchicalVAE
 from pyro_vae.networks import OneHot
-from pyro_vae.priors import AutoregressiveGaussianPrior, FlowPrior, MixtureDensityPrior, MixturePrior, VampPrior
+from pyro_vae.priors import (
+    AutoregressiveGaussianPrior,
+    FlowPrior,
+    MixtureDensityPrior,
+    MixturePrior,
+    PinwheelPrior,
+    SwissRollPrior,
+    VampPrior,
+)
 from pyro_vae.programs.inside import connect
 
 SHAPE = (1, 6, 5)
@@ -78,6 +86,23 @@ class TestMixtureDensityPrior(PairContract):
         prior = MixtureDensityPrior((3,), OneHot(3), num_components=4, hidden_dims=(8,))
         model = ConditionalVAE(SHAPE, OneHot(3), latent_dim=3, hidden_dims=(16,), prior=prior)
         return model, ConditionalGuide(model, hidden_dims=(16,)), images() | {"y": torch.arange(16) % 3}
+
+
+class TestClassPrior(PairContract):
+    """Labels of some data, -1 where one is not known."""
+
+    def make_pair(self):
+        model = ClassPriorVAE(SHAPE, PinwheelPrior(3, tangential_scale=0.3), hidden_dims=(16,))
+        return model, GaussianGuide(model, hidden_dims=(16,)), images() | {"y": torch.arange(16) % 4 - 1}
+
+
+@pytest.mark.slow  # the default run has labels
+class TestClassPriorWithoutLabels(PairContract):
+    """A VAE of the whole mixture, whatever labels the data carry."""
+
+    def make_pair(self):
+        model = VAE(SHAPE, latent_dim=2, hidden_dims=(16,), prior=SwissRollPrior(3, 0.3, 5))
+        return model, GaussianGuide(model, hidden_dims=(16,)), images() | {"y": torch.arange(16) % 3}
 
 
 @pytest.mark.slow  # the default run has its parts

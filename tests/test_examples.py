@@ -15,6 +15,7 @@ from pyro_vae.evaluation import results
 from pyro_vae.plots import registry as figures
 
 NO_EXAMPLE = {  # public classes without an example of their own, and why
+    "shown by Divergence, Matching": {"Draws", "NetworkTraining"},
     "results, in the examples of what returns them": {
         *(
             "Analogies",
@@ -23,6 +24,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
             "CodeStatistics",
             "CodeUsage",
             "DatumScores",
+            "Disentanglement",
             "EvidenceBound",
             "LatentStatistics",
         ),

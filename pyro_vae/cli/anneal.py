@@ -15,6 +15,7 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.annealing.chains import Schedule
 from pyro_vae.evaluation.annealing.path import Start
 from pyro_vae.programs.context import needed_to_generate
+from pyro_vae.programs.left_out import without_averaged
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import SplitName, part_of
 from pyro_vae.runtime import as_device, check_seed
@@ -30,7 +31,8 @@ def ais(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
     split = part_of(run.data(), options.split, options.limit)
-    measured = partial(measure, *run.programs(), split, **_given(options), **_common(options))
+    model, guide = run.programs()
+    measured = partial(measure, without_averaged(model), guide, split, **_given(options), **_common(options))
     tell(run, f"ais-{options.split}", measured, options)
 
 
@@ -65,9 +67,11 @@ def gap(arguments: Sequence[str]) -> None:
     run = Run(options.dir, trust=options.trust)
     folder = run.file("figures")
     split = part_of(run.data(), options.split, options.limit)
+    model, guide = run.programs()
     measured = partial(
         likelihood_gap,
-        *run.programs(),
+        without_averaged(model),
+        guide,
         split,
         particles=options.particles,
         refine_options={"num_steps": options.num_steps},

@@ -28,6 +28,12 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB, help="memory budget of what is computed at once")
     parser.add_argument("--seed", type=int, default=0, help="of the particles")
     parser.add_argument("--device", type=str, default="auto", help="auto (a GPU if there is one), cpu, cuda, …")
+    parser.add_argument(
+        "--given",
+        type=str | None,
+        default=None,
+        help="what of the data to condition on, such as y, where a model averages over what it is not given",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON alone on standard output")
     options = parse(parser, arguments)
     run = Run(options.dir, trust=options.trust)
@@ -43,6 +49,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         seed=options.seed,
         device=options.device,
         progress=not options.json,
+        given=[] if options.given is None else [name.strip() for name in options.given.split(",")],
     )
     result = measured.result
     text = json.dumps(plain(result), allow_nan=False) if options.json else table(run.path, result, measured.rows)

@@ -15,6 +15,7 @@ from pyro_vae.cli.inputs import add_data_arguments, chosen_data
 from pyro_vae.cli.output import check_output, write_numbers
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import positive
+from pyro_vae.programs.left_out import averaged_names, without_averaged
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
@@ -54,8 +55,9 @@ def score(arguments: Sequence[str]) -> None:
     model, guide = run.programs()
     split = chosen_data(run, model, guide, options)
     started = time.monotonic()
+    said = [name for name in averaged_names(model) if name == "y" and options.y is not None]
     found = measure(
-        model,
+        without_averaged(model, said),
         guide,
         split,
         num_particles=options.particles,

@@ -27,6 +27,7 @@ from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, 
 from pyro_vae.errors import InputError, ReadError
 
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
+FACTOR = "factor."  # begins the names of known factors of variation
 
 
 class Split:
@@ -139,6 +140,12 @@ class Split:
     def column(self, name: str) -> Tensor:
         """All data of one name, ``(N, ...)``, as they are stored; of what is not in memory it is read."""
         return self.source.column(name)
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """The known factors of variation by name: of the entry ``factor.size`` that is ``size``; none in most data."""
+        found = (name for name in self.columns if name.startswith(FACTOR))
+        return {name.removeprefix(FACTOR): self.column(name) for name in found}
 
     def with_workers(self, count: int) -> Split:
         """Return the split, read by so many processes where processes can help."""

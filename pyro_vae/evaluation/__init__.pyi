@@ -20,6 +20,9 @@ from .encoding import encode as encode
 from .encoding import posterior_moments as posterior_moments
 from .evidence import EvidenceBound as EvidenceBound
 from .evidence import elbo as elbo
+from .factors import Disentanglement as Disentanglement
+from .factors import disentanglement as disentanglement
+from .factors import disentanglement_of as disentanglement_of
 from .generate import decode as decode
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample

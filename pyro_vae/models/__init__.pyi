@@ -1,5 +1,6 @@
 from .base import GenerativeModel as GenerativeModel
 from .biva import BIVA as BIVA
+from .class_prior import ClassPriorVAE as ClassPriorVAE
 from .codes import CodeModel as CodeModel
 from .codes import TextCodeModel as TextCodeModel
 from .completion import CompletionBaseline as CompletionBaseline

@@ -98,7 +98,7 @@ class LatentPriorModel(GenerativeModel):
             shape: of its event.
 
         Raises:
-            InputError: for a prior of another shape, or one that is given what this model has not.
+            InputError: for a prior of another shape, or one that cannot be without what this model has not.
         """
         self.register_buffer("origin", torch.zeros(*shape), persistent=False)
         self.latent_prior = prior
@@ -109,14 +109,16 @@ class LatentPriorModel(GenerativeModel):
         if prior.shape != tuple(shape):
             raise InputError(f"the prior has shape {prior.shape}, and latent site '{site}' has {tuple(shape)}")
         given = getattr(self, "context", {})
-        missing = [name for name in prior.context if name not in given]
+        missing = [name for name, context in prior.context.items() if name not in given and not context.optional]
         if missing:
             raise InputError(
                 f"the {type(prior).__name__} is given {', '.join(missing)}, and a {type(self).__name__} has nothing of "
                 "that name: take a model with context, such as ConditionalVAE"
             )
         if prior.context:  # what both accept: a label that the prior does not know has no features there
-            self.context = given | {name: narrowed(name, given[name], own) for name, own in prior.context.items()}
+            self.context = given | {
+                name: narrowed(name, given[name], own) for name, own in prior.context.items() if name in given
+            }
         prior.site = site
 
     def prior(self, **context: Any) -> Any:

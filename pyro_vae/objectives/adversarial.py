@@ -151,6 +151,17 @@ class GAN(_Adversarial):
         InputError: for numbers out of range.
 
     Source: Makhzani et al. 2015, arXiv:1511.05644; Tolstikhin et al. 2018, arXiv:1711.01558 (WAE-GAN).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import GAN, Matching
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(40, 1, 8, 8) > 0.5).float()
+        >>> objective = Matching(GAN((16,), noise=0.3), weight=10.0)
+        >>> result = pyro_vae.fit(model, guide, x, objective=objective, epochs=1, device="cpu", progress=False)
+        >>> result.networks["discriminator"](torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
 
     name, takes_labels = "generator", True
@@ -185,6 +196,17 @@ class DensityRatio(_Adversarial):
             :class:`GAN`.
 
     Source: Zhao et al. 2017, arXiv:1706.02262 (InfoVAE); Sugiyama et al. 2012, Density ratio estimation.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import DensityRatio, Matching
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(40, 1, 8, 8) > 0.5).float()
+        >>> objective = Matching(DensityRatio((16,), updates=3))
+        >>> result = pyro_vae.fit(model, guide, x, objective=objective, epochs=1, device="cpu", progress=False)
+        >>> "train/divergence/kl" in result.records[0]
+        True
     """
 
     name, takes_labels = "kl", True
@@ -220,9 +242,20 @@ class TotalCorrelation(_Adversarial):
             :class:`GAN`; sizes of the paper.
 
     Source: Kim & Mnih 2018, arXiv:1802.05983.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import Matching, TotalCorrelation
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(40, 1, 8, 8) > 0.5).float()
+        >>> objective = Matching(TotalCorrelation((16,)), weight=20.0, kl=1.0)  # FactorVAE
+        >>> result = pyro_vae.fit(model, guide, x, objective=objective, epochs=1, device="cpu", progress=False)
+        >>> "train/divergence/total_correlation" in result.records[0]
+        True
     """
 
-    name = "total_correlation"
+    name, fewest_data = "total_correlation", 2
 
     def __init__(
         self,

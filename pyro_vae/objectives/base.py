@@ -149,8 +149,13 @@ class Objective(pyro.infer.ELBO):
         return NetworkTraining()
 
     @property
+    def fewest_data(self) -> int:
+        """How many data a batch must have."""
+        return 1
+
+    @property
     def phases(self) -> dict[str, str]:
-        """What a progress bar shows beside the loss: names of terms (:meth:`Terms.named`) by what they are called."""
+        """What a progress bar shows beside the loss: patterns of terms, whose sum it is, by what they are called."""
         return {}
 
     def of_process(self, rank: int, world: int) -> None:

@@ -50,6 +50,7 @@ class Divergence(ABC):
     Attributes:
         name: what its value is called in metrics.
         takes_labels: whether it can compare the joint distributions of z and a label.
+        fewest_data: how many data a batch must have.
 
     Example:
         >>> from pyro_vae.objectives import Divergence, Matching
@@ -62,6 +63,7 @@ class Divergence(ABC):
 
     name: str
     takes_labels: bool = False
+    fewest_data: int = 1
 
     @abstractmethod
     def value(self, draws: Draws, network: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -13,12 +14,15 @@ from pyro_vae.errors import InputError
 from pyro_vae.objectives.base import NetworkTraining, Terms
 from pyro_vae.objectives.divergence import Divergence, Draws, held
 from pyro_vae.objectives.evidence_bound import ELBO
+from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import in_evaluation
 from pyro_vae.programs.site_priors import ROWS, site_to_replace
 from pyro_vae.programs.traces import TracePair
 
 DISCRIMINATOR = "discriminator"
+
+logger = logging.getLogger(__name__)
 
 
 class Matching(ELBO):
@@ -100,11 +104,15 @@ class Matching(ELBO):
 
     @property
     def phases(self) -> dict[str, str]:
-        """The divergence, and the discriminator's loss."""
-        return {
-            self.divergence.name: f"divergence/{self.divergence.name}",
-            DISCRIMINATOR: f"network_loss/{DISCRIMINATOR}",
-        }
+        """Reconstruction, the divergence, and the discriminator's loss."""
+        name = self.divergence.name
+        parts = {"reconstruction": "log_likelihood/*", name: f"divergence/{name}"}
+        return {**parts, DISCRIMINATOR: f"network_loss/{DISCRIMINATOR}"}
+
+    @property
+    def fewest_data(self) -> int:
+        """As the divergence says."""
+        return self.divergence.fewest_data
 
     def remark(self, means: Mapping[str, float]) -> str:
         """What the divergence says of its network."""
@@ -116,6 +124,12 @@ class Matching(ELBO):
         other._networks = nn.ModuleDict()
         if self.labels is not None:
             other._classes = 1 + _classes(split, self.labels)
+            taken = accepted_arguments(pair.model)
+            if taken is not None and self.labels not in taken:
+                logger.warning(
+                    "Matching: the model does not take '%s': codes of each label are matched to the one p(z) that it has",
+                    self.labels,
+                )
         rows = split.batch(slice(0, ROWS))
         with in_evaluation([pair.model, pair.guide], rows, seed=0) as batch:
             other._matched = tuple(_site(pair, batch, name) for name in self.sites or [None])
@@ -195,6 +209,11 @@ def _rows(pair: TracePair, name: str, value: Tensor) -> Tensor:
     """Values of a site, ``(..., rows, *event)``, as ``(K, N, size)``."""
     event = pair.guide.nodes[name]["fn"].event_dim
     flat = value.flatten(value.dim() - event) if event else value.unsqueeze(-1)
+    if flat.shape[:-1].numel() != pair.num_particles * pair.size:
+        raise InputError(
+            f"Matching: site '{name}' has values of shape {tuple(value.shape)}, which are not {pair.num_particles} "
+            f"draws of each of {pair.size} data: it is in another plate, or drawn for all values of a discrete latent"
+        )
     if pair.copies > 1:
         return flat.reshape(pair.size, pair.copies, -1).transpose(0, 1)
     return flat.reshape(-1, pair.size, flat.shape[-1])

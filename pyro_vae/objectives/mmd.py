@@ -129,9 +129,20 @@ class MMD(Divergence):
         InputError: for an unknown kernel, or factors or a variance that are not positive.
 
     Source: Tolstikhin et al. 2018, arXiv:1711.01558 (WAE-MMD); Zhao et al. 2017, arXiv:1706.02262 (InfoVAE).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import MMD, Matching
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(40, 1, 8, 8) > 0.5).float()
+        >>> objective = Matching(MMD(), weight=50.0)
+        >>> result = pyro_vae.fit(model, guide, x, objective=objective, epochs=1, device="cpu", progress=False)
+        >>> "train/divergence/mmd" in result.records[0]
+        True
     """
 
-    name, takes_labels = "mmd", True
+    name, takes_labels, fewest_data = "mmd", True, 2
 
     def __init__(
         self,
@@ -146,10 +157,6 @@ class MMD(Divergence):
         if variance is not None and not variance > 0:
             raise InputError(f"MMD: variance must be positive, got {variance}")
         self.kernel, self.variance, self.factors = kernel, variance, list(factors)
-
-    def check(self, draws: Draws) -> None:
-        """There are two data or more in a batch."""
-        mmd_squared(draws.posterior[:, :2], draws.prior[:, :2], self.kernel_of(draws))
 
     def kernel_of(self, draws: Draws) -> Kernel:
         """k, for draws of a prior."""

@@ -32,9 +32,20 @@ class WeightedTotalCorrelation(Divergence):
         InputError: for other weights.
 
     Source: Chen et al. 2018, arXiv:1802.04942 (section 4, appendix C).
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.objectives import Matching, WeightedTotalCorrelation
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> x = (torch.rand(40, 1, 8, 8) > 0.5).float()
+        >>> objective = Matching(WeightedTotalCorrelation(), weight=5.0, kl=1.0)  # beta-TCVAE, beta = 6
+        >>> result = pyro_vae.fit(model, guide, x, objective=objective, epochs=1, device="cpu", progress=False)
+        >>> "train/divergence/total_correlation" in result.records[0]
+        True
     """
 
-    name = "total_correlation"
+    name, fewest_data = "total_correlation", 2
 
     def __init__(self, weights: Literal["weighted", "stratified"] = "weighted") -> None:
         if weights not in ("weighted", "stratified"):
@@ -46,8 +57,6 @@ class WeightedTotalCorrelation(Divergence):
         factorized(draws)
         for site in draws.sites:
             _units(draws, site)
-        if draws.posterior.shape[1] < 2:
-            raise InputError("total correlation by minibatch weights needs two data or more in a batch")
 
     def value(self, draws: Draws, network: Any) -> Tensor:
         """The estimate, nats."""

@@ -7,6 +7,7 @@ from .context_sweep import progression as progression
 from .data_points import points as points
 from .discrete import analogies as analogies
 from .discrete import clusters as clusters
+from .factors import factor_information as factor_information
 from .hierarchy import reconstructions_by_level as reconstructions_by_level
 from .kl import kl_heatmap as kl_heatmap
 from .kl import kl_per_unit as kl_per_unit
@@ -20,6 +21,7 @@ from .likelihood import likelihood_gap as likelihood_gap
 from .likelihood import worst_data as worst_data
 from .over_time import sequences as sequences
 from .posterior import aggregated_posterior as aggregated_posterior
+from .posterior import draws_over_prior as draws_over_prior
 from .prior import own_and_learned as own_and_learned
 from .prior import prior_samples as prior_samples
 from .prior import pseudo_inputs as pseudo_inputs

@@ -1,4 +1,4 @@
-"""Figure: the aggregated posterior q(z) of the data against the prior p(z)."""
+"""Figures: the aggregated posterior q(z) of the data against the prior p(z), as densities and as draws by class."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, posterior_samples, principal_components
 from pyro_vae.evaluation.generate import sample
-from pyro_vae.plots.axes import class_colours, class_labels, class_legend, panels
+from pyro_vae.plots.axes import MAX_CLASSES, class_colours, class_labels, class_legend, panels
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.registry import NotApplicable, figure
-from pyro_vae.programs.context import X, needed_to_generate
+from pyro_vae.programs.context import X, declared_context, needed_to_generate, num_classes
+from pyro_vae.programs.program import Program
+from pyro_vae.programs.session import generated, in_evaluation
+from pyro_vae.programs.sites import in_data_plate
+from pyro_vae.programs.traces import is_latent
 
 POINTS = 100  # on a side of the plane
 MASS = (0.5, 0.95)  # of the prior inside its contours
@@ -91,6 +95,102 @@ def aggregated_posterior(
         class_legend(figure, labels)
     figure.suptitle(f"{split.name}: aggregated posterior of {n} data")
     return figure
+
+
+@figure()
+def draws_over_prior(
+    model: Callable[..., Any], guide: Callable[..., Any], split: Split, max_points: int = 2000, seed: int = 0
+) -> Figure:
+    """A draw of q(z | x) of each datum, coloured by its label, over the density of p(z), for two-dimensional latents.
+
+    The density is the model's own, not an estimate: narrow arms and gaps are seen as they are. Where the model has
+    p(z | y) of labels that it can be without, a line in each class's colour is around 95 % of it. Data whose label is
+    not known, -1, are grey.
+
+    Args:
+        model, guide: the programs; of the model the first latent site is shown.
+        split: the data, of which ``max_points`` at even distances are drawn, coloured by an integer label ``y``.
+        max_points: at most so many.
+        seed: of the draws.
+
+    Returns:
+        the figure.
+
+    Raises:
+        NotApplicable: if there are too few data, the model's first latent site has not two real numbers a datum, or the
+            model needs context.
+
+    Source: Makhzani et al. 2015, arXiv:1511.05644, figure 4.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.ClassPriorVAE((1, 8, 8), pyro_vae.priors.PinwheelPrior(3), hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> split = pyro_vae.data.Split({"x": torch.rand(20, 1, 8, 8) > 0.5, "y": torch.arange(20) % 4 - 1})
+        >>> len(pyro_vae.plots.draws_over_prior(model, guide, split).axes)
+        1
+    """
+    batch = pick(split, max_points, seed)
+    if len(batch[X]) < 3:
+        raise NotApplicable(f"{len(batch[X])} data are too few")
+    program = model if isinstance(model, Program) else Program(model)
+    if needed := needed_to_generate(program, batch):
+        raise NotApplicable(f"the model needs {', '.join(needed)}: it has no p(z) without")
+    name = _first_plane(program, batch)
+    if name not in free_sites(model, guide, split):
+        raise NotApplicable(f"latent site '{name}' has no density of its own in the guide")
+    q = posterior_samples(model, guide, batch, seed=seed, sites=[name])[name].double().cpu()
+    of_model = sample(model, max_points, seed=seed, batch={X: batch[X]})[name].double().cpu()
+    low, high = _range(q, of_model)
+    half, middle = 0.5 * (high - low).max(), 0.5 * (low + high)
+    x, y = (torch.linspace(m - half, m + half, 2 * POINTS, dtype=torch.float64) for m in middle)
+    labels = class_labels(batch)
+    context = declared_context(program).get("y")
+    known = num_classes(context) if context is not None and context.averaged else None
+    count = max(known or 0, 0 if labels is None else int(labels.max()) + 1)
+    colours = class_colours(torch.arange(count)) if 0 < count <= MAX_CLASSES else {}
+    figure, (axes,) = panels(1, 5.0, 4.7)
+    extent = (x[0].item(), x[-1].item(), y[0].item(), y[-1].item())
+    height = _height(program, batch, name, x, y)
+    axes.imshow(height.sqrt().T.numpy(), origin="lower", extent=extent, cmap="Greys", vmax=2 * height.max().sqrt())
+    for k in range(known or 0) if colours else ():
+        part = _height(program, batch, name, x, y, k)
+        axes.contour(
+            x.numpy(), y.numpy(), part.T.numpy(), levels=[_levels(part)[-1]], colors=[colours[k]], linewidths=1
+        )
+    of = ["C0"] * len(q) if labels is None else [colours.get(k, "0.4") for k in labels.tolist()]
+    axes.scatter(*q.T.tolist(), c=of, s=9, alpha=0.7, linewidths=0)
+    lines = f"; lines around {100 * MASS[-1]:.0f} % of p({name} | y)" if known and colours else ""
+    axes.set(xlabel=f"{name}[0]", ylabel=f"{name}[1]", xlim=extent[:2], ylim=extent[2:])
+    axes.set_title(f"grey: p({name}), square root{lines}", fontsize="medium")
+    if labels is not None and colours:
+        class_legend(figure, torch.arange(count))
+    figure.suptitle(f"{split.name}: {len(q)} posterior samples")
+    return figure
+
+
+def _first_plane(program: Program, batch: dict[str, Tensor]) -> str:
+    """The model's first latent site, if it is of two real numbers a datum."""
+    with in_evaluation([program], given := {X: batch[X]}, seed=0) as moved:
+        trace, site = generated(program, len(given[X]), moved)
+    first = next((node for node in trace.nodes.values() if is_latent(node) and node["name"] != site), None)
+    if first is None:
+        raise NotApplicable("the model has no latent site")
+    if not in_data_plate(first) or tuple(first["fn"].event_shape) != (2,) or first["fn"].support.is_discrete:
+        shape = tuple(first["fn"].event_shape)
+        raise NotApplicable(f"it needs a first latent of 2 real numbers per datum, '{first['name']}' has shape {shape}")
+    return first["name"]
+
+
+def _height(
+    program: Program, batch: dict[str, Tensor], name: str, x: Tensor, y: Tensor, label: int | None = None
+) -> Tensor:
+    """p(z), or p(z | y), on a grid of the plane: ``(columns, rows)``."""
+    given = {X: batch[X][:1]} | ({} if label is None else {"y": batch[X].new_tensor([label], dtype=torch.int64)})
+    with torch.no_grad(), in_evaluation([program], given, seed=0) as moved:
+        fn = generated(program, 1, moved).trace.nodes[name]["fn"]
+        value = torch.cartesian_prod(x, y).unsqueeze(1).to(moved[X].device, moved[X].dtype)  # (points, 1, 2)
+        return fn.log_prob(value).double().exp().cpu().view(len(x), len(y))
 
 
 def _draw(axes: Axes, name: str, q: Tensor, p: Tensor, classes: Tensor | None) -> None:

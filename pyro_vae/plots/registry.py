@@ -26,6 +26,7 @@ from pyro_vae.evaluation.shared import given_shared
 from pyro_vae.files import write_atomically
 from pyro_vae.plots.images import is_drawable, pick, picked
 from pyro_vae.programs.context import X, needed_to_generate
+from pyro_vae.programs.left_out import without_averaged
 from pyro_vae.programs.program import Program, as_programs, prime
 from pyro_vae.programs.session import in_evaluation, named
 from pyro_vae.programs.traces import data_plates, is_latent, shared_sites
@@ -90,8 +91,8 @@ class Shown:
     @cached_property
     def latents(self) -> LatentStatistics:
         """KL and units of the latents, over some of the data."""
-        some = picked(self.split, NUM_STATISTICS, self.seed)
-        return latent_statistics(*self.whole, some, vectorize=False, seed=self.seed, **self.options)
+        some, (model, guide) = picked(self.split, NUM_STATISTICS, self.seed), self.whole
+        return latent_statistics(without_averaged(model), guide, some, vectorize=False, seed=self.seed, **self.options)
 
     @cached_property
     def codes(self) -> CodeStatistics:

@@ -2,11 +2,14 @@ from .autoregressive_gaussian import AutoregressiveGaussianPrior as Autoregressi
 from .base import AutoregressivePrior as AutoregressivePrior
 from .base import CodeGrid as CodeGrid
 from .base import Prior as Prior
+from .class_mixture import ClassMixturePrior as ClassMixturePrior
 from .flow import FlowPrior as FlowPrior
 from .latent import LatentPrior as LatentPrior
 from .mixture import MixturePrior as MixturePrior
 from .mixture_density import MixtureDensityPrior as MixtureDensityPrior
+from .pinwheel import PinwheelPrior as PinwheelPrior
 from .pixelcnn import GatedPixelCNN as GatedPixelCNN
+from .swiss_roll import SwissRollPrior as SwissRollPrior
 from .transformer import TransformerPrior as TransformerPrior
 from .uniform import UniformPrior as UniformPrior
 from .vamp import VampPrior as VampPrior

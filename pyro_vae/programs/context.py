@@ -29,6 +29,9 @@ class Context:
         support: constraint on its values, elementwise.
         drawn: the program has a site of this name, and draws what is not given.
         optional: what is not given has a meaning of its own, such as sequences of full length.
+        averaged: what is not given is averaged over, so that the program is p(x) without it and p(x | it) with it. Such
+            context is optional, and commands that measure a run leave it out unless it is asked for
+            (:func:`pyro_vae.programs.left_out.without_averaged`).
     """
 
     what: str
@@ -37,6 +40,7 @@ class Context:
     support: Constraint = constraints.real
     drawn: bool = False
     optional: bool = False
+    averaged: bool = False
 
     def check(self, name: str, value: Tensor) -> None:
         """Check a batch's values, ``(batch, *shape)``.
@@ -71,6 +75,11 @@ def partial_label_context(num_classes: int) -> Context:
     return Context(what, (), torch.int64, support, drawn=True)
 
 
+def optional_label_context(num_classes: int) -> Context:
+    """Class labels 0 ... num_classes - 1, one a datum, -1 where it is not known: averaged over, as without any."""
+    return replace(partial_label_context(num_classes), drawn=False, optional=True, averaged=True)
+
+
 def attribute_context(dim: int) -> Context:
     """Vectors of ``dim`` attributes, one a datum."""
     return Context(f"vectors of {dim} attribute{'s' * (dim > 1)}", (dim,))
@@ -78,6 +87,8 @@ def attribute_context(dim: int) -> Context:
 
 def narrowed(name: str, own: Context, other: Context) -> Context:
     """What two takers of one argument both accept, a model and a prior in it: the first one's, with both supports.
+
+    What one of them cannot be without, both cannot.
 
     Args:
         name: of the argument.
@@ -93,12 +104,24 @@ def narrowed(name: str, own: Context, other: Context) -> Context:
             f"argument '{name}' is {own.what} for the model, and {other.what} for its prior: give the prior a "
             "condition of the same kind"
         )
-    if own.support is other.support:
-        return own
-    ours, theirs = num_classes(own), num_classes(other)
-    if ours is not None and theirs is not None and own.support.lower_bound == other.support.lower_bound:
-        return own if ours <= theirs else replace(own, what=other.what, support=other.support)
-    return replace(own, what=f"{own.what} that are {other.what}", support=_Both(own.support, other.support))
+    what, support = _both(own, other)
+    optional, averaged = own.optional and other.optional, own.averaged and other.averaged
+    return replace(own, what=what, support=support, optional=optional, averaged=averaged)
+
+
+def _both(own: Context, other: Context) -> tuple[str, Constraint]:
+    """In words, and as a constraint, what both accept."""
+    ours, theirs = own.support, other.support
+    if ours is theirs:
+        return own.what, ours
+    if num_classes(own) is None or num_classes(other) is None:
+        return f"{own.what} that are {other.what}", _Both(ours, theirs)
+    if ours.lower_bound >= theirs.lower_bound and ours.upper_bound <= theirs.upper_bound:
+        return own.what, ours
+    if ours.lower_bound <= theirs.lower_bound and ours.upper_bound >= theirs.upper_bound:
+        return other.what, theirs
+    both = label_context(1 + min(ours.upper_bound, theirs.upper_bound))  # -1 is known to one of them alone
+    return both.what, both.support
 
 
 class _Both(Constraint):

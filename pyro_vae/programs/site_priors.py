@@ -80,9 +80,9 @@ class WithPriors(nn.Module):
     @property
     def context(self) -> dict[str, Context]:
         """What the model is given; where a prior accepts less of it, what both accept."""
-        found = declared_context(self.inner_program)
+        found, taken = declared_context(self.inner_program), accepted_arguments(self.inner_program)
         for prior in self.learned:
-            found |= _context_within(found, prior)
+            found |= {k: v for k, v in _context_within(found, prior).items() if taken is None or k in taken}
         return found
 
     @property
@@ -126,7 +126,8 @@ def check_context_of(site: str, prior: nn.Module, model: Callable[..., Any]) -> 
         InputError: names what it does not take, or takes as something of another kind.
     """
     taken = accepted_arguments(model)
-    missing = [name for name in _context_of(prior) if taken is not None and name not in taken]
+    needed = [name for name, context in _context_of(prior).items() if not context.optional]
+    missing = [name for name in needed if taken is not None and name not in taken]
     if missing:
         raise InputError(
             f"the prior of '{site}' is given {', '.join(missing)}, which the model does not take: use a prior that is "

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ from pyro_vae.evaluation.results import metrics
 from pyro_vae.files import check_shape, write_atomically, write_json
 from pyro_vae.programs.checks import data_type
 from pyro_vae.programs.context import given_names
+from pyro_vae.programs.left_out import averaged_names, without_averaged
 from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.session import in_evaluation
 from pyro_vae.runtime import as_device, check_seed
@@ -239,6 +240,7 @@ def measure(
     seed: int = 0,
     device: str = "auto",
     progress: bool = False,
+    given: Sequence[str] = (),
 ) -> Measured:
     """Importance-weighted log-likelihood, ELBO and its parts by site, the use of codes, and every registered metric.
 
@@ -252,11 +254,13 @@ def measure(
         seed: of the particles.
         device: "auto" (a GPU if there is one), "cpu", "cuda", …
         progress: show a bar.
+        given: of what the model can average over, and is not given else (labels, for log p(x)), what it is to be given.
 
     Raises:
-        InputError: as :func:`check_options`; for a split that the data do not have, and as the estimators.
+        InputError: as :func:`check_options`; for an unknown split, another name in ``given``; as the estimators.
     """
     check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
+    trained, model = model, without_averaged(model, given)
     part = part_of(data, split, limit)
     started = time.monotonic()
     place = as_device(device)
@@ -266,12 +270,12 @@ def measure(
     bound = elbo(model, guide, part, **common)
     codes = code_statistics(model, guide, part, **common)
     further, of_metrics, warnings = _further(model, guide, part, common)
-    parts, given = bound.to_dict(), given_names(model, part.keys)
+    parts, taken = bound.to_dict(), given_names(model, part.keys)
     result = {
         **likelihood.to_dict(),
         "warnings": list(dict.fromkeys([*likelihood.warnings, *bound.warnings, *warnings])),
         "split": split,
-        "given": given,
+        "given": taken,
         "elbo": bound.mean,
         "elbo_standard_error": bound.standard_error,
         "reconstruction": parts["reconstruction"],
@@ -281,13 +285,15 @@ def measure(
         "seed": seed,
         "device": device_name(place),
         "data_digest": split_digest(part),
-        "weights_digest": weights_digest(model, guide),
+        "weights_digest": weights_digest(trained, guide),
         "seconds": round(time.monotonic() - started, 2),
     }
     both = {"log_likelihood": likelihood.per_datum, **bound.arrays(), **likelihood.arrays()}  # in the id's order
     per_datum = both | of_metrics
     arrays = {name: value.double().cpu().numpy() for name, value in per_datum.items()}
-    rows = {"given": f"{', '.join(given)}: log p(x | {', '.join(given)})"} if given else {}
+    rows = {"given": f"{', '.join(taken)}: log p(x | {', '.join(taken)})"} if taken else {}
+    left_out = ", ".join(sorted({*averaged_names(trained)} & {*part.keys} - {*taken}))
+    rows |= {"not given": f"{left_out}: log p(x), averaged over it"} if left_out else {}
     rows |= {**likelihood.rows, **bound.rows, **codes.rows}
     for name, stored in result.get("codes", {}).items():
         rows[f"KL of {name}"] += f", {stored['kl_bits_per_code']:.2f} bits per code"

@@ -71,14 +71,26 @@ def norm_layers(module: nn.Module) -> list[_BatchNorm]:
     return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
-def check_batches(step: nn.Module, batches: EpochBatches) -> None:
-    """Check that batch norm has more than one datum in every training batch.
+def check_batches(step: nn.Module, batches: EpochBatches, fewest: int = 1, held_out: int = 0) -> None:
+    """Check that batch norm has more than one datum in every training batch, and an objective as many as it needs.
+
+    Args:
+        step: of training.
+        batches: of training.
+        fewest: data that the objective needs in a batch.
+        held_out: how many validation data there are.
 
     Raises:
-        InputError: if a batch has one datum only; says which sizes would do.
+        InputError: if a batch has too few; says which sizes would do.
     """
     size, rest = batches.batch_size // batches.world, len(batches.split) % batches.batch_size // batches.world
-    if norm_layers(step) and (size == 1 or rest == 1):
+    for what, last in (("training", rest), ("validation", held_out % batches.batch_size)):
+        if min(last or size, size) < fewest:
+            raise InputError(
+                f"the objective needs at least {fewest} data in every batch; of the {what} data in batches of "
+                f"{batches.batch_size} the last has {last or size}: choose another batch_size"
+            )
+    if any(layer.training for layer in norm_layers(step)) and (size == 1 or rest == 1):
         raise InputError(
             f"batch norm needs at least 2 data in every batch; of {len(batches.split)} data in batches of "
             f"{batches.batch_size}"

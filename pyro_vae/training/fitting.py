@@ -263,7 +263,7 @@ def fit(
         kept = torch.float64 if precision == "64-true" else torch.float32  # so that Fabric keeps this very tensor
         weight = torch.ones((), device=fabric.device, dtype=kept) if weighted else None
         step = Step(*programs, objective, weight, fabric.global_rank, fabric.world_size)
-        check_batches(step, batches)
+        check_batches(step, batches, objective.fewest_data, 0 if data.validation is None else len(data.validation))
         validation = None
         if data.validation is not None:
             held_out = data.validation.to(fabric.device, real)

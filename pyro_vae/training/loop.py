@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +215,11 @@ class Trainer(TrainingState):
 
     def _shown(self, row: Tensor) -> str:
         """The loss, and what the objective names beside it."""
-        named = {"loss": "loss", **self.raw_step.objective.phases}
-        places = {name: self.raw_step.names.index(term) for name, term in named.items() if term in self.raw_step.names}
-        return ", ".join(f"{name} {row[i]:.2f}" for name, i in places.items())
+        told = [f"loss {row[0]:.2f}"]
+        for name, pattern in self.raw_step.objective.phases.items():
+            values = [row[i].item() for i, term in enumerate(self.raw_step.names) if fnmatchcase(term, pattern)]
+            told += [f"{name} {sum(values):.2f}"] if values else []
+        return ", ".join(told)
 
     def _one_step(self, epoch: float) -> Tensor:
         """Forward, backward, update; returns the row of terms, still on the device."""

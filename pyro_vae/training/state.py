@@ -282,6 +282,15 @@ class TrainingState:
             rewrite_metrics(self.run, records)
             self.records = records
 
+    def _restore_networks(self, state: dict[str, Any], source: str) -> None:
+        """Weights and optimizer of the objective's own networks."""
+        if (self.networks is None) != (state.get("networks") is None):
+            had = "without" if self.networks is not None else "with"
+            raise InputError(f"{source} was saved {had} trained networks of the objective; resume the same way")
+        if self.networks is not None:
+            copy_into(self._network_weights(), state["networks"]["weights"], f"{source}, networks of the objective")
+            self._restore_optimizer(self.networks, state["networks"]["optimizer"], source)
+
     @torch.no_grad()
     def _restore(self, state: dict[str, Any], source: str, epochs: int) -> None:
         begun = state.get("experiment")  # older checkpoints have none
@@ -299,6 +308,7 @@ class TrainingState:
                 self.at = at
                 if self.run is not None:
                     load_weights(self.run / files.WEIGHTS, self.model, self.guide)
+                self._restore_networks(state, source)
                 return
             except CorruptFileError as error:
                 if "weights" not in state:
@@ -310,12 +320,7 @@ class TrainingState:
         device = self.fabric.device
         copy_into(self._weights(), state["weights"], source)
         self._restore_optimizer(self.optimization, state["optimizer"], source)
-        if (self.networks is None) != (state.get("networks") is None):
-            had = "without" if self.networks is not None else "with"
-            raise InputError(f"{source} was saved {had} trained networks of the objective; resume the same way")
-        if self.networks is not None:
-            copy_into(self._network_weights(), state["networks"]["weights"], f"{source}, networks of the objective")
-            self._restore_optimizer(self.networks, state["networks"]["optimizer"], source)
+        self._restore_networks(state, source)
         if (self.scheduler is None) != (state.get("lr_scheduler") is None):
             had = "without" if self.scheduler is not None else "with"
             raise InputError(f"{source} was saved {had} lr_scheduler; resume the same way")

@@ -517,7 +517,6 @@ TRAINED = {
     "below": (of_hierarchy, {}, Matching(MMD(), sites=["z1"]), r"'z1'.*depends on what the model draws elsewhere"),
     "unsampled": (unsampled, {}, Matching(MMD()), r"cannot be sampled"),
     "one number": (lambda: small(1), {}, Matching(TotalCorrelation()), r"total correlation is of two or more"),
-    "batch": (small, {}, Matching(MMD()), None),
 }
 
 
@@ -526,9 +525,6 @@ def test_what_cannot_be_matched_is_refused_before_training(name, tmp_path):
     make, more, objective, words = TRAINED[name]
     model, guide = make()
     before = [p.detach().clone() for p in guide.parameters()]
-    if words is None:
-        fit(model, guide, {"x": digits(), **more}, objective=objective, epochs=1, **QUIET)
-        return
     with pytest.raises(InputError, match=words):
         fit(model, guide, {"x": digits(), **more}, objective=objective, epochs=1, out=tmp_path / "run", **QUIET)
     assert all(torch.equal(a, b) for a, b in zip(before, guide.parameters(), strict=True))
@@ -556,6 +552,28 @@ def test_labels_and_the_place_of_unknown_ones():
     assert math.isfinite(result.records[-1]["train/divergence/generator"])
 
 
+def test_with_classes_the_draws_of_the_prior_are_those_of_each_label(caplog):
+    """Classes far apart: draws stand where their label's class is, those of unknown labels anywhere."""
+    torch.manual_seed(0)
+    loc = torch.tensor([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+    prior = pyro_vae.priors.ClassMixturePrior(loc, torch.eye(2).expand(3, 2, 2), torch.arange(3))
+    model = pyro_vae.models.ClassPriorVAE((6,), prior, hidden_dims=[8])
+    guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=[8])
+    x, y = digits(60), torch.arange(60) % 4 - 1
+    pair = examined(model, guide, {"x": x, "y": y}, num_data=60)
+    for k in (1, 3):
+        objective = Matching(MMD(), labels="y", num_particles=k).prepare(pair, Split({"x": x, "y": y}))
+        draws = objective.draws(traces_of(pair, {"x": x, "y": y}, k))
+        nearest = torch.cdist(draws.prior, loc).argmin(-1)  # (K, N)
+        assert (nearest == y)[:, y >= 0].all()
+        assert len(set(nearest[:, y < 0].flatten().tolist())) > 1
+    assert "does not take 'y'" not in caplog.text
+    model, guide = small()
+    pair = examined(model, guide, {"x": x}, num_data=60)
+    Matching(MMD(), labels="y").prepare(pair, Split({"x": x, "y": y}))
+    assert "the model does not take 'y'" in caplog.text
+
+
 def test_a_divergence_of_ones_own_with_a_network():
     class Critic(Divergence):
         name = "critic"
@@ -573,3 +591,45 @@ def test_a_divergence_of_ones_own_with_a_network():
     result = fit(model, guide, digits(), objective=Matching(Critic()), epochs=2, **QUIET)
     assert {"train/divergence/critic", "train/network_loss/discriminator"} <= result.records[0].keys()
     assert list(result.networks) == ["discriminator"]
+
+
+@pytest.mark.parametrize(
+    "divergence", [MMD(), TotalCorrelation([8]), WeightedTotalCorrelation()], ids=lambda d: type(d).__name__
+)
+def test_a_batch_of_one_is_refused_before_training(divergence):
+    model, guide = small()
+    objective = Matching(divergence)
+    with pytest.raises(
+        InputError, match=r"at least 2 data in every batch; of the training data in batches of 20 the last has 1"
+    ):
+        fit(model, guide, digits(41), objective=objective, batch_size=20, epochs=1, **QUIET)
+    data = {"train": digits(40), "validation": digits(21)}
+    with pytest.raises(InputError, match=r"of the validation data in batches of 20 the last has 1"):
+        fit(model, guide, data, objective=objective, batch_size=20, epochs=1, **QUIET)
+
+
+def test_draws_for_all_values_of_a_discrete_latent_are_refused():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 6)
+
+        def forward(self, x=None, *, num_samples=1):
+            with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+                c = pyro.sample("c", dist.Categorical(torch.ones(2)))
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                logits = self.linear(z) + c[..., None]
+                return pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                c = pyro.sample("c", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+                pyro.sample("z", dist.Normal(self.linear(x) + c[..., None], 0.5).to_event(1))
+
+    with pytest.raises(InputError, match=r"site 'z' has values of shape .* drawn for all values of a discrete latent"):
+        fit(Mixed(), Guide(), digits(), objective=Matching(MMD()), epochs=1, **QUIET)

@@ -180,6 +180,51 @@ def texts_of(axes):
     return axes.get_xlabel(), axes.get_ylabel()
 
 
+def test_draws_over_the_prior_have_its_density_and_the_classes_colours():
+    prior = pyro_vae.priors.PinwheelPrior(4, tangential_scale=0.2)
+    torch.manual_seed(0)
+    vae = pyro_vae.models.ClassPriorVAE(SHAPE, prior, hidden_dims=(8,))
+    guide = pyro_vae.guides.GaussianGuide(vae, hidden_dims=(8,))
+    split = Split({"x": torch.rand(50, *SHAPE).round(), "y": torch.arange(50) % 5 - 1})
+    axes = figures.draws_over_prior(vae, guide, split).axes[0]
+    (image,) = axes.images
+    left, right, low, high = image.get_extent()
+    heights = torch.as_tensor(image.get_array()).double()
+    x, y = torch.linspace(left, right, heights.shape[1]), torch.linspace(low, high, heights.shape[0])
+    truth = prior().log_prob(torch.cartesian_prod(x, y)).exp().view(len(x), len(y)).T
+    torch.testing.assert_close(heights.square(), truth.double(), rtol=1e-3, atol=1e-4)
+    *lines, points = axes.collections
+    assert len(lines) == 4
+    for k, line in enumerate(lines):  # around the class's mean, turned by 2 pi k / 4
+        middle = torch.as_tensor(line.get_paths()[0].vertices).mean(0)
+        mean = 1.4 * torch.tensor([math.cos(math.pi * k / 2), math.sin(math.pi * k / 2)])
+        assert (middle - mean).norm() < 0.15
+    colours = [tuple(c[:3]) for c in points.get_facecolor()]
+    drawn = posterior_samples(vae, guide, split, seed=0)["z"]
+    assert torch.allclose(torch.as_tensor(np.asarray(points.get_offsets())).float(), drawn, atol=1e-5)
+    own = [tuple(line.get_edgecolor()[0][:3]) for line in lines]
+    grey = (0.4, 0.4, 0.4)
+    assert all(c == (own[k] if k >= 0 else grey) for c, k in zip(colours, split.batch(slice(None))["y"], strict=True))
+    plain = pyro_vae.models.VAE(SHAPE, 2, hidden_dims=(8,))  # no labels: no lines
+    axes = figures.draws_over_prior(plain, pyro_vae.guides.GaussianGuide(plain, hidden_dims=(8,)), split).axes[0]
+    assert len(axes.collections) == 1
+
+
+def test_draws_over_a_prior_that_cannot_be_shown_are_refused(split):
+    vae = pyro_vae.models.VAE(SHAPE, 3, hidden_dims=(8,))
+    guide = pyro_vae.guides.GaussianGuide(vae, hidden_dims=(8,))
+    with pytest.raises(NotApplicable, match=r"first latent of 2 real numbers per datum, 'z' has shape \(3,\)"):
+        figures.draws_over_prior(vae, guide, split)
+    with pytest.raises(NotApplicable, match="'z3' has shape"):
+        figures.draws_over_prior(model, bottom_up, split)
+    conditional = pyro_vae.models.ConditionalVAE(SHAPE, latent_dim=2, hidden_dims=(8,))
+    guide = pyro_vae.guides.ConditionalGuide(conditional, hidden_dims=(8,))
+    with pytest.raises(NotApplicable, match="the model needs y: it has no"):
+        figures.draws_over_prior(conditional, guide, split)
+    with pytest.raises(NotApplicable, match="2 data are too few"):
+        figures.draws_over_prior(model, bottom_up, split.subset(2))
+
+
 def test_aggregated_posterior_shows_where_it_misses_the_prior():
     """q(z) is two points' clouds at +-3 on the first axis; the prior is N(0, I)."""
 

@@ -281,6 +281,7 @@ ALL = [
     "latent_scatter",
     "layer_pca",
     "aggregated_posterior",
+    "draws_over_prior",
     "attribute_arithmetic",
     "manifold",
 ]  # others are for other pairs: seven

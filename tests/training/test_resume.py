@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -342,6 +343,21 @@ def test_a_negative_validation_loss_is_taken_up_again():
     for best in (float("nan"), -float("inf"), True, "x"):
         with pytest.raises(pyro_vae.errors.CorruptFileError, match="best"):
             state_module._progress({**saved, "best": best}, "checkpoint", 3)
+
+
+def test_resuming_a_finished_run_gives_its_discriminator(tmp_path):
+    options = {"objective": Matching(GAN([8]), weight=5.0), "out": tmp_path}
+    whole = run("plain", **options)
+    again = run("plain", resume=True, **options)
+    for ours, theirs in zip(again.networks.parameters(), whole.networks.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_progress_bar_names_the_phases(capsys):
+    options = {"objective": Matching(GAN([8]), weight=5.0), "epochs": 1, "batch_size": 8}
+    fit(*pair(), digits(), device="cpu", **options)
+    words = r"loss [\d.]+, reconstruction -[\d.]+, generator [\d.]+, discriminator [\d.]+"
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_a_discriminator_of_another_size_is_not_resumed(tmp_path):
