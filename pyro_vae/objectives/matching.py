@@ -127,7 +127,7 @@ class Matching(ELBO):
             taken = accepted_arguments(pair.model)
             if taken is not None and self.labels not in taken:
                 logger.warning(
-                    "Matching: the model does not take '%s': codes of each label are matched to the one p(z) that it has",
+                    "Matching: the model does not take '%s': the codes of each label are matched to its one p(z)",
                     self.labels,
                 )
         rows = split.batch(slice(0, ROWS))
