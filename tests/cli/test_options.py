@@ -19,7 +19,7 @@ from pyro_vae.runs.config import HARMLESS
 
 def configured(tmp_path, monkeypatch, *arguments):
     """The configuration that a command line makes; nothing is trained."""
-    monkeypatch.setattr(import_module("pyro_vae.cli.train"), "_train", lambda *a, **k: None)
+    monkeypatch.setattr(import_module("pyro_vae.cli.train"), "train_run", lambda *a, **k: None)
     assert main(["train", *arguments, "--data.limit", "20", "--out", str(tmp_path / "run")]) == 0
     return yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
 

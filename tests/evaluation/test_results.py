@@ -16,7 +16,7 @@ from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.runs.measurements import plain
 
-PARTS = {"Analogies", "CodeUsage", "SiteStatistics"}  # of a result, one site each
+PARTS = {"Analogies", "CodeUsage", "Discrepancy", "SiteStatistics"}  # of a result, one site each
 FAST = {"num_chains": 2, "num_temperatures": 3, "num_leapfrog": 1}
 N = 4
 
@@ -42,6 +42,8 @@ def results():
         evaluation.refine(*pair, x, num_steps=2, num_particles=5),
         evaluation.likelihood_gap(*pair, x, particles=[1, 3], **options),
         evaluation.feature_error(*image_pair(), torch.rand(N, 1, 4, 4), torch.nn.Conv2d(1, 2, 3)),
+        evaluation.parzen(ppca.model, x, num_samples=20, bandwidths=0.5),
+        evaluation.aggregated_posterior(*pair, x),
         Scores(torch.arange(4.0), "how many"),
     ]
     return {type(each).__name__: each for each in found}
@@ -61,7 +63,7 @@ def test_a_result_is_shown_and_written_without_knowing_what_it_is(name):
     assert isinstance(result, Result) and result.rows and result.to_dict()
     assert all(isinstance(word, str) and word for row in result.rows.items() for word in row)
     assert all(value.shape == (N,) for value in result.arrays().values())
-    assert bool(result.arrays()) == (name not in ("CodeStatistics", "LatentStatistics"))
+    assert bool(result.arrays()) == (name not in ("AggregatedPosterior", "CodeStatistics", "LatentStatistics"))
     assert isinstance(result.warnings, list) and all(isinstance(sentence, str) for sentence in result.warnings)
     assert json.loads(json.dumps(plain(result.to_dict()), allow_nan=False))
     lines = str(result).splitlines()
