@@ -31,7 +31,7 @@ from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.callbacks import Callbacks
-from pyro_vae.training.checkpoint import check_directory, load_checkpoint, named_weights
+from pyro_vae.training.checkpoint import check_directory, load_checkpoint, named_weights, state_digest
 from pyro_vae.training.checkpoint import described as in_words
 from pyro_vae.training.compiled import FULL_FROM, GRAPH_FROM, Step
 from pyro_vae.training.data_init import awaits_data, give_data, initialize_from_data, number_of_data
@@ -289,6 +289,10 @@ def fit(
             settings |= {"lr_scheduler": scheduler.described(), "lr_scheduler_interval": lr_scheduler_interval}
         if of_optimizer.cls is None:
             settings["optimizer's groups"] = optimization.described()
+        frozen = {name: each for name, each in objective.networks.items() if not trained(each)}
+        if frozen:
+            state = {name: dict(each.state_dict()) for name, each in sorted(frozen.items())}
+            settings["the objective's frozen networks"] = state_digest(state)
         told = {**(described or {}), **settings, "epochs": epochs}.items()
         experiment = {} if run is None else _experiment(data, fabric, described or {}, settings)
         trainer = Trainer(
