@@ -307,6 +307,13 @@ def disentanglement_of(units: Mapping[str, Tensor], factors: Mapping[str, Tensor
     if len(units) < 2 or len(factors) < 2:
         few, what = (len(units), "latent unit") if len(units) < 2 else (len(factors), "factor")
         raise NotApplicable(f"disentanglement is of two units and two factors or more, and there is {few} {what}")
+    count = len(next(iter(units.values())))
+    for name, values in (*units.items(), *factors.items()):
+        if tuple(values.shape) != (count,):
+            raise InputError(f"'{name}' has shape {tuple(values.shape)}, and the first unit {count} data: (N,) each")
+    for name, values in factors.items():
+        if values.is_floating_point():
+            raise InputError(f"factor '{name}' is {values.dtype}: factors are classes, integers; put it into bins")
     code, classes = torch.stack(list(units.values()), 1), torch.stack(list(factors.values()), 1)
     information, entropy = mutual_information(code, classes)
     for name, nats in zip(factors, entropy.tolist(), strict=True):
@@ -314,7 +321,7 @@ def disentanglement_of(units: Mapping[str, Tensor], factors: Mapping[str, Tensor
             raise InputError(f"factor '{name}' has fewer than two classes in the {len(code)} data: leave it out")
     counts = torch.tensor([len(v.unique()) for v in classes.T], dtype=torch.float64)
     bias = (NUM_BINS - 1) * (counts - 1) / (2 * len(code)) / entropy  # Miller 1955
-    predicted = _predict(code.double().numpy(), classes.numpy(), list(factors), seed)
+    predicted = _predict(_from_0_to_1(code).numpy(), classes.numpy(), list(factors), seed)  # trees are of float32
     return Disentanglement(tuple(units), tuple(factors), information, entropy, *predicted, len(code), bias)
 
 
@@ -337,9 +344,7 @@ def mutual_information(units: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         raise InputError(f"there are {len(units)} data of latent units and {len(classes)} of factors")
     if not bool(units.isfinite().all()):
         raise InputError("a latent unit is not a finite number for some of the data")
-    low, high = units.double().aminmax(dim=0)
-    width = torch.where(high > low, high - low, 1.0)
-    bins = ((units.double() - low) / width * NUM_BINS).long().clamp(max=NUM_BINS - 1)  # (N, U)
+    bins = (_from_0_to_1(units) * NUM_BINS).long().clamp(max=NUM_BINS - 1)  # (N, U)
     information = torch.empty(units.shape[1], classes.shape[1], dtype=torch.float64)
     entropy = torch.empty(classes.shape[1], dtype=torch.float64)
     for f, values in enumerate(classes.T):
@@ -350,6 +355,12 @@ def mutual_information(units: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
             joint = (b * size + k).bincount(minlength=NUM_BINS * size).reshape(NUM_BINS, size)
             information[u, f] = _entropy(joint.sum(1)) + entropy[f] - _entropy(joint.flatten())
     return information.clamp(min=0), entropy
+
+
+def _from_0_to_1(units: Tensor) -> Tensor:
+    """Each unit from its least value, 0, to its greatest, 1, ``(N, U)`` float64."""
+    low, high = units.double().aminmax(dim=0)
+    return (units.double() - low) / torch.where(high > low, high - low, 1.0)
 
 
 def _entropy(counts: Tensor) -> Tensor:

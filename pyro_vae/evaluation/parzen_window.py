@@ -15,11 +15,14 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET
 from pyro_vae.evaluation.results import PerDatum, nats, not_finite
 from pyro_vae.programs.context import X, needed_to_generate
+from pyro_vae.programs.data_sites import observed_data
 from pyro_vae.programs.program import Program
 from pyro_vae.programs.session import as_split, generated, in_evaluation
-from pyro_vae.programs.sites import mean_of
+from pyro_vae.programs.sites import Site, data_first, innermost, kept, mean_of, mean_or_none
+from pyro_vae.programs.traces import traced
 
 FACTORS = tuple(10 ** (-1.5 + 0.125 * i) for i in range(17))  # of the data's standard deviation: 0.03 to 3.2
+NARROWEST = 1e-100  # of bandwidths: their squares are numbers yet
 BATCH = 500  # samples drawn at once
 BYTES = 8 * 4  # of a pair of datum and sample: its distance, and what is made of it
 
@@ -32,24 +35,21 @@ class ParzenEstimate(PerDatum):
         per_datum: nats, ``(num_data,)``, float64 on the CPU.
         bandwidth: the kernel's standard deviation, in the units of x.
         num_samples: that the kernels stand on.
-        draws: whether these are draws of x; else means of p(x | z).
+        samples: what these are.
         dimensions: numbers of one x.
         candidates: the mean log-density of the validation data by bandwidth, nats; empty if one was given.
         split: the name of the data.
+        doubts: what is to be known of these data, sentences.
     """
 
     per_datum: Tensor
     bandwidth: float
     num_samples: int
-    draws: bool
+    samples: str
     dimensions: int
     candidates: dict[float, float] = field(default_factory=dict)
     split: str = "data"
-
-    @property
-    def samples(self) -> str:
-        """What the samples are."""
-        return "draws of x" if self.draws else "means of p(x | z)"
+    doubts: tuple[str, ...] = ()
 
     @property
     def rows(self) -> dict[str, str]:
@@ -68,10 +68,11 @@ class ParzenEstimate(PerDatum):
 
     @property
     def warnings(self) -> list[str]:
-        """That it is not to be taken for a likelihood, and whether the bandwidth is at an end of those tried."""
+        """That it is not to be taken for a likelihood, doubts, and whether the bandwidth is at an end of those tried."""
         found = [
             "a Parzen window estimate ranks models otherwise than log p(x) does, and can prefer copies of cluster "
             "centres to the data themselves (Theis et al. 2016): compare it with the same figure of papers, no more",
+            *self.doubts,
             *not_finite(self.per_datum, "kernel estimate's log-density"),
         ]
         if self.candidates and self.bandwidth in (min(self.candidates), max(self.candidates)):
@@ -133,7 +134,8 @@ def parzen(
 
     Raises:
         InputError: for several bandwidths without validation data, ones that are not positive; for a model that needs
-            context, integer data, missing entries, and a budget that the samples exceed.
+            context, has no mean of x given z, or leaves out parts of x; for integer data, missing entries, and a budget
+            that the samples exceed.
 
     Source: Breuleux et al. 2011, doi:10.1162/NECO_a_00142; Makhzani et al. 2015, arXiv:1511.05644, table 1; Theis et
         al. 2016, arXiv:1511.01844, section 3.2 (why such figures mislead).
@@ -157,12 +159,15 @@ def parzen(
             "validation: the bandwidth is chosen on validation data, and there are none: give them, or one bandwidth"
         )
     size = tested.shape[1]
+    if held_out is not None and held_out.shape[1] != size:
+        raise InputError(f"validation: one x has {held_out.shape[1]} numbers, and of the data {size}")
     if 2 * 8 * num_samples * size > memory_budget:
         raise InputError(
             f"memory_budget {memory_budget} bytes is too small: {num_samples} samples of {size} numbers take "
             f"{8 * num_samples * size}, and may take half of it"
         )
-    samples = _samples(model, as_split(data, model), num_samples, draws, seed)  # (S, D)
+    split = as_split(data, model)
+    samples, what = _samples(model, split, num_samples, draws, seed)  # (S, D)
     rows = max(1, int(memory_budget / 2 / (BYTES * num_samples)))
     if widths is None:
         assert held_out is not None
@@ -172,24 +177,28 @@ def parzen(
                 "validation: all numbers of x are equal, so that no bandwidth can be told: give bandwidths"
             )
         widths = [factor * scale for factor in FACTORS]
-    candidates = {}
+    candidates, doubts = {}, []
+    if bool(((tested == 0) | (tested == 1)).all()):
+        doubts.append("these x are 0 and 1 alone, and figures of papers are of grey levels: they do not compare")
     if len(widths) > 1:
         assert held_out is not None
+        if torch.equal(tested, held_out[: len(tested)]):
+            doubts.append("the bandwidth was chosen on the data that are measured, which makes their figure too high")
         means = _log_densities(held_out, samples, widths, rows).mean(1)
         candidates = dict(zip(widths, means.tolist(), strict=True))
         if not any(map(math.isfinite, candidates.values())):
             raise InputError("bandwidths: the validation data have no finite log-density under any: give wider ones")
         widths = [max(candidates, key=lambda width: candidates[width])]
     found = _log_densities(tested, samples, widths, rows)[0]
-    return ParzenEstimate(found, widths[0], num_samples, draws, size, candidates, as_split(data, model).name)
+    return ParzenEstimate(found, widths[0], num_samples, what, size, candidates, split.name, tuple(doubts))
 
 
 def _checked(bandwidths: Sequence[float] | float | None) -> list[float] | None:
     if bandwidths is None:
         return None
     given = [bandwidths] if isinstance(bandwidths, int | float) else list(bandwidths)
-    if not given or not all(isinstance(h, int | float) and 0 < h < math.inf for h in given):
-        raise InputError(f"bandwidths must be one or more positive numbers, got {bandwidths}")
+    if not given or not all(isinstance(h, int | float) and NARROWEST <= h < math.inf for h in given):
+        raise InputError(f"bandwidths must be one or more positive numbers, {NARROWEST} or more, got {bandwidths}")
     return sorted({float(h) for h in given})
 
 
@@ -204,8 +213,10 @@ def _flat(split: Split, who: str) -> Tensor:
     return x
 
 
-def _samples(model: Callable[..., Any], split: Split, count: int, draws: bool, seed: int) -> Tensor:
-    """Samples of a model, ``(count, D)`` float64 on the CPU."""
+def _samples(
+    model: Callable[..., Any], split: Split, count: int, draws: bool, seed: int
+) -> tuple[Tensor, str]:
+    """Samples of a model, ``(count, D)`` float64 on the CPU, and what they are."""
     program = model if isinstance(model, Program) else Program(model)
     first = split.batch(slice(0, BATCH))
     needed = needed_to_generate(program, first)
@@ -218,15 +229,49 @@ def _samples(model: Callable[..., Any], split: Split, count: int, draws: bool, s
     with in_evaluation([program], {X: first[X]}, seed) as batch:
         for start in range(0, count, BATCH):
             trace, site = generated(program, min(BATCH, count - start), batch)
-            node = trace.nodes[site]
-            value = (node["value"] if draws else mean_of(node)).cpu().double()
+            value, what = _as_samples(trace.nodes[site], draws)
             if tuple(value.shape[1:]) != shape:
                 raise InputError(
                     f"model: a sample of '{site}' has shape {tuple(value.shape[1:])}, and one x has {shape}: a kernel "
                     "estimate is of data as the model makes them"
                 )
             parts.append(value.flatten(1) if value.dim() > 1 else value[:, None])
-    return torch.cat(parts)
+    _check_all_has_a_density(program, split, site)
+    return torch.cat(parts), what
+
+
+def _as_samples(site: Site, draws: bool) -> tuple[Tensor, str]:
+    """Draws of x or means of p(x | z) at a site, ``(count, *event)`` float64 on the CPU, and what they are.
+
+    Raises:
+        InputError: if the site has no such.
+    """
+    name, shown = site["name"], site["infer"].get("_deterministic")
+    if shown and draws:
+        raise InputError(f"draws: the model draws no x, '{name}' is what it shows in their stead: leave draws out")
+    if not draws and (hasattr(innermost(site["fn"]), "mean_along") or mean_or_none(site["fn"]) is None):
+        raise InputError(
+            f"model: site '{name}', {type(innermost(site['fn'])).__name__}, has no mean given the latents: take draws "
+            "of x, draws=True (--draws)"
+        )
+    value = data_first(site["value"], site) if draws else mean_of(site)
+    what = f"'{name}', which the model shows (it has no p(x | z))" if shown else "means of p(x | z)"
+    return value.cpu().double(), "draws of x" if draws else what
+
+
+def _check_all_has_a_density(program: Program, split: Split, name: str) -> None:
+    """Refuse data of which the model leaves out numbers, as of steps beyond a sequence's end: a kernel has them all."""
+    for rows in split.batches(BATCH):
+        with in_evaluation([program], rows, seed=0) as batch:
+            sites = observed_data(traced(program, **batch).nodes)
+        masks = [kept(site) for key, site in sites.items() if key == name or name not in sites]
+        if all(mask is None for mask in masks):
+            return
+        if not all(mask is None or bool(mask.all()) for mask in masks):
+            raise InputError(
+                f"model: it leaves out numbers of '{name}' (a mask), such as steps beyond a sequence's end, and a kernel "
+                "estimate is of whole x"
+            )
 
 
 def _log_densities(x: Tensor, samples: Tensor, widths: Sequence[float], rows: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_vae.data import DataLike, as_data
 from pyro_vae.errors import InputError
@@ -19,6 +20,7 @@ from pyro_vae.programs.parameters import densities_of, leaves_of
 from pyro_vae.programs.program import Batch, Program, as_programs, prime, real_type
 from pyro_vae.programs.session import check_pair, in_evaluation, named
 from pyro_vae.programs.site_priors import ROWS
+from pyro_vae.training.checkpoint import state_digest
 from pyro_vae.training.fitting import FitResult, fit
 from pyro_vae.training.schedules import owner
 
@@ -73,32 +75,43 @@ def refit_guide(
     _check_no_part_of_guide(model)
     programs = as_programs(model, guide)
     _check_options(programs, options)
-    check_pair(*programs, data.train)
-    with in_evaluation(programs, data.train.batch(slice(0, ROWS)), seed=0) as batch:
-        fixed, modules = _of_model(*programs, batch)
+    ours = owner(programs[0])
+    first = {name: value.detach().clone() for name, value in ours.named_buffers() if not is_lazy(value)}
+    try:
+        check_pair(*programs, data.train)
+        with in_evaluation(programs, data.train.batch(slice(0, ROWS)), seed=0) as batch:
+            fixed, modules = _of_model(*programs, batch)
+    finally:
+        moved = _put_back({name: value for name, value in ours.named_buffers() if name in first}, first)
+    _check_stays([f"buffer '{name}'" for name in moved])
     own = {id(p) for p in fixed}
     if not any(p.requires_grad and id(p) not in own for p in programs[1].parameters()):
         raise InputError(
             "guide: it has no weight of its own to train, all that it uses is the model's or is frozen: give a fresh "
             "guide, built anew for the model"
         )
-    ours = owner(programs[0])
     tensors = {f"parameter '{name}'": value for name, value in ours.named_parameters() if id(value) in own}
     tensors |= {f"buffer '{name}'": value for name, value in ours.named_buffers()}
     before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    options["described"] = {"the model, which stays as it is": state_digest(before), **(options.get("described") or {})}
     with held(modules, fixed):
         try:
             result = fit(*programs, data, objective=objective, **options)
         finally:
             moved = _put_back(tensors, before)
+    _check_stays(moved)
+    ours.eval()
+    return result
+
+
+def _check_stays(moved: list[str]) -> None:
+    """Refuse a model of which something has moved."""
     if moved:
         raise InputError(
-            f"model: its {moved[0]} has changed while the guide was trained, though nothing of the model was: it sets "
+            f"model: its {moved[0]} changes though nothing of the model is trained: it sets "
             "that itself when it is run, in evaluation mode too, so that there is no fixed model to fit a guide to. It "
             "has been put back"
         )
-    ours.eval()
-    return result
 
 
 def _check_no_part_of_guide(model: Callable[..., Any]) -> None:

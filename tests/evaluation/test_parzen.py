@@ -15,7 +15,7 @@ import pyro_vae
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.guides import GaussianGuide
-from pyro_vae.models import VAE, ConditionalVAE
+from pyro_vae.models import VAE, ConditionalVAE, FeatureVAE
 from pyro_vae.networks import OneHot
 from pyro_vae.runs import Run
 
@@ -95,6 +95,8 @@ def test_what_is_refused():
         ("none: give them, or one bandwidth", {"bandwidths": [0.1, 0.2]}),
         ("positive numbers", {"bandwidths": [0.1, -0.2], "validation": x}),
         ("positive numbers", {"bandwidths": []}),
+        ("1e-100 or more", {"bandwidths": 1e-200}),
+        ("one x has 3 numbers, and of the data 4", {"bandwidths": [0.1, 0.2], "validation": x[:, :3]}),
         ("too small: 10000 samples of 4 numbers", {"bandwidths": 0.1, "memory_budget": 1000}),
         ("num_samples must be a positive integer", {"num_samples": 0}),
     ):
@@ -108,6 +110,71 @@ def test_what_is_refused():
     gaps = torch.where(x > 0, x, torch.nan)
     with pytest.raises(InputError, match="missing or infinite entries"):
         pyro_vae.parzen(ppca.model, Split({"x": gaps}, missing=True), bandwidths=0.2)
+
+
+def of_numbers(likelihood):
+    """z ~ N(0, I) of six numbers, x ~ likelihood(z, length)."""
+
+    def model(x=None, length=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+            return pyro.sample("x", likelihood(z, length).to_event(1), obs=x)
+
+    return model
+
+
+@pytest.mark.parametrize("kind", ["none", "not known", "along a draw"])
+def test_draws_are_never_called_means(kind):
+    """Where x has no mean given z, or one given its own earlier numbers alone, draws are asked for."""
+
+    class AlongDraw(dist.Normal):
+        def mean_along(self, value):
+            return value
+
+    def likelihood(z, length):
+        if kind == "not known":
+            ways = [dist.transforms.ExpTransform(), dist.transforms.AffineTransform(0.0, 2.0)]
+            return dist.TransformedDistribution(dist.Normal(z, 0.1), ways)
+        return (AlongDraw if kind == "along a draw" else dist.Cauchy)(z, 0.1)
+
+    model, x = of_numbers(likelihood), torch.rand(20, 6) + 0.1
+    with pytest.raises(InputError, match=r"has no mean given the latents: take draws of x, draws=True"):
+        pyro_vae.parzen(model, x, num_samples=50, bandwidths=0.5)
+    assert pyro_vae.parzen(model, x, num_samples=50, bandwidths=0.5, draws=True).samples == "draws of x"
+
+
+def test_what_a_model_shows_is_neither_a_draw_nor_a_mean_of_x():
+    """A model of the data's features has no p(x | z)."""
+    model, x = FeatureVAE((1, 8, 8), torch.nn.Conv2d(1, 2, 3), 2, "mlp", (4,)), torch.rand(10, 1, 8, 8)
+    found = pyro_vae.parzen(model, x, num_samples=50, bandwidths=0.5)
+    assert "'image', which the model shows" in found.rows["which is"] and "means of" not in found.rows["which is"]
+    with pytest.raises(InputError, match="the model draws no x, 'image' is what it shows"):
+        pyro_vae.parzen(model, x, num_samples=50, bandwidths=0.5, draws=True)
+
+
+def test_numbers_that_are_left_out_are_not_counted():
+    """Padding beyond a sequence's end is no data; a mask that leaves nothing out changes nothing."""
+
+    def likelihood(z, length):
+        fn = dist.Normal(z, 0.1)
+        return fn if length is None else fn.mask(torch.arange(6) < length[..., None])
+
+    model, x, length = of_numbers(likelihood), torch.randn(600, 6), torch.full((600,), 6)
+    whole = pyro_vae.parzen(model, {"x": x, "length": length}, num_samples=50, bandwidths=0.5)
+    assert whole.mean == pyro_vae.parzen(model, x, num_samples=50, bandwidths=0.5).mean
+    length[-1] = 3  # not among the first data that are looked at
+    with pytest.raises(InputError, match="it leaves out numbers of 'x'"):
+        pyro_vae.parzen(model, {"x": x, "length": length}, num_samples=50, bandwidths=0.5)
+
+
+def test_it_warns_of_figures_that_do_not_compare():
+    model, x = VAE((1, 8, 8), latent_dim=2, hidden_dims=(8,)), torch.rand(20, 1, 8, 8)
+    how = {"num_samples": 50, "bandwidths": [0.2, 0.4]}
+    binary = pyro_vae.parzen(model, (x > 0.5).float(), validation=x, **how).warnings
+    assert any("0 and 1 alone" in words for words in binary) and not any("too high" in words for words in binary)
+    same = pyro_vae.parzen(model, x[:10], validation=x, **how)
+    assert any("chosen on the data that are measured" in words for words in same.to_dict()["warnings"])
+    assert not any("0 and 1 alone" in words for words in same.warnings)
 
 
 CONFIG = {

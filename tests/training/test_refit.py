@@ -220,7 +220,7 @@ def test_what_is_refused():
         pyro_vae.refit_guide(vamp, images(20), GaussianGuide(vae(), hidden_dims=(8,)), epochs=1, **FAST)
 
 
-def test_a_model_that_moves_by_itself_is_refused_and_put_back():
+def test_a_model_that_moves_by_itself_is_refused_and_put_back(tmp_path):
     class Counts(Normed):
         def __init__(self):
             super().__init__()
@@ -231,6 +231,40 @@ def test_a_model_that_moves_by_itself_is_refused_and_put_back():
             return super().forward(x, num_samples=num_samples)
 
     model, fresh = Counts(), GaussianGuide(vae(), hidden_dims=(8,))
-    with pytest.raises(InputError, match="its buffer 'calls' has changed"):
+    before, out = state(model), tmp_path / "g"
+    with pytest.raises(InputError, match="its buffer 'calls' changes though nothing of the model is trained"):
+        pyro_vae.refit_guide(model, images(40), fresh, epochs=1, compile="off", out=out, **FAST)
+    assert_as_it_was(model, before)
+    assert not out.exists()  # nothing is trained for it
+
+
+def test_one_that_moves_later_is_refused_too():
+    class Late(Normed):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("largest", torch.tensor(30.0))
+
+        def forward(self, x=None, *, num_samples=1):
+            if x is not None:
+                self.largest.clamp_(min=len(x))
+            return super().forward(x, num_samples=num_samples)
+
+    model = Late()
+    before = state(model)
+    with pytest.raises(InputError, match="its buffer 'largest' changes"):
+        fresh = GaussianGuide(vae(), hidden_dims=(8,))
         pyro_vae.refit_guide(model, images(40), fresh, epochs=1, compile="off", **FAST)
-    assert all(p.requires_grad for p in model.parameters())
+    assert_as_it_was(model, before)
+
+
+def test_it_does_not_go_on_with_another_model(tmp_path):
+    """The checkpoint has the model's weights: with them the guide would be fitted to a model that is not the one given."""
+    one, other = vae(), vae()
+    before = state(other)
+    pyro_vae.refit_guide(one, images(40), GaussianGuide(one, hidden_dims=(8,)), epochs=1, out=tmp_path / "g", **FAST)
+    kept = load_file(tmp_path / "g" / "model.safetensors")
+    fresh = GaussianGuide(other, hidden_dims=(8,))
+    with pytest.raises(InputError, match="the model, which stays as it is"):
+        pyro_vae.refit_guide(other, images(40), fresh, epochs=2, out=tmp_path / "g", resume=True, **FAST)
+    assert_as_it_was(other, before)
+    assert all(torch.equal(kept[n], t) for n, t in load_file(tmp_path / "g" / "model.safetensors").items())
