@@ -226,7 +226,7 @@ def draws_of_both(
     batch = split.batch(slice(None))
     needed = {name: batch[name] for name in (X, *needed_to_generate(model, batch)) if name in batch}
     try:
-        p = draw(model, len(split), seed=seed + 1, batch=needed).values  # other noise than the guide's
+        p = draw(model, len(split), seed=(seed + 1) % 2**64, batch=needed).values  # other noise than q's
     except InputError as error:
         raise NotApplicable(f"the prior cannot be drawn from: {error}") from error
     return q, p

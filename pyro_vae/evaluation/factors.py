@@ -378,7 +378,7 @@ def disentangled_and_complete(importance: Tensor) -> tuple[float, float]:
     each = 1 + torch.special.xlogy(rows, rows).sum(1) / math.log(num_factors)
     complete = 1 + torch.special.xlogy(columns, columns).sum(0) / math.log(num_units)
     weights = of_unit / of_unit.sum() if of_unit.sum() > 0 else torch.full_like(of_unit, 1 / num_units)
-    return (weights * each).sum().item(), complete.mean().item()
+    return (weights * each).sum().clamp(min=0).item(), complete.mean().clamp(min=0).item()
 
 
 def _gap(scores: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class ParzenEstimate(PerDatum):
 
     @property
     def warnings(self) -> list[str]:
-        """That it is not to be taken for a likelihood, doubts, and whether the bandwidth is at an end of those tried."""
+        """That it is no likelihood, doubts, and whether the bandwidth is at an end of those tried."""
         found = [
             "a Parzen window estimate ranks models otherwise than log p(x) does, and can prefer copies of cluster "
             "centres to the data themselves (Theis et al. 2016): compare it with the same figure of papers, no more",
@@ -213,9 +213,7 @@ def _flat(split: Split, who: str) -> Tensor:
     return x
 
 
-def _samples(
-    model: Callable[..., Any], split: Split, count: int, draws: bool, seed: int
-) -> tuple[Tensor, str]:
+def _samples(model: Callable[..., Any], split: Split, count: int, draws: bool, seed: int) -> tuple[Tensor, str]:
     """Samples of a model, ``(count, D)`` float64 on the CPU, and what they are."""
     program = model if isinstance(model, Program) else Program(model)
     first = split.batch(slice(0, BATCH))
@@ -269,8 +267,8 @@ def _check_all_has_a_density(program: Program, split: Split, name: str) -> None:
             return
         if not all(mask is None or bool(mask.all()) for mask in masks):
             raise InputError(
-                f"model: it leaves out numbers of '{name}' (a mask), such as steps beyond a sequence's end, and a kernel "
-                "estimate is of whole x"
+                f"model: it leaves out numbers of '{name}' (a mask), such as steps beyond a sequence's end, and a "
+                "kernel estimate is of whole x"
             )
 
 

@@ -162,9 +162,18 @@ class Weights:
             CorruptFileError: if it is not there, has another shape, or numbers that are none.
         """
         value = self.found.get(name)
-        if value is None or tuple(value.shape) != shape:
-            got = "nothing of that name" if value is None else f"shape {tuple(value.shape)}"
+        if value is None or tuple(value.shape) != shape or not _plain(value):
+            got = "nothing of that name" if value is None else f"shape {tuple(value.shape)} of {_kind(value)}"
             raise CorruptFileError(f"{self.path} are no weights of {self.what}: '{name}' {shape} expected, got {got}")
         if not bool(value.isfinite().all()):
             raise CorruptFileError(f"{self.path}: '{name}' has numbers that are not finite")
         return value.float()
+
+
+def _plain(value: Tensor) -> bool:
+    """Whether these are real numbers, all of them there."""
+    return value.is_floating_point() and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _kind(value: Tensor) -> str:
+    return " ".join(str(each) for each in (value.layout, value.dtype, value.device))

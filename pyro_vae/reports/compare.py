@@ -222,6 +222,8 @@ def write_comparison(
     }
     comparison = plain(comparison)
     logger.info("%s", "\n".join(_in_words(row) for row in comparison["runs"]))  # before it is written: disks are full
+    for words in _unlike(names, measured):
+        logger.warning("warning: %s", words)
     write_json(Path(out) / JSON, comparison)
     text = comparison_page(comparison)
     write_atomically(Path(out) / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
@@ -230,7 +232,8 @@ def write_comparison(
 
 def _in_words(row: Mapping[str, Any]) -> str:
     """A run's numbers in a line."""
-    entry = f"{row['name']}: log-likelihood {_number(row['log_likelihood'])}"
+    of = f" of {row['density_of']}" if row.get("density_of") else ""
+    entry = f"{row['name']}: log-likelihood{of} {_number(row['log_likelihood'])}"
     if "difference" in row:
         paired = row["difference"]["log_likelihood"]
         entry += f", paired difference {_number(paired['mean'])} +- {_number(paired['standard_error'])}"
@@ -298,6 +301,12 @@ def _warnings(pairs: Sequence[TrainedPair], names: Sequence[str], measured: Sequ
     for trained, name, found in zip(pairs, names, measured, strict=True):
         of_run = [*trained.training.warnings(trained.path), *found.result.get("warnings", [])]
         said += [f"{name}: {words}" for words in of_run]
+    return said + _unlike(names, measured)
+
+
+def _unlike(names: Sequence[str], measured: Sequence[Measured]) -> list[str]:
+    """In what the measurements differ, so that their numbers do not compare."""
+    said = []
     particles = [found.result["num_particles"] for found in measured]
     if len(set(particles)) > 1:
         entry = ", ".join(f"{name} {k:,}" for name, k in zip(names, particles, strict=True))

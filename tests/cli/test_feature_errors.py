@@ -1,6 +1,7 @@
 """``pyro-vae feature-error``, and runs whose objective or model has a frozen network."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -90,6 +91,17 @@ def test_a_run_on_features_says_so_in_every_command(runs, capsys):
     assert any("not of x: no log p(x)" in sentence for sentence in stored["warnings"])
     assert run("score", path, "--particles", 30, "--limit", 4, "--device", "cpu") == 0
     assert "of features stem of x" in capsys.readouterr().out
+
+
+def test_the_lines_of_a_comparison_say_so(runs, tmp_path, caplog):
+    """What the page warns of is said on the terminal as well, where the numbers stand first."""
+    dirs, how = (runs / "features", runs / "pixels"), ("--particles", 3, "--limit", 4, "--device", "cpu")
+    with caplog.at_level(logging.INFO):
+        assert run("compare", *dirs, *how, "--out", tmp_path) == 0
+    said = caplog.text
+    assert "features: log-likelihood of features stem of x, features stage1 of x -" in said
+    assert "pixels: log-likelihood -" in said
+    assert "warning: What the bounds are of differs (features: features stem of x" in said
 
 
 @pytest.mark.slow

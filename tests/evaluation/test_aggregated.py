@@ -169,6 +169,13 @@ def test_where_it_does_not_apply():
         aggregated_posterior(codes, pyro_vae.guides.VQGuide(codes), images(10))
 
 
+def test_any_seed_will_do():
+    model = VAE(IMAGE, latent_dim=2, hidden_dims=(8,))
+    guide = GaussianGuide(model, hidden_dims=(8,))
+    last = aggregated_posterior(model, guide, images(20), seed=2**64 - 1)
+    assert last.sites["z"].mmd != aggregated_posterior(model, guide, images(20), seed=0).sites["z"].mmd
+
+
 def test_evaluate_shows_it():
     torch.manual_seed(0)
     vae = VAE(IMAGE, latent_dim=2, hidden_dims=(8,))

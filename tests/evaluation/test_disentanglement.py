@@ -79,6 +79,21 @@ def test_a_perfect_code():
     assert found.rows["factor x"] == f"most in z[0], gap {found.gap[2]:.3f}, accuracy 1.000"
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(1e-6, 1e3), (1e-30, 0.0), (1e200, 0.0)])
+def test_units_of_any_scale_and_place_are_told_apart(scale, shift):
+    """Trees look at numbers in single precision, where small differences of large numbers are none."""
+    v = torch.cartesian_prod(torch.arange(4), torch.arange(3), torch.arange(60))
+    noise = torch.rand(len(v), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    factors = {"a": v[:, 0], "b": v[:, 1]}
+    near = disentanglement_of({"p": v[:, 0] + noise[:, 0], "q": v[:, 1] + noise[:, 1]}, factors)
+    units = {name: u * scale + shift for name, u in (("p", v[:, 0] + noise[:, 0]), ("q", v[:, 1] + noise[:, 1]))}
+    far = disentanglement_of(units, factors)
+    assert far.sap > 0.5 and far.disentanglement > 0.9
+    torch.testing.assert_close(far.importance, near.importance, atol=0.02, rtol=0)
+    torch.testing.assert_close(far.accuracy, near.accuracy, atol=0.02, rtol=0)
+    torch.testing.assert_close(far.one_unit, near.one_unit, atol=0.05, rtol=0)
+
+
 def test_a_code_of_two_copies_has_no_gap_and_is_not_complete():
     factors = draws()
     code = torch.stack(list(factors.values()), 1).float()
@@ -159,7 +174,15 @@ def test_too_few_data_are_warned_of():
             InputError,
             "not a finite number",
         ),
-        (named(torch.rand(8, 2)), {"a": torch.arange(9) % 2, "b": torch.arange(9) % 3}, InputError, "there are 8 data"),
+        *(
+            (units, {"a": torch.arange(9) % 2, "b": b}, InputError, message)
+            for units, b, message in (
+                (named(torch.rand(8, 2)), torch.arange(9) % 3, r"'a' has shape \(9,\), and the first unit 8 data"),
+                (named(torch.rand(9, 2)), torch.arange(8) % 3, r"'b' has shape \(8,\)"),
+                ({"z": torch.rand(9), "u": torch.rand(9, 1)}, torch.arange(9) % 3, r"'u' has shape \(9, 1\)"),
+                (named(torch.rand(9, 2)), torch.rand(9), "factor 'b' is torch.float32: factors are classes"),
+            )
+        ),
     ],
 )
 def test_what_has_no_scores(units, factors, error, message):
@@ -271,4 +294,4 @@ def test_evaluate_measures_it_where_the_data_have_factors():
     plain = measure(
         vae, encoder, Data(Split({"x": data.test.tensors["x"]}, name="plain")), "train", particles=2, device="cpu"
     )
-    assert "metrics" not in plain.result
+    assert "disentangled" not in plain.result["metrics"]

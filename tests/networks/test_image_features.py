@@ -200,6 +200,20 @@ def test_vgg_refuses_what_it_cannot_use(vgg, tmp_path):
         VGGFeatures(str(tmp_path / "nan.pth"))
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.to_sparse, torch.Tensor.int, lambda w: w.to(torch.complex64), lambda w: w.to("meta")],
+    ids=["sparse", "integers", "complex", "meta"],
+)
+def test_weights_are_real_numbers(tmp_path, change):
+    """Of complex ones the real part would be taken, of those that are not there nothing."""
+    weights = {"features.0.weight": change(torch.randn(64, 3, 3, 3)), "features.0.bias": torch.zeros(64)}
+    torch.save(weights, tmp_path / "other.pth")
+    with pytest.raises(CorruptFileError, match=r"'features.0.weight' \(64, 3, 3, 3\) expected, got shape"):
+        VGGFeatures(str(tmp_path / "other.pth"), ["relu1_1"])
+
+
 def test_a_network_of_ones_own():
     class Half(ImageFeatures):
         names = ("half",)

@@ -258,7 +258,7 @@ def test_one_that_moves_later_is_refused_too():
 
 
 def test_it_does_not_go_on_with_another_model(tmp_path):
-    """The checkpoint has the model's weights: with them the guide would be fitted to a model that is not the one given."""
+    """The checkpoint has the model's weights: with them the guide would be fitted to that one."""
     one, other = vae(), vae()
     before = state(other)
     pyro_vae.refit_guide(one, images(40), GaussianGuide(one, hidden_dims=(8,)), epochs=1, out=tmp_path / "g", **FAST)

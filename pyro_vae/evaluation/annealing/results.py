@@ -313,7 +313,7 @@ class LikelihoodGap(Result):
     @property
     def warnings(self) -> list[str]:
         """What speaks against these numbers, in sentences."""
-        found = [*self.annealed.warnings, *self.elbo.warnings]
+        found = [*dict.fromkeys([*self.annealed.warnings, *self.elbo.warnings])]
         for k, bound in self.importance.items():
             found += not_finite(bound.per_datum, f"K = {k}")
             less, error = self.missing(bound.per_datum)
