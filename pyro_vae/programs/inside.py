@@ -67,6 +67,11 @@ def check_connected(model: nn.Module, guide: Callable[..., Any]) -> None:
             )
 
 
+def guides_of(model: nn.Module) -> list[nn.Module]:
+    """The guides that modules of a model work with, as far as they are modules."""
+    return [module.guide for module in _of_guide(model) if isinstance(module.guide, nn.Module)]
+
+
 def _of_guide(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, OfGuide)]
 

@@ -24,6 +24,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pyro_vae.errors import InputError
 from pyro_vae.programs import baselines
 from pyro_vae.programs.context import unwrapped
+from pyro_vae.programs.inside import guides_of
 
 
 @contextmanager
@@ -247,8 +248,9 @@ def adopt_what_is_used(model: Any, guide: Any, batch: Mapping[str, Tensor]) -> l
     device = next((value.device for value in batch.values()), torch.device("cpu"))
     found: list[tuple[nn.Module, bool]] = []
     trace = None
+    owners = [model, guide, *guides_of(model)]  # of a prior made of a guide, that guide's weights are the guide's
     for program, who in ((guide, "guide"), (model, "model")):
-        calls = _Calls([model, guide], device)
+        calls = _Calls(owners, device)
         run = program if trace is None else poutine.replay(program, trace=trace)
         with calls, torch.enable_grad():
             trace = poutine.trace(run).get_trace(**batch)
@@ -256,7 +258,7 @@ def adopt_what_is_used(model: Any, guide: Any, batch: Mapping[str, Tensor]) -> l
             leaves = leaves_of([*densities_of(trace), *(value for s in sites for value in baselines.networks(s))])
         found += calls.modes
         missing: list[Any] = [module for module in calls.outermost() if _has_state(module)]
-        covered = {id(p) for p in (*model.parameters(), *guide.parameters())} | {id(v) for v in batch.values()}
+        covered = {id(p) for owner in owners for p in owner.parameters()} | {id(v) for v in batch.values()}
         covered |= {id(p) for module in missing for p in module.parameters()}
         for leaf in leaves:
             if id(leaf) not in covered:

@@ -5,12 +5,15 @@ import torch
 
 import pyro_vae
 from pyro_vae.cli import main
+from pyro_vae.data import as_data
 from pyro_vae.errors import InputError
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.models import VAE, HierarchicalVAE
 from pyro_vae.priors import MixturePrior, VampPrior
 from pyro_vae.recipes import read_recipe
 from pyro_vae.runs.config import build, experiment_parser, parse_config
+from pyro_vae.runs.measurements import measure, weights_digest
+from pyro_vae.training.checkpoint import named_weights
 
 SMALL = {
     "vae-vamp": ["--model.prior.num_components", "10"],
@@ -84,3 +87,20 @@ def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path):
     trained(3, tmp_path / "run")
     torch.testing.assert_close(trained(6, tmp_path / "run", resume=True), whole, rtol=0, atol=0)
     torch.testing.assert_close(trained(6, compile="off"), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_measuring_a_prior_of_the_guides_adds_no_weights():
+    """Whatever is run of the pair, by itself too: the weights of a VampPrior's guide stay the guide's."""
+    torch.manual_seed(0)
+    prior = pyro_vae.priors.VampPrior((2,), (6,), num_components=4, start="random")
+    model = pyro_vae.models.VAE((6,), latent_dim=2, hidden_dims=[8], prior=prior)
+    guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=[8])
+    x = (torch.rand(20, 6) < 0.4).float()
+    prior.through(guide)
+    names, digest = list(named_weights(model, guide)), weights_digest(model, guide)
+    pyro_vae.sample(model, 3)  # the model alone
+    options = {"limit": None, "memory_mib": 64, "seed": 0, "device": "cpu", "progress": False}
+    measured = measure(model, guide, as_data({"train": x, "test": x}), "test", particles=5, **options)
+    assert measured.result["metrics"]["posterior_against_prior"]
+    assert list(named_weights(model, guide)) == names
+    assert measured.result["weights_digest"] == weights_digest(model, guide) == digest
