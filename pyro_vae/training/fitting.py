@@ -268,6 +268,7 @@ def fit(
         if data.validation is not None:
             held_out = data.validation.to(fabric.device, real)
             check_data(*programs, held_out)
+            objective.check_held_out(held_out)
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":
             step.double()  # before the averages are made
