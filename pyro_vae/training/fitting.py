@@ -156,7 +156,7 @@ def fit(
         precision: Lightning Fabric's names.
         num_devices: data-parallel processes, each with its part of every batch. The result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
-            each process's part, and batch norm takes the statistics of it.)
+            each process's part, batch norm takes the statistics of it, and divergences of batches compare its data.)
         num_nodes: machines with ``num_devices`` processes each. The same command is started on all of them, by torchrun
             or SLURM.
         num_workers: processes that read a map-style dataset ahead of training. 0: it is read between the steps, or a
