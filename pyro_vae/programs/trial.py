@@ -13,10 +13,11 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.programs.enumeration import NOTHING, Sums, with_all_values
-from pyro_vae.programs.sites import Site, factors, is_factor
+from pyro_vae.programs.sites import REAL, Site, elementwise_support, factors, is_factor
 from pyro_vae.programs.traces import in_particle_plate, is_latent, is_observed, traced
 
 ERROR = 1e-4  # relative to a site's largest number: rounding of other sizes of tensors is less
+ULPS = 32  # by which a location may differ for that reason: what it does to a density is large where the scale is small
 Row = Mapping[str, Tensor]
 
 
@@ -209,7 +210,21 @@ class _Cells:
                 return False
         error = ERROR if ours.dtype != torch.float64 else ERROR * 1e-4
         largest = theirs[theirs.isfinite()].abs().max().item() if bool(theirs.isfinite().any()) else 0.0
-        return torch.allclose(ours, theirs, rtol=error, atol=error * (1 + largest), equal_nan=True)
+        close = {"rtol": error, "atol": error * (1 + largest), "equal_nan": True}
+        if torch.allclose(ours, theirs, **close):
+            return True
+        rounding = self._rounding(alone, theirs)
+        return rounding is not None and torch.allclose(ours.clamp(theirs - rounding, theirs + rounding), ours, **close)
+
+    def _rounding(self, alone: Site, theirs: Tensor) -> Tensor | None:
+        """How much a density changes where the value moves by a few units of rounding; None: it has none, or jumps."""
+        value = alone["value"]
+        if not is_latent(alone) or not value.dtype.is_floating_point or elementwise_support(alone["fn"]) not in REAL:
+            return None
+        step = ULPS * torch.finfo(value.dtype).eps * (1 + value.abs().max())
+        found = [self._cell({**alone, "value": value + sign * step}, 0, 0, 1, 1) for sign in (-1, 1)]
+        change = torch.stack([(each - theirs).abs() for each in found]).amax(0)
+        return change if bool((change < 1).all()) else None
 
     def _known(self, name: str) -> bool:
         """Whether the density at a site can be computed for every datum that was run alone."""

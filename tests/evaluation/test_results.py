@@ -17,6 +17,7 @@ from pyro_vae.models import VAE
 from pyro_vae.runs.measurements import plain
 
 PARTS = {"Analogies", "CodeUsage", "Discrepancy", "SiteStatistics"}  # of a result, one site each
+SUMMARIES = {"AggregatedPosterior", "CodeStatistics", "Disentanglement", "LatentStatistics"}  # without numbers by datum
 FAST = {"num_chains": 2, "num_temperatures": 3, "num_leapfrog": 1}
 N = 4
 
@@ -44,6 +45,10 @@ def results():
         evaluation.feature_error(*image_pair(), torch.rand(N, 1, 4, 4), torch.nn.Conv2d(1, 2, 3)),
         evaluation.parzen(ppca.model, x, num_samples=20, bandwidths=0.5),
         evaluation.aggregated_posterior(*pair, x),
+        evaluation.disentanglement_of(
+            {name: torch.arange(40.0) + i for i, name in enumerate("ab")},
+            {"f": torch.arange(40) % 2, "g": torch.arange(40) // 20},
+        ),
         Scores(torch.arange(4.0), "how many"),
     ]
     return {type(each).__name__: each for each in found}
@@ -63,7 +68,7 @@ def test_a_result_is_shown_and_written_without_knowing_what_it_is(name):
     assert isinstance(result, Result) and result.rows and result.to_dict()
     assert all(isinstance(word, str) and word for row in result.rows.items() for word in row)
     assert all(value.shape == (N,) for value in result.arrays().values())
-    assert bool(result.arrays()) == (name not in ("AggregatedPosterior", "CodeStatistics", "LatentStatistics"))
+    assert bool(result.arrays()) == (name not in SUMMARIES)
     assert isinstance(result.warnings, list) and all(isinstance(sentence, str) for sentence in result.warnings)
     assert json.loads(json.dumps(plain(result.to_dict()), allow_nan=False))
     lines = str(result).splitlines()

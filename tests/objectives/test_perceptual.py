@@ -177,6 +177,19 @@ def test_training_and_validation_have_it_and_the_network_stays_bit_equal(tmp_pat
     assert named["loss"] == pytest.approx(named["kl/z"] - named["log_likelihood/x"] + penalty, rel=1e-5)
 
 
+def test_a_run_is_not_gone_on_with_by_another_network(tmp_path):
+    """Frozen weights are in no checkpoint; what was trained with others is another experiment."""
+    x, options = torch.rand(20, *SHAPE), {"out": tmp_path, "device": "cpu", "progress": False}
+    torch.manual_seed(1)
+    features = Small()
+    for epochs in (1, 2):
+        model, guide, _ = pair()
+        pyro_vae.fit(model, guide, x, objective=Perceptual(features), epochs=epochs, resume=epochs > 1, **options)
+    other = Small()
+    with pytest.raises(pyro_vae.errors.InputError, match="another experiment: the objective's frozen networks was"):
+        pyro_vae.fit(*pair()[:2], x, objective=Perceptual(other), epochs=3, resume=True, **options)
+
+
 def test_the_recorded_step_equals_the_eager_one():
     model, guide, x = pair()
     model, guide = as_programs(model, guide)

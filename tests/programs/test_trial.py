@@ -306,3 +306,30 @@ def test_the_trial_leaves_random_state_modes_and_buffers_and_is_quick():
         times.append(time.perf_counter() - started)
     assert torch.equal(torch.get_rng_state(), state) and model.training and guide.training
     assert min(times) < 2.0  # 0.03 s on an idle core; a guard against another order of magnitude
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-3, 2e-4])
+def test_narrow_posteriors_are_run_together_for_all_that_rounding_does(scale, caplog):
+    """Of a guide that is nearly a point mass, as without a KL, rounding of the mean alone changes densities."""
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Linear(784, 1000), torch.nn.ReLU(), torch.nn.Linear(1000, 8))
+    decoder = torch.nn.Linear(8, 784)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(8), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x, shift=0.0):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(10 * encoder(x) + shift, scale).to_event(1))
+
+    x = (torch.rand(6, 784) < 0.5).float()
+    pair = examine(*as_programs(model, guide), {"x": x})
+    assert not pair.alone and not pair.repeated and not caplog.records
+
+    def looks(x):  # a mean that is moved by a hundredth of the scale for the batch that it is in
+        return guide(x, 0.01 * scale * x.sum((0, 1)) / 100)
+
+    examine(*as_programs(model, looks), {"x": x})
+    assert "whole batch" in caplog.text or scale < 1e-3
