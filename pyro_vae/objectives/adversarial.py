@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from pyro_vae.errors import InputError, positive
 from pyro_vae.objectives.base import NetworkTraining
 from pyro_vae.objectives.divergence import Divergence, Draws, factorized
+from pyro_vae.programs.program import evaluation_mode
 
 WINS, COLLAPSED = 0.98, 1e-3  # of an epoch: its mean accuracy; how far apart its logits are
 
@@ -88,9 +89,9 @@ class _Adversarial(Divergence):
     def check(self, draws: Draws) -> None:
         """The discriminator gives a number for each draw."""
         z = draws.with_condition(draws.posterior)
-        network = self.network(draws.posterior.shape[-1], z.shape[-1] - draws.posterior.shape[-1]).to(z.device)
+        network = self.network(draws.posterior.shape[-1], z.shape[-1] - draws.posterior.shape[-1]).to(z)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(network):
                 shape = network(z).shape
         except RuntimeError as error:
             raise InputError(

@@ -57,8 +57,12 @@ class Terms:
     signals: dict[str, Tensor] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor]:
-        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``, ``kl_clamped/<site>``, …"""
-        return (
+        """All terms by metric name: ``loss``, ``log_likelihood/<site>``, ``kl/<site>``, ``kl_clamped/<site>``, …
+
+        Raises:
+            InputError: if a report has the name of one of them.
+        """
+        own = (
             {"loss": self.loss.detach()}
             | {f"log_likelihood/{k}": v for k, v in self.log_likelihood.items()}
             | {f"kl/{k}": v for k, v in self.kl.items()}
@@ -66,8 +70,11 @@ class Terms:
             | {f"penalty/{k}": v for k, v in self.penalty.items()}
             | {f"divergence/{k}": v for k, v in self.divergence.items()}
             | {f"network_loss/{k}": v.detach() for k, v in self.network_loss.items()}
-            | self.report
         )
+        twice = sorted(own.keys() & self.report.keys())
+        if twice:
+            raise InputError(f"what is reported as '{twice[0]}' has the name of a term of the loss: call it otherwise")
+        return own | {name: value.detach() for name, value in self.report.items()}
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class NetworkTraining:
 
     Attributes:
         optimizer: adam, adamw, sgd, RAdam, … of ``torch.optim``.
-        learning_rate: its rate, where the pair's learning rate is at its largest; a schedule scales both alike.
+        learning_rate: its rate, where the pair's learning rate is at its largest; a schedule scales both alike. An
+            ``lr_scheduler`` is of the pair's alone.
         options: further arguments of it.
         updates: how many of its updates there are in a step of the pair.
     """
@@ -173,6 +181,13 @@ class Objective(pyro.infer.ELBO):
             InputError: if it cannot be used with them.
         """
         return self.on(pair)
+
+    def check_held_out(self, split: Split) -> None:
+        """Look at validation data before training.
+
+        Raises:
+            InputError: if it cannot be measured on them.
+        """
 
     def remark(self, means: Mapping[str, float]) -> str:
         """What is to be said of an epoch in the log ("" if nothing is): a discriminator that always wins, say.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from pyro_vae.errors import InputError
 from pyro_vae.objectives.base import NetworkTraining
+from pyro_vae.programs.parameters import leaves_of
 from pyro_vae.programs.traces import TracePair
 
 
@@ -50,6 +51,8 @@ class Divergence(ABC):
     Attributes:
         name: what its value is called in metrics.
         takes_labels: whether it can compare the joint distributions of z and a label.
+        takes_densities: whether it looks at the guide's densities of z given other data: these must be densities that
+            no other draw of the guide decides.
         fewest_data: how many data a batch must have.
 
     Example:
@@ -63,6 +66,7 @@ class Divergence(ABC):
 
     name: str
     takes_labels: bool = False
+    takes_densities: bool = False
     fewest_data: int = 1
 
     @abstractmethod
@@ -85,7 +89,10 @@ class Divergence(ABC):
 
     def network_loss(self, draws: Draws, network: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the network, a scalar, and what is reported of it; ``draws`` have no gradient here."""
-        raise NotImplementedError
+        raise InputError(
+            f"{type(self).__name__} has a network and no network_loss(draws, network), which trains it: define it, or "
+            "freeze the network by requires_grad_(False) and give a loss of 0"
+        )
 
     @property
     def training(self) -> NetworkTraining:
@@ -112,6 +119,62 @@ def held(network: nn.Module) -> Any:
         return functional_call(network, values, (z,))
 
     return run
+
+
+def check_own(divergence: Divergence, draws: Draws, network: nn.Module | None, programs: Sequence[nn.Module]) -> None:
+    """Check at a few data that a divergence and its network's loss are numbers, each with a gradient of its own.
+
+    Args:
+        divergence: D.
+        draws: with gradient.
+        network: of the divergence, or None.
+        programs: model and guide.
+
+    Raises:
+        InputError: says what is wrong with which of the two.
+    """
+    kind = type(divergence).__name__
+    if not isinstance(getattr(divergence, "name", None), str):
+        raise InputError(f"{kind} has no name, by which metrics call its value: say name = '…' in the class")
+    value = divergence.value(draws, None if network is None else held(network))
+    _check_number(f"{kind}: value", value)
+    if draws.posterior.requires_grad and not value.requires_grad:
+        raise InputError(
+            f"{kind}: value has no gradient in draws.posterior, so that the guide would learn nothing of it"
+        )
+    if network is None:
+        return
+    told = divergence.network_loss(replace(draws, posterior=draws.posterior.detach()), network)
+    if not isinstance(told, tuple) or len(told) != 2 or not isinstance(told[1], Mapping):
+        raise InputError(
+            f"{kind}: network_loss must give the loss and a dict of what is reported, such as (loss, {{}})"
+        )
+    loss, report = told
+    _check_number(f"{kind}: network_loss", loss)
+    for name, number in report.items():
+        _check_number(f"{kind}: what network_loss reports as '{name}'", number)
+    own, theirs = ({id(p) for module in modules for p in module.parameters()} for modules in ([network], programs))
+    if {id(leaf) for leaf in leaves_of([value])} & own:
+        raise InputError(f"{kind}: value has a gradient in the network's weights: use the network that it is given")
+    leaves = {id(leaf) for leaf in leaves_of([loss])}
+    if leaves & theirs:
+        raise InputError(
+            f"{kind}: network_loss has a gradient in the weights of model or guide, which would be trained by it: use "
+            "draws.posterior and draws.prior, or detach what it takes of draws.pair"
+        )
+    if not leaves & own and any(parameter.requires_grad for parameter in network.parameters()):
+        raise InputError(f"{kind}: network_loss has no gradient in the network's weights, which would not be trained")
+
+
+def _check_number(what: str, value: Any) -> None:
+    """Check that something is a tensor of one number.
+
+    Raises:
+        InputError: says what it is instead.
+    """
+    if not isinstance(value, Tensor) or value.dim():
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"{what} must be a tensor of one number, of shape (), got {got}")
 
 
 def factorized(draws: Draws) -> None:

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.objectives.base import NetworkTraining, Terms
-from pyro_vae.objectives.divergence import Divergence, Draws, held
+from pyro_vae.objectives.divergence import Divergence, Draws, check_own, held
 from pyro_vae.objectives.evidence_bound import ELBO
+from pyro_vae.objectives.score_function import drawn_sites
 from pyro_vae.programs.context import accepted_arguments
 from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.parameters import leaves_of
+from pyro_vae.programs.program import evaluation_mode
 from pyro_vae.programs.session import in_evaluation
-from pyro_vae.programs.site_priors import ROWS, site_to_replace
+from pyro_vae.programs.site_priors import ROWS, depends_on_draws, site_to_replace
 from pyro_vae.programs.traces import TracePair
 
 DISCRIMINATOR = "discriminator"
@@ -89,6 +92,8 @@ class Matching(ELBO):
                 raise InputError(f"Matching: {name} must be a number, 0 or more, got {value!r}")
         if sites is not None and (isinstance(sites, str) or not sites):
             raise InputError(f"Matching: sites are names of latent sites, such as ['z'], got {sites!r}")
+        if sites is not None and len({*sites}) < len(sites):
+            raise InputError(f"Matching: sites are each matched once, got {list(sites)}")
         if labels is not None and not divergence.takes_labels:
             raise InputError(f"Matching: a {type(divergence).__name__} takes no labels; GAN, DensityRatio and MMD do")
         self.divergence, self.weight, self.kl, self.labels = divergence, float(weight), float(kl), labels
@@ -132,13 +137,39 @@ class Matching(ELBO):
                 )
         rows = split.batch(slice(0, ROWS))
         with in_evaluation([pair.model, pair.guide], rows, seed=0) as batch:
-            other._matched = tuple(_site(pair, batch, name) for name in self.sites or [None])
+            of = [_site(pair, batch, name, self.divergence.takes_densities) for name in self.sites or [None]]
+            other._matched = tuple(of)
             draws = other.draws(pair.traces(batch, self.num_particles))
             self.divergence.check(draws)
         made = self.divergence.network(draws.posterior.shape[-1], other._classes)
         if made is not None:
-            other._networks[DISCRIMINATOR] = made
+            other._networks[DISCRIMINATOR] = made.to(draws.posterior)
+        if draws.posterior.shape[1] >= self.fewest_data:
+            programs = [pair.model, pair.guide]
+            with in_evaluation(programs, rows, seed=0) as batch, evaluation_mode(other._networks), torch.enable_grad():
+                traces = pair.traces(batch, self.num_particles)
+                check_own(self.divergence, other.draws(traces), made, programs)
+                other._say_untrained(traces)
         return other
+
+    def check_held_out(self, split: Split) -> None:
+        """They have labels, if these are matched, and no others than the training data."""
+        if self.labels is not None and _classes(split, self.labels) > self._classes - 1:
+            raise InputError(
+                f"Matching: labels '{self.labels}' of the validation data go up to {_classes(split, self.labels) - 1}, "
+                f"and those of the training data to {self._classes - 2}: give training data with every label"
+            )
+
+    def _say_untrained(self, traces: TracePair) -> None:
+        """Say of which priors the loss does not train the weights: draws of them carry no gradient."""
+        for name in self._matched if self.kl == 0 else ():
+            node = traces.model.nodes[name]
+            if any(True for _ in leaves_of([node["fn"].log_prob(node["value"].detach())])):
+                logger.warning(
+                    "Matching: the prior of '%s' has weights, which only a KL would train, and kl is 0: they stay as "
+                    "they are",
+                    name,
+                )
 
     def pair_terms(self, pair: TracePair) -> Terms:
         """The loss and its parts from one pair of traces."""
@@ -166,7 +197,7 @@ class Matching(ELBO):
         if self.labels is not None:
             if self.labels not in pair.batch:
                 raise InputError(f"Matching: the batch has no labels '{self.labels}'")
-            y = pair.batch[self.labels]
+            y = pair.batch[self.labels].long()
             y = torch.where(y < 0, self._classes - 1, y)
             condition = (y[:, None] == torch.arange(self._classes, device=y.device)).float()
         return Draws(posterior, prior.detach(), condition, pair, self._matched)
@@ -184,23 +215,41 @@ class Matching(ELBO):
             ) from error
 
 
-def _site(pair: Pair, batch: Mapping[str, Tensor], name: str | None) -> str:
+def _site(pair: Pair, batch: Mapping[str, Tensor], name: str | None, densities: bool) -> str:
     """The site that is matched, if it can be.
+
+    Args:
+        pair, batch: programs in evaluation mode, and a few data.
+        name: of the site; None: the first one that can be.
+        densities: whether the guide's densities of other data's draws are looked at.
 
     Raises:
         InputError: says why it cannot.
     """
     try:
-        name, _ = site_to_replace(pair.model, pair.guide, batch, name, with_density=False)
+        name, _ = site_to_replace(pair.model, pair.guide, batch, name, with_density=densities)
     except NotImplementedError as error:
         raise InputError(f"the model's prior cannot be sampled, and matching needs draws of it: {error!r}") from error
     except InputError as error:
         raise InputError(f"Matching: the draws of no such site can be matched to its prior: {error}") from error
-    fn = pair.traces(batch).guide.nodes[name]["fn"]
+    traces = pair.traces(batch)
+    fn, order = traces.guide.nodes[name]["fn"], list(traces.guide.nodes)
     if not fn.has_rsample:
         raise InputError(
             f"Matching: the guide draws '{name}' from a {type(fn).__name__} without reparameterized samples, and "
             "matching has no gradient through these"
+        )
+    drawn = [f"'{each}'" for each in drawn_sites(traces) if order.index(each) < order.index(name)]
+    if (drawn or densities) and depends_on_draws(pair.guide, batch, name):
+        raise InputError(
+            f"Matching: the guide's distribution at '{name}' depends on what else it draws"
+            + (
+                f", {', '.join(drawn)} without reparameterized samples, and the divergence has no gradient in these: "
+                f"give them relaxed distributions, or draw '{name}' from the data alone"
+                if drawn
+                else ", so that it is not q(z | x): take a divergence that looks at draws alone (GAN, MMD, "
+                f"TotalCorrelation), or a guide that draws '{name}' from the data alone"
+            )
         )
     return name
 
@@ -232,9 +281,10 @@ def _classes(split: Split, labels: str) -> int:
             "labels"
         )
     y = split.column(labels)
-    if y.dtype.is_floating_point or y.dim() != 1 or bool((y < -1).any()) or bool((y < 0).all()):
+    whole = not y.dtype.is_floating_point and not y.dtype.is_complex and y.dim() == 1
+    if not whole or bool((y.long() < -1).any()) or bool((y.long() < 0).all()):
         raise InputError(
             f"Matching: labels '{labels}' must be whole numbers from 0, one a datum, -1 where one is not known, got "
-            f"{y.dtype} of shape {tuple(y.shape)} from {y.min().item()} to {y.max().item()}"
+            f"{y.dtype} of shape {tuple(y.shape)}" + (f" from {y.min()} to {y.max()}" if whole else "")
         )
     return int(y.max()) + 1

@@ -45,7 +45,7 @@ class WeightedTotalCorrelation(Divergence):
         True
     """
 
-    name, fewest_data = "total_correlation", 2
+    name, fewest_data, takes_densities = "total_correlation", 2, True
 
     def __init__(self, weights: Literal["weighted", "stratified"] = "weighted") -> None:
         if weights not in ("weighted", "stratified"):
@@ -73,7 +73,7 @@ class WeightedTotalCorrelation(Divergence):
 
 
 def _units(draws: Draws, site: str) -> Any:
-    """The guide's distribution at a site as one of single numbers, of batch shape ``([K,] M, *event)``.
+    """The guide's distribution at a site as one of single numbers, of batch shape ``([K, …,] M, *event)``.
 
     Raises:
         InputError: if its numbers are not drawn independently of each other.
@@ -94,8 +94,7 @@ def _of_units(draws: Draws, site: str) -> Tensor:
     """log q of each number of z_i given each x_j, ``(N, K, M, size)``."""
     fn, value = _units(draws, site), draws.pair.guide.nodes[site]["value"]
     event = draws.pair.guide.nodes[site]["fn"].event_dim
-    batch = value.dim() - event
-    value = value.reshape(-1, *value.shape[batch - 1 :])  # (K, N, *event)
-    k, n = value.shape[:2]
-    parts = fn.expand(value.shape).log_prob(value.transpose(0, 1).unsqueeze(2))  # (N, K, M, *event)
-    return parts.reshape(n, k, n, -1)
+    batch = value.dim() - event  # ([K, 1 for each plate between,] N, *event)
+    n = value.shape[batch - 1]
+    parts = fn.expand(value.shape).log_prob(value.movedim(batch - 1, 0).unsqueeze(batch))  # (N, [K, …,] M, *event)
+    return parts.reshape(n, draws.pair.num_particles, n, -1)

@@ -285,13 +285,26 @@ def _why_not(p: Site, q: Site, runs: list[Mapping[str, Site]], with_density: boo
     return ""
 
 
-def _runs(model: Program, batch: Batch) -> list[Mapping[str, Site]]:
-    """Sites of runs with other draws each, and the data in turn in the opposite order."""
+def depends_on_draws(program: Program, batch: Batch, site: str) -> bool:
+    """Whether a program's distribution at a site depends on what it draws elsewhere, seen in runs with other draws.
+
+    Args:
+        program: in evaluation mode.
+        batch: a few data.
+        site: its name; every run has it.
+    """
+    runs = [run[site] for run in _runs(program, batch, turned=False)]
+    values = [each["value"] for each in runs]
+    return not all(_same(runs[0], run, values) for run in runs[1:])
+
+
+def _runs(program: Program, batch: Batch, turned: bool = True) -> list[Mapping[str, Site]]:
+    """Sites of runs with other draws each, and the data (``turned``) in turn in the opposite order."""
     found = []
     for turn in range(TURNS):
-        data = {X: batch[X].flip(0)} if X in batch and turn % 2 else {}
+        data = {X: batch[X].flip(0)} if X in batch and turned and turn % 2 else {}
         with private_seed(turn, *(value.device for value in batch.values())), _InTurn(turn):
-            found.append(traced(model, **{**batch, **data}).nodes)
+            found.append(traced(program, **{**batch, **data}).nodes)
     return found
 
 

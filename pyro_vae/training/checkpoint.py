@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,8 @@ def described(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {described(value[name])}" for name in sorted(value)) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(described, value)) + "]"
+    if isinstance(value, nn.Module):  # its layers, without the places in memory of what they hold
+        return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)).split())
     return repr(value) if isinstance(value, str | int | float | None) else type(value).__qualname__
 
 

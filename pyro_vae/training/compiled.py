@@ -77,6 +77,11 @@ class NetworkStep(nn.Module):
         self.step = step
         self.names: list[str] = []
 
+    @property
+    def trained(self) -> bool:
+        """Whether a callback has left anything to train."""
+        return any(parameter.requires_grad for parameter in self.step.networks.parameters())
+
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
         """The sum of the losses, and each of them."""
         losses = self.step.objective.terms(self.step.model, self.step.guide, **batch).network_loss
@@ -353,7 +358,7 @@ class Update:
         return changed
 
     def _update(self, batch: Mapping[str, Tensor]) -> Tensor:
-        for _ in range(self.updates - 1 if self.alone is not None else 0):
+        for _ in range(self.updates - 1 if self.alone is not None and self.alone.step.trained else 0):
             self.alone(batch)
             self.networks.step()
         row = self.gradient(batch)

@@ -156,7 +156,7 @@ def fit(
         precision: Lightning Fabric's names.
         num_devices: data-parallel processes, each with its part of every batch. The result is that of one process up
             to rounding, if every batch is a multiple of their number. (Free bits are compared with the mean KL of
-            each process's part, and batch norm takes the statistics of it.)
+            each process's part, batch norm takes the statistics of it, and divergences of batches compare its data.)
         num_nodes: machines with ``num_devices`` processes each. The same command is started on all of them, by torchrun
             or SLURM.
         num_workers: processes that read a map-style dataset ahead of training. 0: it is read between the steps, or a
@@ -268,6 +268,7 @@ def fit(
         if data.validation is not None:
             held_out = data.validation.to(fabric.device, real)
             check_data(*programs, held_out)
+            objective.check_held_out(held_out)
             validation = held_out, Step(*programs, objective.for_validation())
         if precision == "64-true":
             step.double()  # before the averages are made

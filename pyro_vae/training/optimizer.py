@@ -191,10 +191,10 @@ class Optimization:
         """The same optimizer of an objective's networks, its rate following a schedule as those of ``param_groups`` do.
 
         Args:
-            schedule: the pair's; None: the rate is constant.
+            schedule: the pair's; None, or one that is always 0: the rate is constant.
             rate: where the schedule is at its largest.
         """
-        schedule = self.schedule if schedule is None else schedule
+        schedule = self.schedule if schedule is None or not schedule.largest() > 0 else schedule
         return Optimization(self.optimizer, schedule, ["learning_rate/networks"], [rate])
 
     def rates(self, epoch: float) -> list[float] | None:

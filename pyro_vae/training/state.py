@@ -101,6 +101,7 @@ class TrainingState:
         self.experiment = experiment
         self.model, self.guide = programs
         self.networks = networks
+        self._trained_networks = {name: each for name, each in step.networks.items() if trained(each)}  # at first
         both = [each.optimizer for each in (optimization, networks) if each is not None]
         self.step, self.optimizer, *others = fabric.setup(step, *both)
         self.network_optimizer = others[0] if others else None
@@ -221,11 +222,10 @@ class TrainingState:
         return {"weights": weights, "optimizer": plain(self.network_optimizer.state_dict(), "optimizer of networks")}
 
     def _network_weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the objective's own networks, but for those that are frozen as a whole."""
-        kept = {name: network for name, network in self.raw_step.networks.items() if trained(network)}
+        """Parameters and buffers of the objective's own networks, but for those that were frozen from the start."""
         return {
             f"{name}.{key}": value
-            for name, network in kept.items()
+            for name, network in self._trained_networks.items()
             for key, value in network.state_dict(keep_vars=True).items()
         }
 
