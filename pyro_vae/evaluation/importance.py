@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED, Recorder
+from pyro_vae.evaluation.dimensions import measured_sites
 from pyro_vae.evaluation.guide_cache import independent_of_particles, rebuilt_trace, site_tensors
-from pyro_vae.evaluation.results import LogLikelihood, measured_sites
+from pyro_vae.evaluation.results import LogLikelihood
 from pyro_vae.evaluation.shared import SharedLatents
 from pyro_vae.programs.densities import log_weights
 from pyro_vae.programs.enumeration import alone_with_all_values

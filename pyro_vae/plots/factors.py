@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation.factors import classes_of, factor_entries, latent_units, mutual_information
+from pyro_vae.evaluation.factor_scores import mutual_information
+from pyro_vae.evaluation.factors import classes_of, factor_entries, latent_units
 from pyro_vae.plots.drawing import Figure, canvas
 from pyro_vae.plots.images import evenly
 from pyro_vae.plots.registry import figure

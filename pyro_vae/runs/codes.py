@@ -27,7 +27,7 @@ from pyro_vae.programs.context import X
 from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.sites import is_point_mass
 from pyro_vae.runtime import private_seed
-from pyro_vae.training.checkpoint import state_digest
+from pyro_vae.training.experiment import state_digest
 
 logger = logging.getLogger(__name__)
 

@@ -42,13 +42,13 @@ from pyro_vae.training import FitResult, fit, refit_guide
 from pyro_vae.training.checkpoint import (
     CHECKPOINT,
     check_directory,
-    check_same,
     copy_common,
     load_checkpoint,
     load_weights,
     named_weights,
     save_weights,
 )
+from pyro_vae.training.experiment import check_same
 from pyro_vae.training.metrics import read_metrics
 from pyro_vae.training.state import goes_on
 

@@ -31,11 +31,12 @@ from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.callbacks import Callbacks
-from pyro_vae.training.checkpoint import check_directory, load_checkpoint, named_weights, state_digest
-from pyro_vae.training.checkpoint import described as in_words
+from pyro_vae.training.checkpoint import check_directory, load_checkpoint, named_weights
 from pyro_vae.training.compiled import FULL_FROM, GRAPH_FROM, Step
 from pyro_vae.training.data_init import awaits_data, give_data, initialize_from_data, number_of_data
 from pyro_vae.training.devices import make_fabric
+from pyro_vae.training.experiment import described as in_words
+from pyro_vae.training.experiment import state_digest
 from pyro_vae.training.loggers import LoggerLike, Loggers
 from pyro_vae.training.loop import Trainer
 from pyro_vae.training.lr_scheduler import Interval, Scheduler, SchedulerLike

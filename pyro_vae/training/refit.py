@@ -20,7 +20,7 @@ from pyro_vae.programs.parameters import densities_of, leaves_of
 from pyro_vae.programs.program import Batch, Program, as_programs, prime, real_type
 from pyro_vae.programs.session import check_pair, in_evaluation, named
 from pyro_vae.programs.site_priors import ROWS
-from pyro_vae.training.checkpoint import state_digest
+from pyro_vae.training.experiment import state_digest
 from pyro_vae.training.fitting import FitResult, fit
 from pyro_vae.training.schedules import owner
 

@@ -20,8 +20,9 @@ from pyro_vae.errors import CorruptFileError, InputError, NonFiniteLossError
 from pyro_vae.training import checkpoint as files
 from pyro_vae.training.averages import WeightEMA
 from pyro_vae.training.callbacks import Callbacks
-from pyro_vae.training.checkpoint import check_same, copy_into, load_weights, named_weights, save_weights
+from pyro_vae.training.checkpoint import copy_into, load_weights, named_weights, save_weights
 from pyro_vae.training.compiled import Step
+from pyro_vae.training.experiment import check_same
 from pyro_vae.training.lr_scheduler import Scheduler
 from pyro_vae.training.metrics import read_metrics, rewrite_metrics
 from pyro_vae.training.optimizer import Optimization, trained

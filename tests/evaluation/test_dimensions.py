@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pyro_vae.evaluation import log_likelihood
-from pyro_vae.evaluation.results import DataSite, PerDimension
+from pyro_vae.evaluation.dimensions import DataSite
+from pyro_vae.evaluation.results import PerDimension
 
 
 @pytest.mark.parametrize(

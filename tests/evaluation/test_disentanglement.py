@@ -13,7 +13,7 @@ import pyro_vae
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.evaluation import disentanglement, disentanglement_of
-from pyro_vae.evaluation.factors import NUM_BINS, disentangled_and_complete, mutual_information
+from pyro_vae.evaluation.factor_scores import NUM_BINS, disentangled_and_complete, mutual_information
 from pyro_vae.runs.measurements import measure
 
 SIZES = {"shape": 3, "size": 4, "x": 6}

@@ -23,7 +23,7 @@ from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.runs import Run
 from pyro_vae.runs.config import HARMLESS, SINCE, experiment_entries, flattened
 from pyro_vae.training import Constant, Linear, fit
-from pyro_vae.training.checkpoint import described, state_digest
+from pyro_vae.training.experiment import described, state_digest
 
 OPTIONS = ["--data.limit", "60", "--fit.batch_size", "20", "--fit.compile", "off", "--fit.device", "cpu"]
 SMALL = [*OPTIONS, "--model.hidden_dims", "[8]", "--guide.hidden_dims", "[8]", "--model.latent_dim", "2"]

@@ -41,7 +41,8 @@ from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.known import foreign_names, known_classes
 from pyro_vae.runs.learned_priors import FROM_DATA
 from pyro_vae.text_to_image.ranker import load_ranker
-from pyro_vae.training.checkpoint import ABOUT, state_digest
+from pyro_vae.training.checkpoint import ABOUT
+from pyro_vae.training.experiment import state_digest
 
 DATA = {"name": "mnist5k", "binarization": "threshold", "limit": 20}
 FIT = {"epochs": 1, "batch_size": 10, "device": "cpu", "compile": "off", "checkpoint_every": 0.0}

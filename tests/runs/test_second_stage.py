@@ -20,7 +20,7 @@ from pyro_vae.priors import GatedPixelCNN, UniformPrior
 from pyro_vae.runs import Run
 from pyro_vae.runs import codes as codes_module
 from pyro_vae.runs.prior_stage import as_code_data
-from pyro_vae.training.checkpoint import state_digest
+from pyro_vae.training.experiment import state_digest
 from pyro_vae.training.loop import Trainer
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu", "checkpoint_every": 0.0}

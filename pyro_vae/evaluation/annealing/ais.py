@@ -17,8 +17,8 @@ from pyro_vae.evaluation.annealing.chains import SETTLING, Schedule, StepSizes, 
 from pyro_vae.evaluation.annealing.path import AnnealedPath, Densities, Start
 from pyro_vae.evaluation.annealing.results import AnnealedLikelihood, Settings, log_mean_exp
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, MOST, USED
+from pyro_vae.evaluation.dimensions import measured_sites
 from pyro_vae.evaluation.importance import CPU_CHUNK
-from pyro_vae.evaluation.results import measured_sites
 from pyro_vae.evaluation.shared import SharedLatents
 from pyro_vae.programs.session import evaluating
 from pyro_vae.programs.shared import GivenShared, shared_of
