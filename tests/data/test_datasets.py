@@ -48,7 +48,7 @@ def test_names_and_descriptions():
         "speech",
         "state-space",
     }
-    expected |= {"emoji", "emoji-names", "toy-table", "toy-counts", "toy-topics"}
+    expected |= {"emoji", "emoji-names", "shapes", "toy-table", "toy-counts", "toy-topics"}
     assert names.keys() == expected
     assert all(text and "\n" not in text for text in names.values())
 

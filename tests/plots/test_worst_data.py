@@ -8,8 +8,11 @@ import torch
 from pyro_vae import plots as figures
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.dimensions import DataSite
 from pyro_vae.evaluation.results import LogLikelihood
 from pyro_vae.plots import NotApplicable
+
+SITES = {"x": DataSite(9.0, False)}
 
 SHAPE = (1, 3, 3)
 NARROW = [7, 31, 52]
@@ -61,7 +64,7 @@ def test_the_data_with_too_narrow_a_guide_are_found(split):
 def test_what_was_measured_is_shown_in_order_without_undefined_values(split):
     shapes = torch.full((60,), torch.nan).double()
     shapes[[3, 40, 12, 59]] = torch.tensor([0.31, 1.25, -0.4, 0.72]).double()
-    measured = LogLikelihood(torch.arange(60.0).double() - 100, torch.arange(60.0).double() + 1, shapes, 500, 9)
+    measured = LogLikelihood(torch.arange(60.0).double() - 100, torch.arange(60.0).double() + 1, shapes, 500, SITES)
     figure = figures.worst_data(model, guide, split, measured)
     expected = ["k 1.25\nESS 41\n-60.0", "k 0.72\nESS 60\n-41.0", "k 0.31\nESS 4\n-97.0", "k -0.40\nESS 13\n-88.0"]
     assert labels(figure) == expected
@@ -77,7 +80,7 @@ def test_where_it_does_not_apply_it_says_why(split):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Delta(torch.zeros(len(x))))
 
-    unknown = LogLikelihood(torch.zeros(60), torch.ones(60), torch.full((60,), torch.nan), 20, 9)
+    unknown = LogLikelihood(torch.zeros(60), torch.ones(60), torch.full((60,), torch.nan), 20, SITES)
     for arguments, words in (
         ((model, certain, split), "no datum has a Pareto k-hat"),
         ((model, guide, split, unknown), "no datum has a Pareto k-hat"),
