@@ -157,7 +157,7 @@ def test_mmd_with_labels_compares_within_each_label():
 
 
 LINEAR = [
-    (MMD(variance=1.0), 200.0, 120),
+    pytest.param(MMD(variance=1.0), 200.0, 120, marks=pytest.mark.slow),
     (GAN([32, 32], learning_rate=5e-3), 5.0, 200),
     pytest.param(DensityRatio([32, 32], learning_rate=2e-3, updates=3), 20.0, 200, marks=pytest.mark.slow),
 ]
