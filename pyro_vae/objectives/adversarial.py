@@ -55,14 +55,14 @@ class _Adversarial(Divergence):
 
     def __init__(
         self,
-        hidden_dims: Sequence[int],
-        slope: float,
-        noise: float,
-        learning_rate: float,
-        optimizer: str,
-        optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None,
-        updates: int,
-        discriminator: nn.Module | None,
+        hidden_dims: Sequence[int] = (1000, 1000),
+        slope: float = 0.0,
+        noise: float = 0.0,
+        learning_rate: float = 1e-4,
+        optimizer: str = "adam",
+        optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None = None,
+        updates: int = 1,
+        discriminator: nn.Module | None = None,
     ) -> None:
         kind = type(self).__name__
         self.hidden_dims = [positive(f"{kind}: hidden_dims", width) for width in hidden_dims]
@@ -167,19 +167,6 @@ class GAN(_Adversarial):
 
     name, takes_labels = "generator", True
 
-    def __init__(
-        self,
-        hidden_dims: Sequence[int] = (1000, 1000),
-        slope: float = 0.0,
-        noise: float = 0.0,
-        learning_rate: float = 1e-4,
-        optimizer: str = "adam",
-        optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None = None,
-        updates: int = 1,
-        discriminator: nn.Module | None = None,
-    ) -> None:
-        super().__init__(hidden_dims, slope, noise, learning_rate, optimizer, optimizer_options, updates, discriminator)
-
     def value(self, draws: Draws, network: Any) -> Tensor:
         """softplus(-T(z)), the mean over draws."""
         return softplus(-network(draws.with_condition(draws.posterior))).mean()
@@ -211,19 +198,6 @@ class DensityRatio(_Adversarial):
     """
 
     name, takes_labels = "kl", True
-
-    def __init__(
-        self,
-        hidden_dims: Sequence[int] = (1000, 1000),
-        slope: float = 0.0,
-        noise: float = 0.0,
-        learning_rate: float = 1e-4,
-        optimizer: str = "adam",
-        optimizer_options: dict[str, bool | int | float | str | list[float] | None] | None = None,
-        updates: int = 1,
-        discriminator: nn.Module | None = None,
-    ) -> None:
-        super().__init__(hidden_dims, slope, noise, learning_rate, optimizer, optimizer_options, updates, discriminator)
 
     def value(self, draws: Draws, network: Any) -> Tensor:
         """-T(z), the mean over draws, nats."""

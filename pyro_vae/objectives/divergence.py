@@ -36,6 +36,10 @@ class Draws:
     pair: TracePair
     sites: tuple[str, ...]
 
+    def detached(self) -> Draws:
+        """The same draws with no gradient, for the loss of a network."""
+        return replace(self, posterior=self.posterior.detach())
+
     def with_condition(self, z: Tensor) -> Tensor:
         """z and the data's labels side by side, ``(K, N, size + classes + 1)``; z itself if there are none."""
         if self.condition is None:
@@ -111,7 +115,7 @@ class Divergence(ABC):
         return ""
 
 
-def held(network: nn.Module) -> Any:
+def constant(network: nn.Module) -> Any:
     """A network as a function in which its parameters are constants: a gradient goes to what it is given alone."""
     values = {name: parameter.detach() for name, parameter in network.named_parameters()}
 
@@ -136,7 +140,7 @@ def check_own(divergence: Divergence, draws: Draws, network: nn.Module | None, p
     kind = type(divergence).__name__
     if not isinstance(getattr(divergence, "name", None), str):
         raise InputError(f"{kind} has no name, by which metrics call its value: say name = '…' in the class")
-    value = divergence.value(draws, None if network is None else held(network))
+    value = divergence.value(draws, None if network is None else constant(network))
     _check_number(f"{kind}: value", value)
     if draws.posterior.requires_grad and not value.requires_grad:
         raise InputError(
@@ -144,7 +148,7 @@ def check_own(divergence: Divergence, draws: Draws, network: nn.Module | None, p
         )
     if network is None:
         return
-    told = divergence.network_loss(replace(draws, posterior=draws.posterior.detach()), network)
+    told = divergence.network_loss(draws.detached(), network)
     if not isinstance(told, tuple) or len(told) != 2 or not isinstance(told[1], Mapping):
         raise InputError(
             f"{kind}: network_loss must give the loss and a dict of what is reported, such as (loss, {{}})"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.objectives.base import NetworkTraining, Terms
-from pyro_vae.objectives.divergence import Divergence, Draws, check_own, held
+from pyro_vae.objectives.divergence import Divergence, Draws, check_own, constant
 from pyro_vae.objectives.evidence_bound import ELBO
 from pyro_vae.objectives.score_function import drawn_sites
 from pyro_vae.programs.context import accepted_arguments
@@ -181,12 +181,12 @@ class Matching(ELBO):
         terms = super().pair_terms(pair)
         draws = self.draws(pair)
         network = self._networks[DISCRIMINATOR] if self._networks else None
-        value = self.divergence.value(draws, None if network is None else held(network))
+        value = self.divergence.value(draws, None if network is None else constant(network))
         terms.loss = terms.loss + self.weight * value
         terms.divergence[self.divergence.name] = value.detach()
         if network is not None:
-            apart = Draws(draws.posterior.detach(), draws.prior, draws.condition, pair, draws.sites)
-            terms.network_loss[DISCRIMINATOR], terms.report = self.divergence.network_loss(apart, network)
+            told = self.divergence.network_loss(draws.detached(), network)
+            terms.network_loss[DISCRIMINATOR], terms.report = told
         return terms
 
     def draws(self, pair: TracePair) -> Draws:
@@ -200,7 +200,7 @@ class Matching(ELBO):
             y = pair.batch[self.labels].long()
             y = torch.where(y < 0, self._classes - 1, y)
             condition = (y[:, None] == torch.arange(self._classes, device=y.device)).float()
-        return Draws(posterior, prior.detach(), condition, pair, self._matched)
+        return Draws(posterior, prior, condition, pair, self._matched)
 
     def _prior(self, pair: TracePair, name: str) -> Tensor:
         """As many draws of a site's prior as there are codes."""

@@ -15,7 +15,7 @@ Kernel = Callable[[Tensor], Tensor]  # of squared distances
 FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the inverse multiquadratic's scales
 
 
-def inverse_multiquadratic(size: int, variance: float = 1.0, factors: Sequence[float] = FACTORS) -> Kernel:
+def inverse_multiquadratic(size: int, variance: float | Tensor = 1.0, factors: Sequence[float] = FACTORS) -> Kernel:
     r"""k(a, b) = sum_s C_s / (C_s + |a - b|^2), C_s = 2 size variance s: a sum over scales s.
 
     2 size variance is the expected squared distance of two draws of a prior with that variance in each dimension.
@@ -41,7 +41,7 @@ def inverse_multiquadratic(size: int, variance: float = 1.0, factors: Sequence[f
     return kernel
 
 
-def rbf(bandwidths: Sequence[float]) -> Kernel:
+def rbf(bandwidths: Sequence[float | Tensor]) -> Kernel:
     r"""k(a, b) = sum_s exp(-|a - b|^2 / (2 s^2)), a sum over bandwidths s.
 
     Args:
@@ -164,10 +164,9 @@ class MMD(Divergence):
         variance: Any = self.variance
         if variance is None:
             variance = draws.prior.float().var((0, 1)).mean()
-        scales = [2.0 * size * variance * factor for factor in self.factors]
         if self.kernel == "imq":
-            return lambda squared: sum(scale / (scale + squared) for scale in scales)
-        return lambda squared: sum(torch.exp(-squared / scale) for scale in scales)
+            return inverse_multiquadratic(size, variance, self.factors)
+        return rbf([(size * variance * factor) ** 0.5 for factor in self.factors])
 
     def value(self, draws: Draws, network: Any) -> Tensor:
         """The squared discrepancy, the mean over particles."""

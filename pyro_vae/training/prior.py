@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
+from pyro_vae.programs.held import held
 from pyro_vae.programs.inside import reconnect
 from pyro_vae.programs.program import Program, as_programs
 from pyro_vae.programs.session import check_pair, in_evaluation, named
@@ -84,7 +84,7 @@ def fit_prior(
     alone = PriorOfSite(site, prior), GuideOfSite(site, programs[1])
     reconnect(*alone)
     try:
-        with _frozen(programs[1]):
+        with held((), programs[1].parameters()):
             result = fit(*alone, data, **options)
     finally:
         reconnect(prior, programs[1])
@@ -134,16 +134,3 @@ def site_of_prior(
                 "the site an event dimension in model and guide, fn.expand([1]).to_event(1)"
             )
     return site, tuple(shape)
-
-
-@contextmanager
-def _frozen(program: nn.Module) -> Iterator[None]:
-    """Parameters without gradients inside this block."""
-    trained = [parameter for parameter in program.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
