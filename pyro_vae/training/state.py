@@ -75,7 +75,7 @@ class TrainingState:
         programs: model and guide.
         ema: moving average of the weights, or None.
         run: run directory, or None.
-        experiment: what tells it from others (:mod:`pyro_vae.training.checkpoint`), and the machine.
+        experiment: what tells it from others (:mod:`pyro_vae.training.experiment`), and the machine.
         num_batches: of an epoch.
         callbacks: whose states are saved.
         networks: the optimizer over the objective's own networks; None: there are none that are trained.
