@@ -19,6 +19,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import DataLike, Sound, Split, as_data
+from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
 from pyro_vae.evaluation.latent_units import LatentStatistics, latent_statistics
@@ -63,6 +64,7 @@ class Shown:
         split: the data that are shown.
         records: the lines of ``metrics.jsonl``.
         sound: how the data are played, if they are sound.
+        tokens: what the integers of the data stand for, if they are tokens.
         seed: of all draws.
         options: of :func:`~pyro_vae.evaluation.latent_statistics` and ``code_statistics``: device, memory budget.
     """
@@ -72,6 +74,7 @@ class Shown:
     split: Split
     records: Sequence[Mapping[str, Any]] = ()
     sound: Sound | None = None
+    tokens: Tokens | None = None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -109,7 +112,7 @@ class Shown:
         return count, {name: value for name, value in batch.items() if name not in without}
 
 
-SHOWN = ("model", "guide", "split", "records", "sound", "seed", "latents", "codes")  # what figures take by these names
+SHOWN = ("model", "guide", "split", "records", "sound", "tokens", "seed", "latents", "codes")  # what figures take
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def figure(
     """Register a function that draws a figure: ``pyro-vae figures`` and ``draw_all`` then draw it, under its name.
 
     Parameters of these names are taken from :class:`Shown`: ``model``, ``guide``, ``split``, ``records``, ``sound``,
-    ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there is
+    ``tokens``, ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there is
     nothing to show. A file of this folder is found by itself; one of your own registers when it is imported.
 
     Args:
@@ -250,7 +253,7 @@ def draw_all(
     split = data.test or data.validation or data.train
     if data.test is None and data.validation is None:
         logger.info("figures show training data: %s has no others", data.name)
-    run = Shown(*as_programs(model, guide), split, records, data.extra(Sound), seed)
+    run = Shown(*as_programs(model, guide), split, records, data.extra(Sound), data.extra(Tokens), seed)
     written = []
     for name, entry in figures().items():
         path, drawn = Path(folder) / f"{name}.png", None

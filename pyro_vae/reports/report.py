@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.data import Data, Sound, Split
+from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, CodeUsage
 from pyro_vae.evaluation.latent_units import LatentStatistics
@@ -159,6 +160,7 @@ def _gather(
         part,
         trained.training.records,
         trained.data.extra(Sound),
+        trained.data.extra(Tokens),
         seed,
         options,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.data import Data, Sound
+from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, positive, unknown, why_not
 from pyro_vae.files import check_no_links
 from pyro_vae.runtime import derived_seed
@@ -219,7 +220,7 @@ def _shown(trainer: Trainer, data: Data) -> Any:
     from pyro_vae.plots.registry import Shown
 
     split, seed = data.validation or data.train, derived_seed(trainer.seed, "figures")
-    return Shown(trainer.model, trainer.guide, split, trainer.records, data.extra(Sound), seed)
+    return Shown(trainer.model, trainer.guide, split, trainer.records, data.extra(Sound), data.extra(Tokens), seed)
 
 
 def _csv(folder: Path) -> Any:
