@@ -92,7 +92,7 @@ def _datum(run: Run, given: str) -> dict[str, Tensor]:
 
 def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, kind: str, how: dict[str, Any]) -> None:
     from pyro_vae.plots.registry import save_figure
-    from pyro_vae.plots.token_table import token_table
+    from pyro_vae.plots.tables import token_table
     from pyro_vae.plots.tokens import labels, said
 
     names = labels(len(values) - 2)

@@ -210,7 +210,7 @@ def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: in
 def _write_tokens(tokens: Tokens, x: Tensor, path: Path, picture: Path, how: dict[str, Any]) -> None:
     """Print what was drawn, and write it as its kind is written, with a picture of the first."""
     from pyro_vae.plots.registry import save_figure
-    from pyro_vae.plots.token_table import token_table
+    from pyro_vae.plots.tables import token_table
     from pyro_vae.plots.tokens import said
 
     names = [f"{i:03d}" for i in range(len(x))]

@@ -143,7 +143,7 @@ def write_reconstructions(
         InputError: if a file cannot be written.
     """
     from pyro_vae.plots.registry import save_figure
-    from pyro_vae.plots.token_table import token_table
+    from pyro_vae.plots.tables import token_table
     from pyro_vae.plots.tokens import said as in_words
 
     x, count = batch[X].cpu(), made.shape[1]

@@ -34,7 +34,7 @@ from .registry import draw_all as draw_all
 from .registry import figure as figure
 from .registry import save_figure as save_figure
 from .spectrogram import spectrograms as spectrograms
-from .token_table import token_table as token_table
+from .tables import token_table as token_table
 from .tokens import token_interpolations as token_interpolations
 from .tokens import token_reconstructions as token_reconstructions
 from .tokens import token_samples as token_samples

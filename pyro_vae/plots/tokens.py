@@ -16,7 +16,7 @@ from pyro_vae.evaluation.latent_space import Kind, decode_path, paths_between
 from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.registry import figure
-from pyro_vae.plots.token_table import token_table
+from pyro_vae.plots.tables import token_table
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import Batch
 
