@@ -51,11 +51,12 @@ def interpolate(arguments: Sequence[str]) -> None:
     if options.steps < 2:
         raise InputError(f"--steps must be at least 2, for both ends, got {options.steps}")
     run = Run(options.dir, trust=options.trust)
+    tokens = run.tokens
     model, guide = run.programs()
     pictures, files = run.file("figures"), run.file(NAME)
     ends = []
     for given in (options.start, options.end):
-        batch = _datum(run, given)
+        batch = _datum(run, tokens, given)
         ends.append(batch | said_context(run, model, guide, [*batch], 1, options.y))
     start, end = ends
     try:
@@ -63,17 +64,17 @@ def interpolate(arguments: Sequence[str]) -> None:
     except NotApplicable as error:
         raise InputError(f"{run.path}: there is no way between two of its data: {error}") from error
     make = partial(decode_path, model, path, seed=options.seed, batch=start)
-    made = (greedy_unless_said(make, how) if run.tokens is not None else make(**how))[0]  # (steps, *event)
+    made = (greedy_unless_said(make, how) if tokens is not None else make(**how))[0]  # (steps, *event)
     arrays = {"start": start[X][0].cpu().numpy(), "end": end[X][0].cpu().numpy(), "x": made.numpy()}
     savez(run.path / f"{NAME}.npz", arrays | {name: value[0].cpu().numpy() for name, value in path.items()})
     values = torch.cat([start[X].cpu(), made.reshape(-1, *run.data_shape), end[X].cpu()])  # (steps + 2, *shape)
-    if run.tokens is not None:
-        _of_tokens(run.tokens, values, files, pictures / f"{NAME}.png", kind, how)
+    if tokens is not None:
+        _of_tokens(tokens, values, files, pictures / f"{NAME}.png", kind, how)
     else:
         _of_numbers(run, values, files, pictures / f"{NAME}.png", kind)
 
 
-def _datum(run: Run, given: str) -> dict[str, Tensor]:
+def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
     """One datum as a batch: a place among the run's data, a file, or a text."""
     place = PLACE.fullmatch(given)
     if place is not None:
@@ -81,10 +82,10 @@ def _datum(run: Run, given: str) -> dict[str, Tensor]:
         if int(place[2]) >= len(split):
             raise InputError(f"{given}: the {place[1]} part has {len(split):,} data, 0 to {len(split) - 1:,}")
         return split.fixed(torch.tensor([int(place[2])])).batch(slice(None))
-    if run.tokens is None:
+    if tokens is None:
         return of_files(run, [user_path(given)]).batch(slice(None))
     is_file = len(given) < 1000 and bool(Path(given).suffix) and user_path(given).is_file()
-    _, x = read_things(run.tokens, [] if is_file else [given], [Path(given)] if is_file else [])
+    _, x = read_things(tokens, [] if is_file else [given], [Path(given)] if is_file else [])
     if len(x) != 1:
         raise InputError(f"{given}: has {len(x):,} texts; give a file with one")
     return {X: x}

@@ -70,15 +70,16 @@ def reconstruct(arguments: Sequence[str]) -> None:
     run = Run(options.dir, trust=options.trust)
     pictures, sounds = run.file("figures"), run.file(FOLDER)
     model, guide = run.stage_one()  # a learned prior has no part in it
-    check_of_tokens(run, {"--text": options.text, "--draws": options.draws, "--beam": options.beam})
+    tokens = run.tokens
+    check_of_tokens(tokens, {"--text": options.text, "--draws": options.draws, "--beam": options.beam})
     own = options.files or options.text
     if own:
         if options.split is not None or options.num is not None:
             raise InputError(
                 "--split and --num choose among the run's data; leave them out where files or texts are given"
             )
-        if run.tokens is not None:
-            stems, x = read_things(run.tokens, options.text or [], options.files)
+        if tokens is not None:
+            stems, x = read_things(tokens, options.text or [], options.files)
             batch = {X: x}
         else:
             stems, batch = _names(options.files), of_files(run, options.files).batch(slice(None))
@@ -86,9 +87,9 @@ def reconstruct(arguments: Sequence[str]) -> None:
     else:
         stems, names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
     batch |= said_context(run, model, guide, [*batch], len(batch[X]), options.y)
-    if run.tokens is not None:
+    if tokens is not None:
         made = _of_tokens(model, guide, batch, options.draws, options.seed, how)
-        write_reconstructions(run, run.tokens, batch, names, stems, made, options.draws is not None, how)
+        write_reconstructions(run, tokens, batch, names, stems, made, options.draws is not None, how)
         return
     mean = _reconstructed(model, guide, Split(batch, missing=True, name="data"), options.seed, **how)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}

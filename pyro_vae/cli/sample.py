@@ -152,13 +152,14 @@ def sample(arguments: Sequence[str]) -> None:
     positive("--num", options.num)
     run = Run(options.dir, trust=options.trust)
     pictures, sounds = run.file("figures"), run.file(SOUNDS)
+    tokens = run.tokens
     model, _ = run.programs()
     scales = _scales(options.scale)
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "guidance")}
     check_beam({**how, "beam": options.beam})
     how["scales"] = scales
     if options.text is not None:
-        if run.tokens is not None or options.beam is not None:
+        if tokens is not None or options.beam is not None:
             raise InputError("--text is of images that are drawn of a text; of a text's latents: pyro-vae reconstruct")
         if options.y is not None and set(options.y) & set(",;"):
             raise InputError("--text takes one label or attribute vector for all images: one --y")
@@ -176,8 +177,8 @@ def sample(arguments: Sequence[str]) -> None:
     arrays, picture = run.path / "samples.npz", pictures / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
-    if run.tokens is not None:
-        _write_tokens(run.tokens, drawn.mean, sounds, picture, how)
+    if tokens is not None:
+        _write_tokens(tokens, drawn.mean, sounds, picture, how)
         return
     del how["beam"]  # pictures have none
     if run.sound is not None:

@@ -75,13 +75,13 @@ def greedy_unless_said(make: Callable[..., Made], said: Mapping[str, Any]) -> Ma
         return made
 
 
-def check_of_tokens(run: Run, said: Mapping[str, Any]) -> None:
-    """Check that options of tokens are said of a run of tokens.
+def check_of_tokens(tokens: Tokens | None, said: Mapping[str, Any]) -> None:
+    """Check that options of tokens are said of tokens.
 
     Raises:
         InputError: if the run's data are no tokens, with the option's name.
     """
-    if run.tokens is None and (given := [name for name, value in said.items() if value]):
+    if tokens is None and (given := [name for name, value in said.items() if value]):
         raise InputError(f"{given[0]}: the run's data are no tokens (texts, melodies)")
 
 
