@@ -9,6 +9,7 @@ import yaml
 
 from pyro_vae.evaluation.results import bits_are, what_is_bounded
 from pyro_vae.plots.registry import SECTIONS, figures
+from pyro_vae.plots.tables import TextTable
 from pyro_vae.reports import html
 from pyro_vae.reports.stored import metric_rows
 
@@ -99,19 +100,28 @@ def _percent(value: float | None) -> str | None:
     return None if value is None else f"{100 * value:.1f}"
 
 
-def report_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def report_page(
+    report: Mapping[str, Any], pictures: Mapping[str, bytes], tables: Mapping[str, TextTable] | None = None
+) -> str:
     """The page of a report.
 
     Args:
         report: what ``report.json`` holds.
         pictures: PNG by name.
+        tables: figures that are tables of texts, by name.
     """
+    tables = tables or {}
+    every = {name: entry for name, entry in figures().items() if name in pictures or name in tables}
 
-    every = {name: entry for name, entry in figures().items() if name in pictures}
+    def one(name: str) -> str:
+        caption, texts = every[name].caption, tables.get(name)
+        if texts is None:
+            return html.picture(name, pictures[name], caption)
+        return html.texts(name, texts.columns, texts.rows, texts.title, caption)
 
     def shown(section: str | None) -> str:
         own = [name for name, entry in every.items() if entry.section == section]
-        return "".join(html.picture(name, pictures[name], every[name].caption) for name in own)
+        return "".join(map(one, own))
 
     def others() -> str:
         prefix = "training_curves of "

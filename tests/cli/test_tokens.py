@@ -1,6 +1,5 @@
 """``pyro-vae sample``, ``reconstruct``, ``interpolate`` and the other commands on a run of texts."""
 
-
 import numpy as np
 import pytest
 from command_line import run as pyro_vae
