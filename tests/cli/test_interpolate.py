@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
                 },
                 "fit": {"epochs": 1, "batch_size": 10, "device": "cpu"},
             }
-            assert pyro_vae("-q", "train", write(folder, "mine.yaml", config), "--out", folder / "run") == 0
+            assert pyro_vae("train", write(folder, "mine.yaml", config), "--out", folder / "run") == 0
             made[name] = folder / "run"
         return made[name]
 
@@ -98,6 +98,6 @@ def test_what_has_no_way_and_what_is_not_there(runs, capsys):
         ("test:0", "other:1"): "other:1: no such file",
         ("test:0", "test:1", "--steps", "1"): "--steps must be at least 2",
         ("test:0", "test:1", "--temperature", "0.5"): "no site of the model can be tempered",
-        ("test:0", "test:1", "--beam", "2", "--top-k", "3"): "leave out --top-k and --top-p",
+        ("test:0", "test:1", "--beams", "2", "--top-k", "3"): "leave out --top-k and --top-p",
     }.items():
         assert said in refused(capsys, "interpolate", run, *words), words

@@ -65,7 +65,7 @@ def trained(texts, tmp_path_factory):
         "guide": {"class_path": "pyro_vae.guides.GaussianGuide", "init_args": {"encoder": encoder}},
         "fit": {"epochs": 60, "batch_size": 20, "learning_rate": 0.01, "device": "cpu", "kl_weight": 0.02},
     }
-    assert pyro_vae("-q", "train", write(folder, "mine.yaml", recipe), "--trust", "--out", folder / "run") == 0
+    assert pyro_vae("train", write(folder, "mine.yaml", recipe), "--trust", "--out", folder / "run") == 0
     return folder / "run"
 
 
