@@ -221,6 +221,9 @@ def load_data(
             **texts,
             name=label,
         )
+        if part in loaded.variants:
+            variants = {key: tensor[:limit] for key, tensor in loaded.variants[part].items()}
+            splits[part] = splits[part].with_variants(variants)
     train, extras = splits["train"], loaded.extras
     lines = [_sizes(shown(name), splits, limit)]
     if not found.sound:
@@ -271,13 +274,15 @@ def prepared(
         missing, names, captions, name: as for :class:`~pyro_vae.data.Split`.
     """
     shape = held.columns["x"].shape if isinstance(held, Rows) else tuple(held["x"].shape[1:])
+    kind = held.columns["x"].dtype if isinstance(held, Rows) else held["x"].dtype
     mask = None if observed_quadrants is None else quadrant_mask(shape, observed_quadrants, name)
     later = later and binarization == "dynamic"
     if binarization != "none" and not later:
         how = "threshold" if binarization == "threshold" else "static"
         held = {**held, "x": binarize(held["x"], how, seed=binarization_seed, part=part, name=name)}
     drawn = "dynamic" if later else "none"
-    return Split(held, mask=mask, missing=missing, binarization=drawn, names=names, captions=captions, name=name)
+    texts = {"names": names, "captions": captions}
+    return Split(held, mask=mask, integers=kind == torch.int64, missing=missing, binarization=drawn, **texts, name=name)
 
 
 def _check_options(name: str, found: Source, options: Mapping[str, Any]) -> None:

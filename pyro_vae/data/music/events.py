@@ -74,11 +74,10 @@ def canonical(events: Sequence[int] | np.ndarray) -> np.ndarray:
     events = np.array(events, dtype=np.int64)
     if events.size and not 0 <= events.min() <= events.max() < NUM_EVENTS:
         raise InputError(f"events must be integers from 0 to {NUM_EVENTS - 1}, got {events.min()} to {events.max()}")
-    silent = np.ones(events.shape[:-1], dtype=bool)
-    for step in range(events.shape[-1]):
-        silent = np.where(events[..., step] == HOLD, silent, events[..., step] == REST)
-        events[..., step] = np.where(silent, REST, events[..., step])
-    return events
+    steps = np.arange(events.shape[-1])
+    last = np.maximum.accumulate(np.where(events == HOLD, -1, steps), axis=-1)  # at or before each step: no hold
+    before = np.take_along_axis(events, last.clip(min=0), -1) if events.size else events
+    return np.where((last < 0) | (before == REST), REST, events)
 
 
 def transposed(events: np.ndarray, semitones: int) -> np.ndarray:

@@ -181,4 +181,3 @@ def _whole(item: ElementTree.Element, name: str, default: int | None = None) -> 
     if text is None or len(text) > 10:
         raise ValueError(f"{name} must be a whole number, got {text and text[:20]!r}")
     return int(text)
-
