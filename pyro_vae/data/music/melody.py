@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.dataset import Data
-from pyro_vae.data.music.abc_notation import NotUnderstood, read_abc, read_tune, title_of
+from pyro_vae.data.music.abc_notation import read_abc, read_tune, title_of
 from pyro_vae.data.music.events import HOLD, NUM_EVENTS, PITCHES, REST, STEPS, canonical, notes_of
 from pyro_vae.data.music.line import MOST_BARS, Line
 from pyro_vae.data.music.midi import read_midi, write_midi
@@ -65,6 +64,7 @@ class Melody(Tokens):
 
     bars: int = 2
     tempo: float = 120.0
+    kind: ClassVar[str] = "melody"
     num_tokens: ClassVar[int] = NUM_EVENTS + 1
     ends: ClassVar[bool] = False  # no melody has an end
 
@@ -78,21 +78,9 @@ class Melody(Tokens):
             raise InputError(f"tempo must be from {SLOWEST} to {FASTEST} (quarters a minute), got {self.tempo!r}")
 
     @property
-    def num_steps(self) -> int:
+    def length(self) -> int:  # type: ignore[override]
         """T, tokens of a melody."""
         return self.bars * STEPS
-
-    def check(self, data: Data) -> None:
-        """x are melodies of this length."""
-        if data.train.shape != (self.num_steps,):
-            raise InputError(
-                f"{data.name}: melodies of {self.bars} bars have shape ({self.num_steps},), but one x has shape "
-                f"{data.train.shape}"
-            )
-        for split in data.splits.values():
-            x = split.column("x")
-            if x.is_floating_point() or not 1 <= int(x.min()) <= int(x.max()) <= NUM_EVENTS:
-                raise InputError(f"{split.name}: x must be tokens of melodies, integers from 1 to {NUM_EVENTS}")
 
     def describe(self, train: Split) -> str:
         """How melodies are written."""
@@ -120,7 +108,7 @@ class Melody(Tokens):
             else:
                 texts.append(str(thing))
         rows = [self._events(text) for text in texts]
-        return torch.from_numpy(np.stack(rows) + 1) if rows else torch.zeros(0, self.num_steps, dtype=torch.int64)
+        return torch.from_numpy(np.stack(rows) + 1) if rows else torch.zeros(0, self.length, dtype=torch.int64)
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Melodies ``(N, T)`` as text; a token 0 (which no melody has) is rest."""
@@ -190,26 +178,24 @@ class Melody(Tokens):
             write_wav(path / f"{name}.wav", synthesized(notes, len(events), tempo=self.tempo), SAMPLE_RATE)
         return [path]
 
-    def to_dict(self) -> dict[str, int | float]:
+    def plain(self) -> dict[str, Any]:
         """What it is, as plain values."""
-        return {"bars": self.bars, "tempo": self.tempo}
+        return {"kind": self.kind, "bars": self.bars, "tempo": self.tempo}
 
     @classmethod
-    def from_dict(cls, values: dict[str, int | float]) -> Melody:
-        """What :meth:`to_dict` says.
+    def from_plain(cls, values: Mapping[str, Any]) -> Melody:
+        """What :meth:`plain` gave.
 
         Raises:
-            InputError: for other values.
+            InputError, KeyError: for other values.
         """
-        if not isinstance(values, dict) or set(values) != {"bars", "tempo"}:
-            raise InputError(f"a melody has 'bars' and 'tempo', got {str(values)[:100]}")
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(values["bars"], values["tempo"])
 
     def _events(self, text: str) -> np.ndarray:
         steps = text.replace(BAR, " ").split()
-        if len(steps) != self.num_steps:
+        if len(steps) != self.length:
             raise InputError(
-                f"a melody has {self.num_steps} steps ({self.bars} bars), got {len(steps)} in '{text[:60]}'; "
+                f"a melody has {self.length} steps ({self.bars} bars), got {len(steps)} in '{text[:60]}'; "
                 f"files end in {', '.join(SUFFIXES)}"
             )
         return canonical([_event(step, text) for step in steps])
@@ -223,7 +209,7 @@ class Melody(Tokens):
             logger.info("%s: %d bars, of which the first %d are taken", line.name, bars, self.bars)
         elif bars < self.bars:
             logger.info("%s: %d bars, and rests behind them up to %d", line.name, bars, self.bars)
-        return np.pad(events[: self.num_steps], (0, max(0, self.num_steps - len(events))), constant_values=REST)
+        return np.pad(events[: self.length], (0, max(0, self.length - len(events))), constant_values=REST)
 
 
 def as_text(events: np.ndarray) -> str:

@@ -45,8 +45,8 @@ class Tunes(NamedTuple):
 
 @source(
     "tunes",
-    "windows of bars=2 bars of dance tunes in 4/4, 2/2 and 2/4 (O'Neill's 1850, Ryan's Mammoth, from music21's corpus), "
-    "16 steps a bar, as tokens; every tune in one part only",
+    "windows of bars=2 bars of dance tunes in 4/4, 2/2 and 2/4 (O'Neill's 1850, Ryan's Mammoth, of music21's corpus), "
+    "16 steps a bar, as tokens; 18,257 train / 2,282 validation / 2,366 test, every tune in one part",
 )
 def load_tunes(
     root: Path | None, limit: int | None, *, bars: int = 2, stride: int | None = None, transpose: int = 0
@@ -54,8 +54,8 @@ def load_tunes(
     """Load windows of melodies; the first time the tunes are read (ten seconds) and kept in the cache folder.
 
     Of 3,068 tunes those in 4/4, 2/2 and 2/4 are taken that are understood. Settings of one tune (a quarter of whose
-    phrases are the same in any key, or that have one title) stay together; 80 % of the tunes are for training, 10 % for validation, 10 % for
-    test. No part has a window twice, in any key, and validation and test have none that training has; which is which
+    phrases are the same in any key, or that have one title) stay together; 80 % of the tunes are for training, 10 % for
+    validation, 10 % for test. No part has a window twice, in any key, and validation and test have none that training has; which is which
     depends on no seed of the user's.
 
     Args:
@@ -113,9 +113,9 @@ def _windows(
 
 
 def _transposed(events: np.ndarray, most: int) -> Tensor:
-    """Tokens of events ``(N, T)`` in all transpositions, uint8 ``(N, 2 most + 1, T)``, the first as they are."""
+    """Tokens of events ``(N, T)`` in all transpositions, int64 ``(N, 2 most + 1, T)``, the first as they are."""
     shifts = [0, *(sign * shift for shift in range(1, most + 1) for sign in (1, -1))]
-    return torch.from_numpy(np.stack([transposed(events, shift) + 1 for shift in shifts], 1).astype(np.uint8))
+    return torch.from_numpy(np.stack([transposed(events, shift) + 1 for shift in shifts], 1))
 
 
 def _parts(groups: np.ndarray) -> np.ndarray:
