@@ -53,6 +53,24 @@ def test_weights_of_kls_and_free_bits_are_kept(x, free_bits):
         assert terms.kl[name].item() == pytest.approx(value, abs=0.05)
 
 
+def test_free_bits_of_each_datum_with_what_is_drawn(x):
+    """One draw: E[max(free bits, log q - log p at the draw)], by enumeration. Several have no signal of their own."""
+    pair, free = Coins(kl_of_b=0.4), 0.1
+    with torch.no_grad():
+        pair.q["a"].bias += 1.0
+    t = pair.table(x)
+    q = (t["log q(a)"] + t["log q(b)"]).exp()
+    exact = -(q * t["log p(x)"]).sum(0).mean()
+    for name, weight in (("a", 1.0), ("b", 0.4)):
+        at_draws = t[f"log q({name})"] - t[f"log p({name})"]
+        assert 0.1 < (q * (at_draws < free)).sum(0).mean() < 0.9
+        exact = exact + weight * (q * at_draws.clamp(min=free)).sum(0).mean()
+    objective = ELBO(analytic_kl=False, free_bits=free, free_bits_of="datum")
+    check_unbiased(gradients(pair, objective, x), pair, exact, 0.004)
+    with pytest.raises(InputError, match="free bits of site 'b': its KL of a datum depends on what the guide draws"):
+        ELBO(2, free_bits={"b": free}, free_bits_of="datum").differentiable_loss(pair.model, pair.guide, x)
+
+
 def test_a_real_latent_beside_a_discrete_one(x):
     """c ~ Bernoulli, z | c ~ Normal reparameterized: the ELBO is known in closed form for each c."""
 
