@@ -42,8 +42,8 @@ class ELBO(Objective):
 
     Raises:
         InputError: for non-positive particles, negative free bits, free bits for a site that is not there; of each
-            datum, for a site that all data share, for KL weights that differ between data, and for several particles
-            where a KL depends on what is drawn without reparameterized samples.
+            datum, for a site that all data share, for KL weights that differ between data, and where a KL depends on
+            what is drawn without reparameterized samples.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114.
 
@@ -111,8 +111,8 @@ class ELBO(Objective):
                 if free > 0.0 and self.free_bits_of == "datum":
                     self._check_of_datum(pair, part)
                     missing = (free - raw.mean(0)).clamp(min=0)  # (N,)
-                    lifted = torch.as_tensor(site["scale"], device=raw.device).mean() / subsample * missing
-                    term, gain = term + lifted.mean(), gain - lifted
+                    weight = torch.as_tensor(site["scale"], device=raw.device).mean() / subsample
+                    term = term + weight * missing.mean()
                     kl_clamped[name] = (raw.detach().mean(0) + missing.detach()).mean()
                 elif free > 0.0:  # weight * (lambda - KL) lifts a KL below its free bits to them, without its gradient
                     weight = torch.as_tensor(site["scale"], device=raw_mean.device).mean() / subsample
@@ -138,13 +138,11 @@ class ELBO(Objective):
                 f"free bits of site '{name}': its KL has a weight for each element, and those of a datum need one for "
                 "all (poutine.scale with a number)"
             )
-        drawn = drawn_sites(pair) if self.num_particles > 1 else ()
-        after = next((site for site in drawn if may_depend(pair, part, site)), None)
-        if after is not None:  # the maximum is of the particles' mean: no particle has a signal of its own
+        after = next((site for site in drawn_sites(pair) if may_depend(pair, part, site)), None)
+        if after is not None:  # where the KL counts depends on the draw too: E[grad log q] is not 0 there
             raise InputError(
                 f"free bits of site '{name}': its KL of a datum depends on what the guide draws at '{after}' without "
-                "reparameterized samples, and with several particles that has no gradient: take one particle, or "
-                "free_bits_of='batch'"
+                "reparameterized samples, and the maximum has no score function: take free_bits_of='batch'"
             )
 
     def _check_free_bits(self, kl: Mapping[str, torch.Tensor]) -> None:
