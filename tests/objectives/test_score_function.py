@@ -61,9 +61,8 @@ def test_free_bits_of_each_datum_with_what_is_drawn(x):
     of_data = (q * (t["log q(a)"] - t["log p(a)"])).sum(0)
     free = of_data.median().item() + 1e-4
     exact = pair.exact_loss(x) - of_data.mean() + of_data.clamp(min=free).mean()
-    for particles in (1, 2):
-        objective = ELBO(particles, free_bits={"a": free}, free_bits_of="datum")
-        check_unbiased(gradients(pair, objective, x), pair, exact, 0.004)
+    objective = ELBO(2, free_bits={"a": free}, free_bits_of="datum")
+    check_unbiased(gradients(pair, objective, x), pair, exact, 0.004)
     words = "free bits of site '{}': its KL of a datum depends on what the guide draws at '{}'"
     for name, of, how in (("b", "a", {}), ("a", "a", {"analytic_kl": False})):
         objective = ELBO(free_bits={name: free}, free_bits_of="datum", **how)
