@@ -146,6 +146,11 @@ def keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
+def shapes_may_follow(tensor: torch.Tensor) -> bool:
+    """Whether a shape may depend on a tensor's values at no cost: they are on a CPU, and no graph is being recorded."""
+    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
+
+
 class PeakMemory(TorchDispatchMode):
     """Largest number of bytes in tensors that came into being inside this block, on any device.
 

@@ -1,6 +1,4 @@
 from .autoregressive import Autoregressive as Autoregressive
-from .autoregressive import PaddedText as PaddedText
-from .autoregressive import Texts as Texts
 from .autoregressive_image import AutoregressiveImage as AutoregressiveImage
 from .bag_of_words import BagOfWords as BagOfWords
 from .columns import ByColumn as ByColumn
@@ -19,4 +17,6 @@ from .logit_laplace import LogitLaplace as LogitLaplace
 from .relaxed_codes import RelaxedCodes as RelaxedCodes
 from .relaxed_codes import RelaxedUniformCodes as RelaxedUniformCodes
 from .reparameterized_mixture import ReparameterizedMixture as ReparameterizedMixture
+from .sequences import PaddedText as PaddedText
+from .sequences import Sequences as Sequences
 from .uniform_codes import UniformCodes as UniformCodes

@@ -1,4 +1,4 @@
-"""A distribution over grids or texts, one code or word after another, with temperature and guidance."""
+"""A distribution over grids of codes, one after another, with temperature and guidance."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Autoregressive(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Autoregressive:
         """The same distribution with a larger batch shape; nothing is copied or computed."""
         new = self._get_checked_instance(Autoregressive, _instance)
-        for name in _KEPT:
+        for name in KEPT:
             setattr(new, name, getattr(self, name))
         super(Autoregressive, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -256,7 +256,7 @@ class Autoregressive(TorchDistribution):
         return logits.masked_fill(logits < least, -math.inf)
 
 
-_KEPT = ("network", "num_codes", "device", "condition", "condition_shape", "temperature", "top_k", "top_p")
+KEPT = ("network", "num_codes", "device", "condition", "condition_shape", "temperature", "top_k", "top_p")
 
 
 def draw(logits: Tensor) -> Tensor:
@@ -267,49 +267,3 @@ def draw(logits: Tensor) -> Tensor:
     """
     noise = torch.rand_like(logits).log_()  # -e; rand is several times as fast as exponential_ on a CPU
     return logits.softmax(-1).div_(noise).argmin(-1)
-
-
-class PaddedText(constraints.Constraint):
-    """Words 1 … num_words - 1, then pads, 0, to the end.
-
-    Args:
-        num_words: with the pad.
-
-    Example:
-        >>> import torch
-        >>> from pyro_vae.distributions import PaddedText
-        >>> PaddedText(num_words=5).check(torch.tensor([[4, 1, 0], [0, 1, 4]]))
-        tensor([ True, False])
-    """
-
-    is_discrete = True
-    event_dim = 1
-
-    def __init__(self, num_words: int) -> None:
-        self.num_words = num_words
-        super().__init__()
-
-    def __repr__(self) -> str:
-        return f"PaddedText(words 1 … {self.num_words - 1}, and 0 behind the end)"
-
-    def check(self, value: Tensor) -> Tensor:
-        """Whether each text ``(..., T)`` is one, ``(...,)``."""
-        known = ((value >= 0) & (value < self.num_words)).all(-1)
-        return known & ~((value[..., :-1] == 0) & (value[..., 1:] != 0)).any(-1)
-
-
-class Texts(Autoregressive):
-    """An autoregressive distribution over texts ``(T,)``; its network gives pads behind a pad with probability 1.
-
-    Example:
-        >>> from pyro_vae.priors import TransformerPrior
-        >>> prior = TransformerPrior(6, (4, 4), text_length=3, num_words=5, width=8, num_layers=2, heads=2)
-        >>> texts = prior.text()
-        >>> type(texts).__name__, texts.sample((2,)).shape
-        ('Texts', torch.Size([2, 3]))
-    """
-
-    @constraints.dependent_property(is_discrete=True, event_dim=1)
-    def support(self) -> constraints.Constraint:
-        """Words, then pads."""
-        return PaddedText(self.num_codes)

@@ -12,4 +12,6 @@ from .mixed import Mixed as Mixed
 from .multinomial import Multinomial as Multinomial
 from .negative_binomial import NegativeBinomial as NegativeBinomial
 from .pixelcnn import PixelCNN as PixelCNN
+from .recurrent_tokens import RecurrentTokens as RecurrentTokens
+from .tokens import TokenLikelihood as TokenLikelihood
 from .zero_inflated import ZeroInflated as ZeroInflated

@@ -14,6 +14,7 @@ from .dvae import DVAE as DVAE
 from .features import FeatureVAE as FeatureVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
+from .language import LanguageModel as LanguageModel
 from .mixture import GaussianMixtureVAE as GaussianMixtureVAE
 from .pixels import PixelModel as PixelModel
 from .semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -77,6 +78,36 @@ class GenerativeModel(PyroModule):
         self.likelihood.set_output_bias(mean)
         if hasattr(decoder, "set_output_bias"):
             decoder.set_output_bias(self.likelihood.initial_bias(mean))
+
+
+class LikelihoodModel(GenerativeModel):
+    """x ~ likelihood, given nothing: without latents, so that the ELBO is log p(x) itself.
+
+    Args:
+        data_shape: shape of one datum.
+        likelihood: p(x), one that takes no features.
+
+    Raises:
+        InputError: for a likelihood that takes features, or other data.
+    """
+
+    nothing: Tensor
+
+    def __init__(self, data_shape: Sequence[int], likelihood: Likelihood) -> None:
+        super().__init__()
+        self.data_shape, self.likelihood = tuple(data_shape), likelihood
+        if math.prod(self.feature_shape):
+            kind = type(likelihood).__name__
+            raise InputError(
+                f"{type(self).__name__} has no decoder, and {kind} takes features of shape {self.feature_shape}: build "
+                f"it with features=0"
+            )
+        self.register_buffer("nothing", torch.zeros(self.feature_shape), persistent=False)
+
+    def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
+        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        with self.data_plate(x, num_samples):
+            return pyro.sample("x", self.likelihood(self.nothing, len(self.data_shape)), obs=x)
 
 
 class LatentPriorModel(GenerativeModel):

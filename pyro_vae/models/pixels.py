@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import pyro
-import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import Likelihood, PixelCNN
-from pyro_vae.models.base import GenerativeModel
+from pyro_vae.models.base import LikelihoodModel
 
 
-class PixelModel(GenerativeModel):
+class PixelModel(LikelihoodModel):
     """x ~ likelihood: a PixelCNN over the pixels themselves, given nothing.
 
     It has no latents (its guide is :class:`~pyro_vae.guides.EmptyGuide`), so that the ELBO is log p(x) itself.
@@ -38,25 +34,9 @@ class PixelModel(GenerativeModel):
         torch.Size([5])
     """
 
-    nothing: Tensor
-
     def __init__(
         self, data_shape: Sequence[int], likelihood: Likelihood | None = None, data_mean: Tensor | None = None
     ) -> None:
-        super().__init__()
-        self.data_shape = tuple(data_shape)
-        self.likelihood = (
-            likelihood if likelihood is not None else PixelCNN(features=0, data_channels=self.data_shape[0])
-        )
-        if math.prod(self.feature_shape):
-            raise InputError(
-                f"PixelModel has no decoder, and {type(self.likelihood).__name__} takes features of shape "
-                f"{self.feature_shape}: give PixelCNN(features=0)"
-            )
-        self.register_buffer("nothing", torch.zeros(self.feature_shape), persistent=False)
+        shape = tuple(data_shape)
+        super().__init__(shape, PixelCNN(features=0, data_channels=shape[0]) if likelihood is None else likelihood)
         self.init_output_bias(nn.Identity(), data_mean)
-
-    def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
-        with self.data_plate(x, num_samples):
-            return pyro.sample("x", self.likelihood(self.nothing, len(self.data_shape)), obs=x)

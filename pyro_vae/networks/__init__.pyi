@@ -18,6 +18,7 @@ from .mlp import MLPEncoder as MLPEncoder
 from .mlp import diagonal_normal as diagonal_normal
 from .quantizer import Quantized as Quantized
 from .quantizer import VectorQuantizer as VectorQuantizer
+from .recurrent import RecurrentEncoder as RecurrentEncoder
 from .seen import LogCounts as LogCounts
 from .seen import TableColumns as TableColumns
 from .text_encoder import TextEncoder as TextEncoder

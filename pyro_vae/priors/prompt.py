@@ -76,9 +76,9 @@ class Prompt(nn.Module):
         return torch.cat(tokens, 1)
 
     def of_text(self, text: Tensor) -> Tensor:
-        """Tokens ``(batch, T + 1, width)`` of a text ``(batch, T)``: that at j holds word j, the first one nothing."""
-        content = torch.where((text == 0).unsqueeze(-1), self.pads, self.words(text))
-        return pad(content, (0, 0, 1, 0)) + self.text_places
+        """Tokens ``(batch, L + 1, width)`` of a text's first L words: that at j holds word j, the first nothing."""
+        content = torch.where((text == 0).unsqueeze(-1), self.pads[: text.shape[1]], self.words(text))
+        return pad(content, (0, 0, 1, 0)) + self.text_places[: text.shape[1] + 1]
 
 
 class Places(nn.Module):

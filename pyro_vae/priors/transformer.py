@@ -8,9 +8,8 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from pyro_vae.distributions import Texts
+from pyro_vae.distributions import Sequences
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
 from pyro_vae.networks.gated import transposed
@@ -161,58 +160,38 @@ def normalization(norm: nn.LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, 
 
 
 class TextNetwork:
-    """Logits of words: token j of the text has seen j words, and gives those of the next one.
-
-    Behind a pad there are only pads, with probability 1.
+    """What a prior's blocks make of a text: token j has seen j words, and gives the logits of the next one.
 
     Args:
         prior: whose blocks they are.
     """
 
+    ends = None  # a text may also fill all of its places
+
     def __init__(self, prior: TransformerPrior) -> None:
         self.prior = prior
 
-    def logits(self, text: Tensor, _: Condition) -> Tensor:
-        """Logits ``(batch, num_words, T)`` of a text ``(batch, T)``, in one pass."""
-        x = self.prior.prompt.of_text(text)[:, :-1]  # (batch, T, width)
+    def hidden(self, text: Tensor, _: Condition) -> Tensor:
+        """What gives the logits, ``(batch, L, width)``, of the first L words of texts, in one pass."""
+        x = self.prior.prompt.of_text(text)[:, :-1]  # (batch, L, width)
         for block in self.prior.blocks:
             x = block(x, None)
-        ended = pad(text == 0, (1, -1)).unsqueeze(1)  # (batch, 1, T)
-        return only_pads(self.prior.text_head(x).mT, ended)
+        return x
 
-    def steps(self, batch: int, _: Condition) -> TextSteps:
+    def output(self, hidden: Tensor) -> Tensor:
+        """Logits ``(..., num_words)``."""
+        return self.prior.text_head(hidden)
+
+    def steps(self, batch: int, _: Condition) -> TransformerSteps:
         """A memory of the text so far."""
-        return TextSteps(self.prior, batch)
-
-
-class TextSteps:
-    """Logits of one word after another.
-
-    Args:
-        prior: with the weights that it has now.
-        batch: how many texts.
-    """
-
-    def __init__(self, prior: TransformerPrior, batch: int) -> None:
+        prior = self.prior
         places, table = prior.prompt.text_places[:-1], prior.prompt.words.weight
         memories = [
             Memory(table, batch * block.heads, table.shape[1] // block.heads, len(places), None)
             for block in prior.blocks
         ]
         start = torch.zeros_like(places[0])
-        self.steps = TransformerSteps(prior.blocks, memories, table, places, start, prior.text_head, batch)
-
-    def __call__(self, position: int, text: Tensor) -> Tensor:
-        """Logits ``(batch, num_words)`` at a position; what its memory holds behind a pad takes no part."""
-        logits = self.steps(position, text)
-        return logits if position == 0 else only_pads(logits, text[:, position - 1 : position] == 0)
-
-
-def only_pads(logits: Tensor, where: Tensor) -> Tensor:
-    """Logits ``(batch, num_words, ...)``, with all of the probability at word 0 where ``(batch, 1, ...)`` says so."""
-    certain = logits.new_full((logits.shape[1], *[1] * (logits.dim() - 2)), -torch.inf)
-    certain[0] = 0
-    return torch.where(where, certain, logits)
+        return TransformerSteps(prior.blocks, memories, table, places, start, prior.text_head, batch)
 
 
 PROMPT = "prompt"  # in the condition: keys and values of its tokens
@@ -308,7 +287,7 @@ class TransformerPrior(AutoregressivePrior):
         """Whether it was built with texts."""
         return self.text_length is not None
 
-    def text(self) -> Texts:
+    def text(self) -> Sequences:
         """p(text), a distribution over ``(T,)`` int64: words, and pads behind the end.
 
         A text's probability is that of its words and of the first pad, the end; what comes behind is certain.
@@ -318,7 +297,7 @@ class TransformerPrior(AutoregressivePrior):
         """
         if self.text_length is None:
             raise InputError("the prior has no text: build it with text_length and num_words")
-        return Texts(TextNetwork(self), self.num_words, (self.text_length,), device=self.device)
+        return Sequences(TextNetwork(self), self.num_words, (self.text_length,), device=self.device)
 
     def text_log_prob(self, text: Tensor) -> Tensor:
         """log p(text) in nats, ``(...)`` of texts ``(..., T)``; see :meth:`text`."""

@@ -47,7 +47,7 @@ def pair(kind):
 @torch.no_grad()
 def log_p_of_text(prior, text):
     """Word by word, from the logits of the text's tokens: the words, and the first pad if there is one."""
-    logits = prior.text().network.logits(text[None], {})[0].log_softmax(0)  # (num_words, T)
+    logits = prior.text().logits(text).mT.log_softmax(0)  # (num_words, T)
     length = int((text > 0).sum())
     return sum(logits[text[i], i].item() for i in range(min(length + 1, len(text))))
 
