@@ -22,7 +22,7 @@ from pyro_vae.programs.pair import examine
 from pyro_vae.programs.program import as_programs
 from pyro_vae.recipes import read_recipe
 from pyro_vae.recording import Mode
-from pyro_vae.runs.config import Experiment, build, experiment_parser, parse_config
+from pyro_vae.runs.config import Experiment, build, data_facts, experiment_parser, parse_config
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import FitResult, fit
 from pyro_vae.training.compiled import WARM_UP, CompiledStep, Step, Update
@@ -88,7 +88,7 @@ class Case:
         for part, more in sizes.items():
             config[part]["init_args"] = {**config[part].get("init_args", {}), **more}
         parsed = parse_config(experiment_parser(config), config, recipe, trust=False)
-        return build(parsed, self.data.train.shape, self.data.train.mean())
+        return build(parsed, **data_facts(self.data))
 
     def trained(self, **options: Any) -> FitResult:
         """What ``fit`` makes of the pair in an epoch, or as the options say."""

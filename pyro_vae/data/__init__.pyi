@@ -15,3 +15,6 @@ from .sound import Sound as Sound
 from .split import Split as Split
 from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import with_text as with_text
+from .tokens import Tokens as Tokens
+from .tokens import lengths_of as lengths_of
+from .vocabulary import Vocabulary as Vocabulary

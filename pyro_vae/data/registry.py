@@ -21,6 +21,7 @@ from pyro_vae.data.images import shown, square
 from pyro_vae.data.parts import PARTS
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.split import Split
+from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import user_path
 
@@ -183,14 +184,13 @@ def load_data(
     found, options = find_source(name), {key: value for key, value in options.items() if value is not None}
     _check_options(shown(name), found, options)
     if found.sound:
-        binarized = None if binarization == "none" else binarization
-        for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants, "binarization": binarized}
-        for option, value in for_images.items():
-            if value is not None:
-                raise InputError(f"{shown(name)}: {option} is not for these data, which are sound; leave it out")
+        _check_no_images(shown(name), "sound", image_size, observed_quadrants, binarization)
     given = {"name": name, "path": user_path(name), "root": root, "image_size": image_size, "limit": limit}
     taken = inspect.signature(found.load).parameters
     loaded = found.load(**{key: value for key, value in given.items() if key in taken}, **options)
+    are_tokens = any(isinstance(extra, Tokens) for extra in loaded.extras)
+    if are_tokens:
+        _check_no_images(shown(name), "sequences of tokens", image_size, observed_quadrants, binarization)
     splits: dict[str, Split] = {}
     for part in (part for part in PARTS if part in loaded.parts):
         label, held = f"{shown(name)} {part}", loaded.parts[part]
@@ -223,7 +223,7 @@ def load_data(
         )
     train, extras = splits["train"], loaded.extras
     lines = [_sizes(shown(name), splits, limit)]
-    if not found.sound:
+    if not found.sound and not are_tokens:
         seed = binarization_seed if train.in_memory else None
         lines.append(_binarized(binarization, seed, len(splits)))
     if observed_quadrants is not None:
@@ -235,6 +235,17 @@ def load_data(
         lines.append(f"captions, such as '{train.captions[0]}'")
     lines += filter(None, (extra.describe(train) for extra in extras))
     return Data(**splits, name=shown(name), description="\n".join(lines), extras=extras)
+
+
+def _check_no_images(
+    label: str, what: str, image_size: int | None, observed_quadrants: int | None, binarization: str
+) -> None:
+    """Check that nothing is said that is for images alone."""
+    binarized = None if binarization == "none" else binarization
+    for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants, "binarization": binarized}
+    for option, value in for_images.items():
+        if value is not None:
+            raise InputError(f"{label}: {option} is not for these data, which are {what}; leave it out")
 
 
 def _check_not_in_memory(label: str, binarization: str, refused: Mapping[str, Any]) -> None:
@@ -271,13 +282,15 @@ def prepared(
         missing, names, captions, name: as for :class:`~pyro_vae.data.Split`.
     """
     shape = held.columns["x"].shape if isinstance(held, Rows) else tuple(held["x"].shape[1:])
+    kind = held.columns["x"].dtype if isinstance(held, Rows) else held["x"].dtype
     mask = None if observed_quadrants is None else quadrant_mask(shape, observed_quadrants, name)
     later = later and binarization == "dynamic"
     if binarization != "none" and not later:
         how = "threshold" if binarization == "threshold" else "static"
         held = {**held, "x": binarize(held["x"], how, seed=binarization_seed, part=part, name=name)}
     drawn = "dynamic" if later else "none"
-    return Split(held, mask=mask, missing=missing, binarization=drawn, names=names, captions=captions, name=name)
+    texts = {"names": names, "captions": captions}
+    return Split(held, mask=mask, integers=kind == torch.int64, missing=missing, binarization=drawn, **texts, name=name)
 
 
 def _check_options(name: str, found: Source, options: Mapping[str, Any]) -> None:

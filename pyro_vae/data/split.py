@@ -376,8 +376,9 @@ class Split:
     def mean(self) -> Tensor:
         """Return the mean of x over the data, float32 of shape ``shape``; in [0, 1] for uint8 and bool.
 
-        Under dynamic binarization this is the mean probability. Of entries that may be missing it is the mean over the
-        known ones, 0 where there are none. Read in chunks: memory is bounded.
+        Integers by nature are averaged as they are. Under dynamic binarization this is the mean probability. Of entries
+        that may be missing it is the mean over the known ones, 0 where there are none. Read in chunks: memory is
+        bounded.
         """
         pieces = chunks(self.source.tensors["x"]) if isinstance(self.source, InMemory) else self._xs()
         if self.missing:

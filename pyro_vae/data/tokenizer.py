@@ -162,16 +162,24 @@ class Tokenizer:
         Raises:
             InputError: for an empty text, one that has more tokens than fit (and how many), and new characters.
         """
-        _check_not_empty(texts)
         if not new_characters:
             self._check_characters(texts)
-        rows = [encoding.ids for encoding in self.library.encode_batch([normalized(text) for text in texts])]
+        rows = self.numbers(texts)
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.text_length:
                 raise InputError(
                     f"'{_short(text)}' is too long: it has {len(row)} tokens, but {self.text_length} fit (text_length)"
                 )
         return self._padded(rows)
+
+    def numbers(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, however many they are; new characters have those of their bytes.
+
+        Raises:
+            InputError: for an empty text.
+        """
+        _check_not_empty(texts)
+        return [encoding.ids for encoding in self.library.encode_batch([normalized(text) for text in texts])]
 
     def encode_variants(
         self, texts: Sequence[str], num_variants: int, *, dropout: float = 0.1, seed: int = 0
@@ -215,10 +223,29 @@ class Tokenizer:
         texts = self.library.decode_batch([[i for i in row if i != PAD] for row in text.tolist()])
         return [text.strip() for text in texts]
 
+    def plain(self) -> dict[str, Any]:
+        """All of it, as texts, numbers, lists and mappings."""
+        body: dict[str, Any] = {"format": FORMAT, "text_length": self.text_length}
+        return body | {"characters": "".join(sorted(self.characters)), "tokenizer": json.loads(self.library.to_str())}
+
+    @classmethod
+    def from_plain(cls, body: Mapping[str, Any]) -> Tokenizer:
+        """What :meth:`plain` gave, made anew of values that are not trusted; of the library's settings only vocabulary
+        and merges are taken.
+
+        Raises:
+            Exception: of any class, if they are not such: the library's errors have no class of their own.
+        """
+        if body["format"] != FORMAT:
+            raise ValueError(f"format '{str(body['format'])[:80]}'")
+        length, characters = body["text_length"], body["characters"]
+        if type(length) is not int or not 1 <= length <= LONGEST or not isinstance(characters, str):
+            raise ValueError(f"text_length must be an integer from 1 to {LONGEST:,}, and characters a text")
+        return cls(_from_model(body["tokenizer"]["model"]), length, characters)
+
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
-        body: dict[str, Any] = {"format": FORMAT, "text_length": self.text_length}
-        body |= {"characters": "".join(sorted(self.characters)), "tokenizer": json.loads(self.library.to_str())}
+        body = self.plain()
         write_atomically(path, lambda file: file.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8"))
 
     @classmethod
@@ -236,13 +263,7 @@ class Tokenizer:
         try:
             if Path(path).stat().st_size > MOST_BYTES:
                 raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
-            body = json.loads(Path(path).read_text(encoding="utf-8"))
-            if body["format"] != FORMAT:
-                raise ValueError(f"format '{str(body['format'])[:80]}'")
-            length, characters = body["text_length"], body["characters"]
-            if type(length) is not int or not 1 <= length <= LONGEST or not isinstance(characters, str):
-                raise ValueError(f"text_length must be an integer from 1 to {LONGEST:,}, and characters a text")
-            return cls(_from_model(body["tokenizer"]["model"]), length, characters)
+            return cls.from_plain(json.loads(Path(path).read_text(encoding="utf-8")))
         except Exception as error:  # the library's errors have no class of their own
             raise CorruptFileError(f"{path}: no usable tokenizer ({error})") from error
 
@@ -266,9 +287,10 @@ class Tokenizer:
                 )
 
 
-def normalized(text: str) -> str:
-    """A text in lower case, with single spaces, and characters that look alike made one (Unicode's NFKC)."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+def normalized(text: str, *, lower: bool = True) -> str:
+    """A text with single spaces, characters that look alike made one (Unicode's NFKC), and in lower case."""
+    text = unicodedata.normalize("NFKC", text)
+    return " ".join((text.lower() if lower else text).split())
 
 
 def _check_not_empty(texts: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pyro_vae.data import Data, load_data
+from pyro_vae.data import Data, Tokens, load_data
 from pyro_vae.data.registry import find_source, source_options, sources
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import check_shape, write_atomically
@@ -308,10 +308,17 @@ def _is_function(path: str) -> bool:
 PAIR_SECTIONS = ("model", "guide", "pair", "objective", "fit")
 SECTIONS = ("data", *PAIR_SECTIONS, "first", "seed")
 NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "described", "seed", "progress", "callbacks"}
+
+
+def _given_inside(argument: str) -> set[str]:
+    """What is not configured of a class that is an argument, since the data say it: of a likelihood of tokens."""
+    return {f"{argument}.init_args.{fact}" for fact in ("data_shape", "num_tokens")}
+
+
 PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from, and what of it is not configured
-    "model": (nn.Module, {"data_shape", "data_mean"}),
-    "guide": (nn.Module, {"model"}),
-    "pair": (nn.Module, {"data_shape", "data_mean"}),
+    "model": (nn.Module, {"data_shape", "data_mean", "num_tokens", *_given_inside("likelihood")}),
+    "guide": (nn.Module, {"model", *_given_inside("encoder")}),
+    "pair": (nn.Module, {"data_shape", "data_mean", "num_tokens", *_given_inside("likelihood")}),
     "objective": (Objective, set()),
 }
 
@@ -407,22 +414,35 @@ def load_configured_data(config: Namespace) -> Data:
     return load_data(**{name: value for name, value in vars(config.data).items() if (name, value) not in unsaid})
 
 
-def build(config: Namespace, data_shape: tuple[int, ...], data_mean: Tensor | None = None) -> Experiment:
+def data_facts(data: Data) -> dict[str, Any]:
+    """What a class may need that only the data know, as arguments of :func:`build`."""
+    tokens = data.extra(Tokens)
+    count = None if tokens is None else tokens.num_tokens
+    return {"data_shape": data.train.shape, "data_mean": data.train.mean(), "num_tokens": count}
+
+
+def build(
+    config: Namespace,
+    data_shape: tuple[int, ...],
+    data_mean: Tensor | None = None,
+    num_tokens: int | None = None,
+) -> Experiment:
     """Construct model, guide and objective.
 
     What a class needs and only the data know is handed to it by name, if it has such an argument:
-    ``data_shape``, ``data_mean`` for the model, ``model`` for the guide. Initial weights depend on the
-    configuration's seed alone.
+    ``data_shape``, ``data_mean`` and ``num_tokens`` for the model and whatever classes it is made of, ``model`` for the
+    guide. Initial weights depend on the configuration's seed alone.
 
     Args:
         config: from :func:`parse_config`.
         data_shape: shape of one datum.
         data_mean: mean of the training data, shape ``data_shape`` (None when weights will be loaded).
+        num_tokens: how many tokens x are made of, if they are (:class:`~pyro_vae.data.Tokens`).
 
     Raises:
         InputError: if a class refuses its arguments, or the one of section ``pair`` lacks a method.
     """
-    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean}
+    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean, "num_tokens": num_tokens}
     built: dict[str, Any] = {}
     modules: dict[str, ModuleType] = {}  # that plain functions are from
 

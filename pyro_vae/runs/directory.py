@@ -17,7 +17,9 @@ from pyro_vae.training.checkpoint import CHECKPOINT, PREVIOUS, WEIGHTS, are_trai
 from pyro_vae.training.metrics import METRICS
 
 SUMMARY = "summary.json"
-TARGETS = (CONFIG, WEIGHTS, SUMMARY, METRICS, "checkpoints", "first", "priors", "ranker")  # what a training makes
+TOKENS = "tokens.json"  # what the integers of the data stand for, if they are tokens
+WHOLE = ("checkpoints", "first", "priors", "ranker")  # folders
+TARGETS = (CONFIG, WEIGHTS, TOKENS, SUMMARY, METRICS, *WHOLE)  # what a training makes
 
 
 def check_free(folder: Path) -> None:
@@ -27,7 +29,8 @@ def check_free(folder: Path) -> None:
         InputError: names what is there already.
     """
     there = [name for name in TARGETS if (folder / name).exists() or (folder / name).is_symlink()]
-    if there == [WEIGHTS] and not (folder / WEIGHTS).is_symlink() and not are_trained(folder / WEIGHTS):
+    left = there in ([WEIGHTS], [WEIGHTS, TOKENS]) and not any((folder / name).is_symlink() for name in there)
+    if left and not are_trained(folder / WEIGHTS):
         return  # initial weights that a kill left before there was a configuration
     if {CONFIG, "checkpoints"} <= {*there} or {CONFIG, WEIGHTS} <= {*there}:
         raise InputError(

@@ -8,7 +8,7 @@ from pyro_vae.data import Data
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_data
 from pyro_vae.programs.program import as_programs
-from pyro_vae.runs.config import Experiment, build
+from pyro_vae.runs.config import Experiment, build, data_facts
 from pyro_vae.training.checkpoint import named_weights
 
 
@@ -25,7 +25,7 @@ def check_both(config: Namespace, main: Experiment, data: Data) -> None:
     Raises:
         InputError: if the main pair refuses the data, or shares no weight with the first one.
     """
-    first = build(first_config(config), data.train.shape, data.train.mean())
+    first = build(first_config(config), **data_facts(data))
     check_data(*as_programs(main.model, main.guide), data.train)
     ours, theirs = (named_weights(pair.model, pair.guide) for pair in (main, first))
     if not any(name in ours and ours[name].shape == value.shape for name, value in theirs.items()):

@@ -13,8 +13,9 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from pyro_vae.data import Classes, Data, Sound, Tokenizer, dataset_names, with_text
+from pyro_vae.data import Classes, Data, Sound, Tokenizer, Tokens, dataset_names, with_text
 from pyro_vae.data.split import split_digest
+from pyro_vae.data.token_file import checked_facts, read_tokens, token_facts, write_tokens
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import check_no_links, locked, read_yaml, remove_leftovers, user_path
 from pyro_vae.programs.inside import connect
@@ -25,6 +26,7 @@ from pyro_vae.runs.config import (
     Experiment,
     build,
     check_apart,
+    data_facts,
     experiment_entries,
     experiment_parser,
     is_first_process,
@@ -32,7 +34,15 @@ from pyro_vae.runs.config import (
     parse_config,
     write_config,
 )
-from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
+from pyro_vae.runs.directory import (
+    CONFIG,
+    SUMMARY,
+    TOKENS,
+    WEIGHTS,
+    check_free,
+    nothing_left_if_refused,
+    write_summary,
+)
 from pyro_vae.runs.first import check_both, first_config
 from pyro_vae.runs.fixed_model import MODEL_OF, take_model
 from pyro_vae.runs.known import built_within, foreign_names
@@ -65,7 +75,8 @@ def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
         logger.warning("not started from the first pair's, which have other shapes: %s", ", ".join(others))
 
 
-HEAD = ("recipe", "data_shape", "sound", "classes", "data_digest", MODEL_OF)  # of config.yaml, beside the configuration
+# what config.yaml says beside the configuration
+HEAD = ("recipe", "data_shape", "sound", "classes", "tokens", "data_digest", MODEL_OF)
 MOST_AXIS = 2**31  # of a datum
 FIRST = "first"  # the run of the pair that is trained before the main one
 
@@ -78,7 +89,8 @@ class Run:
     priors over its codes or latents were learned (:mod:`pyro_vae.runs.latent_stage`); ``ranker/``, if one was
     (:mod:`pyro_vae.text_to_image.ranker`). Files are replaced whole, so that a kill leaves the last good state.
     ``data_shape``, ``sound`` (how x is played, if the data are sound), ``classes`` (the names of labels, if they
-    have names) and ``model_of`` (of a refitted guide: whose model it is of) are known without the data.
+    have names), ``tokens`` (what x stand for, if they are tokens: ``tokens.json``) and ``model_of`` (of a refitted
+    guide: whose model it is of) are known without the data.
 
     Args:
         path: the directory.
@@ -103,12 +115,14 @@ class Run:
             self.data_digest = {str(k): str(v) for k, v in (raw.pop("data_digest", None) or {}).items()}
             classes = raw.pop("classes", None)
             self.classes = None if classes is None else tuple(map(str, classes))
+            tokens = raw.pop("tokens", None)
+            self.token_facts = None if tokens is None else checked_facts(tokens)
             model_of = raw.pop(MODEL_OF, None)
             self.model_of = None if model_of is None else {key: str(model_of[key]) for key in ("run", "weights")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFileError(
-                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes', 'data_digest' "
-                f"or '{MODEL_OF}'"
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes', 'tokens', "
+                f"'data_digest' or '{MODEL_OF}'"
             ) from error
         if not self.data_shape or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in self.data_shape):
             raise CorruptFileError(f"{file}: data_shape {str(list(self.data_shape))[:200]} is no shape of a datum")
@@ -130,30 +144,35 @@ class Run:
             InputError: if the directory holds a run already, or something else that training would replace, or cannot
                 be written.
         """
-        sound, classes = data.extra(Sound), data.extra(Classes)
+        sound, classes, tokens = data.extra(Sound), data.extra(Classes), data.extra(Tokens)
         if not is_first_process(config):
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust, run._changed, run.model_of = True, False, None
             run.sound, run.classes, run.data_digest = sound, None if classes is None else classes.names, {}
+            run.token_facts = None if tokens is None else token_facts(tokens)
             return run
         path = Path(path)
         check_seed(config.seed)
         check_free(path)
         config = _at_absolute_paths(config)
-        parts = build(config, data.train.shape, data.train.mean())
+        parts = build(config, **data_facts(data))
         check_apart(path, parts.model, parts.guide)
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
         if sound is not None:
             head["sound"] = asdict(sound)
         if classes is not None:
             head["classes"] = list(classes.names)
+        if tokens is not None:
+            head["tokens"] = token_facts(tokens)
         head["data_digest"] = data_digest(data)
         if model_of is not None:
             head[MODEL_OF] = take_model(parts.model, model_of.path, *model_of.stage_one())
         with locked(path):
             check_free(path)  # once more, now that nobody else is at work in it
             save_weights(path / WEIGHTS, parts.model, parts.guide, trained=False)
+            if tokens is not None:
+                write_tokens(path / TOKENS, tokens)
             write_config(path / CONFIG, experiment_parser(config.as_dict()), config, head)
         return cls(path, trust=True)  # the user has just configured it himself
 
@@ -161,6 +180,10 @@ class Run:
         """The data that the run was configured with; with ``text``, the captions' tokens, if a prior has learned it.
 
         If they are not those that the run was begun with, the log says which parts of them.
+
+        Raises:
+            InputError: if they are not there any more, or their tokens have other meanings now.
+            CorruptFileError: if the file of its tokens is damaged.
         """
         try:
             data = load_configured_data(self.config)
@@ -168,6 +191,7 @@ class Run:
             raise type(error)(
                 f"the data of {self.path}: {error}. If they are elsewhere now, say so in its {CONFIG} (data.name)"
             ) from error
+        self._check_same_tokens(data)
         changed = self.changed_parts(data)
         if changed:
             logger.warning(
@@ -178,6 +202,34 @@ class Run:
                 self.config.data.name,
             )
         return with_text(data, self.tokenizer()) if (self.path / PRIORS / TOKENIZER).is_file() else data
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """What the integers of x stand for, from a file of the run; None, if x are no tokens.
+
+        Raises:
+            InputError: if the file is not there.
+            CorruptFileError: if it is damaged, or not the one that the run was begun with.
+        """
+        return None if self.token_facts is None else read_tokens(self.path / TOKENS, self.token_facts)
+
+    def _facts(self) -> dict[str, Any]:
+        """What is known without the data of what classes are handed by name."""
+        return {"data_shape": self.data_shape, "num_tokens": (self.token_facts or {}).get("num_tokens")}
+
+    def _described(self) -> dict[str, Any]:
+        """What the run's experiment depends on, beside its configuration."""
+        tokens = {} if self.token_facts is None else {"tokens": self.token_facts["digest"]}
+        return {"data_shape": list(self.data_shape), **tokens}
+
+    def _check_same_tokens(self, data: Data) -> None:
+        now = data.extra(Tokens)
+        if (None if now is None else token_facts(now)) != self.token_facts:
+            raise InputError(
+                f"{self.path}: the tokens of {data.name} do not stand for what they stood for when the run was begun: "
+                "its data, or how they are read, have changed. Put the data back as they were; other texts are "
+                f"read with the run's own {TOKENS} (pyro-vae evaluate {self.path} texts.txt)"
+            )
 
     def changed_parts(self, data: Data) -> list[str]:
         """The parts of the data that are not as they were when the run was begun; none, if that is not known."""
@@ -217,17 +269,18 @@ class Run:
         Raises:
             InputError: as :func:`~pyro_vae.training.fit`; if the run is to be trained further and has priors.
         """
-        written = [] if resume else [self.path / name for name in (CONFIG, WEIGHTS)]
+        written = [] if resume else [self.path / name for name in (CONFIG, WEIGHTS, TOKENS)]
         alone = locked(self.path) if is_first_process(self.config) else nullcontext()
         with alone, nothing_left_if_refused([self.path, self.path / FIRST], written, self.config):
             check_directory(self.path, resume=True)
             if is_first_process(self.config):
                 remove_leftovers(self.path / name for name in (CONFIG, SUMMARY))
+            self._check_same_tokens(data)
             with built_within(self.path / WEIGHTS, self.trust):
-                parts = build(self.config, self.data_shape, data.train.mean())
+                parts = build(self.config, **self._facts(), data_mean=data.train.mean())
             check_apart(self.path, parts.model, parts.guide)
             of_fixed = {} if self.model_of is None else {MODEL_OF: self.model_of["weights"]}
-            described = experiment_entries(self.config, data_shape=list(self.data_shape), **of_fixed)
+            described = experiment_entries(self.config, **self._described(), **of_fixed)
             if resume:
                 self._check_goes_on(described)
             if "first" in self.config and not (self.path / CHECKPOINT).exists():
@@ -320,11 +373,11 @@ class Run:
         """Model and guide with the saved weights, as they were before priors were learned."""
         try:
             with built_within(self.path / WEIGHTS, self.trust):
-                parts = build(self.config, self.data_shape)
+                parts = build(self.config, **self._facts())
         except InputError as error:
             raise InputError(f"{self.path / CONFIG}: {error}") from error
         check_apart(self.path, parts.model, parts.guide)
-        described = experiment_entries(self.config, data_shape=list(self.data_shape))
+        described = experiment_entries(self.config, **self._described())
         load_weights(self.path / WEIGHTS, parts.model, parts.guide, described)
         return parts.model.eval(), parts.guide.eval()
 
