@@ -20,7 +20,7 @@ from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.models import VAE
 from pyro_vae.objectives import ELBO, GAN, IWAE, Matching, TotalCorrelation
-from pyro_vae.training import Linear, fit
+from pyro_vae.training import Cyclical, Linear, fit
 from pyro_vae.training import loop as trainer_module
 from pyro_vae.training import state as state_module
 from pyro_vae.training.loop import Trainer
@@ -85,6 +85,7 @@ CASES = {
     "dynamic": (pair, "dynamic", {}),
     "ema": (pair, "none", {"ema_decay": 0.9}),
     "warm-up": (pair, "dynamic", {"kl_weight": Linear(0.0, 1.0, 2), "learning_rate": Linear(1e-2, 1e-3, 4)}),
+    "cycles": (pair, "none", {"kl_weight": Cyclical(0.0, 1.0, 3, cycles=2)}),
     "early stopping": (pair, "none", {"patience": 2, "ema_decay": 0.8, "learning_rate": 0.03}),
     "iwae": (pair, "none", {"objective": IWAE(num_particles=3, gradient="dreg")}),
     "clipped": (pair, "none", {"clip_norm": 0.1, "objective": ELBO(num_particles=2, free_bits=0.1)}),
