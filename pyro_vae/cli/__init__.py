@@ -41,7 +41,11 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     "sample": ("sample", "Draw from a trained model: a picture, the arrays, and sound as WAV files."),
     "reconstruct": (
         "reconstruct",
-        "Send data, or files of one's own, through the latents and back: pictures, arrays, sound.",
+        "Send data, or files of one's own, through the latents and back: pictures, arrays, sound, texts.",
+    ),
+    "interpolate": (
+        "interpolate",
+        "Go from one datum to another through a run's latent space: a picture, arrays, sound, texts.",
     ),
     "encode": (
         "encode",

@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from pyro_vae.cli.context import said_context
 from pyro_vae.cli.inputs import of_files
 from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.cli.tokens import (
+    add_choices,
+    check_of_tokens,
+    choices,
+    greedy_unless_said,
+    read_things,
+    write_reconstructions,
+)
 from pyro_vae.data.images import shown
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X
@@ -28,14 +36,25 @@ FOLDER = "reconstructions"  # of WAV files
 
 
 def reconstruct(arguments: Sequence[str]) -> None:
-    """Send data, or files of one's own, through the latents and back: pictures, arrays, sound."""
+    """Send data, or files of one's own, through the latents and back: pictures, arrays, sound, texts.
+
+    Of tokens (texts, melodies), from the mean of q(z | x) and each token the most probable one given those before it,
+    if nothing else is said.
+    """
     import numpy as np
 
     from pyro_vae.data import Split
     from pyro_vae.files import write_atomically
 
     parser = run_parser("reconstruct", reconstruct.__doc__)
-    parser.add_argument("files", nargs="*", type=Path, help="image or WAV files, in place of the run's data")
+    parser.add_argument("files", nargs="*", type=Path, help="files in place of the run's data: images, WAV, texts, …")
+    parser.add_argument(
+        "--text", type=str, action="append", default=None, help="of a run of texts: one in place of its data; or again"
+    )
+    parser.add_argument(
+        "--draws", type=int | None, default=None, help="of tokens: so many of each, from draws z ~ q(z | x)"
+    )
+    add_choices(parser)
     parser.add_argument("--split", type=SplitName | None, default=None, help="which part of the run's data (test)")
     parser.add_argument("--num", type=int | None, default=None, help=f"how many of them, at even distances ({NUM})")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of the latents")
@@ -47,18 +66,32 @@ def reconstruct(arguments: Sequence[str]) -> None:
         "that take turns (0,1,2)",
     )
     options = parse(parser, arguments)
+    how = choices(options)
     run = Run(options.dir, trust=options.trust)
     pictures, sounds = run.file("figures"), run.file(FOLDER)
     model, guide = run.stage_one()  # a learned prior has no part in it
-    if options.files:
+    tokens = run.tokens
+    check_of_tokens(tokens, {"--text": options.text, "--draws": options.draws, "--beam": options.beam})
+    own = options.files or options.text
+    if own:
         if options.split is not None or options.num is not None:
-            raise InputError("--split and --num choose among the run's data; leave them out where files are given")
-        stems, batch = _names(options.files), of_files(run, options.files).batch(slice(None))
+            raise InputError(
+                "--split and --num choose among the run's data; leave them out where files or texts are given"
+            )
+        if tokens is not None:
+            stems, x = read_things(tokens, options.text or [], options.files)
+            batch = {X: x}
+        else:
+            stems, batch = _names(options.files), of_files(run, options.files).batch(slice(None))
         names: Sequence[str] = stems
     else:
         stems, names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
     batch |= said_context(run, model, guide, [*batch], len(batch[X]), options.y)
-    mean = _reconstructed(model, guide, Split(batch, missing=True, name="data"), options.seed)  # (n, *shape)
+    if tokens is not None:
+        made = _of_tokens(model, guide, batch, options.draws, options.seed, how)
+        write_reconstructions(run, tokens, batch, names, stems, made, options.draws is not None, how)
+        return
+    mean = _reconstructed(model, guide, Split(batch, missing=True, name="data"), options.seed, **how)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
     arrays["x.mean"] = mean.numpy()
     file = run.path / "reconstructions.npz"
@@ -97,14 +130,29 @@ def _of_data(run: Run, part: str, num: int) -> tuple[list[str], Sequence[str], d
     return stems, some.names or stems, some.batch(slice(None))
 
 
-def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int) -> Tensor:
+def _of_tokens(
+    model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], draws: int | None, seed: int, how: dict[str, Any]
+) -> Tensor:
+    """What is made of tokens ``(n, T)`` from the mean of q(z | x), or from draws of it, ``(n, draws, T)``."""
+    from pyro_vae.data import Split
+
+    split = Split(batch, integers=True, name="data")
+    seeds = [seed] if draws is None else [derived_seed(seed, i) for i in range(positive("--draws", draws))]
+    made = [
+        greedy_unless_said(partial(_reconstructed, model, guide, split, seed, at_mean=draws is None), how)
+        for seed in seeds
+    ]
+    return torch.stack(made, 1)
+
+
+def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int, **how: Any) -> Tensor:
     from pyro_vae.evaluation.generate import reconstruct as through_latents
     from pyro_vae.programs.checks import check_data
     from pyro_vae.programs.program import as_programs
 
     check_data(*as_programs(model, guide), split)
     means = [
-        through_latents(model, guide, batch, seed=derived_seed(seed, chunk))
+        through_latents(model, guide, batch, seed=derived_seed(seed, chunk), **how)
         for chunk, batch in enumerate(split.batches(CHUNK))
     ]
     return torch.cat(means)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.cli.tokens import CHOICES, add_beam, check_beam, print_rows
 from pyro_vae.data import Sound
+from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X, declared_context, needed_to_generate, takes
 from pyro_vae.runs import Run
@@ -93,6 +95,7 @@ def sample_texts(
 
 SOUNDS = "samples"
 MOST_SPECTROGRAMS = 64
+MOST_ROWS = 32  # things that tokens stand for, in a picture
 
 
 def sample(arguments: Sequence[str]) -> None:
@@ -121,14 +124,18 @@ def sample(arguments: Sequence[str]) -> None:
         help="factors for the latents' prior scales, by site: z1=0.5,z2=0.1",
     )
     parser.add_argument(
-        "--temperature", type=float, default=1.0, help="of a learned prior over codes: below 1 tamer, above 1 bolder"
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="of codes' learned prior, or of tokens: below 1 tamer, above bolder",
     )
     parser.add_argument(
-        "--top-k", type=int | None, default=None, help="each code among the so many most probable (a learned prior)"
+        "--top-k", type=int | None, default=None, help="each code, or token, among the so many most probable"
     )
     parser.add_argument(
-        "--top-p", type=float | None, default=None, help="the fewest most probable codes that have so much together"
+        "--top-p", type=float | None, default=None, help="the fewest most probable ones that have so much together"
     )
+    add_beam(parser)
     parser.add_argument(
         "--guidance", type=float, default=0.0, help="away from codes that fit any text or label: 0 not at all"
     )
@@ -145,11 +152,15 @@ def sample(arguments: Sequence[str]) -> None:
     positive("--num", options.num)
     run = Run(options.dir, trust=options.trust)
     pictures, sounds = run.file("figures"), run.file(SOUNDS)
+    tokens = run.tokens
     model, _ = run.programs()
     scales = _scales(options.scale)
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "guidance")}
+    check_beam({**how, "beam": options.beam})
     how["scales"] = scales
     if options.text is not None:
+        if tokens is not None or options.beam is not None:
+            raise InputError("--text is of images that are drawn of a text; of a text's latents: pyro-vae reconstruct")
         if options.y is not None and set(options.y) & set(",;"):
             raise InputError("--text takes one label or attribute vector for all images: one --y")
         context, _ = _context(run, model, options.y, 1)
@@ -160,11 +171,16 @@ def sample(arguments: Sequence[str]) -> None:
         raise InputError("--best-of is of images of a text: say --text, too")
     context, columns = _context(run, model, options.y, options.num)
     num = next((len(value) for name, value in context.items() if name != X), options.num)
+    how["beam"] = options.beam
     drawn = draw(model, num, seed=options.seed, batch=context, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
     arrays, picture = run.path / "samples.npz", pictures / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
+    if tokens is not None:
+        _write_tokens(tokens, drawn.mean, sounds, picture, how)
+        return
+    del how["beam"]  # pictures have none
     if run.sound is not None:
         _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return
@@ -189,6 +205,21 @@ def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: in
     print(folder)
     shown = mean[:MOST_SPECTROGRAMS]
     save_figure(sound_grid(shown, sound, "Samples from the prior: mean of p(x | z)", columns or 8), picture)
+    print(picture)
+
+
+def _write_tokens(tokens: Tokens, x: Tensor, path: Path, picture: Path, how: dict[str, Any]) -> None:
+    """Print what was drawn, and write it as its kind is written, with a picture of the first."""
+    from pyro_vae.plots.registry import save_figure
+    from pyro_vae.plots.tables import token_table
+    from pyro_vae.plots.tokens import said
+
+    names = [f"{i:03d}" for i in range(len(x))]
+    print_rows(list(zip(names, tokens.decode(x), strict=True)))
+    for file in tokens.write(path, x, names):
+        print(file)
+    words = said(**{name: how[name] for name in CHOICES})
+    save_figure(token_table(tokens, {"samples": x[:MOST_ROWS]}, f"Samples of the model{words}", names), picture)
     print(picture)
 
 

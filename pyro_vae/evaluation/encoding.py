@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError
 from pyro_vae.programs.checks import check_context, check_present, data_type
 from pyro_vae.programs.context import X
+from pyro_vae.programs.handlers import AtMean
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import as_split, check_pair, in_evaluation
 from pyro_vae.programs.sites import (
@@ -148,7 +148,7 @@ def mean_path(
     observed (``obs_mask``) is left out: a model without data has no such site. Arguments and result as for
     :func:`encode`.
     """
-    found = _collect(model, guide, data, _value_of, _AtMean(), batch_size, seed, sites)
+    found = _collect(model, guide, data, _value_of, AtMean(), batch_size, seed, sites)
     return {name: value for (name, _), value in found.items() if not name.endswith(UNOBSERVED)}
 
 
@@ -268,17 +268,6 @@ def _moments(node: Site) -> dict[str, Tensor]:
         return found
     reals = {k: v if v.is_floating_point() else v.double() for k, v in found.items()}  # integers have no NaN
     return {k: v.masked_fill(~there, torch.nan) for k, v in reals.items()}
-
-
-class _AtMean(Messenger):
-    """Gives latent sites their distributions' means."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["done"]:
-            return
-        mean = mean_or_none(msg["fn"])
-        if mean is not None and not is_discrete(msg["fn"]):  # a mean of integers is none of them
-            msg["value"], msg["done"] = mean, True
 
 
 class PrincipalComponents(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
 from pyro_vae.programs.enumeration import drawn_given_data, summed_sites
-from pyro_vae.programs.handlers import Scaled, Tempered
+from pyro_vae.programs.handlers import AtMean, Scaled, Tempered
 from pyro_vae.programs.program import Batch, Program, as_programs
 from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, in_evaluation
 from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
@@ -38,6 +39,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     guidance: float = 0.0,
+    beam: int | None = None,
 ) -> dict[str, Tensor]:
     """Run the model without data: ``z ~ p(z)``, ``x ~ p(x | z)``.
 
@@ -52,7 +54,9 @@ def sample(
         scales: factors for the standard deviations of latent sites' priors, by name; the noise stays the same
             (:class:`~pyro_vae.programs.handlers.Scaled`).
         temperature, top_k, top_p, guidance: of sites that can be tempered or guided, such as codes with a learned prior
-            (:class:`~pyro_vae.programs.handlers.Tempered`); 1, None, None, 0: as the model has it.
+            and tokens (:class:`~pyro_vae.programs.handlers.Tempered`); 1, None, None, 0: as the model has it.
+        beam: tokens are not drawn given the latents, but searched for: the most probable sequence, by a beam search of
+            this width.
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
@@ -61,7 +65,7 @@ def sample(
 
     Raises:
         InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
-            top_k, top_p or guidance that no site has a use for, a context of another length, and a model that
+            top_k, top_p, guidance or beam that no site has a use for, a context of another length, and a model that
             cannot be run without data, or that looks at what stands in for them.
 
     Example:
@@ -71,7 +75,7 @@ def sample(
         >>> {name: tuple(value.shape) for name, value in drawn.items()}
         {'z': (5, 2), 'x': (5, 1, 8, 8), 'x.mean': (5, 1, 8, 8)}
     """
-    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "beam": beam}
     return draw(
         model, num_samples, seed=seed, site=site, batch=batch, batch_size=batch_size, scales=scales, **how
     ).values
@@ -140,29 +144,35 @@ def reconstruct(
     *,
     seed: int = 0,
     site: str | None = None,
+    at_mean: bool = False,
+    **how: Any,
 ) -> Tensor:
     """Mean of p(x | z) with z ~ q(z | x): what the model makes of data seen through its latents.
 
     What is summed over, because the guide does not have it, is drawn from p(. | x, z), exactly.
 
     The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
-    be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
-    have no mean, a draw: integers as well. Of pixels that are drawn one after another
-    (:class:`~pyro_vae.likelihoods.PixelCNN`), each one's mean given those *drawn* before it.
+    be run so is given them, and if it looks at them the log says so. Of classes and tokens (integers that are names),
+    which have no mean, a draw: integers as well, with ``top_k=1`` the most probable ones, each given those before it.
+    Of pixels that are drawn one after another (:class:`~pyro_vae.likelihoods.PixelCNN`), each one's mean given those
+    *drawn* before it.
 
     Args:
         model: generative program.
         guide: its guide.
         batch: data, ``(batch, ...)`` each; or the tensor x, or a split.
-        seed: of the draws of z.
+        seed: of the draws of z, and of x where it has no mean.
         site: the data site; found, if None.
+        at_mean: z is no draw, but the mean of q(z | x), site by site (as
+            :func:`~pyro_vae.evaluation.encoding.mean_path`).
+        how: temperature, top_k, top_p and beam of what has no mean, as for :func:`sample`.
 
     Returns:
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, and data that the model cannot have made (of another shape, outside the support
-            of its likelihood).
+        InputError: for an unknown site, a temperature, top_k, top_p or beam that no site has a use for, and data that
+            the model cannot have made (of another shape, outside the support of its likelihood).
 
     Example:
         >>> import torch, pyro_vae
@@ -176,8 +186,13 @@ def reconstruct(
     split = as_split(batch, model)
     check_pair(model, guide, split)
     with in_evaluation([model, guide], split.batch(slice(None)), seed) as batch:
-        replayed = poutine.replay(model, trace=_posterior_draws(model, guide, batch))
-        trace, site = generated(model, len(split), batch, site, run=replayed, looks="logged")
+        with AtMean() if at_mean else nullcontext():
+            drawn = _posterior_draws(model, guide, batch)
+        tempered = Tempered(**how)
+        replayed = poutine.replay(model, trace=drawn)
+        run = tempered(replayed) if tempered.changes_anything else replayed
+        trace, site = generated(model, len(split), batch, site, run=run, looks="logged")
+        tempered.check()
         return mean_of(trace.nodes[site]).cpu()
 
 
@@ -199,8 +214,9 @@ def decode(
     seed: int = 0,
     site: str | None = None,
     batch: Batch | None = None,
+    **how: Any,
 ) -> Tensor:
-    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes, a draw.
+    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes and tokens, a draw.
 
     Args:
         model: generative program.
@@ -208,14 +224,15 @@ def decode(
         seed: of the draws of the other latents.
         site: the data site; found, if None.
         batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for :func:`sample`.
+        how: temperature, top_k, top_p, guidance and beam of what is drawn, as for :func:`sample`.
 
     Returns:
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a value of another event shape, values outside the support of the site's prior,
-            values of different lengths, and a model that cannot be run without data, or that looks at what stands in
-            for them.
+        InputError: for an unknown site, a temperature or the like that no site has a use for, a value of another event
+            shape, values outside the support of the site's prior, values of different lengths, and a model that cannot
+            be run without data, or that looks at what stands in for them.
 
     Example:
         >>> import torch, pyro_vae
@@ -223,7 +240,7 @@ def decode(
         >>> pyro_vae.decode(model, {"z": torch.zeros(3, 2)}).shape
         torch.Size([3, 1, 8, 8])
     """
-    trace, found = decoded(model, values, seed=seed, site=site, batch=batch)
+    trace, found = decoded(model, values, seed=seed, site=site, batch=batch, **how)
     return mean_of(trace.nodes[found]).cpu()
 
 
@@ -234,6 +251,7 @@ def decoded(
     seed: int = 0,
     site: str | None = None,
     batch: Batch | None = None,
+    **how: Any,
 ) -> tuple[Trace, str]:
     """As :func:`decode`, with the whole trace of the model and the name of the data site."""
     program = _program(model)
@@ -242,9 +260,12 @@ def decoded(
     with in_evaluation([program], {**{f"held {n}": v for n, v in values.items()}, **given}, seed) as moved:
         held = {name: moved[f"held {name}"] for name in values}
         rows = {name: moved[name] for name in given}
+        tempered = Tempered(**how)
         run = _Hold(held)(program)
+        run = tempered(run) if tempered.changes_anything else run
         trace, found = generated(program, count, rows, site, run=run)
         _check_latents(values, trace, found)
+        tempered.check()
         return trace, found
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-from pyro_vae.errors import InputError, positive, unknown
+from pyro_vae.errors import InputError, NotApplicable, positive, unknown
+from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path, tied_sites
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.programs.program import Batch
 
@@ -22,7 +24,7 @@ def interpolate(a: Tensor, b: Tensor, steps: int, kind: Kind = "spherical") -> T
        \frac{\sin((1 - t)\omega)}{\sin\omega} a + \frac{\sin(t\omega)}{\sin\omega} b
 
     with omega the angle between a and b, seen from the origin. Where it is 0 or 180 degrees (to rounding), or
-    one of them is the origin, the spherical way is the linear one.
+    one of them is the origin, the spherical way is the linear one. Its ends are a and b to the last bit.
 
     Args:
         a, b: ``(batch, *event)``, floating point; the angle is that of the flattened events.
@@ -56,7 +58,71 @@ def interpolate(a: Tensor, b: Tensor, steps: int, kind: Kind = "spherical") -> T
         curved = angle.sin() > 1e-6
         from_a = torch.where(curved, ((1 - t) * angle).sin() / angle.sin(), from_a)
         from_b = torch.where(curved, (t * angle).sin() / angle.sin(), from_b)
-    return (from_a * start + from_b * end).to(a.dtype).reshape(len(a), steps, *a.shape[1:])
+    path = (from_a * start + from_b * end).to(a.dtype).reshape(len(a), steps, *a.shape[1:])
+    return torch.cat([a.unsqueeze(1), path[:, 1:-1], b.to(a.dtype).unsqueeze(1)], 1)
+
+
+class Paths(NamedTuple):
+    """Ways through latent space.
+
+    Attributes:
+        latents: ``(batch, steps, *event)`` by site: what :func:`decode_path` takes.
+        kind: which way was gone.
+    """
+
+    latents: dict[str, Tensor]
+    kind: Kind
+
+
+def paths_between(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    a: Batch,
+    b: Batch,
+    steps: int,
+    *,
+    kind: Kind = "spherical",
+    sites: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Paths:
+    """Latents on the way from data to other data, between the means of the guide.
+
+    Args:
+        model, guide: Pyro programs.
+        a, b: data to begin and to end with, ``(batch, ...)`` each.
+        steps: points, both ends included.
+        kind: see :func:`interpolate`; on a simplex linear, for the other way leaves it.
+        sites: latent sites to move; all with real values that are no functions of others, if None.
+        seed: of the draws of sites without a mean.
+
+    Raises:
+        NotApplicable: if no latent has real values of its own (as of codes), or the way leaves their support.
+        InputError: for an unknown site or kind, fewer than 2 steps, a and b of different lengths.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> from pyro_vae.evaluation.latent_space import decode_path, paths_between
+        >>> model = pyro_vae.models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(16,))
+        >>> a, b = ({"x": (torch.rand(3, 1, 8, 8) > 0.5).float()} for _ in range(2))
+        >>> path, _ = paths_between(model, guide, a, b, steps=5)
+        >>> path["z"].shape, decode_path(model, path).shape
+        (torch.Size([3, 5, 2]), torch.Size([3, 5, 1, 8, 8]))
+    """
+    chosen = list(sites) if sites else free_sites(model, guide, a)
+    if not chosen:
+        raise NotApplicable(NO_FREE_SITE)
+    starts, ends = (mean_path(model, guide, data, seed=seed) for data in (a, b))
+    for name in chosen:
+        if name not in starts:
+            raise unknown("latent site", name, starts)
+    tied = tied_sites(model, guide, a)
+    kind = "linear" if any(isinstance(tied.get(name), type(constraints.simplex)) for name in chosen) else kind
+    path = {name: interpolate(starts[name], ends[name], steps, kind) for name in chosen}
+    for name in chosen:
+        if name in tied and not bool(tied[name].check(path[name]).all()):
+            raise NotApplicable(f"the way from one value of '{name}' to another leaves their support ({tied[name]})")
+    return Paths(path, kind)
 
 
 def decode_path(
@@ -66,16 +132,18 @@ def decode_path(
     seed: int = 0,
     site: str | None = None,
     batch: Batch | None = None,
+    **how: Any,
 ) -> Tensor:
-    """Means of p(x | .) along paths in latent space; latents that are not given are drawn, with one noise per path.
+    """Means of p(x | .), of tokens draws, along paths in latent space; what is drawn has one noise along a path.
 
     Args:
         model: generative program.
         path: latent sites' values, ``(batch, steps, *event)``, as from :func:`interpolate`.
-        seed: of the draws of the other latents.
+        seed: of the draws.
         site: the data site; found, if None.
         batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for
             :func:`~pyro_vae.evaluation.generate.sample`.
+        how: temperature, top_k, top_p, guidance and beam of what is drawn, as there.
 
     Returns:
         ``(batch, steps, *event)``, on the CPU.
@@ -87,8 +155,8 @@ def decode_path(
     if len(set(lengths.values())) != 1:
         raise InputError(f"the paths must have one number of steps, got {lengths or 'nothing'}")
     steps = range(next(iter(lengths.values())))
-    means = [decode(model, {n: v[:, i] for n, v in path.items()}, seed=seed, site=site, batch=batch) for i in steps]
-    return torch.stack(means, 1)
+    places = [{name: value[:, i] for name, value in path.items()} for i in steps]
+    return torch.stack([decode(model, place, seed=seed, site=site, batch=batch, **how) for place in places], 1)
 
 
 class AttributeVectors(NamedTuple):

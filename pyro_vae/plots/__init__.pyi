@@ -34,4 +34,8 @@ from .registry import draw_all as draw_all
 from .registry import figure as figure
 from .registry import save_figure as save_figure
 from .spectrogram import spectrograms as spectrograms
+from .tables import token_table as token_table
+from .tokens import token_interpolations as token_interpolations
+from .tokens import token_reconstructions as token_reconstructions
+from .tokens import token_samples as token_samples
 from .training import training_curves as training_curves

@@ -22,7 +22,7 @@ MAX_ROWS = 20
 ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
-@figure()
+@figure(pictures=True)
 def attribute_arithmetic(
     model: Callable[..., Any],
     guide: Callable[..., Any],

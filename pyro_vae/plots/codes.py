@@ -22,7 +22,7 @@ from pyro_vae.programs.context import X
 STRIP = 0.28  # height of a sequence of codes, of a datum's width
 
 
-@figure(section="Codes", caption="Data and their codes, a colour for each code.", order=1)
+@figure(section="Codes", caption="Data and their codes, a colour for each code.", order=1, pictures=True)
 def code_maps(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0) -> Figure:
     """Rows: data, and for each code site the guide's codes, a colour for each code; a column for each datum.
 

@@ -22,7 +22,12 @@ from pyro_vae.programs.traces import is_latent
 MISSING = (0.62, 0.74, 0.88)  # the colour of what is not observed
 
 
-@figure(section="Reconstructions", caption="The observed part of data, and what the model makes of the rest.", order=2)
+@figure(
+    section="Reconstructions",
+    caption="The observed part of data, and what the model makes of the rest.",
+    order=2,
+    pictures=True,
+)
 def completions(model: Callable[..., Any], split: Split, rows: int = 10, draws: int = 6, seed: int = 0) -> Figure:
     """Rows: observed part, deterministic sites of the data's shape (a prediction), several completions, truth.
 

@@ -19,7 +19,7 @@ from pyro_vae.programs.program import Program
 MAX_CLASSES, MAX_ATTRIBUTES = 20, 12
 
 
-@figure(section="Samples", caption="One latent under changing context.", order=2)
+@figure(section="Samples", caption="One latent under changing context.", order=2, pictures=True)
 def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: int = 9, seed: int = 0) -> Figure:
     """Rows of means of p(x | z, y) with z held and y swept: over the classes, or over an attribute's range in the data.
 

@@ -24,6 +24,7 @@ NUM_POINTS = 1000
     caption="Data of one or two numbers each, what the model makes of them through the latents, and draws of it.",
     order=-1,
     given=lambda run: dict(zip(("n", "batch"), run.context(NUM_POINTS), strict=True)),
+    pictures=True,
 )
 def points(
     model: Callable[..., Any],

@@ -24,6 +24,7 @@ NUM_DATA = 1000  # of which the most probable value is looked at
     section="Latents",
     caption="For every value of a discrete latent, the data of which it is the most probable one, surest first.",
     order=2,
+    pictures=True,
 )
 def clusters(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, columns: int = 12, seed: int = 0
@@ -79,6 +80,7 @@ def clusters(
     section="Samples",
     caption="Data, and what the model makes of them at every value of a discrete latent, the other latents kept.",
     order=3,
+    pictures=True,
 )
 def analogies(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0) -> Figure:
     """A row for a datum, a column for every value of a discrete latent: the mean of p(x | the value, other latents).

@@ -18,7 +18,9 @@ MAX_LEVELS = 6  # columns beside the data; of deeper hierarchies some levels are
 NUM_AVERAGE = 500  # data of which the average stands for what is left out
 
 
-@figure(section="Reconstructions", caption="Reconstructions from the upper levels of latents alone.", order=1)
+@figure(
+    section="Reconstructions", caption="Reconstructions from the upper levels of latents alone.", order=1, pictures=True
+)
 def reconstructions_by_level(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0
 ) -> Figure:

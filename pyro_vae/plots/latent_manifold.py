@@ -44,7 +44,11 @@ def manifold_grid(n: int) -> Tensor:
 
 
 @figure(
-    section="Traversals", caption="The latent plane, decoded.", order=2, given=lambda run: {"batch": run.context(10)[1]}
+    section="Traversals",
+    caption="The latent plane, decoded.",
+    order=2,
+    given=lambda run: {"batch": run.context(10)[1]},
+    pictures=True,
 )
 def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None, ax: Axes | None = None) -> Figure:
     """Means of p(x | z) for z on a grid through the inverse normal CDF of the prior.

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_vae.data import Split
-from pyro_vae.errors import unknown
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples, tied_sites
-from pyro_vae.evaluation.latent_space import Kind, decode_path, interpolate
+from pyro_vae.evaluation.latent_space import Kind, decode_path, paths_between
 from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
 from pyro_vae.plots.images import kind as kind_of
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
@@ -22,7 +20,7 @@ from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import in_evaluation
 
 
-@figure(section="Traversals", caption="From one datum to another through latent space.", order=1)
+@figure(section="Traversals", caption="From one datum to another through latent space.", order=1, pictures=True)
 def interpolations(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -65,25 +63,15 @@ def interpolations(
     check_drawable(split.shape)
     batch = pick(split, 2 * pairs, seed)
     half = len(batch[X]) // 2
-    chosen = list(sites) if sites else free_sites(model, guide, split)
-    if half < 1 or not chosen:
-        raise NotApplicable(NO_FREE_SITE if half else "one datum only")
-    latents = mean_path(model, guide, batch, seed=seed)
-    for name in sites or ():
-        if name not in latents:
-            raise unknown("latent site", name, latents)
-    tied = tied_sites(model, guide, split)
-    kind = "linear" if any(isinstance(tied.get(name), type(constraints.simplex)) for name in chosen) else kind
-    path = {name: interpolate(latents[name][:half], latents[name][half : 2 * half], steps, kind) for name in chosen}
-    for name in chosen:
-        if name in tied and not bool(tied[name].check(path[name]).all()):
-            raise NotApplicable(f"the way from one value of '{name}' to another leaves their support ({tied[name]})")
-    left = {name: value[:half] for name, value in batch.items()}
+    if half < 1:
+        raise NotApplicable("one datum only")
+    left, right = ({name: value[i * half : (i + 1) * half] for name, value in batch.items()} for i in range(2))
+    path, kind = paths_between(model, guide, left, right, steps, kind=kind, sites=sites, seed=seed)
     decoded = in_shape(decode_path(model, path, seed=seed, batch=left), split.shape, 2)  # (half, steps, *shape)
     x = batch[X].cpu()
     values = torch.cat([x[:half, None], decoded, x[half : 2 * half, None]], 1)
     columns = ["datum", *(f"{i / (steps - 1):.3g}" for i in range(steps)), "datum"]
-    moved = "" if sites is None else f" of {', '.join(chosen)}"
+    moved = "" if sites is None else f" of {', '.join(path)}"
     title = f"{split.name}: {kind} interpolation{moved}, {kind_of(decoded)} of p(x | z)"
     return grid(values, title, columns=columns, limits=grey_range(x))
 
@@ -97,6 +85,7 @@ NUM_ENCODED = 1000  # data over which the units' ranges are found
 @figure(
     section="Traversals",
     caption="One unit at a time, moved over the quantiles of its draws over the data; all else as for one datum.",
+    pictures=True,
 )
 def traversals(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, rows: int = ROWS, seed: int = 0

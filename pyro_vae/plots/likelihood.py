@@ -62,7 +62,11 @@ def likelihood_gap(gap: LikelihoodGap, ax: Axes | None = None) -> Figure:
 NUM_MEASURED, NUM_PARTICLES = 100, 200  # where nothing was measured before
 
 
-@figure(section="Likelihood", caption="Of 100 data, those whose weights (200 particles) have the largest Pareto k-hat.")
+@figure(
+    section="Likelihood",
+    caption="Of 100 data, those whose weights (200 particles) have the largest Pareto k-hat.",
+    pictures=True,
+)
 def worst_data(
     model: Callable[..., Any],
     guide: Callable[..., Any],

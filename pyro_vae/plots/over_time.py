@@ -23,6 +23,7 @@ LENGTHS = "lengths"  # a batch's entry that says how many steps count
     section="Reconstructions",
     caption="Sequences (dots), the mean of p(x | z), z from the guide (lines); below, sequences that the model draws.",
     order=1,
+    pictures=True,
 )
 def sequences(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 4, seed: int = 0) -> Figure:
     """Two rows of panels over time: data with their reconstructions, up to their lengths, and draws of the model.

@@ -44,6 +44,7 @@ NUM_PRIOR_SAMPLES, NUM_SCALED_SAMPLES = 64, 10
     section="Samples",
     caption="Means of p(x | z), z drawn from the prior.",
     given=lambda run: dict(zip(("n", "batch"), run.context(NUM_PRIOR_SAMPLES), strict=True)),
+    pictures=True,
 )
 def prior_samples(
     model: Callable[..., Any],
@@ -117,7 +118,7 @@ def prior_samples(
 SCALES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
-@figure(given=lambda run: dict(zip(("n", "batch"), run.context(NUM_SCALED_SAMPLES), strict=True)))
+@figure(given=lambda run: dict(zip(("n", "batch"), run.context(NUM_SCALED_SAMPLES), strict=True)), pictures=True)
 def scaled_samples(
     model: Callable[..., Any],
     scales: Sequence[float] = SCALES,
@@ -188,6 +189,7 @@ LARGEST_LABEL = 10_000
     caption="Samples under a uniform and under the learned prior over codes.",
     order=1,
     given=lambda run: {"batch": run.context(NUM_PRIOR_SAMPLES, without=("y",))[1]},
+    pictures=True,
 )
 def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch | None = None) -> Figure:
     """Two panels of means of p(x | z): codes that are all equally probable, and codes from the model's learned prior.
@@ -269,6 +271,7 @@ class _UniformInPlace(Messenger):
     caption="Samples under the model's own prior and under the one that was learned afterwards.",
     order=2,
     given=lambda run: dict(zip(("n", "batch"), run.context(SIDE * SIDE), strict=True)),
+    pictures=True,
 )
 def own_and_learned(
     model: Callable[..., Any], n: int = SIDE * SIDE, seed: int = 0, batch: Batch | None = None
@@ -310,7 +313,7 @@ def own_and_learned(
     return grid(values, title, rows=[""] * len(values), columns=list(sides))
 
 
-@figure(section="Samples", caption="Pseudo-inputs, of whose posteriors the prior is made.", order=3)
+@figure(section="Samples", caption="Pseudo-inputs, of whose posteriors the prior is made.", order=3, pictures=True)
 def pseudo_inputs(model: Callable[..., Any], n: int = NUM_PRIOR_SAMPLES) -> Figure:
     """The first pseudo-inputs of a prior that is made of the guide's posteriors at them.
 

@@ -28,7 +28,11 @@ from pyro_vae.plots.registry import check_drawable, figure
 logger = logging.getLogger(__name__)
 
 
-@figure(section="Reconstructions", caption="Data above, and below what the model makes of them through the latents.")
+@figure(
+    section="Reconstructions",
+    caption="Data above, and below what the model makes of them through the latents.",
+    pictures=True,
+)
 def reconstructions(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0
 ) -> Figure:

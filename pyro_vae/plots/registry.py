@@ -125,6 +125,7 @@ class Entry:
     caption: str
     order: int
     given: Callable[[Shown], Mapping[str, Any]] | None
+    pictures: bool = False
 
     def draw(self, run: Shown) -> Figure:
         """Draw it.
@@ -132,6 +133,8 @@ class Entry:
         Raises:
             NotApplicable: if there is nothing to show.
         """
+        if self.pictures and run.tokens is not None:
+            raise NotApplicable("tokens are integers that stand for things, and neither images nor curves")
         arguments = {n: getattr(run, n) for n in inspect.signature(self.function).parameters if n in SHOWN}
         drawn = self.function(**arguments | dict(self.given(run) if self.given is not None else {}))
         if run.shared and "model" in arguments:
@@ -147,6 +150,7 @@ def figure(
     caption: str = "",
     order: int = 0,
     given: Callable[[Shown], Mapping[str, Any]] | None = None,
+    pictures: bool = False,
 ) -> Callable[[Drawn], Drawn]:
     """Register a function that draws a figure: ``pyro-vae figures`` and ``draw_all`` then draw it, under its name.
 
@@ -159,6 +163,7 @@ def figure(
         caption: in a report.
         order: its place in the section.
         given: further arguments of what it is drawn of.
+        pictures: it shows data as images or curves, which tokens are not: of these it is not drawn.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -172,7 +177,7 @@ def figure(
 
     def register(function: Drawn) -> Drawn:
         name = function.__name__
-        _entries[name] = Entry(name, function, section, caption, order, given)
+        _entries[name] = Entry(name, function, section, caption, order, given, pictures)
         return function
 
     return register

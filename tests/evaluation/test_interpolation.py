@@ -44,6 +44,25 @@ def test_spherical_where_the_angle_says_nothing_is_linear():
     torch.testing.assert_close(interpolate(a, b, 4, "spherical"), interpolate(a, b, 4, "linear"))
 
 
+@pytest.mark.parametrize("kind", ["linear", "spherical"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
+def test_the_ends_are_the_points_to_the_last_bit(kind, scale):
+    a, b = scale * torch.randn(50, 3, 4), torch.randn(50, 3, 4) / scale
+    a[:5], b[5:10] = -0.0, 0.0
+    b[10:15], b[15:20] = 3 * a[10:15], -2 * a[15:20]  # parallel, opposite
+    b[20:25] = -a[20:25] + 1e-7 * scale * torch.randn(5, 3, 4)  # nearly opposite
+    path = interpolate(a, b, 7, kind)
+    assert path[:, 0].numpy().tobytes() == a.numpy().tobytes()
+    assert path[:, -1].numpy().tobytes() == b.numpy().tobytes()
+    assert path.isfinite().all()
+
+
+def test_spherical_between_points_of_different_norms():
+    a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    middle = interpolate(a, b, 3)[0, 1]  # sin 45 / sin 90 of each
+    torch.testing.assert_close(middle, torch.tensor([1.0, 4.0]) / math.sqrt(2))
+
+
 def test_every_pair_has_its_own_angle():
     a, b = torch.randn(6, 3), torch.randn(6, 3)
     each = [interpolate(a[i : i + 1], b[i : i + 1], 5) for i in range(6)]

@@ -55,8 +55,8 @@ def load_tunes(
 
     Of 3,068 tunes those in 4/4, 2/2 and 2/4 are taken that are understood. Settings of one tune (a quarter of whose
     phrases are the same in any key, or that have one title) stay together; 80 % of the tunes are for training, 10 % for
-    validation, 10 % for test. No part has a window twice, in any key, and validation and test have none that training has; which is which
-    depends on no seed of the user's.
+    validation, 10 % for test. No part has a window twice, in any key, and validation and test have none that training
+    has; which is which depends on no seed of the user's.
 
     Args:
         root: a folder in which the tunes that were read are looked for first, in its sub-folder ``tunes``.

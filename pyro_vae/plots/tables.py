@@ -50,7 +50,7 @@ def text_table(columns: Mapping[str, Sequence[str]], title: str, rows: Sequence[
         rows: what is said at the left of each row.
 
     Example:
-        >>> from pyro_vae.plots.token_table import text_table
+        >>> from pyro_vae.plots.tables import text_table
         >>> drawn = text_table({"data": ["a red circle ."], "reconstruction": ["a red square ."]}, "one")
         >>> [text.get_text() for text in drawn.axes[0].texts]
         ['data', 'reconstruction', 'a red circle .', 'a red square .']

@@ -1,0 +1,135 @@
+"""``pyro-vae interpolate``: from one datum to another through a run's latent space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.cli.context import said_context
+from pyro_vae.cli.inputs import of_files
+from pyro_vae.cli.parsing import parse, run_parser
+from pyro_vae.cli.tokens import add_choices, choices, greedy_unless_said, print_rows, read_things, savez
+from pyro_vae.data.tokens import Tokens
+from pyro_vae.errors import InputError, NotApplicable
+from pyro_vae.evaluation.latent_space import Kind
+from pyro_vae.files import user_path
+from pyro_vae.programs.context import X
+from pyro_vae.runs import Run
+from pyro_vae.runs.measurements import part_of
+
+NAME = "interpolation"  # of what is written
+PLACE = re.compile(r"(train|validation|test):(\d+)")
+
+
+def interpolate(arguments: Sequence[str]) -> None:
+    """Go from one datum to another through latent space: a picture, the arrays, sound, texts.
+
+    Between the means of q(z | x) of the two, in even steps; both ends are shown as they are, too. Latents that are not
+    moved, and what has no mean, are drawn with one noise for all steps; tokens are chosen greedily, if nothing is said.
+    """
+    from pyro_vae.evaluation.latent_space import decode_path, paths_between
+
+    parser = run_parser("interpolate", interpolate.__doc__)
+    what = "a datum of the run's (test:5, train:0), a file (image, WAV, text, …), or, of a run of texts, a text"
+    parser.add_argument("start", type=str, help=what)
+    parser.add_argument("end", type=str, help="the same")
+    parser.add_argument("--steps", type=int, default=8, help="points on the way, both ends included")
+    parser.add_argument("--kind", type=Kind, default="spherical", help="the way: on an arc, or straight")
+    parser.add_argument("--seed", type=int, default=0, help="of draws")
+    parser.add_argument(
+        "--y", type=str | None, default=None, help="context of a conditional model: a label or its name"
+    )
+    add_choices(parser)
+    options = parse(parser, arguments)
+    how = choices(options)
+    if options.steps < 2:
+        raise InputError(f"--steps must be at least 2, for both ends, got {options.steps}")
+    run = Run(options.dir, trust=options.trust)
+    tokens = run.tokens
+    model, guide = run.programs()
+    pictures, files = run.file("figures"), run.file(NAME)
+    ends = []
+    for given in (options.start, options.end):
+        batch = _datum(run, tokens, given)
+        ends.append(batch | said_context(run, model, guide, [*batch], 1, options.y))
+    start, end = ends
+    try:
+        path, kind = paths_between(model, guide, start, end, options.steps, kind=options.kind, seed=options.seed)
+    except NotApplicable as error:
+        raise InputError(f"{run.path}: there is no way between two of its data: {error}") from error
+    make = partial(decode_path, model, path, seed=options.seed, batch=start)
+    made = (greedy_unless_said(make, how) if tokens is not None else make(**how))[0]  # (steps, *event)
+    arrays = {"start": start[X][0].cpu().numpy(), "end": end[X][0].cpu().numpy(), "x": made.numpy()}
+    savez(run.path / f"{NAME}.npz", arrays | {name: value[0].cpu().numpy() for name, value in path.items()})
+    values = torch.cat([start[X].cpu(), made.reshape(-1, *run.data_shape), end[X].cpu()])  # (steps + 2, *shape)
+    if tokens is not None:
+        _of_tokens(tokens, values, files, pictures / f"{NAME}.png", kind, how)
+    else:
+        _of_numbers(run, values, files, pictures / f"{NAME}.png", kind)
+
+
+def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
+    """One datum as a batch: a place among the run's data, a file, or a text."""
+    place = PLACE.fullmatch(given)
+    if place is not None:
+        split = part_of(run.data(), place[1])
+        if int(place[2]) >= len(split):
+            raise InputError(f"{given}: the {place[1]} part has {len(split):,} data, 0 to {len(split) - 1:,}")
+        return split.fixed(torch.tensor([int(place[2])])).batch(slice(None))
+    if tokens is None:
+        return of_files(run, [user_path(given)]).batch(slice(None))
+    is_file = len(given) < 1000 and bool(Path(given).suffix) and user_path(given).is_file()
+    _, x = read_things(tokens, [] if is_file else [given], [Path(given)] if is_file else [])
+    if len(x) != 1:
+        raise InputError(f"{given}: has {len(x):,} texts; give a file with one")
+    return {X: x}
+
+
+def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, kind: str, how: dict[str, Any]) -> None:
+    from pyro_vae.plots.registry import save_figure
+    from pyro_vae.plots.tables import token_table
+    from pyro_vae.plots.tokens import labels, said
+
+    names = labels(len(values) - 2)
+    print_rows(list(zip(names, tokens.decode(values), strict=True)))
+    for file in tokens.write(path, values, _numbered(names)):
+        print(file)
+    title = f"{kind.capitalize()} interpolation{said(**(how or {'top_k': 1}))}"
+    save_figure(token_table(tokens, {"": values}, title, names), picture)
+    print(picture)
+
+
+def _of_numbers(run: Run, values: Tensor, folder: Path, picture: Path, kind: str) -> None:
+    """Write sound, and draw images or curves."""
+    from pyro_vae.data.wav import write_wavs
+    from pyro_vae.plots.images import grey_range, grid
+    from pyro_vae.plots.registry import check_drawable, saved_if_applicable
+    from pyro_vae.plots.spectrogram import spectrogram_grid
+    from pyro_vae.plots.tokens import labels
+
+    names = labels(len(values) - 2)
+    title = f"{kind.capitalize()} interpolation, mean of p(x | z)"
+    if run.sound is not None:
+        waves = run.sound.decode(values).squeeze(1)  # (steps + 2, L)
+        write_wavs(folder, dict(zip(_numbered(names), waves, strict=True)), run.sound.sample_rate)
+        print(folder)
+        draw = partial(spectrogram_grid, values[None], run.sound, title, titles=names)
+    else:
+
+        def draw() -> Any:
+            check_drawable(run.data_shape)
+            return grid(values[None], title, columns=names, limits=grey_range(values[[0, -1]]))
+
+    if saved_if_applicable(draw, picture):
+        print(picture)
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of files, in order: ``00-datum``, ``01-0``, …"""
+    return [f"{i:02d}-{name}" for i, name in enumerate(names)]

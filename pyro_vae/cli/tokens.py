@@ -1,0 +1,184 @@
+"""What commands say and write of tokens: texts, melodies. Their kind knows how they are read and written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
+
+from pyro_vae.data.images import shown
+from pyro_vae.data.tokens import Tokens
+from pyro_vae.errors import InputError, printable
+from pyro_vae.files import user_path, write_atomically
+from pyro_vae.programs.context import X
+from pyro_vae.runs import Run
+
+CHOICES = ("temperature", "top_k", "top_p", "beam")
+MADE = "reconstruction"  # names of arrays, files and columns
+MOST_ROWS, MOST_COLUMNS = 16, 3  # in a picture
+Made = TypeVar("Made")
+
+
+def add_choices(parser: ArgumentParser) -> None:
+    """How tokens are chosen where they are not simply drawn; if nothing is said, greedily."""
+    parser.add_argument(
+        "--temperature", type=float | None, default=None, help="draw tokens at it: below 1 tamer, above 1 bolder"
+    )
+    parser.add_argument("--top-k", type=int | None, default=None, help="draw each token among the so many best")
+    parser.add_argument("--top-p", type=float | None, default=None, help="draw among the best that have so much")
+    add_beam(parser)
+
+
+def add_beam(parser: ArgumentParser) -> None:
+    """The width of a search for the most probable sequence."""
+    parser.add_argument(
+        "--beam", type=int | None, default=None, help="of tokens: the most probable sequence, by a search this wide"
+    )
+
+
+def choices(options: Namespace) -> dict[str, Any]:
+    """How tokens are chosen, as arguments of :func:`~pyro_vae.evaluation.decode`; empty: nothing is said.
+
+    Raises:
+        InputError: for a search together with draws.
+    """
+    said = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
+    check_beam(said)
+    return said
+
+
+def check_beam(said: Mapping[str, Any]) -> None:
+    """Check that a search is not to be a draw as well.
+
+    Raises:
+        InputError: if it is.
+    """
+    if said.get("beam") is not None and (said.get("top_k"), said.get("top_p")) != (None, None):
+        raise InputError("--beam searches among all tokens: leave out --top-k and --top-p")
+
+
+def greedy_unless_said(make: Callable[..., Made], said: Mapping[str, Any]) -> Made:
+    """What ``make(**choices)`` gives: as it is said, else greedily; draws where a model's tokens are no sequences."""
+    if said:
+        return make(**said)
+    try:
+        return make(top_k=1)
+    except InputError as error:
+        made = make()
+        logging.info("tokens are drawn: %s", error)
+        return made
+
+
+def check_of_tokens(tokens: Tokens | None, said: Mapping[str, Any]) -> None:
+    """Check that options of tokens are said of tokens.
+
+    Raises:
+        InputError: if the run's data are no tokens, with the option's name.
+    """
+    if tokens is None and (given := [name for name, value in said.items() if value]):
+        raise InputError(f"{given[0]}: the run's data are no tokens (texts, melodies)")
+
+
+def read_things(tokens: Tokens, texts: Sequence[str], files: Sequence[Path]) -> tuple[list[str], Tensor]:
+    """Texts of the command line and files as tokens, and what they are called.
+
+    Args:
+        tokens: how they are written.
+        texts: one a datum.
+        files: with one or several each.
+
+    Returns:
+        names, unique, and tokens ``(N, T)``.
+
+    Raises:
+        InputError, CorruptFileError: naming the text or the file that cannot be read, or is too long.
+    """
+    names, parts = [f"text-{i + 1}" for i in range(len(texts))], [tokens.encode(texts)] if texts else []
+    for file in files:
+        things = tokens.read(user_path(str(file)))
+        try:
+            parts.append(tokens.encode(things))
+        except InputError as error:
+            raise type(error)(f"{file}: {error}") from error
+        stem = shown(file.stem)
+        names += [stem] if len(things) == 1 else [f"{stem}-{i + 1}" for i in range(len(things))]
+    taken: set[str] = set()
+    for i, name in enumerate(names):
+        number = 2
+        while names[i] in taken:
+            names[i], number = f"{name}.{number}", number + 1
+        taken.add(names[i])
+    return names, torch.cat(parts)
+
+
+def write_reconstructions(
+    run: Run,
+    tokens: Tokens,
+    batch: Mapping[str, Tensor],
+    names: Sequence[str],
+    stems: Sequence[str],
+    made: Tensor,
+    drawn: bool,
+    said: Mapping[str, Any],
+) -> None:
+    """Print what was made of data, and write it: arrays, what other programs open, a picture of the first.
+
+    Args:
+        run: where to.
+        tokens: what the integers stand for.
+        batch: the data, x ``(n, T)`` among them.
+        names: of the data.
+        stems: the same, for files.
+        made: tokens ``(n, k, T)``.
+        drawn: whether they were made of k draws of q(z | x); else of its mean, and k is 1.
+        said: how tokens were chosen; empty: greedily.
+
+    Raises:
+        InputError: if a file cannot be written.
+    """
+    from pyro_vae.plots.registry import save_figure
+    from pyro_vae.plots.tables import token_table
+    from pyro_vae.plots.tokens import said as in_words
+
+    x, count = batch[X].cpu(), made.shape[1]
+    texts = tokens.decode(made.flatten(0, 1))
+    rows = []
+    for i, (name, datum) in enumerate(zip(names, tokens.decode(x), strict=True)):
+        rows += [(name, datum), *(("", f"-> {text}") for text in texts[i * count : (i + 1) * count])]
+    print_rows(rows)
+    arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
+    savez(run.path / f"{MADE}s.npz", arrays | {MADE: made.numpy()})
+    several = [f"{stem}-{i + 1}" if count > 1 else stem for stem in stems for i in range(count)]
+    for folder, values, called in ((f"{MADE}s", made.flatten(0, 1), several), (f"{MADE}s.data", x, stems)):
+        for file in tokens.write(run.file(folder), values, called):
+            print(file)
+    titles = [MADE] if count == 1 else [f"{MADE} {i + 1}" for i in range(min(count, MOST_COLUMNS))]
+    columns = {"data": x[:MOST_ROWS]} | {title: made[:MOST_ROWS, i] for i, title in enumerate(titles)}
+    source = "draws z ~ q(z | x)" if drawn else "the mean of q(z | x)"
+    title = f"Reconstructions from {source}{in_words(**(said or {'top_k': 1}))}"
+    picture = run.file("figures") / f"{MADE}.png"
+    save_figure(token_table(tokens, columns, title, names[:MOST_ROWS]), picture)
+    print(picture)
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Print what things are called and the things, the things below one another."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, thing in rows:
+        print(printable(f"{name:<{width}}  {' '.join(thing.splitlines())}").rstrip())
+
+
+def savez(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays into an ``.npz`` file and print where it is.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    print(path)
