@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from pyro_vae.data.music.events import STEPS, Note, notes_of
 from pyro_vae.data.music.melody import Melody, name_of
+from pyro_vae.errors import printable
 from pyro_vae.plots.drawing import Axes, Figure
 
-WIDEST, NARROWEST = 5.0, 2.2  # inches of a roll
+WIDEST, NARROWEST, PAGE = 8.0, 2.4, 10.0  # inches of a roll, and of all that stand in a row
+INCHES = 0.05  # of a step
+CHARACTERS = 11  # of a title, an inch
 HEIGHT = 0.85  # inches of a roll
 MARGIN = 2  # semitones above the highest and below the lowest note
 COLOUR = "tab:blue"
@@ -41,39 +45,32 @@ def piano_rolls(melody: Melody, columns: Mapping[str, Tensor], title: str, rows:
     """
     notes = {name: [notes_of(row) for row in melody.events(tokens)] for name, tokens in columns.items()}
     steps = next(iter(columns.values())).shape[-1]
-    if len(notes) == 1 and not rows and len(next(iter(notes.values()))) > 3 and steps <= 4 * STEPS:
-        return _grid(next(iter(notes.values())), steps, title)
-    down = max(map(len, notes.values()))
-    across = len(notes)
-    width = max(NARROWEST, min(WIDEST, 0.05 * steps))
+    width = max(NARROWEST, min(WIDEST, INCHES * steps))
+    if len(notes) == 1:  # nothing stands beside them: as many in a row as there is room for
+        across = max(1, int(PAGE / width))
+        some = next(iter(notes.values()))
+        cells = [(each, text) for each, text in zip(some, [*rows, *[""] * len(some)], strict=False)]
+        down = -(-len(some) // across)
+    else:
+        across, down = len(notes), max(map(len, notes.values()))
+        cells = [
+            (each, name if i == 0 else "")
+            for i, row in enumerate(zip(*notes.values(), strict=True))
+            for each, name in zip(row, notes, strict=True)
+        ]
     figure = Figure(figsize=(width * across + 1.0, HEIGHT * down + 0.9), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    limits = _limits([note for some in notes.values() for each in some for note in each])
-    for j, (name, some) in enumerate(notes.items()):
-        panels[0, j].set_title(name, fontsize="small", parse_math=False)
-        for i, each in enumerate(some):
-            _draw(panels[i, j], each, steps, limits)
-    for i, text in enumerate(rows[:down]):
-        panels[i, 0].set_ylabel(text, fontsize="x-small", parse_math=False)
+    limits = _limits([note for each, _ in cells for note in each])
+    for panel, (each, text) in zip(panels.flat, cells, strict=False):
+        _draw(panel, each, steps, limits)
+        panel.set_title(text, fontsize="x-small", parse_math=False)
+    for panel in list(panels.flat)[len(cells) :]:
+        panel.set_axis_off()
+    for panel, text in zip(panels[:, 0], rows if len(notes) > 1 else (), strict=False):
+        panel.set_ylabel(text, fontsize="x-small", parse_math=False)
     figure.supxlabel("bars", fontsize="small")
-    figure.suptitle(title.replace("$", r"\$"), fontsize="medium")
-    return figure
-
-
-def _grid(melodies: Sequence[Sequence[Note]], steps: int, title: str) -> Figure:
-    """Short melodies, three in a row."""
-    across = 3
-    down = -(-len(melodies) // across)
-    figure = Figure(figsize=(across * NARROWEST * 1.2 + 0.6, HEIGHT * down + 0.9), layout="constrained")
-    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    limits = _limits([note for each in melodies for note in each])
-    for i, panel in enumerate(panels.flat):
-        if i < len(melodies):
-            _draw(panel, melodies[i], steps, limits)
-        else:
-            panel.set_axis_off()
-    figure.supxlabel("bars", fontsize="small")
-    figure.suptitle(title.replace("$", r"\$"), fontsize="medium")
+    shown = textwrap.fill(printable(title), int(CHARACTERS * figure.get_figwidth()))
+    figure.suptitle(shown.replace("$", r"\$"), fontsize="medium")
     return figure
 
 
