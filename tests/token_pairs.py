@@ -45,7 +45,20 @@ class Table:
         return hidden
 
     def steps(self, batch, condition):
-        return lambda position, tokens: condition["z"][:, position]
+        return Steps(condition["z"])
+
+
+class Steps:
+    """The logits of one place after another."""
+
+    def __init__(self, z):
+        self.z = z
+
+    def __call__(self, position, tokens):
+        return self.z[:, position]
+
+    def take(self, rows):
+        self.z = self.z[rows]
 
 
 def model(x=None, num_samples=1):

@@ -71,7 +71,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     pictures, sounds = run.file("figures"), run.file(FOLDER)
     model, guide = run.stage_one()  # a learned prior has no part in it
     tokens = run.tokens
-    check_of_tokens(tokens, {"--text": options.text, "--draws": options.draws, "--beam": options.beam})
+    check_of_tokens(tokens, {"--text": options.text, "--draws": options.draws, "--beams": options.beams})
     own = options.files or options.text
     if own:
         if options.split is not None or options.num is not None:

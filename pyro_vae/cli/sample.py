@@ -156,10 +156,10 @@ def sample(arguments: Sequence[str]) -> None:
     model, _ = run.programs()
     scales = _scales(options.scale)
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "guidance")}
-    check_beam({**how, "beam": options.beam})
+    check_beam({**how, "beams": options.beams})
     how["scales"] = scales
     if options.text is not None:
-        if tokens is not None or options.beam is not None:
+        if tokens is not None or options.beams is not None:
             raise InputError("--text is of images that are drawn of a text; of a text's latents: pyro-vae reconstruct")
         if options.y is not None and set(options.y) & set(",;"):
             raise InputError("--text takes one label or attribute vector for all images: one --y")
@@ -171,7 +171,7 @@ def sample(arguments: Sequence[str]) -> None:
         raise InputError("--best-of is of images of a text: say --text, too")
     context, columns = _context(run, model, options.y, options.num)
     num = next((len(value) for name, value in context.items() if name != X), options.num)
-    how["beam"] = options.beam
+    how["beams"] = options.beams
     drawn = draw(model, num, seed=options.seed, batch=context, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
     arrays, picture = run.path / "samples.npz", pictures / "samples.png"
@@ -180,7 +180,7 @@ def sample(arguments: Sequence[str]) -> None:
     if tokens is not None:
         _write_tokens(tokens, drawn.mean, sounds, picture, how)
         return
-    del how["beam"]  # pictures have none
+    del how["beams"]  # pictures have none
     if run.sound is not None:
         _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return

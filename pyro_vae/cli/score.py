@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pyro_vae.cli.inputs import add_data_arguments, chosen_data
 from pyro_vae.cli.output import check_output, write_numbers
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.errors import positive
+from pyro_vae.errors import positive, printable
+from pyro_vae.programs.context import X
 from pyro_vae.programs.left_out import averaged_names, without_averaged
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import (
@@ -31,7 +33,8 @@ from pyro_vae.runs.measurements import (
 def score(arguments: Sequence[str]) -> None:
     """Bound the log-likelihood of single data, or files of one's own, and list the lowest: anomalies.
 
-    In nats by importance sampling, as pyro-vae evaluate; with effective sample sizes and Pareto k-hats.
+    In nats by importance sampling, as pyro-vae evaluate; with effective sample sizes and Pareto k-hats, and what tokens
+    stand for.
     """
     from pyro_vae.evaluation.scoring import score as measure
     from pyro_vae.runtime import as_device
@@ -66,7 +69,11 @@ def score(arguments: Sequence[str]) -> None:
         device=as_device(options.device),
         progress=not options.json,
     )
-    lowest = [found.row(place) for place in found.lowest(options.lowest)]
+    places = found.lowest(options.lowest)
+    lowest, tokens = [found.row(place) for place in places], run.tokens
+    if tokens is not None:
+        x = split.fixed(torch.tensor(places)).batch(slice(None))[X]
+        lowest = [row | {"decoded": thing} for row, thing in zip(lowest, tokens.decode(x.cpu()), strict=True)]
     result = {**found.to_dict(), "lowest": lowest, "seed": options.seed}
     result = warned({**result, "seconds": round(time.monotonic() - started, 2)})
     if options.json:
@@ -88,7 +95,8 @@ def _listed(lowest: Sequence[Mapping[str, Any]], count: int) -> list[str]:
     for name, row in zip(names, lowest, strict=True):
         size, shape = row["effective_sample_size"], row["pareto_k"]
         k_hat = "none" if shape is None else f"{shape:.2f}"
-        lines.append(f"  {name:<{width}}  {row['log_likelihood']:>10.2f}  {size:>8.1f}  {k_hat:>5}")
+        told = printable(f"  {' '.join(row['decoded'].splitlines())}") if "decoded" in row else ""
+        lines.append(f"  {name:<{width}}  {row['log_likelihood']:>10.2f}  {size:>8.1f}  {k_hat:>5}{told}")
     return lines
 
 

@@ -19,7 +19,7 @@ from pyro_vae.files import user_path, write_atomically
 from pyro_vae.programs.context import X
 from pyro_vae.runs import Run
 
-CHOICES = ("temperature", "top_k", "top_p", "beam")
+CHOICES = ("temperature", "top_k", "top_p", "beams")
 MADE = "reconstruction"  # names of arrays, files and columns
 MOST_ROWS, MOST_COLUMNS = 16, 3  # in a picture
 Made = TypeVar("Made")
@@ -38,7 +38,7 @@ def add_choices(parser: ArgumentParser) -> None:
 def add_beam(parser: ArgumentParser) -> None:
     """The width of a search for the most probable sequence."""
     parser.add_argument(
-        "--beam", type=int | None, default=None, help="of tokens: the most probable sequence, by a search this wide"
+        "--beams", type=int | None, default=None, help="of tokens: the most probable sequence, by a search this wide"
     )
 
 
@@ -59,8 +59,8 @@ def check_beam(said: Mapping[str, Any]) -> None:
     Raises:
         InputError: if it is.
     """
-    if said.get("beam") is not None and (said.get("top_k"), said.get("top_p")) != (None, None):
-        raise InputError("--beam searches among all tokens: leave out --top-k and --top-p")
+    if said.get("beams") is not None and (said.get("top_k"), said.get("top_p")) != (None, None):
+        raise InputError("--beams searches among all tokens: leave out --top-k and --top-p")
 
 
 def greedy_unless_said(make: Callable[..., Made], said: Mapping[str, Any]) -> Made:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
 from pyro_vae.programs.enumeration import drawn_given_data, summed_sites
-from pyro_vae.programs.handlers import AtMean, Scaled, Tempered
+from pyro_vae.programs.handlers import AtMean, Scaled, Searched, Tempered
 from pyro_vae.programs.program import Batch, Program, as_programs
 from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, in_evaluation
 from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
@@ -39,7 +39,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     guidance: float = 0.0,
-    beam: int | None = None,
+    beams: int | None = None,
 ) -> dict[str, Tensor]:
     """Run the model without data: ``z ~ p(z)``, ``x ~ p(x | z)``.
 
@@ -55,8 +55,7 @@ def sample(
             (:class:`~pyro_vae.programs.handlers.Scaled`).
         temperature, top_k, top_p, guidance: of sites that can be tempered or guided, such as codes with a learned prior
             and tokens (:class:`~pyro_vae.programs.handlers.Tempered`); 1, None, None, 0: as the model has it.
-        beam: tokens are not drawn given the latents, but searched for: the most probable sequence, by a beam search of
-            this width.
+        beams: of data that are sequences, as for :func:`decode`.
 
     Returns:
         on the CPU, the value ``(num_samples, *event)`` of every sampled site in the data plate, and as
@@ -65,7 +64,7 @@ def sample(
 
     Raises:
         InputError: for non-positive numbers, an unknown site, a site to be scaled that has no scale, a temperature,
-            top_k, top_p, guidance or beam that no site has a use for, a context of another length, and a model that
+            top_k, top_p, guidance or beams that no site has a use for, a context of another length, and a model that
             cannot be run without data, or that looks at what stands in for them.
 
     Example:
@@ -75,7 +74,7 @@ def sample(
         >>> {name: tuple(value.shape) for name, value in drawn.items()}
         {'z': (5, 2), 'x': (5, 1, 8, 8), 'x.mean': (5, 1, 8, 8)}
     """
-    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "beam": beam}
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "beams": beams}
     return draw(
         model, num_samples, seed=seed, site=site, batch=batch, batch_size=batch_size, scales=scales, **how
     ).values
@@ -109,7 +108,7 @@ def draw(
     scales: Mapping[str, float] | None = None,
     **how: Any,
 ) -> Drawn:
-    """As :func:`sample`, with the name of the data site; how: :class:`~pyro_vae.programs.handlers.Tempered`."""
+    """As :func:`sample`, with the name of the data site; how: temperature, top_k, top_p, guidance, beams."""
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
             raise InputError(f"{name} must be a positive integer, got {number}")
@@ -119,17 +118,14 @@ def draw(
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
     program = _program(model)
     run = Scaled(scales or {})(program)
-    tempered = Tempered(**how)
-    if tempered.changes_anything:
-        run = tempered(run)
     parts: dict[str, list[Tensor]] = {}
     with in_evaluation([program], given, seed) as given:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             rows = {name: value if name == X else value[start : start + count] for name, value in given.items()}
-            trace, found = generated(program, count, rows, site, run=run)
+            with _drawn_so(run, **how) as chosen:
+                trace, found = generated(program, count, rows, site, run=chosen)
             _check_latents(scales or {}, trace, found)
-            tempered.check()
             for name, node in trace.nodes.items():
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
@@ -144,18 +140,21 @@ def reconstruct(
     *,
     seed: int = 0,
     site: str | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
     at_mean: bool = False,
-    **how: Any,
 ) -> Tensor:
     """Mean of p(x | z) with z ~ q(z | x): what the model makes of data seen through its latents.
 
     What is summed over, because the guide does not have it, is drawn from p(. | x, z), exactly.
 
     The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
-    be run so is given them, and if it looks at them the log says so. Of classes and tokens (integers that are names),
-    which have no mean, a draw: integers as well, with ``top_k=1`` the most probable ones, each given those before it.
-    Of pixels that are drawn one after another (:class:`~pyro_vae.likelihoods.PixelCNN`), each one's mean given those
-    *drawn* before it.
+    be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
+    have no mean, a draw: integers as well. Of pixels that are drawn one after another
+    (:class:`~pyro_vae.likelihoods.PixelCNN`), each one's mean given those *drawn* before it. Of sequences of tokens a
+    draw, or the most probable one that a search finds.
 
     Args:
         model: generative program.
@@ -163,15 +162,15 @@ def reconstruct(
         batch: data, ``(batch, ...)`` each; or the tensor x, or a split.
         seed: of the draws of z, and of x where it has no mean.
         site: the data site; found, if None.
+        temperature, top_k, top_p, beams: as for :func:`decode`.
         at_mean: z is no draw, but the mean of q(z | x), site by site (as
             :func:`~pyro_vae.evaluation.encoding.mean_path`).
-        how: temperature, top_k, top_p and beam of what has no mean, as for :func:`sample`.
 
     Returns:
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a temperature, top_k, top_p or beam that no site has a use for, and data that
+        InputError: for an unknown site, a temperature, top_k, top_p or beams that no site has a use for, and data that
             the model cannot have made (of another shape, outside the support of its likelihood).
 
     Example:
@@ -188,12 +187,28 @@ def reconstruct(
     with in_evaluation([model, guide], split.batch(slice(None)), seed) as batch:
         with AtMean() if at_mean else nullcontext():
             drawn = _posterior_draws(model, guide, batch)
-        tempered = Tempered(**how)
-        replayed = poutine.replay(model, trace=drawn)
-        run = tempered(replayed) if tempered.changes_anything else replayed
-        trace, site = generated(model, len(split), batch, site, run=run, looks="logged")
-        tempered.check()
+        with _drawn_so(poutine.replay(model, trace=drawn), temperature, top_k, top_p, beams) as run:
+            trace, site = generated(model, len(split), batch, site, run=run, looks="logged")
         return mean_of(trace.nodes[site]).cpu()
+
+
+@contextmanager
+def _drawn_so(
+    run: Callable[..., Any],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
+    guidance: float = 0.0,
+) -> Iterator[Callable[..., Any]]:
+    """A program with a temperature at what it draws, or searching what is most probable; afterwards: was there any?"""
+    tempered = Tempered(temperature, top_k, top_p, guidance)
+    run = tempered(run) if tempered.changes_anything else run
+    search = None if beams is None else Searched(beams)
+    yield run if search is None else search(run)
+    tempered.check()
+    if search is not None:
+        search.check()
 
 
 def _posterior_draws(model: Program, guide: Program, batch: Batch) -> Trace:
@@ -214,9 +229,12 @@ def decode(
     seed: int = 0,
     site: str | None = None,
     batch: Batch | None = None,
-    **how: Any,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
 ) -> Tensor:
-    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes and tokens, a draw.
+    """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes, a draw.
 
     Args:
         model: generative program.
@@ -224,15 +242,17 @@ def decode(
         seed: of the draws of the other latents.
         site: the data site; found, if None.
         batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for :func:`sample`.
-        how: temperature, top_k, top_p, guidance and beam of what is drawn, as for :func:`sample`.
+        temperature, top_k, top_p: of what is drawn, as for :func:`sample`.
+        beams: of data that are sequences, the most probable ones that a search with so many beginnings finds
+            (:meth:`~pyro_vae.distributions.Sequences.beam_search`); None: a draw.
 
     Returns:
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a temperature or the like that no site has a use for, a value of another event
-            shape, values outside the support of the site's prior, values of different lengths, and a model that cannot
-            be run without data, or that looks at what stands in for them.
+        InputError: for an unknown site, a temperature, top_k, top_p or beams that no site has a use for, a value of
+            another event shape, values outside the support of the site's prior, values of different lengths, and a
+            model that cannot be run without data, or that looks at what stands in for them.
 
     Example:
         >>> import torch, pyro_vae
@@ -240,6 +260,7 @@ def decode(
         >>> pyro_vae.decode(model, {"z": torch.zeros(3, 2)}).shape
         torch.Size([3, 1, 8, 8])
     """
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams}
     trace, found = decoded(model, values, seed=seed, site=site, batch=batch, **how)
     return mean_of(trace.nodes[found]).cpu()
 
@@ -251,7 +272,10 @@ def decoded(
     seed: int = 0,
     site: str | None = None,
     batch: Batch | None = None,
-    **how: Any,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
 ) -> tuple[Trace, str]:
     """As :func:`decode`, with the whole trace of the model and the name of the data site."""
     program = _program(model)
@@ -260,12 +284,9 @@ def decoded(
     with in_evaluation([program], {**{f"held {n}": v for n, v in values.items()}, **given}, seed) as moved:
         held = {name: moved[f"held {name}"] for name in values}
         rows = {name: moved[name] for name in given}
-        tempered = Tempered(**how)
-        run = _Hold(held)(program)
-        run = tempered(run) if tempered.changes_anything else run
-        trace, found = generated(program, count, rows, site, run=run)
+        with _drawn_so(_Hold(held)(program), temperature, top_k, top_p, beams) as run:
+            trace, found = generated(program, count, rows, site, run=run)
         _check_latents(values, trace, found)
-        tempered.check()
         return trace, found
 
 

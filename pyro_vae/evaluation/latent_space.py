@@ -143,7 +143,7 @@ def decode_path(
         site: the data site; found, if None.
         batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for
             :func:`~pyro_vae.evaluation.generate.sample`.
-        how: temperature, top_k, top_p, guidance and beam of what is drawn, as there.
+        how: temperature, top_k, top_p and beams of what is drawn, as there.
 
     Returns:
         ``(batch, steps, *event)``, on the CPU.

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from pyro_vae.distributions import PaddedText, Sequences
-from pyro_vae.distributions.autoregressive import Condition, Steps, draw
+from pyro_vae.distributions.autoregressive import Condition, draw
+from pyro_vae.distributions.sequences import SequenceSteps
 from pyro_vae.errors import InputError, below_one, positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.networks.recurrent import sequence_shape, shifted
@@ -126,7 +127,7 @@ class TokenLikelihood(Likelihood):
         """
         raise NotImplementedError
 
-    def steps(self, batch: int, condition: Condition) -> Steps:
+    def steps(self, batch: int, condition: Condition) -> SequenceSteps:
         """The memory for a batch of new sequences."""
         raise NotImplementedError
 
@@ -156,6 +157,10 @@ class TokenLikelihood(Likelihood):
         return dropout(h, self.dropout, self.training)
 
     def output(self, hidden: Tensor) -> Tensor:
-        """Logits ``(..., V)`` of ``(..., width)``; that of 0 is minus infinity where sequences have no end."""
-        bias = self.out.bias if self.never is None else self.out.bias.masked_fill(self.never, -torch.inf)
-        return nn.functional.linear(hidden, self.out.weight, bias)
+        """Logits ``(..., V)`` of ``(..., width)``."""
+        return nn.functional.linear(hidden, self.out.weight, self.bias)
+
+    @property
+    def bias(self) -> Tensor:
+        """What logits are where the rest is zero, ``(V,)``: minus infinity at 0 where sequences have no end."""
+        return self.out.bias if self.never is None else self.out.bias.masked_fill(self.never, -torch.inf)

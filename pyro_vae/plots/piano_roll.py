@@ -63,11 +63,11 @@ def piano_rolls(melody: Melody, columns: Mapping[str, Tensor], title: str, rows:
     limits = _limits([note for each, _ in cells for note in each])
     for panel, (each, text) in zip(panels.flat, cells, strict=False):
         _draw(panel, each, steps, limits)
-        panel.set_title(text, fontsize="x-small", parse_math=False)
+        panel.set_title(text, fontsize="x-small", loc="right" if len(notes) > 1 else "center", parse_math=False)
     for panel in list(panels.flat)[len(cells) :]:
         panel.set_axis_off()
     for panel, text in zip(panels[:, 0], rows if len(notes) > 1 else (), strict=False):
-        panel.set_ylabel(text, fontsize="x-small", parse_math=False)
+        panel.set_title(text, fontsize="xx-small", loc="left", parse_math=False)
     figure.supxlabel("bars", fontsize="small")
     shown = textwrap.fill(printable(title), int(CHARACTERS * figure.get_figwidth()))
     figure.suptitle(shown.replace("$", r"\$"), fontsize="medium")

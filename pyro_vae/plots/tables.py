@@ -23,6 +23,20 @@ LINE = 0.15  # inches between two lines
 GAP = 0.07  # inches between two rows
 
 
+class TextTable(Figure):
+    """A figure that is a table of texts, which a page shows as such.
+
+    Attributes:
+        columns: the texts by what is said above.
+        rows: what is said at the left of each row; nothing, or as many as there are rows.
+        title: of the whole.
+    """
+
+    columns: dict[str, list[str]]
+    rows: list[str]
+    title: str
+
+
 @singledispatch
 def token_table(tokens: Tokens, columns: Mapping[str, Tensor], title: str, rows: Sequence[str] = ()) -> Figure:
     """Things in columns, those that belong together in one row: as texts, if their kind has no picture of its own.
@@ -46,7 +60,7 @@ def token_table(tokens: Tokens, columns: Mapping[str, Tensor], title: str, rows:
 token_table.register(Melody, piano_rolls)
 
 
-def text_table(columns: Mapping[str, Sequence[str]], title: str, rows: Sequence[str] = ()) -> Figure:
+def text_table(columns: Mapping[str, Sequence[str]], title: str, rows: Sequence[str] = ()) -> TextTable:
     """Texts in columns, long ones over several lines.
 
     Args:
@@ -66,8 +80,11 @@ def text_table(columns: Mapping[str, Sequence[str]], title: str, rows: Sequence[
     labels = [*rows, *[""] * (len(cells) - len(rows))]
     margin = 0.075 * max(map(len, labels), default=0) + 0.15  # inches
     across = 0.075 * width  # inches of a column
-    height = LINE * (sum(heights) + 1) + GAP * (len(cells) + 2)
-    figure = Figure(figsize=(margin + across * len(columns), height + 0.5), layout="constrained")
+    head = LINE + 2 * GAP if any(columns) else GAP
+    height = head + LINE * sum(heights) + GAP * len(cells)
+    figure = TextTable(figsize=(margin + across * len(columns), height + 0.5), layout="constrained")
+    figure.columns = {name: list(texts) for name, texts in columns.items()}
+    figure.rows, figure.title = list(rows), title
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_xlim(0, margin + across * len(columns))
@@ -75,7 +92,7 @@ def text_table(columns: Mapping[str, Sequence[str]], title: str, rows: Sequence[
     style = {"fontsize": SIZE, "va": "top", "parse_math": False}
     for i, name in enumerate(columns):
         axes.text(margin + i * across, 0, _drawable(name), weight="bold", **style)
-    top = LINE + 2 * GAP
+    top = head
     for row, label, lines in zip(cells, labels, heights, strict=True):
         axes.axhline(top - GAP / 2, color="0.85", linewidth=0.5)
         if label:

@@ -74,7 +74,7 @@ def token_samples(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    beam: int | None = None,
+    beams: int | None = None,
 ) -> Figure:
     """Draws of the model.
 
@@ -84,13 +84,13 @@ def token_samples(
         n: how many.
         seed: of the draws.
         batch: context that the model needs, ``(n, ...)`` each.
-        temperature, top_k, top_p, beam: as for :func:`~pyro_vae.evaluation.generate.sample`.
+        temperature, top_k, top_p, beams: as for :func:`~pyro_vae.evaluation.generate.sample`.
 
     Raises:
         NotApplicable: if the data are no tokens.
     """
     tokens = _known(tokens)
-    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beam": beam}
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams}
     drawn = draw(model, n, seed=seed, batch=batch, **how)
     return token_table(tokens, {"samples": drawn.mean}, f"Samples of the model{said(**how)}")
 
@@ -145,14 +145,14 @@ def labels(steps: int) -> list[str]:
 
 
 def said(
-    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, beam: int | None = None
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, beams: int | None = None
 ) -> str:
     """How tokens were chosen, after a comma; nothing of plain draws."""
     words = [
         f"temperature {temperature:g}" * (temperature != 1),
         GREEDY if top_k == 1 else f"top {top_k} tokens" * (top_k is not None),
         f"top_p {top_p}" * (top_p is not None),
-        f"beam search of width {beam}" * (beam is not None),
+        f"beam search of width {beams}" * (beams is not None),
     ]
     return "".join(f", {word}" for word in words if word)
 

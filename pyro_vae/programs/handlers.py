@@ -241,31 +241,24 @@ class Tempered(Messenger):
     at every position i, else 0; with ``top_p``, for the fewest most probable ones that have at least p together. A site
     can be tempered if its distribution has a method ``tempered(temperature, top_k)`` (and ``top_p``) that gives another
     distribution, as autoregressive priors have, and guided if it has a condition and a method ``guided(scale)``; other
-    sites are drawn as they are. With ``beam``, what can be searched (a method ``beam_search(width)``, as sequences of
-    tokens have) is not drawn: it is the most probable sequence that the search finds.
+    sites are drawn as they are.
 
     Args:
         temperature: T; below 1 tamer, above 1 bolder.
         top_k: k, codes that each position may have; None: all.
         top_p: p, in (0, 1]; None: 1.
         guidance: s, logits (1 + s) conditional - s unconditional; 0: none.
-        beam: beginnings of a sequence that a search keeps at every position; None: draws.
 
     Raises:
-        InputError: for a temperature that is not a positive number, a top_k or beam that is not a positive integer, a
-            top_p that is no probability above 0, or a negative guidance.
+        InputError: for a temperature that is not a positive number, a top_k that is not a positive integer, a top_p
+            that is no probability above 0, or a negative guidance.
 
     Source: Ackley et al. 1985, doi:10.1207/s15516709cog0901_7 (temperature); Fan et al. 2018, arXiv:1805.04833 (top-k);
     Holtzman et al. 2020, arXiv:1904.09751 (top-p); Ho & Salimans 2022, arXiv:2207.12598 (guidance).
     """
 
     def __init__(
-        self,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance: float = 0.0,
-        beam: int | None = None,
+        self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, guidance: float = 0.0
     ) -> None:
         super().__init__()
         if not (temperature > 0 and math.isfinite(temperature)):
@@ -276,17 +269,14 @@ class Tempered(Messenger):
             raise InputError(f"top_p must be a probability above 0, got {top_p}")
         if not (guidance >= 0 and math.isfinite(guidance)):
             raise InputError(f"guidance must not be negative, got {guidance}")
-        if beam is not None:
-            positive("beam", beam)
         self.temperature, self.top_k, self.top_p, self.guidance = temperature, top_k, top_p, guidance
-        self.beam = beam
         self._seen: dict[str, bool] = {}  # sites that were drawn: whether they could be tempered
-        self._guided = self._searched = False
+        self._guided = False
 
     @property
     def changes_anything(self) -> bool:
         """Whether it makes a difference at all."""
-        return self._tempers or self.guidance > 0 or self.beam is not None
+        return self._tempers or self.guidance > 0
 
     @property
     def _tempers(self) -> bool:
@@ -309,11 +299,6 @@ class Tempered(Messenger):
                 f"{', '.join(self._seen) or 'nothing'}); codes with a learned autoregressive prior can, and tokens "
                 "with an autoregressive likelihood"
             )
-        if self.beam is not None and not self._searched:
-            raise InputError(
-                f"beam: no site of the model can be searched (it draws {', '.join(self._seen) or 'nothing'}); tokens "
-                "with an autoregressive likelihood can"
-            )
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
@@ -326,8 +311,6 @@ class Tempered(Messenger):
         self._seen[msg["name"]] = fn is not None
         if fn is not None:
             msg["fn"] = fn
-        if self.beam is not None and hasattr(searched := innermost(msg["fn"]), "beam_search"):
-            msg["value"], msg["done"], self._searched = searched.beam_search(self.beam).values, True, True
 
 
 def tempered(fn: Any, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Any | None:
@@ -351,6 +334,43 @@ class AtMean(Messenger):
         mean = mean_or_none(msg["fn"])
         if mean is not None and not is_discrete(msg["fn"]):  # a mean of integers is none of them
             msg["value"], msg["done"] = mean, True
+
+
+class Searched(Messenger):
+    """A handler under which sequences are not drawn: each is the most probable one that a beam search finds.
+
+    It is for sites whose distribution has a method ``beam_search(width)``, the best first; others are drawn.
+
+    Args:
+        width: beginnings that the search keeps.
+
+    Raises:
+        InputError: for a width that is not a positive integer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self._seen = positive("beams", width), dict[str, bool]()
+
+    def check(self) -> None:
+        """Check, after a run, that there was anything to search.
+
+        Raises:
+            InputError: otherwise; names the sites that there were.
+        """
+        if not any(self._seen.values()):
+            raise InputError(
+                f"beams: no site of the model is a sequence of tokens (it draws {', '.join(self._seen) or 'nothing'})"
+            )
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        base = innermost(msg["fn"])
+        self._seen[msg["name"]] = found = hasattr(base, "beam_search")
+        if found:
+            fn = base.expand(msg["fn"].batch_shape)
+            msg["value"], msg["done"] = fn.beam_search(self.width).tokens[..., 0, :], True
 
 
 class LastSite(Messenger):

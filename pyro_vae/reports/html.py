@@ -106,6 +106,23 @@ def picture(name: str, png: bytes, caption: str = "") -> str:
     return f'<figure id="figure-{anchor(name)}"><img alt="{alt}" src="data:image/png;base64,{data}">{said}</figure>'
 
 
+def texts(name: str, columns: Mapping[str, Sequence[str]], rows: Sequence[str], title: str, caption: str = "") -> str:
+    """A table of texts in the place of a picture, long ones over several lines.
+
+    Args:
+        name: of the figure.
+        columns: the texts by what is said above.
+        rows: what is said at the left of each row; nothing, or as many.
+        title: said above.
+        caption: said below.
+    """
+    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    heads = [*([""] if rows else []), *columns]
+    cells = zip(*([rows] if rows else []), *columns.values(), strict=True)
+    inner = table(heads, cells, words=range(len(heads)), caption=title)
+    return f'<figure class="texts" id="figure-{anchor(name)}">{inner}{said}</figure>'
+
+
 def anchor(title: str) -> str:
     """A title as the name of a place in the page."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "part"

@@ -17,6 +17,7 @@ from pyro_vae.evaluation.codes import CodeStatistics, CodeUsage
 from pyro_vae.evaluation.latent_units import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.plots.registry import Shown, figures, in_report, png
+from pyro_vae.plots.tables import TextTable
 from pyro_vae.plots.training import training_curves
 from pyro_vae.programs.program import as_programs
 from pyro_vae.reports.report_page import report_page
@@ -56,11 +57,13 @@ class Pictures:
 
     Attributes:
         drawn: PNG by name.
+        tables: of texts, in the place of pictures, by name.
         reasons: by name, why a figure does not apply, or what it failed of.
         failed: those that failed of something else than what they say themselves.
     """
 
     drawn: dict[str, bytes] = field(default_factory=dict)
+    tables: dict[str, TextTable] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
@@ -69,7 +72,11 @@ class Pictures:
         every = figures()
         for name in names:
             try:
-                self.drawn[name] = png(every[name].draw(run), DPI)
+                figure = every[name].draw(run)
+                if isinstance(figure, TextTable):
+                    self.tables[name] = figure
+                else:
+                    self.drawn[name] = png(figure, DPI)
             except InputError as error:
                 self.reasons[name] = str(error)
             except Exception as error:  # one figure's failure is not to take the page with it
@@ -139,7 +146,7 @@ def write_report(
         evaluations[split] = measured.result
     report, pictures = _gather(trained, split, part, evaluations, seed, device, memory_mib)
     write_json(trained.path / JSON, report)
-    text = report_page(report, pictures.drawn)
+    text = report_page(report, pictures.drawn, pictures.tables)
     write_atomically(trained.path / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
     return trained.path / PAGE
 
@@ -201,7 +208,7 @@ def _gather(
         "measurements": measurements,
         "sites": _sites(latents, codes.sites, evaluations[split]),
         "num_statistics": {"latents": latents.num_data, "codes": codes.num_data},
-        "figures": list(pictures.drawn),
+        "figures": [*pictures.drawn, *pictures.tables],
         "left_out": _left_out(trained, pictures, codes.sites) | failed,
         "warnings": [
             *(f"{title} failed: {why}" for title, why in failed.items()),
@@ -253,9 +260,9 @@ def _left_out(trained: TrainedPair, pictures: Pictures, codes: dict[str, CodeUsa
     """Sections that there is nothing for, and why."""
     main = {"Reconstructions": "reconstructions", "Samples": "prior_samples", "Traversals": "traversals"}
     found = {title: pictures.reasons[name] for title, name in main.items() if name in pictures.reasons}
-    for extra in ("interpolations", "manifold"):
-        if extra in pictures.drawn:
-            found.pop("Traversals", None)
+    for name, entry in figures().items():
+        if name in pictures.drawn or name in pictures.tables:
+            found.pop(entry.section, None)
     if not codes:
         found["Codes"] = "the model has no latent site over integers"
     if trained.data.extra(Sound) is None:
@@ -263,7 +270,7 @@ def _left_out(trained: TrainedPair, pictures: Pictures, codes: dict[str, CodeUsa
     said = "the data have no captions"
     if trained.data.train.captions is not None:
         said = f"what the model makes of a caption is drawn by pyro-vae sample {trained.path} --text …"
-    return found | {"Text": said}
+    return found if trained.data.extra(Tokens) is not None else found | {"Text": said}
 
 
 def _of_others(others: Mapping[str, Training]) -> list[str]:

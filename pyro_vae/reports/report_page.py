@@ -9,6 +9,7 @@ import yaml
 
 from pyro_vae.evaluation.results import bits_are, what_is_bounded
 from pyro_vae.plots.registry import SECTIONS, figures
+from pyro_vae.plots.tables import TextTable
 from pyro_vae.reports import html
 from pyro_vae.reports.stored import metric_rows
 
@@ -30,7 +31,10 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         row("log-likelihood (importance-weighted bound), nats", "log_likelihood", "standard_error"),
         row("ELBO, nats", "elbo", "elbo_standard_error"),
-        row("bits per dimension", "bits_per_dim", None, 4),
+        row("nats per token", "nats_per_token", None, 4),
+        row("perplexity", "perplexity"),
+        row("perplexity by the ELBO, at most", "elbo_perplexity"),
+        ["bits per dimension", *(html.with_error(_bits(f), None, 4) for f in found)],
         ["these bits are", *((None if f.get("density_of") else bits_are(f) or None) for f in found)],
         ["these are nats of a density of", *(f.get("density_of") for f in found)],
         *(
@@ -54,6 +58,11 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     kept = [row for row in rows if any(cell not in (None, html.NOTHING) for cell in row[1:])]
     notes = "± is one standard error over the data. The importance-weighted bound rises to log p with K."
     return html.table(columns, kept) + html.note(notes)
+
+
+def _bits(evaluation: Mapping[str, Any]) -> float | None:
+    """Bits per dimension; of tokens none, for their perplexity is told."""
+    return None if "perplexity" in evaluation else evaluation.get("bits_per_dim")
 
 
 def measurement_table(name: str, values: Mapping[str, Any]) -> str:
@@ -99,19 +108,28 @@ def _percent(value: float | None) -> str | None:
     return None if value is None else f"{100 * value:.1f}"
 
 
-def report_page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def report_page(
+    report: Mapping[str, Any], pictures: Mapping[str, bytes], tables: Mapping[str, TextTable] | None = None
+) -> str:
     """The page of a report.
 
     Args:
         report: what ``report.json`` holds.
         pictures: PNG by name.
+        tables: figures that are tables of texts, by name.
     """
+    tables = tables or {}
+    every = {name: entry for name, entry in figures().items() if name in pictures or name in tables}
 
-    every = {name: entry for name, entry in figures().items() if name in pictures}
+    def one(name: str) -> str:
+        caption, texts = every[name].caption, tables.get(name)
+        if texts is None:
+            return html.picture(name, pictures[name], caption)
+        return html.texts(name, texts.columns, texts.rows, texts.title, caption)
 
     def shown(section: str | None) -> str:
         own = [name for name, entry in every.items() if entry.section == section]
-        return "".join(html.picture(name, pictures[name], every[name].caption) for name in own)
+        return "".join(map(one, own))
 
     def others() -> str:
         prefix = "training_curves of "
@@ -164,7 +182,8 @@ def _tiles(report: Mapping[str, Any]) -> str:
             found["log_likelihood"], found["standard_error"]
         ),
         "nats: ELBO": html.with_error(found.get("elbo"), found.get("elbo_standard_error")),
-        f"bits per dimension {bits_are(found)}".rstrip(): html.number(found.get("bits_per_dim"), 4),
+        f"bits per dimension {bits_are(found)}".rstrip(): html.number(_bits(found), 4),
+        "perplexity": html.number(found.get("perplexity"), 2),
         "parameters": html.number(report["parameters"]["all"]),
         "epochs": html.number(training["epochs"]),
         "minutes of training": html.number(training["minutes"], 1),

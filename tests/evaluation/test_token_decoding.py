@@ -25,6 +25,19 @@ def test_greedy_decoding_takes_the_most_probable_token_at_every_place():
     assert torch.equal(cold, greedy(z))
 
 
+def test_a_search_finds_the_most_probable_sequence():
+    z = torch.randn(40, 6, KINDS)
+    found = decode(model, {"z": z}, beams=50)  # wide enough for all that can come first
+    every = torch.cartesian_prod(*[torch.arange(KINDS)] * 5)
+    every = every[((every[:, :-1] != 0) | (every[:, 1:] == 0)).all(1)]  # nothing behind an end
+    every = torch.nn.functional.pad(every, (0, 1))  # (sequences, 6)
+    log_p = z.log_softmax(-1)  # the same at a place whatever stands before
+    nats = log_p[:, torch.arange(5), every[:, :5]]  # (40, sequences, 5)
+    ends = torch.nn.functional.pad(every[:, :4] != 0, (1, 0), value=True)  # tokens, and the first end
+    best = (nats * ends).sum(-1).argmax(1)
+    assert torch.equal(found, every[best]) and not torch.equal(found, greedy(z))
+
+
 def test_draws_have_the_tempered_probabilities():
     z = torch.zeros(1, 6, KINDS)
     z[0, 0] = torch.tensor([0.0, 1.0, 2.0, 0.5])
@@ -71,10 +84,10 @@ def test_options_that_nothing_has_a_use_for_are_refused():
         decode(images, {"z": torch.zeros(3, 2)}, temperature=0.5)
     with pytest.raises(InputError, match="no site of the model can be tempered"):
         reconstruct(images, encoder, x, top_k=1)
-    with pytest.raises(InputError, match=r"beam: no site of the model can be searched \(it draws z, x\)"):
-        sample(images, 2, beam=3)
-    with pytest.raises(InputError, match="beam must be a positive integer"):
-        sample(model, 2, beam=0)
+    with pytest.raises(InputError, match=r"beams: no site of the model is a sequence of tokens \(it draws z, x\)"):
+        sample(images, 2, beams=3)
+    with pytest.raises(InputError, match="beams must be a positive integer"):
+        sample(model, 2, beams=0)
 
 
 def test_texts_are_read_from_files_and_written(tmp_path):
