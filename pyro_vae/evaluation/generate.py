@@ -242,9 +242,9 @@ def decode(
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a temperature, top_k, top_p or beams that no site has a use for, a value of another event shape, values outside the support of the site's prior,
-            values of different lengths, and a model that cannot be run without data, or that looks at what stands in
-            for them.
+        InputError: for an unknown site, a temperature, top_k, top_p or beams that no site has a use for, a value of
+            another event shape, values outside the support of the site's prior, values of different lengths, and a
+            model that cannot be run without data, or that looks at what stands in for them.
 
     Example:
         >>> import torch, pyro_vae
