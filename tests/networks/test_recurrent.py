@@ -50,7 +50,7 @@ def test_two_directions_by_hand():
     own = {}
     for i, layer in enumerate(encoder.layers):
         for direction, suffix in zip(layer, ("", "_reverse"), strict=True):
-            own |= {f"{n.removesuffix('_l0')}_l{i}{suffix}": v for n, v in direction.rnn.state_dict().items()}
+            own |= {f"{n.removesuffix('_l0')}_l{i}{suffix}": v for n, v in direction.layers[0].state_dict().items()}
     rnn.load_state_dict(own)
     for row in x:
         tokens = row[row != 0]
