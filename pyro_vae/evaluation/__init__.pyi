@@ -29,6 +29,8 @@ from .generate import decode as decode
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample
 from .importance import log_likelihood as log_likelihood
+from .information import MutualInformation as MutualInformation
+from .information import mutual_information as mutual_information
 from .latent_units import LatentStatistics as LatentStatistics
 from .latent_units import SiteStatistics as SiteStatistics
 from .latent_units import latent_statistics as latent_statistics
