@@ -261,6 +261,8 @@ class RawData:
         captions: one a datum by split, if the data have them.
         extras: what is known beside tensors.
         missing: NaN in x are entries that are not known.
+        variants: of tensors of a split, integers (N, M, ...), of which a batch has one each
+            (:meth:`Split.with_variants`).
     """
 
     parts: Parts
@@ -268,3 +270,4 @@ class RawData:
     captions: Texts = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
     missing: bool = False
+    variants: Parts = field(default_factory=dict)

@@ -225,6 +225,9 @@ def load_data(
             **texts,
             name=label,
         )
+        if part in loaded.variants:
+            variants = {key: tensor[:limit] for key, tensor in loaded.variants[part].items()}
+            splits[part] = splits[part].with_variants(variants)
     train, extras = splits["train"], loaded.extras
     lines = [_sizes(shown(name), splits, limit)]
     if not found.sound and not are_tokens:

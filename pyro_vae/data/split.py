@@ -380,7 +380,11 @@ class Split:
         that may be missing it is the mean over the known ones, 0 where there are none. Read in chunks: memory is
         bounded.
         """
-        pieces = chunks(self.source.tensors["x"]) if isinstance(self.source, InMemory) else self._xs()
+        if isinstance(self.source, InMemory):
+            x = self.source.tensors["x"]
+            pieces = chunks(x[:, 0] if self._has_variants("x") else x)  # of variants the first
+        else:
+            pieces = self._xs()
         if self.missing:
             known = torch.zeros(self.shape, dtype=torch.int64, device=self.device)
             total = torch.zeros(self.shape, dtype=torch.float64, device=self.device)

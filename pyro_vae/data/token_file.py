@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.data.music.melody import Melody
 from pyro_vae.data.tokens import MOST_TOKENS, Tokens
 from pyro_vae.data.vocabulary import BytePairVocabulary, CharacterVocabulary, WordVocabulary
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 
-KINDS: dict[str, type[Tokens]] = {cls.kind: cls for cls in (WordVocabulary, CharacterVocabulary, BytePairVocabulary)}
+KINDS: dict[str, type[Tokens]] = {
+    cls.kind: cls for cls in (WordVocabulary, CharacterVocabulary, BytePairVocabulary, Melody)
+}
 FORMAT = "pyro_vae tokens 1"
 MOST_BYTES = 1 << 26  # of a file
 

@@ -78,7 +78,7 @@ class Tokens(Extra):
                     f"{split.shape}"
                 )
             if split.in_memory:
-                self.check_tokens(split.column("x"), split.name)
+                self.check_tokens(split.column("x").flatten(0, -2), split.name)  # (N, T), or variants of each datum
 
     def check_tokens(self, x: Tensor, name: str = "x") -> None:
         """Check that sequences ``(N, T)`` are made of these tokens, and end once.

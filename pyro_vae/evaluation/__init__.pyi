@@ -29,9 +29,18 @@ from .generate import decode as decode
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample
 from .importance import log_likelihood as log_likelihood
+from .information import MutualInformation as MutualInformation
+from .information import mutual_information as mutual_information
 from .latent_units import LatentStatistics as LatentStatistics
 from .latent_units import SiteStatistics as SiteStatistics
 from .latent_units import latent_statistics as latent_statistics
+from .melodies import in_key as in_key
+from .melodies import mean_interval as mean_interval
+from .melodies import melody_measures as melody_measures
+from .melodies import note_density as note_density
+from .melodies import pitch_range as pitch_range
+from .melodies import syncopation as syncopation
+from .ngrams import NGrams as NGrams
 from .parzen_window import ParzenEstimate as ParzenEstimate
 from .parzen_window import parzen as parzen
 from .results import LogLikelihood as LogLikelihood
@@ -41,3 +50,7 @@ from .results import metric as metric
 from .scoring import DatumScores as DatumScores
 from .scoring import score as score
 from .shared import given_shared as given_shared
+from .smoothness import Smoothness as Smoothness
+from .smoothness import interpolation_smoothness as interpolation_smoothness
+from .token_scores import TokenAccuracy as TokenAccuracy
+from .token_scores import token_accuracy as token_accuracy

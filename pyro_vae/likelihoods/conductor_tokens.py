@@ -90,7 +90,7 @@ class ConductorTokens(TokenLikelihood):
         self.segment_length = -(-self.data_shape[0] // num_segments)
         self.conductor = Recurrent(cell, self.features, conductor_dim, num_layers, dropout)
         self.begin = nn.Linear(self.features, self.conductor.state_dim)
-        self.layers = Recurrent(cell, embedding_dim + conductor_dim, hidden_dim, num_layers, dropout)
+        self.layers = Recurrent(cell, embedding_dim + conductor_dim, hidden_dim, num_layers, 0.0)
         self.start = nn.Linear(conductor_dim, self.layers.state_dim)
 
     def segments(self, features: Tensor, count: int) -> Tensor:

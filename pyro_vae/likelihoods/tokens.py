@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from pyro_vae.distributions import PaddedText, Sequences
-from pyro_vae.distributions.autoregressive import Condition, draw
+from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.distributions.sequences import SequenceSteps
 from pyro_vae.errors import InputError, below_one, positive
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.networks.recurrent import sequence_shape, shifted
+from pyro_vae.networks.recurrent import SequenceDropout, sequence_shape, shifted
 
 FEATURES = "features"  # in the condition
 
@@ -36,7 +35,7 @@ class TokenLikelihood(Likelihood):
         width: numbers that a place's logits are made of.
         embedding_dim: of a token that is read.
         ends: whether sequences end with 0.
-        dropout: of embeddings, and of what logits are made of, in training.
+        dropout: of embeddings, and of what logits are made of, in training; one mask for all places of a sequence.
         word_dropout: probability that a token is not shown to the network, in training.
         scheduled_sampling: probability that a token is replaced by a draw of the network's, in training.
 
@@ -76,7 +75,7 @@ class TokenLikelihood(Likelihood):
             )
         self.num_tokens, self.ends = num_tokens, bool(ends)
         self.features = positive(f"{who}: features", features) if features else 0
-        self.dropout = below_one(f"{who}: dropout", dropout)
+        self.dropout = SequenceDropout(below_one(f"{who}: dropout", dropout))
         self.word_dropout, self.scheduled_sampling = word_dropout, scheduled_sampling
         self.support = PaddedText(num_tokens, self.ends)
         self.embedding = nn.Embedding(num_tokens, embedding_dim)  # that of 0 stands before the first token
@@ -143,18 +142,22 @@ class TokenLikelihood(Likelihood):
             with torch.no_grad():
                 logits = self.output(self._read(before, features))
                 logits[..., 0] = -torch.inf  # what comes after an end is of no interest
-                drawn = draw(logits.flatten(0, 1)).view_as(tokens)
-            own = torch.rand(tokens.shape, device=tokens.device) < self.scheduled_sampling
+                below = logits.softmax(-1).cumsum(-1) <= self._noise(tokens).unsqueeze(-1)  # (batch, L, V)
+                drawn = below.sum(-1).clamp(max=self.num_tokens - 1)
+            own = self._noise(tokens) < self.scheduled_sampling
             before = self.before(torch.where(own & (tokens != 0), drawn, tokens))
         return self._read(before, features)
+
+    def _noise(self, tokens: Tensor) -> Tensor:
+        """Uniform random numbers ``(batch, L)``, the same ones for all L."""
+        return torch.rand(len(tokens), *self.data_shape, device=tokens.device)[:, : tokens.shape[1]]
 
     def _read(self, before: Tensor, features: Tensor | None) -> Tensor:
         inputs = self.embedding(before)  # (batch, L, embedding_dim)
         if self.training and self.hidden_word is not None:
-            unseen = torch.rand(before.shape, device=before.device) < self.word_dropout
+            unseen = self._noise(before) < self.word_dropout
             inputs = torch.where((unseen & (before != 0)).unsqueeze(-1), self.hidden_word, inputs)
-        h = self.read(dropout(inputs, self.dropout, self.training), features)
-        return dropout(h, self.dropout, self.training)
+        return self.dropout(self.read(self.dropout(inputs), features))
 
     def output(self, hidden: Tensor) -> Tensor:
         """Logits ``(..., V)`` of ``(..., width)``."""

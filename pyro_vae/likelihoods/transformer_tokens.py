@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import positive
 from pyro_vae.likelihoods.tokens import FEATURES, TokenLikelihood
+from pyro_vae.networks.recurrent import SequenceDropout
 from pyro_vae.networks.transformer import TransformerBlock
 from pyro_vae.networks.transformer_steps import Memory, TransformerSteps
 
@@ -69,7 +70,9 @@ class TransformerTokens(TokenLikelihood):
         self.embedding.weight.data.mul_(SCALE)
         self.places = nn.Parameter(SCALE * torch.randn(self.data_shape[0], width))
         self.start = nn.Linear(self.features, width) if self.features else None
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, num_layers, dropout) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, num_layers, 0.0) for _ in range(num_layers))
+        for block in self.blocks:
+            block.dropout = SequenceDropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def read(self, inputs: Tensor, features: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Perceptual(ELBO):
             height, width)`` in [0, 1] to features (a tensor, several, or a dict by layer); it is frozen.
         weight: w_l, of all layers or by layer; those that are not named have none.
         site: name of the data site with the images; None: the only one.
-        num_particles, analytic_kl, free_bits: as of :class:`ELBO`.
+        num_particles, analytic_kl, free_bits, free_bits_of: as of :class:`ELBO`.
 
     Raises:
         InputError: for features that are no module, negative weights, unknown layers; of programs whose data are no
@@ -69,8 +69,9 @@ class Perceptual(ELBO):
         num_particles: int = 1,
         analytic_kl: bool = True,
         free_bits: float | dict[str, float] = 0.0,
+        free_bits_of: Literal["batch", "datum"] = "batch",
     ) -> None:
-        super().__init__(num_particles, analytic_kl, free_bits)
+        super().__init__(num_particles, analytic_kl, free_bits, free_bits_of)
         for layer, value in weight.items() if isinstance(weight, Mapping) else [("", weight)]:
             not_negative(f"Perceptual: weight {layer}".rstrip(), value)
         self.weight, self.site = weight, site

@@ -57,21 +57,26 @@ def learning_signals(pair: TracePair, sites: Iterable[str], gains: Iterable[tupl
         gains: the ELBO's terms, and how much each adds to every datum's bound, ``(num_particles, size)``.
     """
     gains = list(gains)
-    guide, model = list(pair.guide.nodes), list(pair.model.nodes)
+    return {site: total([gain.detach() for term, gain in gains if may_depend(pair, term, site)]) for site in sites}
 
-    def depends(term: Term, site: str) -> bool:
-        """Whether a term may depend on what is drawn at a site: as far as the programs' order tells."""
-        name = term.site["name"]
-        if term.kind != "latent" or term.how == "summed":
-            return True
-        if name == site:
-            return term.how == "sampled"
-        if guide.index(site) < guide.index(name):
-            return True
-        known = term.how == "sampled" and name in model and site in model
-        return known and model.index(site) < model.index(name)
 
-    return {site: total([gain.detach() for term, gain in gains if depends(term, site)]) for site in sites}
+def may_depend(pair: TracePair, term: Term, site: str) -> bool:
+    """Whether a term of an ELBO may depend on what is drawn at a site: as far as the programs' order tells.
+
+    Args:
+        pair: traces of one batch.
+        term: of :func:`~pyro_vae.programs.densities.bound_terms`.
+        site: that the guide draws.
+    """
+    guide, model, name = list(pair.guide.nodes), list(pair.model.nodes), term.site["name"]
+    if term.kind != "latent" or term.how == "summed":
+        return True
+    if name == site:
+        return term.how == "sampled"
+    if guide.index(site) < guide.index(name):
+        return True
+    known = term.how == "sampled" and name in model and site in model
+    return known and model.index(site) < model.index(name)
 
 
 def score_terms(pair: TracePair, signals: Mapping[str, Tensor], averages: Averages, *, apart: bool) -> Tensor:

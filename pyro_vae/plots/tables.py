@@ -10,9 +10,11 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 from torch import Tensor
 
+from pyro_vae.data import Melody
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import printable
 from pyro_vae.plots.drawing import Figure
+from pyro_vae.plots.piano_roll import piano_rolls
 
 WIDE = 110  # characters across all columns
 MOST_LINES = 6  # of one text; what is longer ends with an ellipsis
@@ -39,8 +41,8 @@ class TextTable(Figure):
 def token_table(tokens: Tokens, columns: Mapping[str, Tensor], title: str, rows: Sequence[str] = ()) -> Figure:
     """Things in columns, those that belong together in one row: as texts, if their kind has no picture of its own.
 
-    A kind with another picture (a piano roll) registers it: ``@token_table.register`` on a function with these
-    arguments.
+    Melodies are drawn as piano rolls. Another kind with a picture of its own registers it: ``@token_table.register`` on
+    a function with these arguments.
 
     Args:
         tokens: what the integers stand for.
@@ -53,6 +55,9 @@ def token_table(tokens: Tokens, columns: Mapping[str, Tensor], title: str, rows:
     """
     texts = {name: tokens.decode(values) for name, values in columns.items()}
     return text_table(texts, title, rows)
+
+
+token_table.register(Melody, piano_rolls)
 
 
 def text_table(columns: Mapping[str, Sequence[str]], title: str, rows: Sequence[str] = ()) -> TextTable:

@@ -6,6 +6,8 @@ from .prior import fit_prior as fit_prior
 from .refit import refit_guide as refit_guide
 from .schedules import Constant as Constant
 from .schedules import Cosine as Cosine
+from .schedules import Cyclical as Cyclical
 from .schedules import Linear as Linear
 from .schedules import Schedule as Schedule
+from .schedules import Sigmoid as Sigmoid
 from .schedules import Stages as Stages

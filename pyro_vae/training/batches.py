@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Split
+from pyro_vae.data import Split, lengths_of
 from pyro_vae.data.rows import Piece, Rowwise
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, positive
+from pyro_vae.programs.context import X
 from pyro_vae.runtime import derived_seed
+
+LENGTHS = "lengths"  # an entry of data that are sequences
 
 
 class EpochBatches:
@@ -21,18 +25,33 @@ class EpochBatches:
     numbers only; so training can resume anywhere. Among ``world`` processes each takes its part of every joint batch
     (batch_size data), with the joint batch's order and binarization.
 
+    With ``length_buckets`` the data of so many batches, which the order has one after another, are sorted by their
+    lengths and cut into batches of like length, and then the batches of the epoch are put into a random order. Each
+    datum still comes once an epoch, and all places of an epoch are equally likely for it, but for the rest that makes
+    no whole batch, which is drawn from all data and comes last.
+
     Args:
         split: the data.
         batch_size: data in a joint batch; the last of an epoch may be smaller (and is cut to a multiple of
             ``world``).
         seed: of order and binarization.
         rank, world: this process and how many there are.
+        length_buckets: batches whose data are sorted by length together; None: no datum's length matters.
 
     Raises:
-        InputError: if batch_size is not positive or not a multiple of ``world``, or there are no data.
+        InputError: if batch_size is not positive or not a multiple of ``world``, there are no data, or lengths are
+            asked for and the data have none.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        length_buckets: int | None = None,
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be a positive integer, got {batch_size}")
         if batch_size % world:
@@ -50,6 +69,8 @@ class EpochBatches:
                 raise InputError("an iterable of batches cannot be divided among devices: give a map-style dataset")
             self.batch_size = max(self.sizes)
             self._starts = [0, *accumulate(self.sizes)]
+        self.length_buckets = length_buckets
+        self._lengths = None if length_buckets is None else _lengths(split, positive("length_buckets", length_buckets))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -95,16 +116,29 @@ class EpochBatches:
         if self.sizes is not None:
             return torch.arange(self._starts[index], self._starts[index + 1])
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
-            order = torch.randperm(len(self.split), generator=generator)
+            order = self._order_of(epoch)
             self._epoch, self._order = epoch, order.to(self.split.device if self.split.in_memory else "cpu")
         return self._order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _order_of(self, epoch: int) -> Tensor:
+        """The data of an epoch, batch after batch, int64 ``(N,)``."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
+        order, size = torch.randperm(len(self.split), generator=generator), self.batch_size
+        if self._lengths is None or self.length_buckets is None:
+            return order
+        whole, rest = order[: len(order) // size * size], order[len(order) // size * size :]
+        windows = whole.split(self.length_buckets * size)
+        batches = torch.cat([some[self._lengths[some].argsort(stable=True)] for some in windows]).view(-1, size)
+        batches = batches[torch.randperm(len(batches), generator=generator)]
+        mixed = torch.rand(batches.shape, generator=generator).argsort(1)  # no process has the shortest of each
+        return torch.cat([batches.gather(1, mixed).flatten(), rest])
 
     def _read(self, epoch: int, index: int) -> dict[str, Tensor]:
         """A joint batch of data that are not in memory; those after it are read ahead."""
         if self._ahead is None or self._ahead[0] != (epoch, index):
             self.close()
-            ahead = EpochBatches(self.split, self.batch_size, self.seed, self.rank, self.world)  # an order of its own
+            ahead = copy.copy(self)  # an order of its own
+            ahead._epoch = -1
             self._ahead = (epoch, index), self.split.source.stream(ahead.pieces(epoch, index))
         rows = next(self._ahead[1])
         self._ahead = self._after(epoch, index), self._ahead[1]
@@ -125,3 +159,32 @@ class EpochBatches:
         if self._ahead is not None:
             self._ahead[1].close()
         self._ahead = None
+
+
+def _lengths(split: Split, buckets: int) -> Tensor:
+    """The length of every datum, int64 ``(N,)`` on the CPU: its entry ``lengths``, or its tokens before the first 0.
+
+    Args:
+        split: the data.
+        buckets: how many batches are to be sorted together, for the words of errors.
+
+    Raises:
+        InputError: if they have none.
+    """
+    asked = f"length_buckets={buckets} makes batches of like length"
+    if split.source.sizes is not None:
+        raise InputError(f"{asked}, and {split.name} come in batches of their own: give a map-style dataset")
+    if LENGTHS in split.columns:
+        column = split.columns[LENGTHS]
+        if column.shape or column.dtype.is_floating_point:
+            raise InputError(
+                f"{asked}, and the entry '{LENGTHS}' of {split.name} is {column.dtype} of shape {column.shape} a "
+                "datum, where a single integer is right"
+            )
+        return split.column(LENGTHS).cpu().long()
+    if split.integers and len(split.columns[X].shape) == 1:
+        return torch.cat([lengths_of(split.source.read(some)[X]).cpu() for some in split.source.slices()])
+    raise InputError(
+        f"{asked}, and {split.name} have no lengths: give an entry '{LENGTHS}', one integer a datum, or x that are "
+        f"tokens (N, T), whose length is that before the first 0; x are {split.columns[X].dtype} of shape {split.shape}"
+    )

@@ -79,6 +79,7 @@ def fit(
     objective: Objective | None = None,
     epochs: int = 100,
     batch_size: int | None = None,
+    length_buckets: int | None = None,
     optimizer: OptimizerLike = "adam",
     optimizer_options: Options | None = None,
     param_groups: dict[str, Options] | None = None,
@@ -124,6 +125,9 @@ def fit(
         epochs: passes over the training data.
         batch_size: data in a step (over all devices together); None: 100, or a ``DataLoader``'s own. An iterable of
             batches has its own.
+        length_buckets: batches whose data are sorted by length together, so that those of a batch are of like length
+            (50, say): sequences are then computed no further than the longest of their batch. Lengths are the data's
+            entry ``lengths``, or of tokens those before the first 0. None: batches are random.
         optimizer: adam, adamw, sgd, RAdam, … of ``torch.optim``. In Python also a class, a function
             ``parameters -> optimizer`` (``functools.partial``), or an optimizer of exactly the parameters trained.
         optimizer_options: further arguments of it (``eps``, ``betas``, ``weight_decay``, …).
@@ -223,6 +227,7 @@ def fit(
         "objective": objective,
         **({"param_groups": param_groups} if param_groups else {}),  # older runs say nothing of these
         **({"grad_accumulation": grad_accumulation} if grad_accumulation > 1 else {}),
+        **({"length_buckets": length_buckets} if length_buckets is not None else {}),
     }
     fabric = make_fabric(device, precision, num_devices, num_nodes)
     if fabric.world_size > 1:
@@ -236,7 +241,7 @@ def fit(
         )
     real = data_type(*programs, data.train, fabric.device)  # before training begins
     train = data.train.to(fabric.device, real)
-    batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size)
+    batches = EpochBatches(train, batch_size, seed, fabric.global_rank, fabric.world_size, length_buckets)
     mode = choose_mode(compile, epochs * len(batches), graph_from=GRAPH_FROM, full_from=FULL_FROM)
     traces = check_data(*programs, train)
     keep_freed_memory()

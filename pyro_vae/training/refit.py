@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -16,8 +15,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.objectives.base import Objective
 from pyro_vae.programs.held import held
 from pyro_vae.programs.inside import OfGuide
-from pyro_vae.programs.parameters import densities_of, leaves_of
-from pyro_vae.programs.program import Batch, Program, as_programs, prime, real_type
+from pyro_vae.programs.owners import weights_of_model
+from pyro_vae.programs.program import Program, as_programs, real_type
 from pyro_vae.programs.session import check_pair, in_evaluation, named
 from pyro_vae.programs.site_priors import ROWS
 from pyro_vae.training.experiment import state_digest
@@ -80,7 +79,7 @@ def refit_guide(
     try:
         check_pair(*programs, data.train)
         with in_evaluation(programs, data.train.batch(slice(0, ROWS)), seed=0) as batch:
-            fixed, modules = _of_model(*programs, batch)
+            fixed, modules = weights_of_model(*programs, batch)
     finally:
         moved = _put_back({name: value for name, value in ours.named_buffers() if name in first}, first)
     _check_stays([f"buffer '{name}'" for name in moved])
@@ -135,23 +134,6 @@ def _check_options(programs: Iterable[Program], options: Mapping[str, Any]) -> N
             "precision: 64-true would make the model float64, and it is to stay as it is; leave precision out, or "
             "convert the model first (.double())"
         )
-
-
-def _of_model(model: Program, guide: Program, batch: Batch) -> tuple[list[nn.Parameter], list[nn.Module]]:
-    """The parameters that stay as they are, and the modules that are held: all that the model has or uses."""
-    prime(model, guide, batch)
-    with torch.enable_grad():
-        drawn = poutine.trace(guide).get_trace(**batch)
-        for site in drawn.nodes.values():
-            if site["type"] == "sample" and isinstance(site["value"], Tensor):
-                site["value"] = site["value"].detach()  # so that what the guide is made of is none of the model's
-        trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(**batch)
-        used = {id(leaf) for leaf in leaves_of(densities_of(trace))}
-    store = model.store
-    of_guide = {id(p) for name, p in store.named_parameters(recurse=False)} - used
-    ours = [p for p in model.parameters() if id(p) not in of_guide]
-    ours += [p for p in guide.parameters() if id(p) in used]
-    return list(dict.fromkeys(ours)), [m for m in model.modules() if m is not store and m is not model]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError, positive, unknown
 from pyro_vae.programs.program import Program
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,87 @@ class Cosine(_Ramp):
     def __call__(self, epoch: float) -> float:
         """The value at a time in epochs."""
         return self._at(0.5 - 0.5 * math.cos(math.pi * self._part(epoch)))
+
+
+class Sigmoid(_Ramp):
+    r"""From ``start`` to ``stop`` along a logistic curve over ``epochs``, then ``stop`` (KL warm-up: 0 to 1).
+
+    .. math:: start + (stop - start)\, \frac{\sigma(s (2t - 1)) - \sigma(-s)}{\sigma(s) - \sigma(-s)}, \quad
+        t = epoch / epochs
+
+    so that both ends are reached exactly, and the middle is in the middle.
+
+    Args:
+        start, stop: values at the ends.
+        epochs: from the one to the other.
+        steepness: s, positive: small, almost a straight line; large, almost a step.
+
+    Raises:
+        InputError: if epochs or steepness are not positive.
+
+    Source: Bowman et al. 2016, arXiv:1511.06349, figure 2 (the weight of the KL of sentences).
+
+    Example:
+        >>> from pyro_vae.training import Sigmoid
+        >>> warm_up = Sigmoid(0.0, 1.0, epochs=10)
+        >>> warm_up(0), round(warm_up(3), 3), warm_up(5), warm_up(20)
+        (0.0, 0.081, 0.5, 1.0)
+    """
+
+    def __init__(self, start: float, stop: float, epochs: float, steepness: float = 6.0) -> None:
+        super().__init__(start, stop, epochs)
+        if not steepness > 0:
+            raise InputError(f"Sigmoid: steepness must be positive, got {steepness}")
+        self.steepness = float(steepness)
+
+    def __call__(self, epoch: float) -> float:
+        """The value at a time in epochs."""
+        half = self.steepness / 2  # the logistic function is 1/2 + tanh(. / 2) / 2
+        return self._at(0.5 + 0.5 * math.tanh(half * (2 * self._part(epoch) - 1)) / math.tanh(half))
+
+
+class Cyclical(_Ramp):
+    """A ramp from ``start`` to ``stop`` again and again, each held at ``stop`` for a while; then ``stop``.
+
+    With a KL weight of 0 the latents are filled anew at the beginning of each cycle, from a decoder that has learned to
+    use them in the one before.
+
+    Args:
+        start, stop: values at the ends of a ramp, which is a straight line.
+        epochs: of all cycles together; each has the same number.
+        cycles: how many (M of the paper).
+        ramp: part of a cycle that the ramp takes, in (0, 1] (R of the paper).
+
+    Raises:
+        InputError: if epochs or cycles are not positive, or ramp is not in (0, 1].
+
+    Source: Fu et al. 2019, arXiv:1903.10145, equations 6 and 7.
+
+    Example:
+        >>> from pyro_vae.training import Cyclical
+        >>> weight = Cyclical(0.0, 1.0, epochs=20, cycles=2, ramp=0.5)  # 0 to 1 in epochs 0 to 5, and 10 to 15
+        >>> [weight(epoch) for epoch in (0, 2.5, 5, 9.9, 10, 12.5, 15, 30)]
+        [0.0, 0.5, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, start: float, stop: float, epochs: float, cycles: int = 4, ramp: float = 0.5) -> None:
+        super().__init__(start, stop, epochs)
+        self.cycles = positive("cycles", cycles)
+        if not 0.0 < ramp <= 1.0:
+            raise InputError(f"Cyclical: ramp is a part of a cycle, above 0 and at most 1, got {ramp}")
+        self.ramp = float(ramp)
+        self._period = float(epochs) / self.cycles
+        self.end = (self.cycles - 1 + self.ramp) * self._period
+
+    def __call__(self, epoch: float) -> float:
+        """The value at a time in epochs."""
+        cycle = min(max(math.floor(epoch / self._period), 0), self.cycles - 1)
+        part = (epoch / self._period - cycle) / self.ramp  # of the ramp
+        return self._at(min(max(part, 0.0), 1.0))
+
+    def largest(self) -> float:
+        """Its largest value."""
+        return max(self.start, self.stop)
 
 
 class Stages(Schedule):

@@ -57,7 +57,7 @@ def test_the_chain_rule_on_cached_steps(kind, ends):
 def test_recurrent_networks_by_hand(cell):
     """One LSTMCell, one sequence and one token at a time, written out."""
     likelihood, features = strong("lstm" if cell == "lstm" else "gru", num_layers=1, cell=cell), torch.randn(F)
-    weights = likelihood.layers.rnn.all_weights[0]
+    weights = likelihood.layers.layers[0].all_weights[0]
     make = nn.LSTMCell if cell == "lstm" else nn.GRUCell
     by_hand = make(5 + F, 6)
     by_hand.load_state_dict(dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), weights, strict=True)))
@@ -147,11 +147,11 @@ def test_a_decoder_that_looks_at_no_latents_is_the_language_model(kind):
     for name in weights:
         if name.startswith("start."):
             weights[name].zero_()
-        elif name.startswith("layers.") and name.endswith("weight_ih_l0"):
+        elif name == "layers.layers.0.weight_ih_l0":
             weights[name][:, 5:] = 0
     decoder.load_state_dict(weights)
     own = {name: value for name, value in weights.items() if not name.startswith("start.")}
-    own = {name: value[:, :5] if name.endswith("weight_ih_l0") else value for name, value in own.items()}
+    own = {name: value[:, :5] if name == "layers.layers.0.weight_ih_l0" else value for name, value in own.items()}
     alone.load_state_dict(own)
     if kind == "transformer":  # what is read first is of the features, or a token's vector
         alone.embedding.weight.data[0] = 0

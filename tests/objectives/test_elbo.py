@@ -53,8 +53,8 @@ def vae():
     return model, GaussianGuide(model, hidden_dims=(8,)), (torch.rand(9, 1, 4, 3) > 0.4).float()
 
 
-def hand_written(model, guide, x, particles, analytic, beta=1.0, seed=0):
-    """Loss of Kingma & Welling, without Pyro; the same noise as a plate of particles draws."""
+def hand_written(model, guide, x, particles, analytic, beta=1.0, seed=0, free=-math.inf):
+    """Loss of Kingma & Welling, without Pyro; the same noise as a plate of particles draws; free bits of each datum."""
     loc, raw = guide.encoder(x).chunk(2, -1)
     scale = F.softplus(raw + math.log(math.expm1(1 - guide.min_scale))) + guide.min_scale
     if seed is not None:
@@ -69,7 +69,8 @@ def hand_written(model, guide, x, particles, analytic, beta=1.0, seed=0):
         kl = 0.5 * (loc**2 + scale**2 - 1 - 2 * scale.log()).sum(-1).expand(particles, -1)
     else:
         kl = (-0.5 * noise**2 - scale.log() + 0.5 * z**2).sum(-1)
-    return (beta * kl - log_likelihood).mean(), log_likelihood.mean(), kl.mean()
+    loss = beta * kl.mean(0).clamp(min=free).mean() - log_likelihood.mean()
+    return loss, log_likelihood.mean(), kl.mean()
 
 
 @pytest.mark.parametrize("particles", [1, 4])
@@ -291,6 +292,67 @@ def test_the_clamped_kl_is_recorded_beside_the_raw_one():
     assert not terms_of(ELBO(free_bits=5.0).for_validation(), model, guide, x).kl_clamped
 
 
+@pytest.mark.parametrize("particles", [1, 4])
+@pytest.mark.parametrize("analytic", [True, False])
+def test_free_bits_of_each_datum_are_those_written_by_hand(vae, particles, analytic):
+    model, guide, x = vae
+    parameters, beta = [*model.parameters(), *guide.parameters()], torch.tensor(0.4)
+    with torch.no_grad():
+        [*guide.parameters()][-2].mul_(4)  # so that data differ in their KL
+        loc, scale = loc_scale(guide, x)
+        kl = 0.5 * (loc**2 + scale**2 - 1) - scale.log()
+    free = kl.sum(-1).median().item() + 1e-3
+    assert 2 < (kl.sum(-1) > free).sum() < 7
+    expected, _, raw = hand_written(model, guide, x, particles, analytic, 0.4, free=free)
+    wanted = torch.autograd.grad(expected, parameters)
+    objective = ELBO(particles, analytic, free_bits=free, free_bits_of="datum")
+    loss = loss_of(objective, KLWeighted(model, beta), KLWeighted(guide, beta, of_guide=True), x)
+    torch.testing.assert_close(loss, expected)
+    for got, want in zip(torch.autograd.grad(loss, parameters), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+    terms = terms_of(objective, model, guide, x)
+    torch.testing.assert_close(terms.kl["z"], raw)  # as it is
+    torch.testing.assert_close(terms.loss, terms.kl_clamped["z"] - terms.log_likelihood["x"])
+    assert terms.kl_clamped["z"] > max(free, raw.item()) + 0.01  # which is what the batch's would be
+    raw_loss = loss_of(ELBO(particles, analytic), model, guide, x)
+    torch.testing.assert_close(loss_of(objective.for_validation(), model, guide, x), raw_loss)
+
+
+def loc_scale(guide, x):
+    loc, raw = guide.encoder(x).chunk(2, -1)
+    return loc, F.softplus(raw + math.log(math.expm1(1 - guide.min_scale))) + guide.min_scale
+
+
+def test_free_bits_of_a_datum_that_has_none_are_refused():
+    x = torch.randn(5)
+
+    def shared(x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def one_for_all(x):
+        pyro.sample("w", dist.Normal(torch.ones(()), 1.0))
+
+    def weighted(x):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.scale(scale=torch.arange(1.0, 6.0)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def weighted_guide(x):
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=torch.arange(1.0, 6.0)):
+            pyro.sample("z", dist.Normal(torch.ones(()), 1.0))
+
+    objective = ELBO(free_bits=1.0, free_bits_of="datum")
+    with pytest.raises(InputError, match="free bits of site 'w': all data share it"):
+        loss_of(objective, shared, one_for_all, x)
+    with pytest.raises(InputError, match="free bits of site 'z': its KL has a weight for each element"):
+        loss_of(objective, weighted, weighted_guide, x)
+    with pytest.raises(InputError, match="unknown free_bits_of 'data'"):
+        ELBO(free_bits=1.0, free_bits_of="data")
+
+
 # ------------------------------------------------------------------------------ plates
 def test_a_subsampled_plate_gives_the_mean_over_the_data():
     def model(x):
@@ -312,7 +374,8 @@ def test_a_subsampled_plate_gives_the_mean_over_the_data():
             pyro.sample("z", dist.Normal(0.5 * x, 0.8))
 
     x = torch.randn(10)
-    for objective in (ELBO(), ELBO(3, analytic_kl=False), ELBO(free_bits=2.0), IWAE(4), IWAE(4, "dreg")):
+    objectives = [ELBO(), ELBO(3, analytic_kl=False), ELBO(free_bits=2.0), ELBO(free_bits=0.3, free_bits_of="datum")]
+    for objective in (*objectives, IWAE(4), IWAE(4, "dreg")):
         expected = loss_of(objective, plain_model, plain_guide, x)
         torch.testing.assert_close(loss_of(objective, model, guide, x), expected)
     torch.manual_seed(0)

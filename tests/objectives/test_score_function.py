@@ -53,6 +53,23 @@ def test_weights_of_kls_and_free_bits_are_kept(x, free_bits):
         assert terms.kl[name].item() == pytest.approx(value, abs=0.05)
 
 
+def test_free_bits_of_each_datum_with_what_is_drawn(x):
+    """A KL in closed form that depends on no draw has the gradient of enumeration; of others the maximum has none."""
+    pair = Coins(guide_order=("a", "b"), kl_of_b=0.4)
+    t = pair.table(x)
+    q = (t["log q(a)"] + t["log q(b)"]).exp()
+    of_data = (q * (t["log q(a)"] - t["log p(a)"])).sum(0)
+    free = of_data.median().item() + 1e-4
+    exact = pair.exact_loss(x) - of_data.mean() + of_data.clamp(min=free).mean()
+    objective = ELBO(2, free_bits={"a": free}, free_bits_of="datum")
+    check_unbiased(gradients(pair, objective, x), pair, exact, 0.004)
+    words = "free bits of site '{}': its KL of a datum depends on what the guide draws at '{}'"
+    for name, of, how in (("b", "a", {}), ("a", "a", {"analytic_kl": False})):
+        objective = ELBO(free_bits={name: free}, free_bits_of="datum", **how)
+        with pytest.raises(InputError, match=words.format(name, of)):
+            objective.differentiable_loss(pair.model, pair.guide, x)
+
+
 def test_a_real_latent_beside_a_discrete_one(x):
     """c ~ Bernoulli, z | c ~ Normal reparameterized: the ELBO is known in closed form for each c."""
 

@@ -62,6 +62,7 @@ def same(step, batch, seed=3):
         ELBO(analytic_kl=False),
         ELBO(free_bits=1e-2),
         ELBO(free_bits={"z": 5.0}),
+        ELBO(2, free_bits=0.02, free_bits_of="datum"),
         IWAE(num_particles=4),
         IWAE(num_particles=4, gradient="dreg"),
         IWAE(num_particles=4, gradient="stl"),

@@ -18,9 +18,11 @@ import pyro_vae
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.guides import GaussianGuide
+from pyro_vae.likelihoods import RecurrentTokens
 from pyro_vae.models import VAE
+from pyro_vae.networks import RecurrentEncoder
 from pyro_vae.objectives import ELBO, GAN, IWAE, Matching, TotalCorrelation
-from pyro_vae.training import Linear, fit
+from pyro_vae.training import Cyclical, Linear, fit
 from pyro_vae.training import loop as trainer_module
 from pyro_vae.training import state as state_module
 from pyro_vae.training.loop import Trainer
@@ -32,6 +34,14 @@ def pair():
     torch.manual_seed(3)
     model = VAE((6,), latent_dim=2, hidden_dims=[8])
     return model, GaussianGuide(model, hidden_dims=[8])
+
+
+def sentences():
+    """A model of tokens, whose data have lengths."""
+    torch.manual_seed(5)
+    likelihood = RecurrentTokens((7,), num_tokens=5, features=3, embedding_dim=3, hidden_dim=6)
+    model = VAE((7,), latent_dim=2, hidden_dims=(), likelihood=likelihood)
+    return model, GaussianGuide(model, encoder=RecurrentEncoder((7,), 5, outputs=4, embedding_dim=3, hidden_dim=6))
 
 
 def functions():
@@ -62,6 +72,9 @@ def batch_norm():
 
 def digits(binarization="none"):
     x = torch.rand(53, 6, generator=torch.Generator().manual_seed(1))
+    if binarization == "tokens":
+        x = torch.where(torch.arange(7) < (x[:, :1] * 7).long(), 1 + (x[:, :1] * 4).long(), 0)
+        return Data(Split({"x": x[:43]}, integers=True), Split({"x": x[43:]}, integers=True))
     if binarization == "none":
         x = (x < 0.4).float()
     return Data(Split({"x": x[:43]}, binarization=binarization), Split({"x": x[43:]}, binarization=binarization))
@@ -85,6 +98,7 @@ CASES = {
     "dynamic": (pair, "dynamic", {}),
     "ema": (pair, "none", {"ema_decay": 0.9}),
     "warm-up": (pair, "dynamic", {"kl_weight": Linear(0.0, 1.0, 2), "learning_rate": Linear(1e-2, 1e-3, 4)}),
+    "cycles": (pair, "none", {"kl_weight": Cyclical(0.0, 1.0, 3, cycles=2)}),
     "early stopping": (pair, "none", {"patience": 2, "ema_decay": 0.8, "learning_rate": 0.03}),
     "iwae": (pair, "none", {"objective": IWAE(num_particles=3, gradient="dreg")}),
     "clipped": (pair, "none", {"clip_norm": 0.1, "objective": ELBO(num_particles=2, free_bits=0.1)}),
@@ -94,6 +108,7 @@ CASES = {
     "bf16": (pair, "none", {"precision": "bf16-mixed"}),
     "recorded": (batch_norm, "dynamic", {"compile": "graph", "kl_weight": Linear(0.0, 1.0, 2), "ema_decay": 0.9}),
     "recorded bf16": (pair, "none", {"compile": "graph", "precision": "bf16-mixed", "clip_norm": 0.1}),
+    "buckets": (sentences, "tokens", {"length_buckets": 2, "ema_decay": 0.9}),
     "momentum": (pair, "none", {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}}),
     "discriminator": (pair, "dynamic", {"objective": Matching(GAN([8], noise=0.3), weight=5.0), "ema_decay": 0.9}),
     "discriminator, recorded": (

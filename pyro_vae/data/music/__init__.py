@@ -1,0 +1,1 @@
+"""Melodies: read from MIDI, ABC and MusicXML, written as tokens, and heard."""
