@@ -184,6 +184,7 @@ CHANGED = {  # key of config.yaml -> another value; None: not in this configurat
     "objective.free_bits_of": "datum",
     "fit.batch_size": 30,
     "fit.length_buckets": 2,
+    "fit.aggressive": {"class_path": "pyro_vae.training.Aggressive"},
     "fit.optimizer": "sgd",
     "fit.optimizer_options": {"eps": 0.1},
     "fit.param_groups": {"guide.*": {"lr": 0.1}},
