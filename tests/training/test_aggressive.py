@@ -17,6 +17,7 @@ from pyro_vae.guides import EmptyGuide, GaussianGuide
 from pyro_vae.likelihoods import PixelCNN
 from pyro_vae.models import VAE, PixelModel
 from pyro_vae.objectives import GAN, Matching
+from pyro_vae.priors import VampPrior
 from pyro_vae.programs.parameters import module_parameters
 from pyro_vae.training import Aggressive, Linear, fit
 from pyro_vae.training.batches import EpochBatches, derived_seed
@@ -191,6 +192,9 @@ def test_programs_without_weights_of_their_own_are_refused():
         parameter.requires_grad_(False)
     with pytest.raises(InputError, match="aggressive: the model has no weight of its own"):
         fit(model, guide, digits(), aggressive=Aggressive(), epochs=1, **HOW)
+    model = VAE((6,), latent_dim=2, hidden_dims=[8], prior=VampPrior((2,), (6,), 3))
+    with pytest.raises(InputError, match="aggressive: the guide has no weight of its own"):  # its posteriors are p(z)
+        fit(model, GaussianGuide(model), digits(), aggressive=Aggressive(), epochs=1, **HOW)
     tied = Tied()
 
     def point(x):
