@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from pyro_vae.runs import Run
 
 CHOICES = ("temperature", "top_k", "top_p", "beams")
 MADE = "reconstruction"  # names of arrays, files and columns
+OURS = (".wav", ".mid")  # files that are one a datum
 MOST_ROWS, MOST_COLUMNS = 16, 3  # in a picture
 Made = TypeVar("Made")
 
@@ -166,6 +168,19 @@ def write_reconstructions(
     picture = run.file("figures") / f"{MADE}.png"
     save_figure(token_table(tokens, columns, title, names[:MOST_ROWS]), picture)
     print(picture)
+
+
+def remove_older(folder: Path, pattern: str, names: Sequence[str]) -> None:
+    """Remove files of a folder that an earlier call of the same command has left there.
+
+    Args:
+        folder: which may not be there.
+        pattern: what the command calls its files, without a suffix.
+        names: of those that stay.
+    """
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.stem not in names and re.fullmatch(pattern, file.stem) and file.suffix in OURS and file.is_file():
+            file.unlink()
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
