@@ -26,6 +26,11 @@ from pyro_vae.training.checkpoint import load_weights, named_weights, save_weigh
 from pyro_vae.training.compiled import Step
 
 
+def as_split(batch):
+    """The batch as a split; x that are int64 are integers by nature."""
+    return Split(batch, integers=batch["x"].dtype == torch.int64)
+
+
 class PairContract:
     """Tests that a pair inherits.
 
@@ -52,7 +57,7 @@ class PairContract:
         """The pair as Programs whose parameters all exist, and the batch as the programs see it."""
         model, guide, batch = self.pair()
         model, guide = as_programs(model, guide)
-        batch = Split(batch).batch(slice(None))
+        batch = as_split(batch).batch(slice(None))
         prime(model, guide, batch)
         return model, guide, batch
 
@@ -169,7 +174,7 @@ class PairContract:
         ends = []
         for validated in (False, True):
             *programs, batch = self.programs()
-            split = Split(batch)
+            split = as_split(batch)
             fit(
                 *programs,
                 Data(split, validation=split.subset(5) if validated else None),
@@ -232,7 +237,7 @@ class PairContract:
     def test_plain_svi_improves_and_leaves_nothing(self):
         sums = self.sums(*self.programs())
         model, guide, batch = self.pair()
-        batch = Split(batch).batch(slice(None))
+        batch = as_split(batch).batch(slice(None))
         pyro.set_rng_seed(0)
         loss = Trace_ELBO(num_particles=4, vectorize_particles=True)
         programs = _called(model), _called(guide)

@@ -231,11 +231,18 @@ class Autoregressive(TorchDistribution):
             codes[:, i] = draw(self._tempered(steps(i, codes)))
         return codes.reshape(*leading, *self.event_shape)
 
-    def _condition(self, leading: torch.Size) -> dict[str, Tensor]:
-        """The condition for all the grids of leading dimensions, flattened to one."""
+    def _condition(self, leading: torch.Size, repeated: int = 0) -> dict[str, Tensor]:
+        """The condition for all the grids of leading dimensions, flattened to one.
+
+        Args:
+            leading: the dimensions.
+            repeated: how many of them, the last ones, are over grids with one and the same condition.
+        """
         own = len(self.condition_shape)
         return {
-            name: value.expand((*leading, *value.shape[own:])).reshape(math.prod(leading), *value.shape[own:])
+            name: value.reshape(*value.shape[:own], *[1] * repeated, *value.shape[own:])
+            .expand((*leading, *value.shape[own:]))
+            .reshape(math.prod(leading), *value.shape[own:])
             for name, value in self.condition.items()
         }
 

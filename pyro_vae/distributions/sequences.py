@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.nn.functional import cross_entropy, pad
 
 from pyro_vae.distributions.autoregressive import Autoregressive, Condition, Steps, draw
+from pyro_vae.errors import positive
 from pyro_vae.runtime import shapes_may_follow
 
 AT_ONCE = 2**22  # logits that are computed together where no gradient is wanted
@@ -74,8 +75,27 @@ class SequenceNetwork(Protocol):
     def output(self, hidden: Tensor) -> Tensor:
         """Logits ``(..., V)`` of ``(..., width)``."""
 
-    def steps(self, batch: int, condition: Condition) -> Steps:
+    def steps(self, batch: int, condition: Condition) -> SequenceSteps:
         """The memory for a batch of new sequences."""
+
+
+class SequenceSteps(Steps, Protocol):
+    """The memory of sequences in the making, which can go on with others."""
+
+    def take(self, rows: Tensor) -> None:
+        """Go on with other sequences, as many as before: the i-th one is what ``rows[i]`` was."""
+
+
+class Beams(NamedTuple):
+    """What a beam search has found, the most probable first.
+
+    Attributes:
+        tokens: sequences, int64 ``(*batch_shape, width, T)``.
+        log_prob: of each, nats, ``(*batch_shape, width)``; minus infinity where there are no more sequences.
+    """
+
+    tokens: Tensor
+    log_prob: Tensor
 
 
 class Sequences(Autoregressive):
@@ -86,8 +106,9 @@ class Sequences(Autoregressive):
 
     with n tokens, the end being x_{n+1} = 0. What comes behind is certain, so that padding, or more of it, changes no
     probability; at the last place the end is certain (``network.ends``). ``log_prob`` is one pass, in nats. On a CPU
-    it looks no further than the longest of its sequences, and makes no logits behind the end of any; a graph that is
-    recorded has all places. ``sample`` computes each place once and stops when all sequences have ended.
+    it looks no further than the longest of its sequences, and makes no logits behind the end of any; elsewhere, and in
+    a graph that is recorded, at all places. ``sample`` computes each place once, and on a CPU stops when all sequences
+    have ended.
 
     Args:
         network: gives logits; a :class:`SequenceNetwork`.
@@ -110,13 +131,15 @@ class Sequences(Autoregressive):
         return PaddedText(self.num_codes, self.network.ends)
 
     def counted(self, value: Tensor) -> Tensor:
-        """The places of sequences ``(..., T)`` that are not certain, bool ``(..., T)``: tokens, and one end."""
+        """Where tokens of sequences ``(..., T)`` are, and one end, bool ``(..., T)``: what a perplexity counts."""
         if self.network.ends is False:
             return torch.ones_like(value, dtype=torch.bool)
-        before = pad(value[..., :-1] != 0, (1, 0), value=True)
-        if self.network.ends:
-            before[..., -1] = False
-        return before
+        return pad(value[..., :-1] != 0, (1, 0), value=True)
+
+    def _open(self, value: Tensor) -> Tensor:
+        """Those of them that are not certain: all, but for an end at the last place."""
+        places = self.counted(value)
+        return pad(places[..., :-1], (0, 1)) if self.network.ends else places
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of sequences in nats, shape ``broadcast(value's, batch_shape)``.
@@ -128,7 +151,7 @@ class Sequences(Autoregressive):
             self._validate_sample(value)
         leading = value.shape[:-1]
         needed = torch.broadcast_shapes(leading, self.condition_shape)  # what differs; the rest is repetition
-        counted = self.counted(value)
+        counted = self._open(value)
         follow = shapes_may_follow(value)
         length = int(counted.sum(-1).amax()) if follow and value.numel() else value.shape[-1]
         tokens, counted = (t.expand(*needed, -1)[..., :length].reshape(-1, length) for t in (value, counted))
@@ -168,6 +191,46 @@ class Sequences(Autoregressive):
         if len(tokens) <= rows or (torch.is_grad_enabled() and hidden.requires_grad):
             return -cross_entropy(self._tempered(self.network.output(hidden)), tokens, reduction="none")
         return torch.cat([self._nats(*part) for part in zip(hidden.split(rows), tokens.split(rows), strict=True)])
+
+    @torch.no_grad()
+    def beam_search(self, width: int) -> Beams:
+        """The most probable sequences that are found by keeping the most probable beginnings of each length.
+
+        It is exact where no beginning is lost: with a width of at least all the sequences there are. Else the best one
+        may be missed. The probabilities are those of ``log_prob``.
+
+        Args:
+            width: beginnings that are kept.
+
+        Raises:
+            InputError: if the width is not a positive integer.
+
+        Source: Graves 2012, arXiv:1211.3711.
+        """
+        positive("width", width)
+        count, length = math.prod(self.batch_shape), self.event_shape[0]
+        steps = self.network.steps(count * width, self._condition((*self.batch_shape, width), 1))
+        tokens = torch.zeros(count, width, length, dtype=torch.int64, device=self.device)
+        score = torch.full((count, width), -math.inf, device=self.device)
+        score[:, 0] = 0.0  # one beginning, the empty one
+        first, ended = torch.arange(count, device=self.device)[:, None] * width, None
+        for i in range(length - 1 if self.network.ends else length):
+            nats = self._tempered(steps(i, tokens.flatten(0, 1))).log_softmax(1).unflatten(0, (count, width))
+            if ended is not None:
+                certain = torch.full_like(nats[0, 0], -math.inf)
+                certain[0] = 0.0
+                nats = torch.where(ended.unsqueeze(-1), certain, nats)  # (count, width, V)
+            score, best = (score.to(nats).unsqueeze(-1) + nats).flatten(1).topk(width)
+            parents, token = best // self.num_codes, best % self.num_codes  # (count, width)
+            tokens = tokens.gather(1, parents.unsqueeze(-1).expand_as(tokens))
+            tokens[..., i] = token
+            if self.network.ends is not False:
+                ended = token == 0
+                if shapes_may_follow(ended) and bool(ended.all()):
+                    break
+            steps.take((first + parents).flatten())
+        shape = (*self.batch_shape, width)
+        return Beams(tokens.reshape(*shape, length), score.reshape(shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

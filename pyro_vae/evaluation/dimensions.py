@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from pyro_vae.data import Split
 from pyro_vae.evaluation.chunks import Chunks, Piece
 from pyro_vae.programs.densities import log_prob
 from pyro_vae.programs.pair import Pair
-from pyro_vae.programs.sites import Site, density_of, is_discrete, is_factor, kept
+from pyro_vae.programs.sites import Site, density_of, innermost, is_discrete, is_factor, kept
 from pyro_vae.programs.traces import TracePair
 from pyro_vae.runtime import private_seed
 
@@ -19,16 +21,28 @@ class DataSite:
     """One data site of a model.
 
     Attributes:
-        dimensions: numbers of one datum that are counted, those that a mask leaves out not; a mean over the data.
+        dimensions: numbers of one datum that are counted, a mean over the data. Not counted are those that a mask
+            leaves out, and what stands behind the end of a sequence.
         density: whether its likelihood is a density; False: a probability; None: it does not say.
         nats: mean log p of the site, where that depends on no latent (a text before all codes, say); else None.
         of: the function of the data that it is a density of (:func:`~pyro_vae.programs.sites.density_of`); None: data.
+        tokens: whether the numbers are tokens and their ends, of which a perplexity is told.
     """
 
     dimensions: float
     density: bool | None
     nats: float | None = None
     of: str | None = None
+    tokens: bool = False
+
+
+def tokens_of(site: Site) -> Tensor | None:
+    """Which numbers of a site's value are tokens or their end, in the value's shape; None: it is no site of tokens.
+
+    A distribution of sequences says it by a method ``counted(value)``.
+    """
+    counted = getattr(innermost(site["fn"]), "counted", None)
+    return None if counted is None else counted(site["value"])
 
 
 def measured_sites(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
@@ -43,8 +57,9 @@ def _found(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
     kinds = {name: None if (d := is_discrete(site["fn"])) is None else not d for name, site in sites.items()}
     mixed = len(set(kinds.values())) > 1
     fixed = _without_latents(pair, split) if mixed else set()
+    tokens = {name for name, site in sites.items() if tokens_of(site) is not None}
     masked = any(kept(site) is not None for site in sites.values())
-    if not masked and not fixed:
+    if not masked and not fixed and not tokens:
         return {name: DataSite(_whole(site, first), kinds[name], of=density_of(site)) for name, site in sites.items()}
     counted, nats = dict.fromkeys(sites, 0.0), dict.fromkeys(fixed, 0.0)
 
@@ -59,7 +74,9 @@ def _found(pair: Pair, split: Split, memory_budget: int) -> dict[str, DataSite]:
     Chunks(pair, split, 1, memory_budget).run(look)
     n = len(split)
     return {
-        name: DataSite(counted[name] / n, kinds[name], nats[name] / n if name in fixed else None, density_of(site))
+        name: DataSite(
+            counted[name] / n, kinds[name], nats[name] / n if name in fixed else None, density_of(site), name in tokens
+        )
         for name, site in sites.items()
     }
 
@@ -70,8 +87,10 @@ def _whole(site: Site, traces: TracePair) -> float:
 
 
 def _counted(site: Site, traces: TracePair) -> float:
-    """Numbers of a batch that no mask leaves out."""
-    mask = kept(site)
+    """Numbers of a batch that no mask leaves out, and that are not behind an end."""
+    mask, tokens = kept(site), tokens_of(site)
+    if tokens is not None:
+        mask = tokens if mask is None else tokens & mask
     return _whole(site, traces) * traces.size if mask is None else float(mask.double().sum())
 
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from pyro_vae.data import DataLike
 from pyro_vae.errors import positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
-from pyro_vae.evaluation.results import PerDatum, mean_and_error, nats, not_finite
+from pyro_vae.evaluation.dimensions import tokens_of
+from pyro_vae.evaluation.results import PerDatum, mean_and_error, nats, not_finite, perplexity
 from pyro_vae.programs.densities import bound_terms, outside_prior, told_together
 from pyro_vae.programs.session import anything_to_draw, evaluating
+from pyro_vae.programs.sites import is_factor
 from pyro_vae.runtime import keep_freed_memory
 
 
@@ -31,6 +33,7 @@ class EvidenceBound(PerDatum):
         split: the name of the data.
         doubts: what was found when the pair was examined, in sentences.
         shared: names of the latents that all data share, of whose KL each datum carries one part in num_data.
+        tokens: of data that are sequences, tokens and ends of one, a mean over the data; None: they are none.
     """
 
     per_datum: Tensor
@@ -40,6 +43,17 @@ class EvidenceBound(PerDatum):
     split: str = "data"
     doubts: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    tokens: float | None = None
+
+    @property
+    def nats_per_token(self) -> float | None:
+        """-(sum of ELBOs) / (number of tokens and ends) of all data; None if the data are no sequences of tokens."""
+        return None if self.tokens is None else -self.mean / self.tokens
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of :attr:`nats_per_token`, an upper bound on the perplexity; None if the data are no sequences."""
+        return None if self.nats_per_token is None else perplexity(self.nats_per_token)
 
     @property
     def given_shared(self) -> Tensor:
@@ -65,6 +79,9 @@ class EvidenceBound(PerDatum):
         for name in self.shared:
             parts[f"KL of {name}"] += f", a datum's part of {self.kl[name].sum().item():.2f}"
         given = {f"ELBO given {', '.join(self.shared)}": nats(mean_and_error(self.given_shared))} if self.shared else {}
+        if self.nats_per_token is not None:
+            given["nats per token, by the ELBO"] = f"{self.nats_per_token:.4f}"
+            given["perplexity, by the ELBO"] = f"at most {self.perplexity:.2f}"
         return {"ELBO": nats((self.mean, self.standard_error)), **given, **parts}
 
     def arrays(self) -> dict[str, Tensor]:
@@ -79,6 +96,11 @@ class EvidenceBound(PerDatum):
             "reconstruction": {k: mean_and_error(v)[0] for k, v in self.log_likelihood.items()},
             "kl": {k: mean_and_error(v)[0] for k, v in self.kl.items()},
             **({"given_shared": mean_and_error(self.given_shared)[0]} if self.shared else {}),
+            **(
+                {}
+                if self.nats_per_token is None
+                else {"elbo_nats_per_token": self.nats_per_token, "elbo_perplexity": self.perplexity}
+            ),
             "num_particles": self.num_particles,
             "num_data": len(self.per_datum),
             "warnings": self.warnings,
@@ -131,6 +153,7 @@ def elbo(
     kl: dict[str, Tensor] = {}
     ordered: list[str] = []
     shared: list[str] = []
+    tokens: list[float] = []  # of pieces; none if the data are no sequences alone
     with evaluating(model, guide, data, seed, device) as (programs, split):
         programs.refuse_point_masses()
         if not anything_to_draw(programs, split):
@@ -141,6 +164,9 @@ def elbo(
         def look(piece: Piece) -> None:
             nonlocal ordered, shared
             pair = piece.traces
+            counted = [tokens_of(site) for site in pair.observed().values() if not is_factor(site)]
+            if not any(each is None for each in counted):
+                tokens.append(piece.share * sum(float(each.sum()) for each in counted if each is not None))
             told = told_together(pair)
             for kind, site, raw, *_ in bound_terms(pair, analytic=analytic_kl):
                 terms, name = likelihood if kind == "data" else kl, site["name"]
@@ -161,4 +187,5 @@ def elbo(
     per_datum = torch.as_tensor(sum(parts[0].values()) - sum(parts[1].values()))
     parts[1] = {name: parts[1][name] for name in ordered}
     per_datum = per_datum.masked_fill(missed.cpu(), -torch.inf)
-    return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts, tuple(shared))
+    found = sum(tokens) / len(per_datum) if tokens else None
+    return EvidenceBound(per_datum, *parts, num_particles, split.name, programs.doubts, tuple(shared), found)

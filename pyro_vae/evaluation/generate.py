@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
 from pyro_vae.programs.enumeration import drawn_given_data, summed_sites
-from pyro_vae.programs.handlers import Scaled, Tempered
+from pyro_vae.programs.handlers import Scaled, Searched, Tempered
 from pyro_vae.programs.program import Batch, Program, as_programs
 from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, in_evaluation
 from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
@@ -140,6 +141,10 @@ def reconstruct(
     *,
     seed: int = 0,
     site: str | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
 ) -> Tensor:
     """Mean of p(x | z) with z ~ q(z | x): what the model makes of data seen through its latents.
 
@@ -148,7 +153,8 @@ def reconstruct(
     The model is run without its data, so a program that looks at earlier parts of x cannot copy them; one that cannot
     be run so is given them, and if it looks at them the log says so. Of classes (integers that are names), which
     have no mean, a draw: integers as well. Of pixels that are drawn one after another
-    (:class:`~pyro_vae.likelihoods.PixelCNN`), each one's mean given those *drawn* before it.
+    (:class:`~pyro_vae.likelihoods.PixelCNN`), each one's mean given those *drawn* before it. Of sequences of tokens a
+    draw, or the most probable one that a search finds.
 
     Args:
         model: generative program.
@@ -156,6 +162,7 @@ def reconstruct(
         batch: data, ``(batch, ...)`` each; or the tensor x, or a split.
         seed: of the draws of z.
         site: the data site; found, if None.
+        temperature, top_k, top_p, beams: as for :func:`decode`.
 
     Returns:
         ``(batch, *event)``, on the CPU.
@@ -177,8 +184,23 @@ def reconstruct(
     check_pair(model, guide, split)
     with in_evaluation([model, guide], split.batch(slice(None)), seed) as batch:
         replayed = poutine.replay(model, trace=_posterior_draws(model, guide, batch))
-        trace, site = generated(model, len(split), batch, site, run=replayed, looks="logged")
+        with _drawn_so(replayed, temperature, top_k, top_p, beams) as run:
+            trace, site = generated(model, len(split), batch, site, run=run, looks="logged")
         return mean_of(trace.nodes[site]).cpu()
+
+
+@contextmanager
+def _drawn_so(
+    run: Callable[..., Any], temperature: float, top_k: int | None, top_p: float | None, beams: int | None
+) -> Iterator[Callable[..., Any]]:
+    """A program with a temperature at what it draws, or searching what is most probable; afterwards: was there any?"""
+    tempered = Tempered(temperature, top_k, top_p)
+    run = tempered(run) if tempered.changes_anything else run
+    search = None if beams is None else Searched(beams)
+    yield run if search is None else search(run)
+    tempered.check()
+    if search is not None:
+        search.check()
 
 
 def _posterior_draws(model: Program, guide: Program, batch: Batch) -> Trace:
@@ -199,6 +221,10 @@ def decode(
     seed: int = 0,
     site: str | None = None,
     batch: Batch | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
 ) -> Tensor:
     """Mean of p(x | .) with the given latents held and the others drawn from the model; of classes, a draw.
 
@@ -208,14 +234,17 @@ def decode(
         seed: of the draws of the other latents.
         site: the data site; found, if None.
         batch: context that the model is given, ``(batch, ...)`` each; and ``x``, as for :func:`sample`.
+        temperature, top_k, top_p: of what is drawn, as for :func:`sample`.
+        beams: of data that are sequences, the most probable ones that a search with so many beginnings finds
+            (:meth:`~pyro_vae.distributions.Sequences.beam_search`); None: a draw.
 
     Returns:
         ``(batch, *event)``, on the CPU.
 
     Raises:
-        InputError: for an unknown site, a value of another event shape, values outside the support of the site's prior,
-            values of different lengths, and a model that cannot be run without data, or that looks at what stands in
-            for them.
+        InputError: for an unknown site, a temperature, top_k, top_p or beams that no site has a use for, a value of
+            another event shape, values outside the support of the site's prior, values of different lengths, and a
+            model that cannot be run without data, or that looks at what stands in for them.
 
     Example:
         >>> import torch, pyro_vae
@@ -223,7 +252,8 @@ def decode(
         >>> pyro_vae.decode(model, {"z": torch.zeros(3, 2)}).shape
         torch.Size([3, 1, 8, 8])
     """
-    trace, found = decoded(model, values, seed=seed, site=site, batch=batch)
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams}
+    trace, found = decoded(model, values, seed=seed, site=site, batch=batch, **how)
     return mean_of(trace.nodes[found]).cpu()
 
 
@@ -234,6 +264,10 @@ def decoded(
     seed: int = 0,
     site: str | None = None,
     batch: Batch | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
 ) -> tuple[Trace, str]:
     """As :func:`decode`, with the whole trace of the model and the name of the data site."""
     program = _program(model)
@@ -242,8 +276,8 @@ def decoded(
     with in_evaluation([program], {**{f"held {n}": v for n, v in values.items()}, **given}, seed) as moved:
         held = {name: moved[f"held {name}"] for name in values}
         rows = {name: moved[name] for name in given}
-        run = _Hold(held)(program)
-        trace, found = generated(program, count, rows, site, run=run)
+        with _drawn_so(_Hold(held)(program), temperature, top_k, top_p, beams) as run:
+            trace, found = generated(program, count, rows, site, run=run)
         _check_latents(values, trace, found)
         return trace, found
 

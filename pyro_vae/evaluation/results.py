@@ -202,6 +202,18 @@ def bits_in_words(result: Mapping[str, Any]) -> str:
     return f"{bits:.4f} {bits_are(result)}".rstrip()
 
 
+def per_dimension(result: Mapping[str, Any]) -> dict[str, str]:
+    """A result's bits per dimension, or of tokens their nats and the perplexity, as rows."""
+    if "perplexity" in result:
+        return {"nats per token": f"{result['nats_per_token']:.4f}", "perplexity": f"{result['perplexity']:.2f}"}
+    return {"bits per dimension": bits_in_words(result)}
+
+
+def perplexity(nats_per_token: float) -> float:
+    """exp of -log p per token: as uncertain as among so many tokens that are equally probable."""
+    return math.exp(nats_per_token) if nats_per_token < 700 else math.inf
+
+
 class PerDimension(PerDatum):
     """Estimates of log p of data sites, ``sites`` by name, with what they are per dimension."""
 
@@ -244,6 +256,19 @@ class PerDimension(PerDatum):
         return -(self.mean - sum(others)) / (self.num_dimensions * math.log(2))
 
     @property
+    def nats_per_token(self) -> float | None:
+        """-(sum of log p) / (number of tokens and ends) of all data; None if the data are no sequences of tokens."""
+        found = self.sites.values()
+        if not found or self.density_of or not all(site.tokens for site in found):
+            return None
+        return -self.mean / self.num_dimensions
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of :attr:`nats_per_token`; of a bound on log p an upper bound. None if the data are no sequences."""
+        return None if self.nats_per_token is None else perplexity(self.nats_per_token)
+
+    @property
     def bits_of(self) -> str:
         """What bits per dimension are of: "x", "x given text"."""
         given = [name for name in self.sites if name not in self._counted]
@@ -265,6 +290,11 @@ class PerDimension(PerDatum):
             "bits_per_dim": self.bits_per_dim,
             "bits_of": self.bits_of,
             "bits_density": self.bits_density,
+            **(
+                {}
+                if self.nats_per_token is None
+                else {"nats_per_token": self.nats_per_token, "perplexity": self.perplexity}
+            ),
             "density": self.density,
             **({"density_of": self.density_of} if self.density_of else {}),
         }
@@ -336,7 +366,7 @@ class LogLikelihood(PerDimension):
         return {
             f"log-likelihood{of}{given} (K = {self.num_particles})": nats((self.mean, self.standard_error)),
             **(self.shared.rows if self.shared else {}),
-            "bits per dimension": bits_in_words(super().to_dict()),
+            **per_dimension(super().to_dict()),
             "effective sample size": f"{mean_and_error(self.effective_sample_size)[0]:.1f}",
             "Pareto k-hat": pareto_k,
         }

@@ -3,6 +3,7 @@ from .bernoulli import Bernoulli as Bernoulli
 from .beta import Beta as Beta
 from .categorical import Categorical as Categorical
 from .class_labels import ClassLabels as ClassLabels
+from .conductor_tokens import ConductorTokens as ConductorTokens
 from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .discretized_logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .location_scale import Gaussian as Gaussian
@@ -14,4 +15,5 @@ from .negative_binomial import NegativeBinomial as NegativeBinomial
 from .pixelcnn import PixelCNN as PixelCNN
 from .recurrent_tokens import RecurrentTokens as RecurrentTokens
 from .tokens import TokenLikelihood as TokenLikelihood
+from .transformer_tokens import TransformerTokens as TransformerTokens
 from .zero_inflated import ZeroInflated as ZeroInflated

@@ -76,7 +76,7 @@ class RecurrentTokens(TokenLikelihood):
         """The states of new sequences, ``batch`` of them."""
         features = condition.get(FEATURES)
         state = None if features is None or self.start is None else self.start(features).tanh()
-        return TokenSteps(self, self.layers.steps(batch, state), features, batch)
+        return TokenSteps(self, self.layers.steps(batch, state), features)
 
 
 class TokenSteps:
@@ -85,24 +85,22 @@ class TokenSteps:
     Args:
         likelihood: with the weights that it has now.
         states: of its recurrent layers.
-        features: ``(batch, F)``; None: there are none.
-        batch: how many sequences.
+        beside: what stands beside every token that is read, ``(batch, F)``; None: nothing.
     """
 
-    def __init__(
-        self, likelihood: TokenLikelihood, states: RecurrentSteps, features: Tensor | None, batch: int
-    ) -> None:
-        self.likelihood, self.states, self.features, self.batch = likelihood, states, features, batch
+    def __init__(self, likelihood: TokenLikelihood, states: RecurrentSteps, beside: Tensor | None) -> None:
+        self.likelihood, self.states, self.beside = likelihood, states, beside
 
     def __call__(self, position: int, tokens: Tensor) -> Tensor:
         """Logits ``(batch, V)`` at a position, given ``(batch, T)`` of which those before it are known."""
-        before = tokens[:, position - 1] if position else tokens.new_zeros(len(tokens))
+        return self.logits(tokens[:, position - 1] if position else tokens.new_zeros(len(tokens)))
+
+    def logits(self, before: Tensor) -> Tensor:
+        """Logits ``(batch, V)`` at the next position, given the token before it ``(batch,)``."""
         x = self.likelihood.embedding(before)
-        if self.features is not None:
-            x = torch.cat([x, self.features], -1)
-        return self.likelihood.output(self.states(x))
+        return self.likelihood.output(self.states(x if self.beside is None else torch.cat([x, self.beside], -1)))
 
     def take(self, rows: Tensor) -> None:
         """Go on with other sequences: the i-th one is what ``rows[i]`` was."""
         self.states.take(rows)
-        self.features = None if self.features is None else self.features[rows]
+        self.beside = None if self.beside is None else self.beside[rows]

@@ -22,4 +22,5 @@ from .recurrent import RecurrentEncoder as RecurrentEncoder
 from .seen import LogCounts as LogCounts
 from .seen import TableColumns as TableColumns
 from .text_encoder import TextEncoder as TextEncoder
+from .transformer_encoder import TransformerEncoder as TransformerEncoder
 from .vgg import VGGFeatures as VGGFeatures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,28 @@ Cell = Literal["lstm", "gru"]
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
+class SequenceDropout(nn.Module):
+    """Dropout of features ``(batch, L, dim)`` in training, with one mask for all places of a sequence.
+
+    The masks do not depend on L, so that what a sequence is drawn with does not depend on the others of its batch.
+
+    Args:
+        probability: that a feature is left out.
+
+    Source: Gal & Ghahramani 2016, arXiv:1512.05287.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h with some features zero, and the others larger."""
+        if not (self.training and self.probability):
+            return h
+        return h * dropout(torch.ones_like(h[:, :1]), self.probability)
+
+
 class Recurrent(nn.Module):
     """Layers of LSTM or GRU cells over sequences ``(batch, L, in_dim)``, from a state that is given.
 
@@ -25,7 +47,7 @@ class Recurrent(nn.Module):
         in_dim: of what is read at each step.
         hidden_dim: of a layer's state.
         num_layers: how many.
-        dropout: of what one layer hands to the next, in training.
+        dropout: of what one layer hands to the next, in training (:class:`SequenceDropout`).
 
     Attributes:
         state_dim: numbers of the whole state: of each layer h, and c of an LSTM.
@@ -40,11 +62,13 @@ class Recurrent(nn.Module):
         super().__init__()
         if cell not in KINDS:
             raise unknown("cell", cell, KINDS)
-        self.cell, self.hidden_dim, self.num_layers = cell, hidden_dim, num_layers
+        for name, size in {"hidden_dim": hidden_dim, "num_layers": num_layers}.items():
+            positive(name, size)
         self.parts = 2 if cell == "lstm" else 1
         self.state_dim = self.parts * num_layers * hidden_dim
-        between = dropout if num_layers > 1 else 0.0
-        self.rnn = KINDS[cell](in_dim, hidden_dim, num_layers, batch_first=True, dropout=between)
+        in_dims = [in_dim] + (num_layers - 1) * [hidden_dim]
+        self.layers = nn.ModuleList(KINDS[cell](size, hidden_dim, batch_first=True) for size in in_dims)
+        self.dropout = SequenceDropout(dropout)
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
         """h of the last layer at every step, ``(batch, L, hidden_dim)``.
@@ -53,12 +77,18 @@ class Recurrent(nn.Module):
             inputs: ``(batch, L, in_dim)``.
             state: that it starts from, ``(batch, state_dim)``; zeros if None.
         """
-        return self.rnn(inputs, None if state is None else self._parts(state))[0]
+        states = [None] * len(self.layers) if state is None else self.parted(state)
+        h = inputs
+        for i, (layer, own) in enumerate(zip(self.layers, states, strict=True)):
+            h = layer(self.dropout(h) if i else h, own)[0]
+        return h
 
-    def _parts(self, state: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """A state as torch's layers have it: ``(num_layers, batch, hidden_dim)``, twice for an LSTM."""
-        parts = state.unflatten(1, (self.parts, self.num_layers, -1)).permute(1, 2, 0, 3).contiguous()
-        return (parts[0], parts[1]) if self.parts == 2 else parts[0]
+    def parted(self, state: Tensor) -> list[Any]:
+        """A state ``(batch, state_dim)`` as torch's layers have it: of each h ``(1, batch, hidden_dim)``, or (h, c)."""
+        parts = state.unsqueeze(0).chunk(self.parts * len(self.layers), -1)
+        if self.parts == 1:
+            return [part.contiguous() for part in parts]
+        return [(h.contiguous(), c.contiguous()) for h, c in zip(parts[::2], parts[1::2], strict=True)]
 
     def steps(self, batch: int, state: Tensor | None = None) -> RecurrentSteps:
         """What it remembers of new sequences, that come one step after another."""
@@ -75,13 +105,13 @@ class RecurrentSteps:
     """
 
     def __init__(self, layers: Recurrent, batch: int, state: Tensor | None) -> None:
-        self.lstm = layers.cell == "lstm"
-        self.weights = [[w.detach() for w in weights] for weights in layers.rnn.all_weights]
+        self.lstm = layers.parts == 2
+        self.weights = [[w.detach() for w in layer.all_weights[0]] for layer in layers.layers]
         if state is None:
             state = self.weights[0][0].new_zeros(batch, layers.state_dim)
-        parts = layers._parts(state.detach())
-        self.h = [*(parts[0] if self.lstm else parts)]  # (batch, hidden_dim) of each layer
-        self.c = [*parts[1]] if self.lstm else []
+        states = layers.parted(state.detach())
+        self.h = [(part[0] if self.lstm else part)[0] for part in states]  # (batch, hidden_dim) of each layer
+        self.c = [part[1][0] for part in states] if self.lstm else []
 
     def __call__(self, x: Tensor) -> Tensor:
         """h of the last layer, ``(batch, hidden_dim)``, of the next input ``(batch, in_dim)``."""
@@ -115,7 +145,7 @@ class RecurrentEncoder(nn.Module):
         num_layers: each reads what both directions of the one before it say.
         cell: ``"lstm"`` or ``"gru"``.
         bidirectional: False: it reads forwards alone.
-        dropout: of embeddings and of what one layer hands to the next, in training.
+        dropout: of embeddings and of what one layer hands to the next, in training (one mask for all places).
 
     Raises:
         InputError: for sizes that cannot be, an unknown cell, and a dropout that is no probability below 1.
@@ -147,7 +177,7 @@ class RecurrentEncoder(nn.Module):
         for name, size in (sizes | {"num_layers": num_layers}).items():
             positive(f"RecurrentEncoder: {name}", size)
         self.data_shape = sequence_shape("RecurrentEncoder", data_shape)
-        self.dropout = below_one("RecurrentEncoder: dropout", dropout)
+        self.dropout = SequenceDropout(below_one("RecurrentEncoder: dropout", dropout))
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
         self.bidirectional = bidirectional
         directions = 2 if bidirectional else 1
@@ -172,19 +202,17 @@ class RecurrentEncoder(nn.Module):
         place = torch.arange(x.shape[1], device=x.device)
         mirrored = lengths[:, None] - 1 - place  # the last token first; behind the end as it is
         mirrored = torch.where(mirrored >= 0, mirrored, place)  # (batch, L), its own inverse
-        h = self._dropped(self.embedding(x))  # (batch, L, embedding_dim)
+        h = self.embedding(x)  # (batch, L, embedding_dim)
         for i, layer in enumerate(self.layers):
-            read = [layer[0](self._dropped(h) if i else h)]
+            h, final = self.dropout(h), i + 1 == len(self.layers)
+            read = [layer[0](h)]
             if self.bidirectional:
-                backwards = layer[1](_at(self._dropped(h) if i else h, mirrored))
-                read.append(_at(backwards, mirrored) if i + 1 < len(self.layers) else backwards)
-            h = torch.cat(read, -1) if i + 1 < len(self.layers) else h
+                backwards = layer[1](_at(h, mirrored))
+                read.append(backwards if final else _at(backwards, mirrored))
+            h = torch.cat(read, -1) if not final else h
         last = (lengths - 1).clamp(min=0)[:, None]  # both have read all there
         states = torch.cat([_at(states, last).squeeze(1) for states in read], -1)
         return self.out(torch.where(lengths[:, None] > 0, states, 0.0))
-
-    def _dropped(self, h: Tensor) -> Tensor:
-        return dropout(h, self.dropout, self.training)
 
 
 def sequence_shape(who: str, data_shape: Sequence[int]) -> tuple[int]:

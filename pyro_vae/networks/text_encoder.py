@@ -68,8 +68,11 @@ class TextEncoder(nn.Module):
         return apply_batched(self._encode, text, 1)
 
     def _encode(self, text: Tensor) -> Tensor:
-        there = text != PAD  # (batch, T)
-        h = self.tokens[text] + self.places  # (batch, T, width)
+        return self._mean(text, text != PAD)
+
+    def _mean(self, text: Tensor, there: Tensor) -> Tensor:
+        """Features of texts ``(batch, L)``, of which some places are there, ``(batch, L)``."""
+        h = self.tokens[text] + self.places[: text.shape[1]]  # (batch, L, width)
         for block in self.blocks:
             h = block(h, there)
         weight = there.to(h.dtype)

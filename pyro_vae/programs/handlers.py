@@ -324,6 +324,43 @@ def _guided(base: Any, scale: float) -> Any | None:
     return base.guided(scale) if hasattr(base, "guided") and base.condition else None
 
 
+class Searched(Messenger):
+    """A handler under which sequences are not drawn: each is the most probable one that a beam search finds.
+
+    It is for sites whose distribution has a method ``beam_search(width)``, the best first; others are drawn.
+
+    Args:
+        width: beginnings that the search keeps.
+
+    Raises:
+        InputError: for a width that is not a positive integer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self._seen = positive("beams", width), dict[str, bool]()
+
+    def check(self) -> None:
+        """Check, after a run, that there was anything to search.
+
+        Raises:
+            InputError: otherwise; names the sites that there were.
+        """
+        if not any(self._seen.values()):
+            raise InputError(
+                f"beams: no site of the model is a sequence of tokens (it draws {', '.join(self._seen) or 'nothing'})"
+            )
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        base = innermost(msg["fn"])
+        self._seen[msg["name"]] = found = hasattr(base, "beam_search")
+        if found:
+            fn = base.expand(msg["fn"].batch_shape)
+            msg["value"], msg["done"] = fn.beam_search(self.width).tokens[..., 0, :], True
+
+
 class LastSite(Messenger):
     """Remembers the name of the sample site that came last."""
 

@@ -30,7 +30,10 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         row("log-likelihood (importance-weighted bound), nats", "log_likelihood", "standard_error"),
         row("ELBO, nats", "elbo", "elbo_standard_error"),
-        row("bits per dimension", "bits_per_dim", None, 4),
+        row("nats per token", "nats_per_token", None, 4),
+        row("perplexity", "perplexity"),
+        row("perplexity by the ELBO, at most", "elbo_perplexity"),
+        ["bits per dimension", *(html.with_error(_bits(f), None, 4) for f in found)],
         ["these bits are", *((None if f.get("density_of") else bits_are(f) or None) for f in found)],
         ["these are nats of a density of", *(f.get("density_of") for f in found)],
         *(
@@ -54,6 +57,11 @@ def likelihood_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     kept = [row for row in rows if any(cell not in (None, html.NOTHING) for cell in row[1:])]
     notes = "± is one standard error over the data. The importance-weighted bound rises to log p with K."
     return html.table(columns, kept) + html.note(notes)
+
+
+def _bits(evaluation: Mapping[str, Any]) -> float | None:
+    """Bits per dimension; of tokens none, for their perplexity is told."""
+    return None if "perplexity" in evaluation else evaluation.get("bits_per_dim")
 
 
 def measurement_table(name: str, values: Mapping[str, Any]) -> str:
@@ -164,7 +172,8 @@ def _tiles(report: Mapping[str, Any]) -> str:
             found["log_likelihood"], found["standard_error"]
         ),
         "nats: ELBO": html.with_error(found.get("elbo"), found.get("elbo_standard_error")),
-        f"bits per dimension {bits_are(found)}".rstrip(): html.number(found.get("bits_per_dim"), 4),
+        f"bits per dimension {bits_are(found)}".rstrip(): html.number(_bits(found), 4),
+        "perplexity": html.number(found.get("perplexity"), 2),
         "parameters": html.number(report["parameters"]["all"]),
         "epochs": html.number(training["epochs"]),
         "minutes of training": html.number(training["minutes"], 1),

@@ -36,6 +36,7 @@ OBJECTS = ("kl", "reconstruction", "metrics", "rows")
 EVALUATION = {
     **dict.fromkeys(("num_particles", "num_data", "seed"), int),
     **dict.fromkeys(("log_likelihood", "standard_error", "elbo", "elbo_standard_error", "bits_per_dim"), NUMBER),
+    **dict.fromkeys(("nats_per_token", "perplexity", "elbo_nats_per_token", "elbo_perplexity"), NUMBER),
     **dict.fromkeys(("effective_sample_size", "pareto_k_max", "pareto_k_above"), NUMBER),
     **{"kl": [NUMBER], "reconstruction": [NUMBER], "given": [str], "bits_of": str, "density_of": str},
     **dict.fromkeys(("density", "bits_density"), bool | None),

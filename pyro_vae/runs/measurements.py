@@ -280,6 +280,7 @@ def measure(
         "elbo_standard_error": bound.standard_error,
         "reconstruction": parts["reconstruction"],
         "kl": parts["kl"],
+        **{name: parts[name] for name in ("elbo_nats_per_token", "elbo_perplexity") if name in parts},
         **_codes(codes.sites, parts["kl"]),
         **({"metrics": further} if further else {}),
         "seed": seed,

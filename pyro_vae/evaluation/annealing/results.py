@@ -16,10 +16,10 @@ from pyro_vae.evaluation.results import (
     LogLikelihood,
     PerDimension,
     Result,
-    bits_in_words,
     mean_and_error,
     nats,
     not_finite,
+    per_dimension,
 )
 from pyro_vae.evaluation.shared import SharedLatents
 from pyro_vae.programs.sites import of_functions
@@ -109,7 +109,7 @@ class AnnealedLikelihood(PerDimension):
         return {
             f"log-likelihood{of}{given}, annealed": nats((self.mean, self.standard_error), 3),
             **(self.shared.rows if self.shared else {}),
-            "bits per dimension": bits_in_words(super().to_dict()),
+            **per_dimension(super().to_dict()),
             **self.settings.rows(self.acceptance),
             "effective sample size": f"{size:.1f} of {self.settings.num_chains} chains",
         }

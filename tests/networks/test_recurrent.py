@@ -1,0 +1,67 @@
+"""Encoders of tokens: what they look at, and what they make of it by hand."""
+
+import pytest
+import torch
+from token_cases import some_sequences
+from torch import nn
+
+from pyro_vae.networks import RecurrentEncoder, TransformerEncoder
+
+MADE = {
+    "lstm": lambda length: RecurrentEncoder((length,), 6, 4, 5, 7, num_layers=2),
+    "gru": lambda length: RecurrentEncoder((length,), 6, 4, 5, 7, cell="gru", bidirectional=False),
+    "transformer": lambda length: TransformerEncoder((length,), 6, 4, width=8, heads=2),
+}
+
+
+def made(kind, length=6):
+    torch.manual_seed(2)
+    return MADE[kind](length).eval()
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_longer_padding_changes_no_bit(kind):
+    x = some_sequences(7, 5, 6)
+    short, long = made(kind), made(kind, 9)
+    weights = short.state_dict()
+    if kind == "transformer":
+        weights["places"] = torch.cat([weights["places"], torch.randn(3, 8)])
+    long.load_state_dict(weights)
+    found = [encoder(nn.functional.pad(x, (0, n - 5))) for encoder, n in ((short, 6), (long, 9))]
+    assert found[0].isfinite().all() and torch.equal(*found)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_each_sequence_is_read_alone_and_to_its_end(kind):
+    encoder, x = made(kind), some_sequences(12, 6, 6)
+    together = encoder(x.view(3, 4, 6)).flatten(0, 1)
+    for i, row in enumerate(x):
+        torch.testing.assert_close(encoder(row), together[i], rtol=0, atol=1e-5)
+        for t in range(int((row != 0).sum())):  # every token matters
+            other = row.clone()
+            other[t] = row[t] % 5 + 1
+            assert (encoder(other) - together[i]).abs().max() > 1e-6
+
+
+def test_two_directions_by_hand():
+    """A layer of torch's own bidirectional LSTM, one sequence at a time without its padding."""
+    encoder, x = RecurrentEncoder((6,), 6, 4, 5, 7, num_layers=2), some_sequences(6, 6, 6)
+    rnn = nn.LSTM(5, 7, 2, batch_first=True, bidirectional=True)
+    own = {}
+    for i, layer in enumerate(encoder.layers):
+        for direction, suffix in zip(layer, ("", "_reverse"), strict=True):
+            own |= {f"{n.removesuffix('_l0')}_l{i}{suffix}": v for n, v in direction.layers[0].state_dict().items()}
+    rnn.load_state_dict(own)
+    for row in x:
+        tokens = row[row != 0]
+        last = torch.zeros(14)
+        if len(tokens):
+            last = rnn(encoder.embedding(tokens)[None])[1][0][-2:].reshape(-1)  # both directions of the last layer
+        torch.testing.assert_close(encoder(row), encoder.out(last), rtol=0, atol=1e-5)
+
+
+def test_dropout_is_for_training_alone():
+    encoder, x = RecurrentEncoder((6,), 6, 4, 5, 7, num_layers=2, dropout=0.5), some_sequences(5, 6, 6)
+    assert not torch.equal(encoder(x), encoder(x))
+    encoder.eval()
+    assert torch.equal(encoder(x), encoder(x))
