@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.data.images import shown
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import (
     Context,
@@ -21,6 +22,7 @@ from pyro_vae.programs.context import (
 from pyro_vae.runs import Run
 from pyro_vae.runs.learned_priors import PRIORS
 
+logger = logging.getLogger(__name__)
 USUAL = 10  # labels, where nobody says how many there are
 
 
@@ -142,3 +144,13 @@ def _label(word: str, classes: Sequence[str]) -> int:
         return int(word)
     except ValueError:
         raise unknown("class", word, classes) from None
+
+
+def labels_of(run: Run, words: Sequence[str], classes: Sequence[str], label: str) -> Tensor | None:
+    """The run's labels of classes by name, ``(N,)``; None, and a line in the log, if it does not know all of them."""
+    known = run.classes or ()
+    strangers = [name for name in classes if shown(name) not in known]
+    if strangers:
+        logger.info("%s: its classes are passed over: the run knows no '%s'", label, shown(strangers[0]))
+        return None
+    return torch.tensor([known.index(shown(word)) for word in words])

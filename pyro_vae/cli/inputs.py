@@ -12,8 +12,9 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
-from pyro_vae.cli.context import said_context
-from pyro_vae.data import Classes, Data, Sound, Split, dataset_names, load_data, with_text
+from pyro_vae.cli.context import labels_of, said_context
+from pyro_vae.cli.texts import of_texts
+from pyro_vae.data import Classes, Data, Sound, Split, Tokens, dataset_names, load_data, with_text
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.images import (
     IMAGES,
@@ -31,6 +32,8 @@ from pyro_vae.data.images import (
 from pyro_vae.data.registry import find_source, prepared
 from pyro_vae.data.sources.arrays import ARRAYS, arrays_of, part_of_arrays
 from pyro_vae.data.sources.folders import find_captions
+from pyro_vae.data.texts import LINES, TABLES
+from pyro_vae.data.token_file import token_facts
 from pyro_vae.errors import InputError, positive
 from pyro_vae.files import user_path
 from pyro_vae.programs.context import X
@@ -41,7 +44,7 @@ from pyro_vae.runs.measurements import SplitName, part_of
 
 logger = logging.getLogger(__name__)
 
-WHAT = "image or WAV files, a folder of them, a .npy or .npz file, or a dataset's name, in place of the run's data"
+WHAT = "image or WAV files, a folder of them, a .npy, .npz, .txt or .csv file, or a dataset's name, for the run's data"
 
 
 def add_data_arguments(parser: ArgumentParser) -> None:
@@ -85,10 +88,15 @@ def given_data(run: Run, what: Sequence[str], part: str | None = None, limit: in
     if not what:
         return part_of(run.data(), part or "test", limit)
     paths = [user_path(name) for name in what]
-    if len(what) > 1 and (odd := [p for p in paths if p.is_dir() or p.suffix.lower() in ARRAYS]):
-        raise InputError(f"{odd[0]}: give image or WAV files, or else one folder, array file or dataset alone")
+    alone = (*ARRAYS, *LINES, *TABLES)
+    if len(what) > 1 and (odd := [p for p in paths if p.is_dir() or p.suffix.lower() in alone]):
+        raise InputError(f"{odd[0]}: give image or WAV files, or else one folder, array or text file or dataset alone")
     if what[0] in dataset_names() and len(what) == 1:
         split = _of_dataset(run, what[0], part or "test")
+    elif run.token_facts is not None and len(what) == 1:
+        if not paths[0].exists() and not paths[0].suffix:
+            find_source(what[0])  # refuses it, with the nearest name
+        split = of_texts(run, paths[0], part)
     elif paths[0].is_dir():
         split = _of_folder(run, paths[0], part)
     elif paths[0].suffix.lower() in ARRAYS:
@@ -240,7 +248,7 @@ def _of_folder(run: Run, path: Path, part: str | None) -> Split:
             raise InputError(f"{path}: has no {part} part; it has: {', '.join(splits)}")
         members = splits[part]
     classes = sorted({label for _, label in members if label is not None})
-    y = _labels_of(run, [label for _, label in members if label is not None], classes, str(path)) if classes else None
+    y = labels_of(run, [label for _, label in members if label is not None], classes, str(path)) if classes else None
     texts = find_captions(path, splits) if _tokenized(run) else {}
     said = {file: text for where, some in texts.items() for (file, _), text in zip(splits[where], some, strict=True)}
     captions = [said[file] for file, _ in members] if said else None
@@ -262,7 +270,11 @@ def _of_dataset(run: Run, name: str, part: str) -> Split:
     if (run.sound is not None) != source.sound:
         raise InputError(f"{name}: {'recordings' if source.sound else 'no recordings'}, unlike the run's data")
     data = load_data(name, **options)
-    split = part_of(data, part)
+    split, tokens = part_of(data, part), data.extra(Tokens)
+    if (None if tokens is None else token_facts(tokens)) != run.token_facts:
+        raise InputError(
+            f"{name}: its tokens do not stand for what the run's do; of other texts give a file, with one a line"
+        )
     if split.shape != run.data_shape:
         raise InputError(f"{name}: one x has shape {split.shape}, but the run's have {run.data_shape}")
     classes = data.extra(Classes)
@@ -271,7 +283,7 @@ def _of_dataset(run: Run, name: str, part: str) -> Split:
             logger.warning("warning: %s: its labels y are taken as the run's, whose meaning may be another", name)
         elif classes.names != run.classes:
             words = [classes.names[i] for i in split.column("y").tolist()]
-            y = _labels_of(run, words, sorted({*words}), name)
+            y = labels_of(run, words, sorted({*words}), name)
             columns = {key: split.column(key) for key in split.columns if key != "y"}
             texts = {"names": split.names, "captions": split.captions, "name": split.name}
             split = Split(columns if y is None else {**columns, "y": y}, missing=split.missing, **texts)
@@ -294,16 +306,6 @@ def _of_arrays(run: Run, path: Path, part: str | None) -> Split:
         logger.info("%s: x are grey levels from 0 to 255, and go to the model as x/255", path)
     missing, label = bool(how.get("missing")), str(path)
     return like_the_runs(found, run.data_shape, part=part, missing=missing, label=label, **_how(run, part))
-
-
-def _labels_of(run: Run, words: Sequence[str], classes: Sequence[str], label: str) -> Tensor | None:
-    """The run's labels of classes by name, ``(N,)``; None, and a line in the log, if it does not know all of them."""
-    known = run.classes or ()
-    strangers = [name for name in classes if shown(name) not in known]
-    if strangers:
-        logger.info("%s: its classes are passed over: the run knows no '%s'", label, shown(strangers[0]))
-        return None
-    return torch.tensor([known.index(shown(word)) for word in words])
 
 
 def _tokenized(run: Run) -> bool:

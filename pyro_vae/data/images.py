@@ -180,16 +180,21 @@ class Kind:
 
 
 IMAGES, SOUNDS = Kind("images", SUFFIXES), Kind("WAV files", (".wav", ".wave"))
+TEXTS = Kind("text files", (".txt",))  # of a folder that holds neither: beside images they may be captions
 
 
 def kind_of(path: Path) -> Kind:
-    """What a folder holds: the kind of the first file found, going down from the folder itself; else images."""
+    """What a folder holds: the kind of the first image or WAV file found, going down from the folder itself; if there
+    is none, texts, if there are any; else images.
+    """
+    found = IMAGES
     for folder in _downwards(path):
         for file in folder.iterdir():
             for kind in (IMAGES, SOUNDS):
                 if _is_one(file, kind):
                     return kind
-    return IMAGES
+            found = TEXTS if _is_one(file, TEXTS) else found
+    return found
 
 
 def find_splits(path: Path, kind: Kind) -> dict[str, Labelled]:
@@ -242,8 +247,9 @@ def _list_files(path: Path, kind: Kind) -> Labelled:
             raise InputError(f"{folder}: no {kind.noun} in this class folder ({looked}); remove it or fill it")
         found += [(file, folder.name) for file in files]
     if not found:
-        looked = ", ".join(IMAGES.suffixes + SOUNDS.suffixes)
-        raise InputError(f"{path}: no {IMAGES.noun} in this folder, and no {SOUNDS.noun}; looked for {looked}")
+        looked = ", ".join(IMAGES.suffixes + SOUNDS.suffixes + TEXTS.suffixes)
+        nouns = f"no {IMAGES.noun} in this folder, and no {SOUNDS.noun} or {TEXTS.noun}"
+        raise InputError(f"{path}: {nouns}; looked for {looked}")
     return found
 
 

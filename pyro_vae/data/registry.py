@@ -131,7 +131,10 @@ def find_source(name: str) -> Source:
     if found:
         return found[0]
     if path.is_file():
-        raise InputError(f"{path}: a data file must be .npz or .npy (or give a folder of images or WAV files)")
+        raise InputError(
+            f"{path}: a data file must be .npz or .npy, or of texts, .txt, .csv or .tsv (or give a folder of images, "
+            "of WAV files or of text files)"
+        )
     if path.suffix or "/" in name or "\\" in name:
         raise InputError(f"dataset '{name}': no such file or folder (looked in {Path.cwd()})")
     raise unknown("dataset", name, dataset_names())
@@ -149,11 +152,11 @@ def load_data(
     num_labels: int | None = None,
     **options: str | float | int | bool | None,
 ) -> Data:
-    """Load a dataset by name, from an array file, or from a folder of images or WAV files.
+    """Load a dataset by name, from an array or text file, or from a folder of images, WAV files or text files.
 
     Args:
-        name: a registered name (`pyro-vae datasets`), a path to a ``.npz`` or ``.npy`` file, or a folder of
-            images or of WAV files.
+        name: a registered name (`pyro-vae datasets`), a path to a ``.npz``, ``.npy``, ``.txt``, ``.csv`` or ``.tsv``
+            file, or a folder of images, of WAV files or of text files.
         root: folder in which a registered dataset's files are looked for first.
         binarization: ``"none"``; ``"threshold"`` (x/255 >= 0.5); ``"static"`` (drawn once as
             Bernoulli(x/255)); ``"dynamic"`` (training data drawn anew for every batch, validation and test
@@ -171,8 +174,9 @@ def load_data(
 
     Returns:
         The splits, on the CPU. ``x`` is stored as uint8 (grey levels, mu-law levels), bool (binarized) or float; of
-        sound it has the shape (1, length). What else the source knows: ``Split.names`` and ``Split.captions``, one a
-        datum, and ``Data.extra(Sound)``, how x is played, ``Data.extra(Classes)``, ``Data.extra(Scenes)``.
+        sound it has the shape (1, length), and of texts it is int64 (T,), tokens. What else the source knows:
+        ``Split.names`` and ``Split.captions``, one a datum, and ``Data.extra(Sound)``, how x is played,
+        ``Data.extra(Tokens)``, ``Data.extra(Classes)``, ``Data.extra(Scenes)``.
 
     Raises:
         InputError: for an unknown name or option (with the nearest one), a missing or damaged file (named), and

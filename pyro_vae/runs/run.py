@@ -228,7 +228,7 @@ class Run:
             raise InputError(
                 f"{self.path}: the tokens of {data.name} do not stand for what they stood for when the run was begun: "
                 "its data, or how they are read, have changed. Put the data back as they were; other texts are "
-                f"read with the run's own {TOKENS} (pyro-vae evaluate {self.path} texts.txt)"
+                f"read with the run's own {TOKENS} (pyro-vae score {self.path} texts.txt)"
             )
 
     def changed_parts(self, data: Data) -> list[str]:
