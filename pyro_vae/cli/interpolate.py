@@ -85,10 +85,10 @@ def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
     if tokens is None:
         return of_files(run, [user_path(given)]).batch(slice(None))
     is_file = len(given) < 1000 and bool(Path(given).suffix) and user_path(given).is_file()
-    _, x = read_things(tokens, [] if is_file else [given], [Path(given)] if is_file else [])
-    if len(x) != 1:
-        raise InputError(f"{given}: has {len(x):,} texts; give a file with one")
-    return {X: x}
+    names, batch = read_things(run, tokens, [] if is_file else [given], [Path(given)] if is_file else [])
+    if len(names) != 1:
+        raise InputError(f"{given}: has {len(names):,} of them; give a file with one")
+    return batch
 
 
 def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, kind: str, how: dict[str, Any]) -> None:
@@ -100,6 +100,8 @@ def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, kind: 
     print_rows(list(zip(names, tokens.decode(values), strict=True)))
     for file in tokens.write(path, values, _numbered(names)):
         print(file)
+    if not tokens.ends:  # what has no end can be played as one
+        tokens.write(path, values.reshape(1, -1), ["all"])
     title = f"{kind.capitalize()} interpolation{said(**(how or {'top_k': 1}))}"
     save_figure(token_table(tokens, {"": values}, title, names), picture)
     print(picture)

@@ -79,8 +79,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
                 "--split and --num choose among the run's data; leave them out where files or texts are given"
             )
         if tokens is not None:
-            stems, x = read_things(tokens, options.text or [], options.files)
-            batch = {X: x}
+            stems, batch = read_things(run, tokens, options.text or [], options.files)
         else:
             stems, batch = _names(options.files), of_files(run, options.files).batch(slice(None))
         names: Sequence[str] = stems

@@ -1,4 +1,4 @@
-"""Texts of one's own for a run whose data are tokens: files, tables, folders, and arrays of numbers of tokens."""
+"""Things of one's own for a run whose data are tokens: files, tables, folders, and arrays of numbers of tokens."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def of_texts(run: Run, path: Path, part: str | None = None) -> Split:
         raise InputError(f"{path}: the data of {run.path} are no texts")
     if path.suffix.lower() in ARRAYS:
         return _of_numbers(tokens, path, part)
-    if not isinstance(tokens, Vocabulary):
-        raise InputError(f"{path}: the data of {run.path} are sequences of kind {tokens.kind}, and no texts")
+    if not isinstance(tokens, Vocabulary):  # which have files of their own
+        return Split({X: tokens.encode(tokens.read(path))}, integers=True, name=str(path))
     more: dict[str, Any] = {}
     if path.is_dir():
         texts, words, more["names"] = _of_folder(path, part)

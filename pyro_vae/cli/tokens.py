@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
+from pyro_vae.cli.texts import of_texts
 from pyro_vae.data.images import shown
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, printable
@@ -85,36 +86,36 @@ def check_of_tokens(tokens: Tokens | None, said: Mapping[str, Any]) -> None:
         raise InputError(f"{given[0]}: the run's data are no tokens (texts, melodies)")
 
 
-def read_things(tokens: Tokens, texts: Sequence[str], files: Sequence[Path]) -> tuple[list[str], Tensor]:
-    """Texts of the command line and files as tokens, and what they are called.
+def read_things(
+    run: Run, tokens: Tokens, texts: Sequence[str], files: Sequence[Path]
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Texts of the command line and files as a batch, and what they are called.
 
     Args:
+        run: whose data they are to be like.
         tokens: how they are written.
         texts: one a datum.
         files: with one or several each.
 
     Returns:
-        names, unique, and tokens ``(N, T)``.
+        names, unique, and x ``(N, T)`` with what else all of them have, such as labels.
 
     Raises:
         InputError, CorruptFileError: naming the text or the file that cannot be read, or is too long.
     """
-    names, parts = [f"text-{i + 1}" for i in range(len(texts))], [tokens.encode(texts)] if texts else []
+    names = [f"text-{i + 1}" for i in range(len(texts))]
+    batches = [{X: tokens.encode(texts)}] if texts else []
     for file in files:
-        things = tokens.read(user_path(str(file)))
-        try:
-            parts.append(tokens.encode(things))
-        except InputError as error:
-            raise type(error)(f"{file}: {error}") from error
+        split = of_texts(run, user_path(str(file)))
         stem = shown(file.stem)
-        names += [stem] if len(things) == 1 else [f"{stem}-{i + 1}" for i in range(len(things))]
-    taken: set[str] = set()
+        names += [stem] if len(split) == 1 else [f"{stem}-{i + 1}" for i in range(len(split))]
+        batches.append(split.batch(slice(None)))
     for i, name in enumerate(names):
         number = 2
-        while names[i] in taken:
+        while names[i] in names[:i]:
             names[i], number = f"{name}.{number}", number + 1
-        taken.add(names[i])
-    return names, torch.cat(parts)
+    common = [key for key in batches[0] if all(key in batch for batch in batches)]
+    return names, {key: torch.cat([batch[key] for batch in batches]) for key in common}
 
 
 def write_reconstructions(

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import Data, Extra
-from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
 
 if TYPE_CHECKING:
     from typing import Self
 
-MOST_BYTES = 2**24  # of a file of texts
 END = 0  # nothing follows: the end of a sequence, and the padding behind it
 MOST_TOKENS, LONGEST = 1 << 20, 1 << 16  # of a vocabulary; of a sequence, in tokens
 
@@ -103,26 +102,12 @@ class Tokens(Extra):
                 raise InputError(f"{name}: datum {int(wrong.nonzero()[0])} {words}")
 
     def read(self, path: Path) -> list[str]:
-        """What :meth:`encode` takes of a file: here the lines of a text file, without those that are empty.
+        """What :meth:`encode` takes of a file, for things that have files of their own, as melodies have.
 
         Raises:
-            InputError: naming the file, if it is not there, of another kind, too large or without a line.
-            CorruptFileError: if it is no UTF-8.
+            InputError: naming the file, if it cannot be read as such things.
         """
-        if path.suffix.lower() != ".txt":
-            raise InputError(f"{path}: give a text file (.txt), a text a line")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path}: larger than {MOST_BYTES // 2**20} MiB, too large to be read whole")
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise CorruptFileError(f"{path}: no text in UTF-8 (byte {error.start})") from error
-        texts = [line.strip() for line in lines if line.strip()]
-        if not texts:
-            raise InputError(f"{path}: has no line of text")
-        return texts
+        raise InputError(f"{path}: no files are known that hold tokens of kind {self.kind}")
 
     def write(self, path: Path, tokens: Tensor, names: Sequence[str]) -> list[Path]:
         """Write things into files that other programs open: here ``<path>.txt``, a line each.

@@ -106,8 +106,9 @@ class Sequences(Autoregressive):
 
     with n tokens, the end being x_{n+1} = 0. What comes behind is certain, so that padding, or more of it, changes no
     probability; at the last place the end is certain (``network.ends``). ``log_prob`` is one pass, in nats. On a CPU
-    it looks no further than the longest of its sequences, and makes no logits behind the end of any; a graph that is
-    recorded has all places. ``sample`` computes each place once and stops when all sequences have ended.
+    it looks no further than the longest of its sequences, and makes no logits behind the end of any; elsewhere, and in
+    a graph that is recorded, at all places. ``sample`` computes each place once, and on a CPU stops when all sequences
+    have ended.
 
     Args:
         network: gives logits; a :class:`SequenceNetwork`.

@@ -13,8 +13,10 @@ from pyro_vae.distributions.sequences import SequenceSteps
 from pyro_vae.errors import InputError, below_one, positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.networks.recurrent import SequenceDropout, sequence_shape, shifted
+from pyro_vae.runtime import shapes_may_follow
 
 FEATURES = "features"  # in the condition
+STARTED_BY = 5000  # sequences whose tokens are counted
 
 
 class TokenLikelihood(Likelihood):
@@ -27,6 +29,8 @@ class TokenLikelihood(Likelihood):
     What makes the latents needed, in training alone: word dropout replaces tokens that are read by one learned vector;
     scheduled sampling by draws of the network itself, made in one pass given the data's own tokens before them. With
     it the loss in training is no likelihood; evaluation has none of both.
+
+    ``fit`` lets the logits start at the log of the tokens' shares in training data, once.
 
     Args:
         data_shape: (T,).
@@ -82,6 +86,7 @@ class TokenLikelihood(Likelihood):
         self.hidden_word = nn.Parameter(torch.zeros(embedding_dim)) if word_dropout else None
         self.out = nn.Linear(width, num_tokens)
         never = torch.arange(num_tokens) == 0
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))  # at the shares of tokens in data
         self.register_buffer("never", None if ends else never, persistent=False)
 
     def feature_shape(self, data_shape: Sequence[int]) -> tuple[int, ...]:
@@ -112,6 +117,29 @@ class TokenLikelihood(Likelihood):
         shape = self.num_tokens, self.data_shape
         return Sequences(self, *shape, condition, features.shape[:-1], features.device)
 
+    @property
+    def training_remark(self) -> str:
+        """What ``fit`` is to say in the log of the loss in training; "": nothing."""
+        if not self.scheduled_sampling:
+            return ""
+        return (
+            f"{type(self).__name__}: with scheduled_sampling {self.scheduled_sampling:g} what is minimized in training "
+            "is no bound on log p(x); validation and evaluation are without"
+        )
+
+    @property
+    def data_wanted(self) -> int:
+        """How many training data it is to be given by :meth:`take_data`; 0: none any more."""
+        return 0 if self.started else STARTED_BY
+
+    @torch.no_grad()
+    def take_data(self, x: Tensor) -> None:
+        """Let the logits start at the log of the tokens' shares in data, int64 ``(N, T)``, each counted once more."""
+        counted = self(x.new_zeros(self.features, dtype=self.out.bias.dtype)).counted(x)
+        counts = torch.bincount(x[counted], minlength=self.num_tokens) + 1.0
+        self.out.bias.copy_((counts / counts.sum()).log())
+        self.started.fill_(True)
+
     def initial_bias(self, mean: Tensor) -> Tensor:
         """Zeros ``(F,)``: the features are no parameters of x, and a mean of tokens says nothing."""
         return mean.new_zeros(self.features)
@@ -135,7 +163,16 @@ class TokenLikelihood(Likelihood):
         return shifted(tokens)
 
     def hidden(self, tokens: Tensor, condition: Condition) -> Tensor:
-        """What the logits are made of, ``(batch, L, width)``, of the first L places ``(batch, L)``: one pass."""
+        """What the logits are made of, ``(batch, L, width)``, of the first L places ``(batch, L)``: one pass.
+
+        Raises:
+            RuntimeError: where it is being recorded for a CPU, and sequences have ends.
+        """
+        if self.ends and tokens.device.type == "cpu" and not shapes_may_follow(tokens):
+            raise RuntimeError(
+                "on a CPU sequences are read to the last end in their batch alone, which a graph could not do, and "
+                "which saves more time than a graph"
+            )
         features = condition.get(FEATURES)
         before = self.before(tokens)
         if self.training and self.scheduled_sampling:

@@ -24,7 +24,7 @@ import pyro_vae.training
 from pyro_vae.errors import InputError
 from pyro_vae.objectives import Divergence, Objective
 from pyro_vae.runtime import LimitedMemory
-from pyro_vae.training import Schedule
+from pyro_vae.training import Aggressive, Schedule
 from pyro_vae.training.loggers import NAMES as LOGGERS
 from pyro_vae.training.loggers import logger_names
 from pyro_vae.training.lr_scheduler import schedulers
@@ -36,6 +36,7 @@ BUILT = (*CLASSES, "ranker", "first")  # sections by which modules are built
 SPARE = 1 << 30  # bytes of tensors that are built and not saved
 FEWEST_BYTES = 32  # of a tensor in a file, its name and shape
 LARGEST, LONGEST = 10**6, 1000  # of a size there, and of a list
+_OF_TRAINING = Schedule | Aggressive
 _HOUSES = (
     *(pyro_vae.models, pyro_vae.guides, pyro_vae.likelihoods, pyro_vae.priors, pyro_vae.objectives, pyro_vae.training),
     pyro_vae.networks,  # what a model is given its condition by
@@ -44,15 +45,15 @@ _HOUSES = (
 
 @cache
 def known_classes() -> dict[str, Any]:
-    """The package's models, guides, likelihoods, priors, networks, objectives and schedules, by all of their names."""
+    """The package's models, guides, likelihoods, priors, networks, objectives, schedules and the like, by all names."""
     found: dict[str, Any] = {}
     for house in _HOUSES:
         for name in house.__all__:
             cls = getattr(house, name)
-            is_module = inspect.isclass(cls) and issubclass(cls, nn.Module | Objective | Divergence | Schedule)
+            is_module = inspect.isclass(cls) and issubclass(cls, nn.Module | Objective | Divergence | _OF_TRAINING)
             if not is_module or not cls.__module__.startswith("pyro_vae."):
                 continue
-            if house is not pyro_vae.training or issubclass(cls, Objective | Schedule):
+            if house is not pyro_vae.training or issubclass(cls, Objective | _OF_TRAINING):
                 for each in (name, f"pyro_vae.{name}", f"{house.__name__}.{name}", f"{cls.__module__}.{name}"):
                     found[each] = cls
     return found

@@ -1,3 +1,4 @@
+from .aggressive import Aggressive as Aggressive
 from .callbacks import Callback as Callback
 from .callbacks import TrainingView as TrainingView
 from .fitting import FitResult as FitResult

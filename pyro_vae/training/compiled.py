@@ -108,8 +108,8 @@ class CompiledStep:
     """A step's value, or its value and gradient, by recorded graphs; one recording for each shape of batch.
 
     A recording is checked once against the eager step before it is used. What cannot be recorded runs eagerly, and one
-    line in the log says why. In mode ``full`` the first shape of batch is compiled; others (the last batch of an
-    epoch) run as graphs.
+    line in the log says why. In mode ``full`` the first shape of batch is compiled, of each set of weights that move;
+    others (the last batch of an epoch) run as graphs.
 
     Args:
         fabric: precision and distribution.
@@ -194,7 +194,7 @@ class CompiledStep:
 
     def _record(self, batch: Mapping[str, Tensor]) -> Recording | None:
         started, reason, recording = time.monotonic(), "", None
-        compiled = self.mode == "full" and not self._recordings
+        compiled = self.mode == "full" and not any(key[1] == self.frozen for key in self._recordings)
         try:
             recording = Recording(self.step, self._recorded, batch, self.differentiate)
             recording.check(batch, self._tolerance)

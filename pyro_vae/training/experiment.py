@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import InputError
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.divergence import Divergence
+from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.schedules import Schedule
 
 MOST_NAMED = 3  # differences in a message
@@ -22,9 +23,9 @@ def described(value: Any) -> str:
     """A setting in words that are the same in another process: a number, an objective or schedule with its arguments.
 
     Args:
-        value: plain values, mappings and lists of them, schedules, objectives and their divergences.
+        value: plain values, mappings and lists of them, schedules, objectives and their divergences, ``Aggressive``.
     """
-    if isinstance(value, Objective | Schedule | Divergence):
+    if isinstance(value, Objective | Schedule | Divergence | Aggressive):
         own = {name: each for name, each in vars(value).items() if not name.startswith("_")}
         return f"{type(value).__name__}({', '.join(f'{name}={described(each)}' for name, each in own.items())})"
     if isinstance(value, Mapping):

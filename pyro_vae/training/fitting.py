@@ -28,6 +28,7 @@ from pyro_vae.programs.session import named
 from pyro_vae.recording import Compile, choose_mode, forget
 from pyro_vae.recording.state import Snapshot
 from pyro_vae.runtime import check_seed, keep_freed_memory, private_seed
+from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.averages import WeightEMA, check_batches
 from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.callbacks import Callbacks
@@ -37,6 +38,7 @@ from pyro_vae.training.data_init import awaits_data, give_data, initialize_from_
 from pyro_vae.training.devices import make_fabric
 from pyro_vae.training.experiment import described as in_words
 from pyro_vae.training.experiment import state_digest
+from pyro_vae.training.guide_updates import GuideUpdates, check_aggressive
 from pyro_vae.training.loggers import LoggerLike, Loggers
 from pyro_vae.training.loop import Trainer
 from pyro_vae.training.lr_scheduler import Interval, Scheduler, SchedulerLike
@@ -88,6 +90,7 @@ def fit(
     lr_scheduler_options: Options | None = None,
     lr_scheduler_interval: Interval = "epoch",
     grad_accumulation: int = 1,
+    aggressive: Aggressive | None = None,
     kl_weight: float | Schedule = 1.0,
     schedules: dict[str, float | Schedule] | None = None,
     clip_norm: float | None = None,
@@ -140,6 +143,8 @@ def fit(
         lr_scheduler_options: further arguments of it.
         lr_scheduler_interval: when it moves on. "step": after every update of the weights.
         grad_accumulation: batches of an update. The gradient is the mean over all their data; steps count batches.
+        aggressive: how the guide is updated by itself before each update of the model, against a collapse of the
+            posterior; None: both are updated together.
         kl_weight: weight of the KL terms during training, a number or a schedule (warm-up).
         schedules: further values that change during training, numbers or schedules by the name of the buffer that they
             set: ``{"guide.temperature": Cosine(1.0, 1 / 16, 30)}``. Any 0-dimensional buffer of the model or the guide,
@@ -228,6 +233,7 @@ def fit(
         **({"param_groups": param_groups} if param_groups else {}),  # older runs say nothing of these
         **({"grad_accumulation": grad_accumulation} if grad_accumulation > 1 else {}),
         **({"length_buckets": length_buckets} if length_buckets is not None else {}),
+        **({"aggressive": aggressive} if aggressive is not None else {}),
     }
     fabric = make_fabric(device, precision, num_devices, num_nodes)
     if fabric.world_size > 1:
@@ -287,6 +293,11 @@ def fit(
             of_networks = wanted(own.optimizer, dict(own.options), own.learning_rate)
             networks = make_optimizer(of_networks, step.networks, {}, {}, fabric.device, mode)
             networks = networks.following(optimization.schedule, own.learning_rate)
+        guide_updates = None
+        if aggressive is not None:
+            check_aggressive(validation is not None, fabric.world_size, grad_accumulation, networks is not None)
+            further = EpochBatches(train, batch_size, derived_seed(seed, "guide"), length_buckets=length_buckets)
+            guide_updates = GuideUpdates(aggressive, programs, further, validation[0], seed)
         scheduler = None
         if lr_scheduler is not None:
             scheduler = Scheduler(
@@ -329,6 +340,7 @@ def fit(
             settings={name: each if isinstance(each, int | float | str) else in_words(each) for name, each in told},
             networks=networks,
             updates=own.updates,
+            guide_updates=guide_updates,
         )
         if saved is not None:
             trainer.restore(saved, f"checkpoint in {out}", epochs)

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from pyro_vae.training.averages import SOME, WeightEMA, norm_layers, recompute_s
 from pyro_vae.training.batches import EpochBatches, derived_seed
 from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.compiled import CompiledStep, NetworkStep, Step, Update
+from pyro_vae.training.guide_updates import GuideUpdates
 from pyro_vae.training.loggers import Loggers
 from pyro_vae.training.lr_scheduler import Scheduler
 from pyro_vae.training.metrics import append_metrics
@@ -70,6 +71,7 @@ class Trainer(TrainingState):
         loggers: that the epochs are sent to; settings: what they are told of the experiment.
         networks: the optimizer over the objective's own networks, or None; updates: how many of its updates there are
             in a step.
+        guide_updates: of the guide alone before each step, or None.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Trainer(TrainingState):
         settings: Mapping[str, Any],
         networks: Optimization | None = None,
         updates: int = 1,
+        guide_updates: GuideUpdates | None = None,
     ) -> None:
         super().__init__(
             *(fabric, step, optimization, scheduler, accumulation, programs, ema, run, experiment, len(batches)),
@@ -118,6 +121,9 @@ class Trainer(TrainingState):
         self.update = Update(
             fabric, gradient, self.optimizer, self.step, clip_norm, ema, accumulation > 1, *of_networks
         )
+        self.guide_updates = guide_updates
+        if guide_updates is not None:
+            self.of_guide = Update(fabric, gradient, self.optimizer, self.step, clip_norm)
         self._remarks: set[str] = set()
         self.validation = None
         if validation is not None:
@@ -150,7 +156,8 @@ class Trainer(TrainingState):
         total = self.epochs * len(self.batches)
         bar = tqdm(total=total, initial=self.at.step, unit="step", disable=not self.show or self.fabric.global_rank > 0)
         with self.loggers.at_work(self, self.settings):
-            with bar, self.interrupts, closing(self.batches):
+            further = nullcontext() if self.guide_updates is None else closing(self.guide_updates)
+            with bar, self.interrupts, closing(self.batches), further:
                 self.callbacks.call("on_fit_start", self)
                 self._settle()
                 while self.at.epoch < self.epochs and not self.at.finished:
@@ -233,7 +240,12 @@ class Trainer(TrainingState):
         complete = index + 1 == together.stop
         rows = self.batches.rows(self.at.epoch, index)
         of_networks = None if self.networks is None else self.networks.rates(epoch)
-        row = self.update(rows, self.optimization.rates(epoch), of_networks, part, complete)
+        rates, model_alone = self.optimization.rates(epoch), nullcontext()
+        if self.guide_updates is not None and not self.at.caught_up:
+            self.at.guide_updates += self.guide_updates.before_step(self.of_guide, self.at.guide_updates, rates)
+            model_alone = self.guide_updates.model_alone()
+        with model_alone:
+            row = self.update(rows, rates, of_networks, part, complete)
         if index + 1 == count:
             self._rates = self.optimization.recorded(self.at.epoch)
             if self.networks is not None:
@@ -287,6 +299,8 @@ class Trainer(TrainingState):
             record |= {f"validation/{k}": v for k, v in measured.items()}
             loss = measured["loss"]
             self._judge(loss, record)
+        if self.guide_updates is not None:
+            record |= self._look_at_guide(self.guide_updates)
         if self.scheduler is not None:
             self.scheduler.after_epoch(loss)
         at.seconds = time.monotonic() - started
@@ -296,6 +310,18 @@ class Trainer(TrainingState):
             append_metrics(self.run, record)
         self.loggers.epoch(self, self._averaged)
         self.callbacks.call("on_epoch", self)
+
+    def _look_at_guide(self, guide_updates: GuideUpdates) -> dict[str, float]:
+        """How often the guide was updated by itself; that ends when its latents say no more of the data than before."""
+        at = self.at
+        if at.caught_up:
+            return {"guide_updates": at.guide_updates}
+        found = guide_updates.information()
+        if at.epoch >= self.kl_schedule.end:
+            at.caught_up, at.information = not found > at.information, found
+        if at.caught_up:
+            logger.info("epoch %d: the mutual information rises no more; guide and model move together", at.epoch)
+        return {"guide_updates": at.guide_updates, "mutual_information": found}
 
     def _judge(self, loss: float, record: dict[str, Any]) -> None:
         """Remember the best weights; stop when patience is at its end. Counts once the KL weight is final."""

@@ -48,6 +48,9 @@ class Progress:
     seconds: float = 0.0
     finished: str = ""  # why training ended, if it did
     wanted: int = 0  # epochs that were to be done, if a callback ended training
+    guide_updates: int = 0  # of the guide alone, in all
+    information: float = -math.inf  # mutual information of the epoch before, nats
+    caught_up: bool = False  # whether the guide is not updated by itself any more
 
 
 def goes_on(progress: Mapping[str, Any], epochs: int) -> bool:
@@ -392,6 +395,9 @@ def _progress(saved: dict[str, Any], source: str, num_batches: int) -> Progress:
         "seconds": finite(at.seconds) and at.seconds >= 0,
         "finished": isinstance(at.finished, str),
         "wanted": counts(at.wanted),
+        "guide_updates": counts(at.guide_updates),
+        "information": at.information == -math.inf or finite(at.information),
+        "caught_up": isinstance(at.caught_up, bool),
     }
     for name, is_right in right.items():
         if not is_right:

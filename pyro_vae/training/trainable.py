@@ -42,6 +42,10 @@ def check_trainable(pair: Pair, batch: Batch) -> None:
             )
     if pair.sums:
         logger.info("summed over exactly: %s", ", ".join(sorted(pair.sums.names)))
+    modules = [m for program in (pair.model, pair.guide) if isinstance(program, nn.Module) for m in program.modules()]
+    for said in dict.fromkeys(str(getattr(module, "training_remark", "")) for module in modules):
+        if said:
+            logger.warning(said)
     for name in pair.point_masses:
         logger.warning(
             "latent site '%s': the guide is a point mass at a continuous latent; what is minimized is -log p(x, z) at "

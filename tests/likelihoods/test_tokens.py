@@ -8,6 +8,7 @@ from token_cases import KINDS, WITHOUT, F, T, V, all_sequences, some_sequences, 
 from torch import nn
 
 import pyro_vae
+from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError
 from pyro_vae.guides import EmptyGuide, GaussianGuide
 from pyro_vae.likelihoods import ConductorTokens, RecurrentTokens, TransformerTokens
@@ -117,6 +118,21 @@ def test_longer_padding_changes_no_bit(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_all_places_are_what_is_read_to_the_last_end(kind, monkeypatch):
+    """As on a GPU and in graphs: the same numbers and gradients, with the same draws in training."""
+    options = {"word_dropout": 0.3, "scheduled_sampling": 0.3, "dropout": 0.2}
+    likelihood, x, found = strong(kind, (9,), 6, **options).train(), some_sequences(8, 5, 6), []
+    x, features = nn.functional.pad(x, (0, 4)), torch.randn(2, 8, F)
+    for follow in (True, False):
+        if not follow:
+            monkeypatch.setattr("pyro_vae.distributions.sequences.shapes_may_follow", lambda tensor: False)
+        torch.manual_seed(4)
+        nats = likelihood(features).log_prob(x)
+        found.append([nats, *torch.autograd.grad(nats.sum(), list(likelihood.parameters()))])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_particles_are_those_of_each_alone(kind):
     likelihood, features, x = strong(kind), torch.randn(3, 7, F), some_sequences(7)
     together = likelihood(features).log_prob(x)
@@ -218,6 +234,22 @@ def test_own_draws_are_the_networks():
     p = likelihood(torch.randn(F))
     trained = p.logits(torch.tensor([1, 3, 3, 1]))
     torch.testing.assert_close(trained, likelihood.eval()(p.condition["features"]).logits(torch.tensor([2] * 4)))
+
+
+def test_logits_start_at_the_shares_of_tokens(caplog):
+    likelihood, x = RecurrentTokens((T,), V, F, 4, 5, scheduled_sampling=0.1), some_sequences(40)
+    model = VAE((T,), 2, likelihood, hidden_dims=())
+    guide = GaussianGuide(model, RecurrentEncoder((T,), V, 4, 5, 6))
+    split = Split({"x": x}, integers=True)
+    how = {"epochs": 1, "batch_size": 20, "learning_rate": 1e-9, "progress": False, "compile": "off"}
+    pyro_vae.fit(model, guide, Data(split), **how)
+    numbers = [1 + int((x == token).sum()) if token else 41 for token in range(V)]  # one end each
+    wanted = torch.tensor([n / sum(numbers) for n in numbers]).log()
+    torch.testing.assert_close(likelihood.out.bias.data, wanted, rtol=0, atol=1e-5)
+    assert "with scheduled_sampling 0.1 what is minimized in training is no bound" in caplog.text
+    likelihood.out.bias.data.zero_()
+    pyro_vae.fit(model, guide, Data(split), **how)
+    assert likelihood.out.bias.abs().max() < 1e-5  # once in its life
 
 
 @pytest.mark.parametrize(

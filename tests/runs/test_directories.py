@@ -22,7 +22,7 @@ from pyro_vae.files import locked
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.runs import Run
 from pyro_vae.runs.config import HARMLESS, SINCE, experiment_entries, flattened
-from pyro_vae.training import Constant, Cyclical, Linear, Sigmoid, fit
+from pyro_vae.training import Aggressive, Constant, Cyclical, Linear, Sigmoid, fit
 from pyro_vae.training.experiment import described, state_digest
 
 OPTIONS = ["--data.limit", "60", "--fit.batch_size", "20", "--fit.compile", "off", "--fit.device", "cpu"]
@@ -184,6 +184,7 @@ CHANGED = {  # key of config.yaml -> another value; None: not in this configurat
     "objective.free_bits_of": "datum",
     "fit.batch_size": 30,
     "fit.length_buckets": 2,
+    "fit.aggressive": {"class_path": "pyro_vae.training.Aggressive"},
     "fit.optimizer": "sgd",
     "fit.optimizer_options": {"eps": 0.1},
     "fit.param_groups": {"guide.*": {"lr": 0.1}},
@@ -326,7 +327,14 @@ def test_another_version_is_said_and_gone_on_with(begun, monkeypatch, caplog):
 def test_settings_in_words():
     """The same in another process, and different where the settings are."""
     settings = [ELBO(), ELBO(2), ELBO(free_bits=0.1), IWAE(2), IWAE(2, "dreg"), Constant(1.0), Linear(0, 1, 2)]
-    settings += [ELBO(free_bits=0.1, free_bits_of="datum"), Sigmoid(0, 1, 2), Sigmoid(0, 1, 2, 3), Cyclical(0, 1, 2)]
+    settings += [
+        Aggressive(),
+        Aggressive(5),
+        ELBO(free_bits=0.1, free_bits_of="datum"),
+        Sigmoid(0, 1, 2),
+        Sigmoid(0, 1, 2, 3),
+        Cyclical(0, 1, 2),
+    ]
     words = [described(each) for each in settings]
     assert len(set(words)) == len(words) and not any(" at 0x" in each for each in words)
     assert "free_bits_of" not in described(ELBO(free_bits_of="batch"))  # nor does a run of before say it

@@ -22,7 +22,7 @@ from pyro_vae.likelihoods import RecurrentTokens
 from pyro_vae.models import VAE
 from pyro_vae.networks import RecurrentEncoder
 from pyro_vae.objectives import ELBO, GAN, IWAE, Matching, TotalCorrelation
-from pyro_vae.training import Cyclical, Linear, fit
+from pyro_vae.training import Aggressive, Cyclical, Linear, fit
 from pyro_vae.training import loop as trainer_module
 from pyro_vae.training import state as state_module
 from pyro_vae.training.loop import Trainer
@@ -108,6 +108,8 @@ CASES = {
     "bf16": (pair, "none", {"precision": "bf16-mixed"}),
     "recorded": (batch_norm, "dynamic", {"compile": "graph", "kl_weight": Linear(0.0, 1.0, 2), "ema_decay": 0.9}),
     "recorded bf16": (pair, "none", {"compile": "graph", "precision": "bf16-mixed", "clip_norm": 0.1}),
+    "aggressive": (pair, "dynamic", {"aggressive": Aggressive(5, 2, num_data=8), "ema_decay": 0.9}),
+    "aggressive, recorded": (batch_norm, "none", {"aggressive": Aggressive(3, 1), "compile": "graph"}),
     "buckets": (sentences, "tokens", {"length_buckets": 2, "ema_decay": 0.9}),
     "momentum": (pair, "none", {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}}),
     "discriminator": (pair, "dynamic", {"objective": Matching(GAN([8], noise=0.3), weight=5.0), "ema_decay": 0.9}),
