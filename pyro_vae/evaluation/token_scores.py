@@ -101,7 +101,8 @@ def token_accuracy(
         >>> from pyro_vae.evaluation import token_accuracy
         >>> likelihood = pyro_vae.likelihoods.RecurrentTokens((6,), num_tokens=10, features=4, hidden_dim=16)
         >>> model = pyro_vae.models.VAE((6,), latent_dim=2, likelihood=likelihood, hidden_dims=())
-        >>> guide = pyro_vae.guides.GaussianGuide(model, hidden_dims=(8,))
+        >>> encoder = pyro_vae.networks.RecurrentEncoder((6,), num_tokens=10, outputs=4, hidden_dim=16)
+        >>> guide = pyro_vae.guides.GaussianGuide(model, encoder=encoder)
         >>> x = torch.tensor([[3, 9, 0, 0, 0, 0], [1, 1, 4, 2, 5, 0]])
         >>> token_accuracy(model, guide, Split({"x": x}, integers=True)).greedy.shape
         torch.Size([2])
@@ -137,7 +138,10 @@ def _told(
         if not any(is_latent(site) for site in trace.nodes.values()):
             raise NotApplicable("the model has no latents through which data could come back")
         x = moved[X]
-        return p.logits(x).argmax(-1).cpu(), p.counted(x).cpu()
+        counted = p.counted(x).clone()
+        if p.support.ends:
+            counted[..., -1] = False  # an end at the last place is certain
+        return p.logits(x).argmax(-1).cpu(), counted.cpu()
 
 
 @metric

@@ -18,7 +18,8 @@ SHARPS, LETTERS = "FCGDAEB", "CDEFGAB"
 SEMITONES = dict(zip(LETTERS, (0, 2, 4, 5, 7, 9, 11), strict=True))
 MIDDLE_C = 60
 FIFTHS = {letter: place for letter, place in zip("FCGDAEB", range(-1, 6), strict=True)}  # sharps of its major key
-MODES = {"": 0, "maj": 0, "ion": 0, "lyd": 1, "mix": -1, "dor": -2, "m": -3, "min": -3, "aeo": -3, "phr": -4, "loc": -5}
+MODES = {"major": 0, "ionian": 0, "lydian": 1, "mixolydian": -1, "dorian": -2}  # sharps beside those of major
+MODES |= {"minor": -3, "aeolian": -3, "phrygian": -4, "locrian": -5}
 ACCIDENTALS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}
 TUPLETS = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}  # (p: p notes in the time of q; of 5, 7 and 9 it depends on the metre
 COMPOUND = (6, 9, 12)
@@ -189,11 +190,11 @@ def key_of(value: str) -> dict[str, int]:
     if value in ("HP", "Hp"):
         return {"F": 1, "C": 1}
     found = re.fullmatch(r"([A-G])([#b]?)\s*([A-Za-z]*)((?:\s*[\^=_]{1,2}[A-Ga-g])*)", value)
-    mode = found[3] if found else ""
-    mode = mode if mode == "m" else mode.lower()[:3]
-    if not found or mode not in MODES or (found[3] == "M"):
+    mode = {"": "major", "m": "minor"}.get(found[3], found[3].lower()) if found else ""
+    modes = [sharps for name, sharps in MODES.items() if len(mode) > 2 and name.startswith(mode)]
+    if not found or not modes:
         raise NotUnderstood(f"a key '{value}'")
-    fifths = FIFTHS[found[1]] + {"#": 7, "b": -7, "": 0}[found[2]] + MODES[mode]
+    fifths = FIFTHS[found[1]] + {"#": 7, "b": -7, "": 0}[found[2]] + modes[0]
     if abs(fifths) > 7:
         raise NotUnderstood(f"a key '{value}'")
     key = dict.fromkeys(SHARPS[:fifths], 1) if fifths >= 0 else dict.fromkeys(SHARPS[fifths:], -1)

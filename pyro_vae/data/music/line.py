@@ -46,8 +46,8 @@ class Line:
 
         Of 2/4 all values are doubled, so that a bar stays a bar: tunes are noted in either way. Every note begins at
         the step nearest to it, and ends at the one nearest to its end, or where the next begins. Of notes that begin
-        at one step, the one that began nearest to it is kept, and the highest of those that began together: a chord
-        becomes its highest note, and fast figures lose notes.
+        at one step, the one that began nearest to it is kept (of two as near the first), and the highest of those that
+        began together: a chord becomes its highest note, and fast figures lose notes.
 
         Raises:
             InputError: for another metre, no notes, and a piece of more than 4,096 bars.
@@ -67,11 +67,11 @@ class Line:
 
 def _one_at_a_time(notes: Iterable[Sounding], scale: int, num_steps: int) -> list[Note]:
     """At most one note a step, each cut where the next begins."""
-    best: dict[int, tuple[tuple[Fraction, int], Sounding]] = {}
+    best: dict[int, tuple[tuple[Fraction, Fraction, int], Sounding]] = {}
     for note in notes:
         start = _nearest(note.start * scale)
         if start < num_steps:
-            rank = (abs(note.start * scale - start), -note.pitch)
+            rank = (abs(note.start * scale - start), note.start, -note.pitch)
             if start not in best or rank < best[start][0]:
                 best[start] = rank, note
     kept: list[Note] = []

@@ -145,8 +145,8 @@ class Melody(Tokens):
             raise InputError(f"{path}: no such file")
         if suffix in READERS:
             return [as_text(self._first_bars(READERS[suffix](path)))]
-        found, left_out = [], []
-        for text in read_abc(path):
+        found, left_out, texts = [], [], read_abc(path)
+        for text in texts:
             try:
                 found.append(as_text(self._first_bars(read_tune(text))))
             except InputError as error:
@@ -155,7 +155,7 @@ class Melody(Tokens):
         if not found:
             raise InputError(f"{path}: no tune that can be read ({left_out[0]})")
         if left_out:
-            logger.warning("%s: %d tunes left out, such as %s", path, len(left_out), left_out[0])
+            logger.warning("%s: %d tunes left out of %d: %s", path, len(left_out), len(texts), "; ".join(left_out[:3]))
         return found
 
     def write(self, path: Path, tokens: Tensor, names: Sequence[str]) -> list[Path]:

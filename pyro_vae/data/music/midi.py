@@ -64,7 +64,7 @@ def _damaged(path: Path, what: str) -> CorruptFileError:
 def _line(content: bytes, path: Path) -> Line:
     if content[:4] != b"MThd":
         raise _damaged(path, f"it begins with {content[:4]!r}, expected MThd" if content else "it is empty")
-    length, form, _, division = struct.unpack_from(">IHHH", content, 4)
+    length, form, tracks, division = struct.unpack_from(">IHHH", content, 4)
     if form not in (0, 1):
         raise InputError(f"{path}: a MIDI file of format {form}; save it as format 0 or 1")
     if division & 0x8000 or division == 0:
@@ -81,6 +81,8 @@ def _line(content: bytes, path: Path) -> Line:
             last = max(last, _track(content[place : place + length], track, voices, metres, path))
             track += 1
         place += length
+    if track < tracks:
+        raise _damaged(path, f"it says that it has {tracks} tracks, and has {track}")
     whole = 4 * division
     named = set(metres.values()) if 0 in metres else {(4, 4), *metres.values()}
     notes = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 import zlib
 from fractions import Fraction
@@ -178,6 +179,6 @@ def _whole(item: ElementTree.Element, name: str, default: int | None = None) -> 
     text = item.findtext(name)
     if text is None and default is not None:
         return default
-    if text is None or len(text) > 10:
+    if text is None or not re.fullmatch(r"\s*-?\d{1,9}\s*", text):
         raise ValueError(f"{name} must be a whole number, got {text and text[:20]!r}")
     return int(text)
