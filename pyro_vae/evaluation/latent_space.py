@@ -184,8 +184,8 @@ def attribute_vectors(z: Tensor, labels: Tensor) -> AttributeVectors:
     Raises:
         InputError: for labels of another kind or length, and an attribute that all data have, or none.
 
-    Source: Larsen et al. 2016, arXiv:1512.09300; Hou et al. 2016, arXiv:1610.00291; of measured numbers (more notes than
-    others have) Roberts et al. 2018, arXiv:1803.05428.
+    Source: Larsen et al. 2016, arXiv:1512.09300; Hou et al. 2016, arXiv:1610.00291; of measured numbers
+    (more notes than others have) Roberts et al. 2018, arXiv:1803.05428.
 
     Example:
         Of a number that each datum has, such as its length, the attribute is to have more of it than the median:
