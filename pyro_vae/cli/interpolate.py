@@ -24,7 +24,7 @@ from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import part_of
 
 NAME = "interpolation"  # of what is written
-NUMBERED = r"\d{2,}-(datum|[\d.e-]+)"  # names of files
+NUMBERED = "{:02d}-(datum|[0-9.e-]+)"  # names of files
 PLACE = re.compile(r"(train|validation|test):(\d+)")
 
 

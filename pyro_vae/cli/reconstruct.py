@@ -76,7 +76,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     if own:
         if options.split is not None or options.num is not None:
             raise InputError(
-                "--split and --num choose among the run's data; leave them out where files or texts are given"
+                "--split and --num choose among the run's data; leave them out where files are given, or texts"
             )
         if tokens is not None:
             stems, batch = read_things(run, tokens, options.text or [], options.files)

@@ -93,7 +93,7 @@ def sample_texts(
 
 
 SOUNDS = "samples"
-NUMBERED = r"\d{3,}"  # names of files
+NUMBERED = "{:03d}"  # names of files
 MOST_SPECTROGRAMS = 64
 MOST_ROWS = 32  # things that tokens stand for, in a picture
 

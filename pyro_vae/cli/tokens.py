@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -171,16 +172,21 @@ def write_reconstructions(
 
 
 def remove_older(folder: Path, pattern: str, names: Sequence[str]) -> None:
-    """Remove files of a folder that an earlier call of the same command has left there.
+    """Remove files that an earlier call of the same command has left: an unbroken row of numbers, from 0 on.
 
     Args:
         folder: which may not be there.
-        pattern: what the command calls its files, without a suffix.
+        pattern: of the files' names without suffix, with ``{}`` where their number stands.
         names: of those that stay.
     """
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if file.stem not in names and re.fullmatch(pattern, file.stem) and file.suffix in OURS and file.is_file():
-            file.unlink()
+    files = [file for file in folder.iterdir() if file.suffix in OURS] if folder.is_dir() else []
+    for number in itertools.count():
+        row = [file for file in files if re.fullmatch(pattern.format(number), file.stem)]
+        if not row:
+            return
+        for file in row:
+            if file.stem not in names and file.is_file():
+                file.unlink()
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

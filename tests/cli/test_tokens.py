@@ -142,7 +142,7 @@ def test_draws_of_the_latents_and_of_the_tokens(trained, capsys):
     [
         (["--text", " "], "is empty"),
         (["--text", "a red circle and " * 5], "is too long: it has 20 tokens"),
-        (["--text", "a", "--split", "test"], "leave them out where files or texts are given"),
+        (["--text", "a", "--split", "test"], "leave them out where files are given, or texts"),
         (["picture.png"], "picture.png: no such file"),
         (["--text", "a red circle.", "--draws", "0"], "--draws must be a positive integer"),
     ],
