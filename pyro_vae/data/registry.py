@@ -132,8 +132,8 @@ def find_source(name: str) -> Source:
         return found[0]
     if path.is_file():
         raise InputError(
-            f"{path}: a data file must be .npz or .npy, or of texts, .txt, .csv or .tsv (or give a folder of images, WAV "
-            "files or text files)"
+            f"{path}: a data file must be .npz or .npy, or of texts, .txt, .csv or .tsv (or give a folder of images, "
+            "of WAV files or of text files)"
         )
     if path.suffix or "/" in name or "\\" in name:
         raise InputError(f"dataset '{name}': no such file or folder (looked in {Path.cwd()})")
@@ -174,9 +174,9 @@ def load_data(
 
     Returns:
         The splits, on the CPU. ``x`` is stored as uint8 (grey levels, mu-law levels), bool (binarized) or float; of
-        sound it has the shape (1, length), and of texts it is int64 (T,), tokens. What else the source knows: ``Split.names`` and ``Split.captions``, one a
-        datum, and ``Data.extra(Sound)``, how x is played, ``Data.extra(Tokens)``, ``Data.extra(Classes)``,
-        ``Data.extra(Scenes)``.
+        sound it has the shape (1, length), and of texts it is int64 (T,), tokens. What else the source knows:
+        ``Split.names`` and ``Split.captions``, one a datum, and ``Data.extra(Sound)``, how x is played,
+        ``Data.extra(Tokens)``, ``Data.extra(Classes)``, ``Data.extra(Scenes)``.
 
     Raises:
         InputError: for an unknown name or option (with the nearest one), a missing or damaged file (named), and

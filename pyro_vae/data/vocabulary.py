@@ -60,10 +60,10 @@ class Vocabulary(Tokens):
         >>> from pyro_vae.data import Vocabulary
         >>> words = Vocabulary.learn(["A red circle.", "A red, red square."])
         >>> words.num_tokens, words.length
-        (8, 6)
+        (8, 7)
         >>> words.encode(["a red square", "a circle."])
-        tensor([[4, 2, 7, 0, 0, 0],
-                [4, 6, 3, 0, 0, 0]])
+        tensor([[4, 2, 7, 0, 0, 0, 0],
+                [4, 6, 3, 0, 0, 0, 0]])
         >>> words.decode(words.encode(["A square, red ."]))
         ['a square, red.']
     """

@@ -48,7 +48,7 @@ def test_names_and_descriptions():
         "speech",
         "state-space",
     }
-    expected |= {"emoji", "emoji-names", "shapes", "toy-table", "toy-counts", "toy-topics"}
+    expected |= {"emoji", "emoji-names", "shapes", "toy-table", "toy-counts", "toy-topics", "grammar", "verses"}
     expected |= {"tunes"}
     assert names.keys() == expected
     assert all(text and "\n" not in text for text in names.values())
@@ -95,6 +95,6 @@ def test_refusals(name, options, message):
 
 
 def test_a_file_of_another_kind(tmp_path):
-    (tmp_path / "data.csv").write_text("1,2\n")
-    with pytest.raises(InputError, match=r"data.csv: a data file must be .npz or .npy"):
-        load_data(str(tmp_path / "data.csv"))
+    (tmp_path / "data.xls").write_text("1,2\n")
+    with pytest.raises(InputError, match=r"data.xls: a data file must be .npz or .npy, or of texts, .txt"):
+        load_data(str(tmp_path / "data.xls"))

@@ -20,6 +20,8 @@ SHAPES = {
     "tabular": (7,),
     "counts": (100,),
     "topics": (200,),
+    **dict.fromkeys(("text-vae", "language-model"), (20,)),
+    **dict.fromkeys(("text-vae-verses", "language-model-verses"), (61,)),
 }
 GRIDS = {"wavenet": (512,)}
 
@@ -41,5 +43,7 @@ def test_it_builds(name):
         ranker = parse_ranker_config(config, name).ranker.as_dict()
         assert ContrastiveModel((3, 32, 32), 400, 22, **ranker).data_shape == (3, 32, 32)
         return
-    parts = build(parse_config(experiment_parser(config), config, name), SHAPES.get(name, (1, 28, 28)))
+    shape = SHAPES.get(name, (1, 28, 28))
+    num_tokens = 31 if len(shape) == 1 and ("text" in name or "language" in name) else None
+    parts = build(parse_config(experiment_parser(config), config, name), shape, num_tokens=num_tokens)
     assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)

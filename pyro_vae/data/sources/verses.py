@@ -106,9 +106,9 @@ def read_windows(path: Path) -> bytes:
     if len(content) > LARGEST or not content.startswith(MAGIC) or len(content) < OFFSETS:
         raise ValueError(f"it does not begin with {MAGIC.decode()}, or is too large")
     size, count = (int.from_bytes(content[at : at + 4], "big") for at in (WINDOW, WINDOW + 4))
-    offsets = [int.from_bytes(content[at : at + 4], "big") for at in range(OFFSETS, OFFSETS + 4 * count, 4)]
     if not 1 <= size <= 1 << 20 or not 1 <= count <= len(content) // 4:
         raise ValueError(f"{count:,} windows of {size:,} bytes")
+    offsets = [int.from_bytes(content[at : at + 4], "big") for at in range(OFFSETS, OFFSETS + 4 * count, 4)]
     bounds = [*offsets, len(content)]
     if any(first >= then for first, then in pairwise(bounds)):
         raise ValueError("its windows are not one after another")
