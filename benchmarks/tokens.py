@@ -8,6 +8,7 @@ from the state that the last one left, or by a pass over all those before it ("e
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ from pyro_vae.programs.program import as_programs
 from pyro_vae.training.compiled import CompiledStep, Step, Update
 from pyro_vae.training.optimizer import make_optimizer, wanted
 
+Clock = Callable[[], float]
 LENGTH, TOKENS, LATENT, BATCH = 40, 5000, 16, 32
 
 
@@ -134,7 +136,7 @@ def by_hand(cell: str, device: str) -> tuple[Callable[[Tensor], Any], Callable[[
     return run, loss
 
 
-def training(cell: str, like: bool, repeats: int, device: str) -> list[dict[str, Any]]:
+def training(cell: str, like: bool, repeats: int, device: str, clock: Clock) -> list[dict[str, Any]]:
     """Steps over four batches of 32."""
     x = sentences(40 * BATCH).to(device)
     x = x[(x != 0).sum(1).argsort()] if like else x
@@ -154,7 +156,7 @@ def training(cell: str, like: bool, repeats: int, device: str) -> list[dict[str,
 
     variants = {name: partial(all_batches, step) for name, (step, _) in made.items()}
     order = "like lengths" if like else "any order"
-    return common.interleaved(f"training, {cell}, {order}", variants, "by hand", repeats, device)
+    return common.interleaved(f"training, {cell}, {order}", variants, "by hand", repeats, device, clock=clock)
 
 
 @torch.no_grad()
@@ -167,11 +169,11 @@ def full_passes(p: Sequences, batch: int, passes: int) -> Tensor:
     return tokens
 
 
-def drawing(case: str, likelihood: Any, passes: int, repeats: int, device: str) -> list[dict[str, Any]]:
+def drawing(case: str, likelihood: Any, passes: int, repeats: int, device: str, clock: Clock) -> list[dict[str, Any]]:
     """256 tokens, 16 sequences."""
     p = likelihood.to(device).eval()(torch.zeros(likelihood.features, device=device))
     variants = {"cached": lambda: p.sample((16,)), "full passes": lambda: full_passes(p, 16, passes)}
-    rows = common.interleaved(f"drawing, {case}", variants, "full passes", repeats, device)
+    rows = common.interleaved(f"drawing, {case}", variants, "full passes", repeats, device, clock=clock)
     scale = p.event_shape[0] / passes
     rows[1]["median_ms"] = round(rows[1]["median_ms"] * scale, 3)
     rows[0]["ratio"] = round(rows[0]["ratio"] / scale, 5)
@@ -182,13 +184,16 @@ def drawing(case: str, likelihood: Any, passes: int, repeats: int, device: str) 
 
 
 def main() -> None:
-    options = common.arguments(__doc__).parse_args()
+    parser = common.arguments(__doc__)
+    parser.add_argument("--cpu-time", action="store_true", help="the process's own time, on a busy machine")
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = []
     for cell in ("lstm", "gru"):
         for like in (False, True):
-            rows += training(cell, like, 2 if options.quick else 7, options.device)
+            rows += training(cell, like, 1 if options.quick else 3, options.device, clock)
     size, repeats, passes = {"ends": False}, 1 if options.quick else 3, 8 if options.quick else 32
     made = {
         "lstm": pyro_vae.likelihoods.RecurrentTokens((256,), 128, **size),
@@ -196,7 +201,7 @@ def main() -> None:
         "conductor": pyro_vae.likelihoods.ConductorTokens((256,), 128, num_segments=16, **size),
     }
     for case, likelihood in made.items():
-        rows += drawing(case, likelihood, passes, repeats, options.device)
+        rows += drawing(case, likelihood, passes, repeats, options.device, clock)
     common.report(rows, options)
 
 

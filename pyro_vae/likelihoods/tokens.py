@@ -48,6 +48,16 @@ class TokenLikelihood(Likelihood):
 
     Source: word dropout: Bowman et al. 2016, arXiv:1511.06349; scheduled sampling: Bengio et al. 2015,
     arXiv:1506.03099; in one pass: Duckworth et al. 2019, arXiv:1906.04331.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import TokenLikelihood
+        >>> class Added(TokenLikelihood):
+        ...     def read(self, inputs, features):
+        ...         return inputs.cumsum(1)  # (batch, L, width): the sum of all that was read
+        >>> p = Added((4,), num_tokens=5, features=0, width=3, embedding_dim=3)(torch.zeros(0))
+        >>> p.log_prob(torch.tensor([[2, 1, 0, 0], [4, 0, 0, 0]])).shape
+        torch.Size([2])
     """
 
     num_parameters = 1
