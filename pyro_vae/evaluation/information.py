@@ -14,16 +14,17 @@ from torch import Tensor
 
 from pyro_vae.data import DataLike, Split
 from pyro_vae.errors import NotApplicable, positive
-from pyro_vae.evaluation.chunks import MEMORY_BUDGET
+from pyro_vae.evaluation.chunks import MEMORY_BUDGET, USED
 from pyro_vae.evaluation.results import Result, mean_and_error, metric
 from pyro_vae.programs.densities import log_prob, total
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.session import evaluating
-from pyro_vae.programs.sites import kept
+from pyro_vae.programs.sites import Site, kept
 from pyro_vae.programs.traces import TracePair, in_particle_plate, is_deterministic, traced
+from pyro_vae.runtime import peak_bytes
 
 MOST = 1000  # data of the metric: the time grows as their square
-PARTS = 8  # tensors of the size of the values that a density takes, at most
+BLOCK = 200  # data that are encoded at once
 
 
 @dataclass
@@ -90,7 +91,8 @@ def mutual_information(
 
     Args:
         model, guide: the programs.
-        data: of :class:`~pyro_vae.data.Data` the test part. The time grows as the square of their number.
+        data: of :class:`~pyro_vae.data.Data` the test part. The time grows as the square of their number, for a guide
+            of several latents by a run for each pair of data.
         memory_budget: bytes that the densities computed at once may take.
         seed: of the draws; the global random state is left as it was.
         device: where to evaluate; the programs' device if None.
@@ -114,29 +116,47 @@ def mutual_information(
         >>> found.of_data.shape, found.value < found.most
         (torch.Size([20]), True)
     """
-    positive("memory_budget", memory_budget)
-    with evaluating(model, guide, data, seed, device, bounds=False) as (pair, split):
-        if len(split) < 2:
-            raise NotApplicable("of a single datum nothing can be known: the mutual information needs several")
-        if pair.alone:
-            raise NotApplicable("the programs run one datum at a time, and q(z) needs all of them together")
-        pair, batch = pair.drawn(), split.batch(slice(None))
-        drawn = pair.traces(batch)
-        _check(drawn)
-        found = _of_data(pair, batch, drawn, memory_budget).cpu()
-    return MutualInformation(found, split.name)
+    return _measured(model, guide, data, memory_budget, seed, device, cheap=False)
 
 
 @metric
 def information_in_latents(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, memory_budget: int, seed: int
 ) -> MutualInformation:
-    """:func:`mutual_information` of the first 1000 data."""
+    """:func:`mutual_information` of the first 1000 data, for guides with a single latent."""
     some = split if len(split) <= MOST else split.subset(MOST)
-    return mutual_information(model, guide, some, memory_budget=memory_budget, seed=seed)
+    return _measured(model, guide, some, memory_budget, seed, None, cheap=True)
 
 
-def _check(drawn: TracePair) -> None:
+def _measured(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: DataLike,
+    memory_budget: int,
+    seed: int,
+    device: str | torch.device | None,
+    *,
+    cheap: bool,
+) -> MutualInformation:
+    positive("memory_budget", memory_budget)
+    with evaluating(model, guide, data, seed, device, bounds=False) as (pair, split):
+        if len(split) < 2:
+            raise NotApplicable("of a single datum nothing can be known: the mutual information needs several")
+        if pair.alone:
+            raise NotApplicable("the programs run one datum at a time, and q(z) needs all of them together")
+        pair, draws = pair.drawn(), []
+        for batch in split.batches(BLOCK):
+            drawn = pair.traces(batch)
+            if not draws:
+                _check(drawn, cheap)
+            draws.append({name: _data_first(q) for name, (q, _) in drawn.latent().items()})
+        z = {name: torch.cat([each[name] for each in draws]) for name in draws[0]}
+        found = _of_data(pair, split, z, memory_budget).cpu()
+    return MutualInformation(found, split.name)
+
+
+def _check(drawn: TracePair, cheap: bool) -> None:
+    """Refuse latents that have no mutual information with the data, or one that takes long where it is to be cheap."""
     latent = drawn.latent()
     shared = [name for name in latent if name in drawn.shared]
     alone = [name for name, (_, p) in latent.items() if p is None]
@@ -145,6 +165,11 @@ def _check(drawn: TracePair) -> None:
         (shared, "all data share {}, which says nothing of one of them"),
         (alone, "{} is drawn by the guide alone, and q(z) would need the mean over it"),
         (masked, "of {} parts are masked, so that densities for different data are of different numbers"),
+        (
+            [*latent] if cheap and len(latent) > 1 else [],
+            "{} may depend on one another, and the guide would be run for every pair of data; "
+            "pyro_vae.evaluation.mutual_information does that",
+        ),
     ):
         if names:
             raise NotApplicable(words.format(", ".join(names)))
@@ -156,35 +181,49 @@ def _check(drawn: TracePair) -> None:
         raise NotApplicable("the guide has nothing to draw: the mutual information is that of an encoding, or infinite")
 
 
-def _of_data(pair: Pair, batch: Mapping[str, Tensor], drawn: TracePair, memory_budget: int) -> Tensor:
+def _data_first(q: Site) -> Tensor:
+    """What was drawn at a site, ``(N, *inner plates, *event)``."""
+    return q["value"].movedim(q["value"].dim() - q["fn"].event_dim - 1, 0)
+
+
+def _of_data(pair: Pair, split: Split, z: Mapping[str, Tensor], memory_budget: int) -> Tensor:
     """log q(z_i | x_i) - log mean_j q(z_i | x_j) of each datum, float64 ``(N,)``."""
-    size = drawn.size
-    numbers = sum(q["value"].numel() for q, _ in drawn.latent().values())  # of a draw of all data
-    rows = 1 if pair.repeated else max(1, memory_budget // (PARTS * 8 * numbers))
-    found = []
-    for start in range(0, size, rows):
-        some = slice(start, min(start + rows, size))
-        log_q = _densities(pair, batch, drawn, some)  # (R, N)
-        own = log_q[torch.arange(len(log_q)), torch.arange(start, some.stop)]
-        found.append(own - (log_q.logsumexp(1) - math.log(size)))
-    return torch.cat(found)
+    size = len(split)
+    together = torch.full((size,), -torch.inf, dtype=torch.float64, device=split.device)
+    own, rows = together.clone(), 1
+    for block, batch in enumerate(split.batches(BLOCK)):
+        drawn = pair.traces(batch)
+        if not block and not pair.repeated:
+            one = peak_bytes(lambda batch=batch, drawn=drawn: _densities(pair, batch, drawn, _some(z, slice(0, 1))))
+            rows = max(1, int(USED * memory_budget / max(one, 1)))
+        for start in range(0, size, rows):
+            log_q = _densities(pair, batch, drawn, _some(z, slice(start, start + rows)))  # (R, B)
+            i = torch.arange(start, start + len(log_q), device=split.device)
+            together[i] = torch.logaddexp(together[i], log_q.logsumexp(1))
+            j = i - block * BLOCK  # of the datum itself, if it is in this block
+            here = (j >= 0) & (j < drawn.size)
+            own[i[here]] = log_q[here, j[here]]
+    return own - (together - math.log(size))
 
 
-def _densities(pair: Pair, batch: Mapping[str, Tensor], drawn: TracePair, some: slice) -> Tensor:
-    """log q(z_i | x_j) of some draws z_i given all data x_j, float64 ``(R, N)``."""
-    held, count = Trace(), some.stop - some.start
+def _some(z: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {name: value[rows] for name, value in z.items()}
+
+
+def _densities(pair: Pair, batch: Mapping[str, Tensor], drawn: TracePair, z: Mapping[str, Tensor]) -> Tensor:
+    """log q(z_i | x_j) of some draws z_i given the data x_j of a batch, float64 ``(R, B)``."""
+    held, count = Trace(), len(next(iter(z.values())))
     for name, (q, _) in drawn.latent().items():
-        value, events = q["value"], q["fn"].event_dim
-        rank = value.dim() - events
-        value = value.movedim(rank - 1, 0)[some].unsqueeze(rank)  # (R, *inner plates, 1, *event)
-        value = value.expand(*value.shape[:rank], drawn.size, *value.shape[rank + 1 :])
-        missing = (1,) * (pair.nesting - rank)
+        inner = z[name].dim() - 1 - q["fn"].event_dim  # dimensions of plates between the particles and the data
+        value = z[name].unsqueeze(1 + inner)
+        value = value.expand(*value.shape[: 1 + inner], drawn.size, *value.shape[2 + inner :])
+        missing = (1,) * (pair.nesting - 1 - inner)
         value = value.reshape(count, *missing, *value.shape[1:]).clone()  # no transform knows it from before
         held.add_node(name, name=name, type="sample", is_observed=False, infer=q["infer"], value=_as_run(value, count))
     guide = in_particle_plate(poutine.replay(pair.guide, trace=held), count, -(pair.nesting + 1))
-    trace = traced(guide, **batch)
-    given = replace(drawn, guide=trace, num_particles=count, particle_dim=-(pair.nesting + 1))
     try:
+        trace = traced(guide, **batch)
+        given = replace(drawn, guide=trace, num_particles=count, particle_dim=-(pair.nesting + 1))
         parts = [given.per_datum(log_prob(q), q).double() for q, _ in given.latent().values()]
     except (NotImplementedError, KeyError) as error:  # as transforms without an inverse say
         raise NotApplicable(f"the guide does not know its density at other draws than its own ({error!r})") from error

@@ -14,8 +14,9 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.evaluation import mutual_information
 from pyro_vae.guides import EmptyGuide, GaussianGuide
-from pyro_vae.likelihoods import PixelCNN
+from pyro_vae.likelihoods import PixelCNN, RecurrentTokens
 from pyro_vae.models import VAE, PixelModel
+from pyro_vae.networks import RecurrentEncoder
 from pyro_vae.objectives import GAN, Matching
 from pyro_vae.priors import VampPrior
 from pyro_vae.programs.parameters import module_parameters
@@ -204,3 +205,29 @@ def test_programs_without_weights_of_their_own_are_refused():
     x = torch.randn(30, 3)
     with pytest.raises(NotApplicable, match="the guide has nothing to draw"):
         fit(tied.model, point, Data(Split({"x": x}), Split({"x": x})), aggressive=Aggressive(), epochs=1, **HOW)
+
+
+# ------------------------------------------------------------------------------ a posterior that would collapse
+def topics(n, seed):
+    """Sequences of eight tokens, of which some are of one of four topics: a GRU can do without a latent."""
+    generator = torch.Generator().manual_seed(seed)
+    topic, kept = (torch.randint(4, (n, 1), generator=generator), torch.rand(n, 8, generator=generator) < 0.6)
+    own = 1 + 2 * topic + torch.randint(2, (n, 8), generator=generator)
+    x = torch.where(kept, own, torch.randint(1, 9, (n, 8), generator=generator))
+    return Split({"x": nn.functional.pad(x, (0, 1))}, integers=True)
+
+
+@pytest.mark.slow
+def test_a_posterior_that_collapses_does_not():
+    """He et al., figure 1 and table 1, in small: ten epochs, after which nothing or half a nat is known of x."""
+    data, found = Data(topics(1000, 0), topics(300, 1)), []
+    sizes = {"embedding_dim": 8, "hidden_dim": 24, "cell": "gru"}
+    for aggressive in (None, Aggressive(most_updates=60, window=10)):
+        torch.manual_seed(1)
+        likelihood = RecurrentTokens((9,), num_tokens=9, features=8, **sizes)
+        model = VAE((9,), latent_dim=2, hidden_dims=(), likelihood=likelihood)
+        guide = GaussianGuide(model, encoder=RecurrentEncoder((9,), 9, outputs=4, **sizes))
+        how = {"batch_size": 50, "learning_rate": 0.02, "clip_norm": 5.0, "device": "cpu", "progress": False}
+        fit(model, guide, data, aggressive=aggressive, epochs=10, **how)
+        found.append(mutual_information(model, guide, data.validation).value)
+    assert found[0] < 0.2 and found[1] > 0.35, found
