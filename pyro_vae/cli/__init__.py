@@ -38,7 +38,7 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     ),
     "report": ("report", "Write a page on a run (report.html): likelihood, latents, figures, configuration."),
     "compare": ("compare", "Set runs side by side (comparison.html), with paired differences and their errors."),
-    "sample": ("sample", "Draw from a trained model: a picture, the arrays, and sound as WAV files."),
+    "sample": ("sample", "Draw from a trained model: a picture, the arrays, sound as WAV files, texts, melodies."),
     "reconstruct": (
         "reconstruct",
         "Send data, or files of one's own, through the latents and back: pictures, arrays, sound, texts.",

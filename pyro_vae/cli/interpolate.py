@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.cli.context import said_context
 from pyro_vae.cli.inputs import of_files
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.cli.tokens import add_choices, choices, greedy_unless_said, print_rows, read_things, savez
+from pyro_vae.cli.tokens import add_choices, choices, greedy_unless_said, print_rows, read_things, remove_older, savez
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.evaluation.latent_space import Kind
@@ -24,6 +24,7 @@ from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import part_of
 
 NAME = "interpolation"  # of what is written
+NUMBERED = "{:02d}-(datum|[0-9.e-]+)"  # names of files
 PLACE = re.compile(r"(train|validation|test):(\d+)")
 
 
@@ -102,6 +103,7 @@ def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, kind: 
         print(file)
     if not tokens.ends:  # what has no end can be played as one
         tokens.write(path, values.reshape(1, -1), ["all"])
+    remove_older(path, NUMBERED, _numbered(names))
     title = f"{kind.capitalize()} interpolation{said(**(how or {'top_k': 1}))}"
     save_figure(token_table(tokens, {"": values}, title, names), picture)
     print(picture)
@@ -120,6 +122,7 @@ def _of_numbers(run: Run, values: Tensor, folder: Path, picture: Path, kind: str
     if run.sound is not None:
         waves = run.sound.decode(values).squeeze(1)  # (steps + 2, L)
         write_wavs(folder, dict(zip(_numbered(names), waves, strict=True)), run.sound.sample_rate)
+        remove_older(folder, NUMBERED, _numbered(names))
         print(folder)
         draw = partial(spectrogram_grid, values[None], run.sound, title, titles=names)
     else:

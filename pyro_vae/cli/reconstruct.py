@@ -134,8 +134,11 @@ def _of_tokens(
 ) -> Tensor:
     """What is made of tokens ``(n, T)`` from the mean of q(z | x), or from draws of it, ``(n, draws, T)``."""
     from pyro_vae.data import Split
+    from pyro_vae.evaluation.encoding import has_latents
 
     split = Split(batch, integers=True, name="data")
+    if not has_latents(model, guide, split):
+        raise InputError("the model has no latents, through which data could be sent; it can be sampled and measured")
     seeds = [seed] if draws is None else [derived_seed(seed, i) for i in range(positive("--draws", draws))]
     made = [
         greedy_unless_said(partial(_reconstructed, model, guide, split, seed, at_mean=draws is None), how)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.cli.tokens import CHOICES, add_beam, check_beam, print_rows
+from pyro_vae.cli.tokens import CHOICES, add_beam, check_beam, print_rows, remove_older
 from pyro_vae.data import Sound
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, positive
@@ -94,12 +93,13 @@ def sample_texts(
 
 
 SOUNDS = "samples"
+NUMBERED = "{:03d}"  # names of files
 MOST_SPECTROGRAMS = 64
 MOST_ROWS = 32  # things that tokens stand for, in a picture
 
 
 def sample(arguments: Sequence[str]) -> None:
-    """Draw from a trained model: a picture, the arrays, and sound as WAV files."""
+    """Draw from a trained model: a picture, the arrays, sound as WAV files, texts, melodies."""
     import numpy as np
 
     from pyro_vae.evaluation.generate import draw
@@ -195,13 +195,9 @@ def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: in
     from pyro_vae.plots.registry import save_figure
     from pyro_vae.plots.spectrogram import sound_grid
 
-    waves = sound.decode(mean).squeeze(1)  # (n, L)
-    write_wavs(folder, {f"{i:03d}": wave for i, wave in enumerate(waves)}, sound.sample_rate)
-    for number in itertools.count(len(waves)):  # of an earlier, longer row of ours
-        older = folder / f"{number:03d}.wav"
-        if not older.is_file():
-            break
-        older.unlink()
+    waves = {f"{i:03d}": wave for i, wave in enumerate(sound.decode(mean).squeeze(1))}  # (L,) each
+    write_wavs(folder, waves, sound.sample_rate)
+    remove_older(folder, NUMBERED, list(waves))
     print(folder)
     shown = mean[:MOST_SPECTROGRAMS]
     save_figure(sound_grid(shown, sound, "Samples from the prior: mean of p(x | z)", columns or 8), picture)
@@ -218,6 +214,7 @@ def _write_tokens(tokens: Tokens, x: Tensor, path: Path, picture: Path, how: dic
     print_rows(list(zip(names, tokens.decode(x), strict=True)))
     for file in tokens.write(path, x, names):
         print(file)
+    remove_older(path, NUMBERED, names)
     words = said(**{name: how[name] for name in CHOICES})
     save_figure(token_table(tokens, {"samples": x[:MOST_ROWS]}, f"Samples of the model{words}", names), picture)
     print(picture)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from pyro_vae.runs import Run
 
 CHOICES = ("temperature", "top_k", "top_p", "beams")
 MADE = "reconstruction"  # names of arrays, files and columns
+OURS = (".wav", ".mid")  # files that are one a datum
 MOST_ROWS, MOST_COLUMNS = 16, 3  # in a picture
 Made = TypeVar("Made")
 
@@ -166,6 +169,24 @@ def write_reconstructions(
     picture = run.file("figures") / f"{MADE}.png"
     save_figure(token_table(tokens, columns, title, names[:MOST_ROWS]), picture)
     print(picture)
+
+
+def remove_older(folder: Path, pattern: str, names: Sequence[str]) -> None:
+    """Remove files that an earlier call of the same command has left: an unbroken row of numbers, from 0 on.
+
+    Args:
+        folder: which may not be there.
+        pattern: of the files' names without suffix, with ``{}`` where their number stands.
+        names: of those that stay.
+    """
+    files = [file for file in folder.iterdir() if file.suffix in OURS] if folder.is_dir() else []
+    for number in itertools.count():
+        row = [file for file in files if re.fullmatch(pattern.format(number), file.stem)]
+        if not row:
+            return
+        for file in row:
+            if file.stem not in names and file.is_file():
+                file.unlink()
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.data import DataLike
@@ -184,6 +185,14 @@ def free_sites(
             if (real or (counted and value.dim() == 1)) and not is_point_mass(fn):
                 found.append(name)
     return found
+
+
+def has_latents(model: Callable[..., Any], guide: Callable[..., Any], data: DataLike) -> bool:
+    """Whether the model has latents at all; data as for :func:`encode`, of which two are looked at."""
+    programs = as_programs(model, guide)
+    with in_evaluation(programs, as_split(data, model, guide).batch(slice(0, 2)), seed=0) as batch:
+        traces = [prune_subsample_sites(trace) for trace in prime(*programs, batch)]
+    return any(is_latent(site) for trace in traces for site in trace.nodes.values())
 
 
 def tied_sites(model: Callable[..., Any], guide: Callable[..., Any], data: DataLike) -> dict[str, Any]:

@@ -184,7 +184,17 @@ def attribute_vectors(z: Tensor, labels: Tensor) -> AttributeVectors:
     Raises:
         InputError: for labels of another kind or length, and an attribute that all data have, or none.
 
-    Source: Larsen et al. 2016, arXiv:1512.09300; Hou et al. 2016, arXiv:1610.00291.
+    Source: Larsen et al. 2016, arXiv:1512.09300; Hou et al. 2016, arXiv:1610.00291; of measured numbers (more notes than
+    others have) Roberts et al. 2018, arXiv:1803.05428.
+
+    Example:
+        Of a number that each datum has, such as its length, the attribute is to have more of it than the median:
+
+        >>> import torch
+        >>> from pyro_vae.evaluation.latent_space import attribute_vectors
+        >>> z, length = torch.tensor([[0.0, 1.0], [1.0, 0.0], [4.0, 1.0], [5.0, 0.0]]), torch.tensor([3, 4, 9, 8])
+        >>> attribute_vectors(z, (length > length.double().median()).long()[:, None]).vectors
+        tensor([[4., 0.]])
     """
     names, has = _indicators(labels)  # (num_data, attributes)
     if len(labels) != len(z):

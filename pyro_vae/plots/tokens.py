@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable
+from pyro_vae.evaluation.encoding import has_latents
 from pyro_vae.evaluation.generate import draw, reconstruct
 from pyro_vae.evaluation.latent_space import Kind, decode_path, paths_between
 from pyro_vae.plots.drawing import Figure
@@ -49,12 +50,14 @@ def token_reconstructions(
         seed: of the draws of what has no mean.
 
     Raises:
-        NotApplicable: if the data are no tokens.
+        NotApplicable: if the data are no tokens, or the model has no latents.
 
     Source: Bowman et al. 2016, arXiv:1511.06349, table 7.
     """
     tokens = _known(tokens)
     batch = pick(split, n, seed)
+    if not has_latents(model, guide, batch):
+        raise NotApplicable("the model has no latents")
     made, how = _greedy(lambda **how: reconstruct(model, guide, batch, seed=seed, at_mean=True, **how))
     columns = {"data": batch[X].cpu(), "reconstruction": made}
     return token_table(tokens, columns, f"{split.name}: reconstructions from the mean of q(z | x), {how}")

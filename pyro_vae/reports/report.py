@@ -85,6 +85,12 @@ class Pictures:
                 logger.warning("no figure '%s': %s", name, self.reasons[name])
 
 
+MAIN = {"Reconstructions": "reconstructions", "Samples": "prior_samples", "Traversals": "traversals"}  # by section
+MAIN_OF_TOKENS = {
+    "Reconstructions": "token_reconstructions",
+    "Samples": "token_samples",
+    "Traversals": "token_interpolations",
+}
 PAGE, JSON = "report.html", "report.json"
 
 
@@ -258,7 +264,7 @@ def _sites(latents: LatentStatistics, codes: dict[str, CodeUsage], evaluation: d
 
 def _left_out(trained: TrainedPair, pictures: Pictures, codes: dict[str, CodeUsage]) -> dict[str, str]:
     """Sections that there is nothing for, and why."""
-    main = {"Reconstructions": "reconstructions", "Samples": "prior_samples", "Traversals": "traversals"}
+    main = MAIN if trained.data.extra(Tokens) is None else MAIN_OF_TOKENS
     found = {title: pictures.reasons[name] for title, name in main.items() if name in pictures.reasons}
     for name, entry in figures().items():
         if name in pictures.drawn or name in pictures.tables:

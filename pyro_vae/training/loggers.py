@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 NAMES = ("csv", "tensorboard")
 LOGS = "logs"  # in the run directory, a folder for each
 FIGURES = ("reconstructions", "prior_samples")
+OF_TOKENS = ("token_reconstructions", "token_samples")  # in their place, where data are tokens
 
 
 def logger_names(said: str) -> list[str]:
@@ -193,7 +194,8 @@ class Loggers:
         """Draw reconstructions and samples with the weights now in place, and send them to loggers that take them."""
         takers = [(name, each) for name, each in self._active if _takes_figures(each)]
         shown = None
-        for tag in FIGURES if takers else ():
+        tags = FIGURES if self.data.extra(Tokens) is None else OF_TOKENS
+        for tag in tags if takers else ():
             try:
                 shown = shown or _shown(trainer, self.data)
                 figure = _entries()[tag].draw(shown)

@@ -202,3 +202,14 @@ def test_a_damaged_description_of_the_sound(run, tmp_path, capsys):
     for damage in ({"rate": 8000}, {"sample_rate": "fast"}, {"sample_rate": 8000, "encoding": "mp3"}, 5):
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config | {"sound": damage}))
         assert "has a damaged 'sound'" in refused(capsys, tmp_path / "run", "--trust")
+
+
+def test_from_one_tone_to_another(run, capsys):
+    for steps in (6, 4):  # the second has no files of the first
+        assert main(["interpolate", str(run), "train:0", "train:1", "--trust", "--steps", str(steps)]) == 0
+    printed = capsys.readouterr().out.split()[-3:]
+    assert printed == [str(run / p) for p in ("interpolation.npz", "interpolation", "figures/interpolation.png")]
+    names = ["00-datum", "01-0", "02-0.333", "03-0.667", "04-1", "05-datum"]
+    assert sorted(path.name for path in (run / "interpolation").iterdir()) == [f"{name}.wav" for name in names]
+    waves = [read_wav(run / "interpolation" / f"{name}.wav")[0] for name in names]
+    assert peak(waves[0]) == peak(waves[1]) != peak(waves[4]) == peak(waves[5])

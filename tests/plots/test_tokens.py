@@ -6,10 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from token_pairs import LETTERS, Letters, guide, letters, model
+from token_pairs import KINDS, LETTERS, Letters, guide, letters, model
 
 from pyro_vae import plots
 from pyro_vae.errors import NotApplicable
+from pyro_vae.guides import EmptyGuide
+from pyro_vae.likelihoods import RecurrentTokens
+from pyro_vae.models import LanguageModel
 from pyro_vae.plots import registry
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.tables import text_table
@@ -34,6 +37,16 @@ def test_reconstructions_are_greedy_from_the_guides_mean():
     assert found == [["data", "reconstruction"], *([text, text] for text in data)]
     with pytest.raises(NotApplicable, match="no tokens"):
         plots.token_reconstructions(model, guide, split, None)
+
+
+def test_a_language_model_has_samples_and_no_reconstructions():
+    language = LanguageModel((6,), KINDS, RecurrentTokens((6,), KINDS, features=0, embedding_dim=2, hidden_dim=4))
+    split = letters().train
+    with pytest.raises(NotApplicable, match="has no latents"):
+        plots.token_reconstructions(language, EmptyGuide(), split, Letters())
+    with pytest.raises(NotApplicable, match="no latent site"):
+        plots.token_interpolations(language, EmptyGuide(), split, Letters())
+    assert len(cells(plots.token_samples(language, Letters(), n=3))) == 4
 
 
 def test_samples_are_draws_of_the_model_and_say_how():
