@@ -33,6 +33,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
         ),
         *("LikelihoodGap", "LogLikelihood", "ParzenEstimate", "RefinedBound", "Result", "Scores", "SiteStatistics"),
         *("FitResult", "Quantized", "SceneScore", "Shown", "Terms"),
+        *("MutualInformation", "Smoothness", "TokenAccuracy"),
     },
     "errors": {"NotApplicable", "NotRecordable"},
     "made from data or a training, in docs": {
@@ -44,6 +45,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
         "Sound",
         "Split",
         "Tokenizer",
+        "Tokens",
     },
 }
 RESULTS_OF_TYPING = {"Compile", "Mode", "NetworkKind", "Outputs", "Scorer"}  # names of types: nothing to document

@@ -20,8 +20,12 @@ SHAPES = {
     "tabular": (7,),
     "counts": (100,),
     "topics": (200,),
-    **dict.fromkeys(("text-vae", "language-model"), (20,)),
-    **dict.fromkeys(("text-vae-verses", "language-model-verses"), (61,)),
+}
+TOKENS = {  # lengths, and numbers of tokens
+    **dict.fromkeys(("text-vae", "language-model"), (20, 31)),
+    **dict.fromkeys(("text-vae-verses", "language-model-verses"), (41, 3002)),
+    **dict.fromkeys(("music-vae-2bar", "music-lm"), (32, 131)),
+    **dict.fromkeys(("music-vae-16bar", "music-vae-16bar-flat"), (256, 131)),
 }
 GRIDS = {"wavenet": (512,)}
 
@@ -43,7 +47,7 @@ def test_it_builds(name):
         ranker = parse_ranker_config(config, name).ranker.as_dict()
         assert ContrastiveModel((3, 32, 32), 400, 22, **ranker).data_shape == (3, 32, 32)
         return
-    shape = SHAPES.get(name, (1, 28, 28))
-    num_tokens = 31 if len(shape) == 1 and ("text" in name or "language" in name) else None
+    length, num_tokens = TOKENS.get(name, (None, None))
+    shape = SHAPES.get(name, (1, 28, 28)) if length is None else (length,)
     parts = build(parse_config(experiment_parser(config), config, name), shape, num_tokens=num_tokens)
     assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)
