@@ -150,7 +150,7 @@ class Melody(Tokens):
             try:
                 found.append(as_text(self._first_bars(read_tune(text))))
             except InputError as error:
-                title = title_of(text)
+                title = title_of(text)[:60] or "a tune without a title"
                 left_out.append(f"{title}: {str(error).removeprefix(f'{title}: ')}")
         if not found:
             raise InputError(f"{path}: no tune that can be read ({left_out[0]})")
