@@ -15,6 +15,8 @@ from pyro_vae.cli.context import said_context
 from pyro_vae.cli.inputs import of_files
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import add_choices, choices, greedy_unless_said, print_rows, read_things, remove_older, savez
+from pyro_vae.data.sources.arrays import ARRAYS
+from pyro_vae.data.texts import LINES, TABLES
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.evaluation.latent_space import Kind
@@ -25,6 +27,7 @@ from pyro_vae.runs.measurements import part_of
 
 NAME = "interpolation"  # of what is written
 NUMBERED = "{:02d}-(datum|[0-9.e-]+)"  # names of files
+FILES = (*LINES, *TABLES, *ARRAYS)  # which no text ends in
 PLACE = re.compile(r"(train|validation|test):(\d+)")
 
 
@@ -86,6 +89,8 @@ def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
     if tokens is None:
         return of_files(run, [user_path(given)]).batch(slice(None))
     is_file = len(given) < 1000 and bool(Path(given).suffix) and user_path(given).is_file()
+    if not is_file and Path(given).suffix.lower() in FILES and len(given.split()) == 1:
+        raise InputError(f"{given}: no such file; a text that ends so needs a space before it")
     names, batch = read_things(run, tokens, [] if is_file else [given], [Path(given)] if is_file else [])
     if len(names) != 1:
         raise InputError(f"{given}: has {len(names):,} of them; give a file with one")

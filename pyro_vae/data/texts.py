@@ -229,7 +229,11 @@ def read_table(path: Path, column: str | None, label_column: str | None) -> tupl
                     raise InputError(f"{where}: the label in column '{label_column}' is empty; fill it")
                 labels.append(row[labels_at].strip())
     except csv.Error as error:
-        raise CorruptFileError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
+        what = f"no CSV ({error})"
+        if "field limit" in str(error):
+            most = f"{csv.field_size_limit():,}"
+            what = f"a column has more than {most} characters: split the text, or close a quotation mark that is open"
+        raise CorruptFileError(f"{path}, line {reader.line_num}: {what}") from error
     if not texts:
         raise InputError(f"{path}: holds no rows under their names")
     return texts, labels

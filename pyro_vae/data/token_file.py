@@ -12,12 +12,14 @@ from pyro_vae.data.tokens import MOST_TOKENS, Tokens
 from pyro_vae.data.vocabulary import BytePairVocabulary, CharacterVocabulary, WordVocabulary
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
+from pyro_vae.runtime import check_room
 
 KINDS: dict[str, type[Tokens]] = {
     cls.kind: cls for cls in (WordVocabulary, CharacterVocabulary, BytePairVocabulary, Melody)
 }
 FORMAT = "pyro_vae tokens 1"
 MOST_BYTES = 1 << 26  # of a file
+IN_MEMORY = 12  # bytes for one of the file, a third of what lists of nothing take
 
 
 def token_facts(tokens: Tokens) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def read_tokens(path: str | Path, facts: Mapping[str, Any] | None = None) -> Tok
         facts: what the configuration beside it says of the tokens.
 
     Raises:
-        InputError: if there is no such file.
+        InputError: if there is no such file, or its values would not fit the memory.
         CorruptFileError: if it is damaged, of another format, or not the one that the facts are of.
     """
     path = Path(path)
@@ -74,6 +76,7 @@ def read_tokens(path: str | Path, facts: Mapping[str, Any] | None = None) -> Tok
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
+        check_room(path, IN_MEMORY * path.stat().st_size, "the file is no vocabulary that one learns")
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
             raise ValueError(f"format '{str(values['format'])[:80]}'")
@@ -81,7 +84,7 @@ def read_tokens(path: str | Path, facts: Mapping[str, Any] | None = None) -> Tok
             raise ValueError(f"kind '{str(values['kind'])[:80]}'")
         tokens = KINDS[values["kind"]].from_plain(values)
     except InputError:
-        raise  # a library that is missing
+        raise  # a library that is missing, or memory
     except Exception as error:  # of the file, of JSON, of its values, of the library of byte pairs
         raise CorruptFileError(f"{path}: no usable vocabulary ({error})") from error
     if facts is not None and token_facts(tokens) != dict(facts):

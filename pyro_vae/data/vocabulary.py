@@ -257,6 +257,7 @@ class PieceVocabulary(Vocabulary):
             raise ValueError(f"lower is true or false, and tokens a list of up to {MOST_TOKENS - FIRST:,} texts")
         if not all(isinstance(piece, str) and piece for piece in known) or len({*known}) < len(known):
             raise ValueError("tokens must be texts, none of them empty, each once")
+        "".join(known).encode()  # halves of characters, which JSON may hold, could be neither printed nor written
         return cls(known, length, lower)
 
 

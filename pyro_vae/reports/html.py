@@ -11,6 +11,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from pyro_vae.errors import printable
+
 NOTHING = "–"  # in a table, where there is no value
 
 
@@ -118,7 +120,7 @@ def texts(name: str, columns: Mapping[str, Sequence[str]], rows: Sequence[str], 
     """
     said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     heads = [*([""] if rows else []), *columns]
-    cells = zip(*([rows] if rows else []), *columns.values(), strict=True)
+    cells = zip(*([rows] if rows else []), *[map(printable, some) for some in columns.values()], strict=True)
     inner = table(heads, cells, words=range(len(heads)), caption=title)
     return f'<figure class="texts" id="figure-{anchor(name)}">{inner}{said}</figure>'
 

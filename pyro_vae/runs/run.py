@@ -211,7 +211,15 @@ class Run:
             InputError: if the file is not there.
             CorruptFileError: if it is damaged, or not the one that the run was begun with.
         """
-        return None if self.token_facts is None else read_tokens(self.path / TOKENS, self.token_facts)
+        if self.token_facts is None:
+            return None
+        tokens = read_tokens(self.path / TOKENS, self.token_facts)
+        if (tokens.length,) != self.data_shape:
+            raise CorruptFileError(
+                f"{self.path / TOKENS}: sequences of {tokens.length:,} tokens, but one x of the run has shape "
+                f"{self.data_shape}: put back the files that the run was begun with, from a copy"
+            )
+        return tokens
 
     def _facts(self) -> dict[str, Any]:
         """What is known without the data of what classes are handed by name."""

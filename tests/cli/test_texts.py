@@ -13,6 +13,7 @@ from command_line import run, write
 from pyro_vae.cli.inputs import given_data
 from pyro_vae.cli.texts import of_texts
 from pyro_vae.data import Classes, RawData, Split, Tokens, Vocabulary, load_data, source
+from pyro_vae.data.token_file import read_tokens, token_facts
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import read_yaml
 from pyro_vae.runs import Run
@@ -97,6 +98,12 @@ def test_a_damaged_or_missing_file(trained, tmp_path):
     values["tokens"].reverse()
     (path / "tokens.json").write_text(json.dumps(values))
     with pytest.raises(CorruptFileError, match=r"tokens.json is not the one that the run was begun with"):
+        _ = Run(path).tokens
+    config = read_yaml(path / "config.yaml")
+    (path / "tokens.json").write_text(json.dumps(values | {"length": 99}))  # with a configuration that says so
+    config["tokens"] = token_facts(read_tokens(path / "tokens.json"))
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(CorruptFileError, match=r"tokens.json: sequences of 99 tokens, but one x of the run has shape"):
         _ = Run(path).tokens
     (path / "tokens.json").unlink()
     with pytest.raises(InputError, match=r"tokens.json: no such file"):

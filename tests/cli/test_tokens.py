@@ -167,6 +167,12 @@ def test_from_a_text_to_a_datum(trained, capsys):
     is_picture(picture)
 
 
+def test_a_file_that_is_not_there_is_no_text(trained, capsys):
+    for name in ("mine.txt", "./mine.CSV"):
+        assert pyro_vae("interpolate", trained, name, "test:5") == 1
+        assert f"{name}: no such file" in capsys.readouterr().err
+
+
 def test_figures_and_the_report_show_sentences(trained, capsys):
     assert pyro_vae("report", trained, "--particles", "20") == 0
     page = (trained / "report.html").read_text()

@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 import warnings
 from fractions import Fraction
 
@@ -206,3 +207,27 @@ def test_notes_agree_with_another_reader():
             a == b and abs(x - y) < 1e-6 for (a, x), (b, y) in zip(mine, theirs, strict=True)
         )
     assert compared >= 30 and same >= 0.9 * compared, (same, compared)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("X:1\nM:C\nK:C" + " " * 60_000 + "!\n", "a key 'C !'"),  # spaces that two patterns might share
+        ("X:1\nM:C\nL:1/4\nK:C\nABCD" + " |]" * 20_000 + "\n", None),  # bar lines that all look for what is behind
+    ],
+)
+def test_the_time_of_a_tune_grows_with_its_length_alone(text, what):
+    began = time.process_time()
+    if what is None:
+        assert len(read_tune(text).notes) == 4
+    else:
+        with pytest.raises(NotUnderstood, match=what):
+            read_tune(text)
+    assert time.process_time() - began < 5  # either took minutes
+
+
+def test_a_file_has_no_more_tunes_than_a_library(tmp_path):
+    path = tmp_path / "many.abc"
+    path.write_text("X:\n" * 17_000)
+    with pytest.raises(InputError, match=r"many\.abc: 17,000 tunes; 16,384 are the most"):
+        read_abc(path)

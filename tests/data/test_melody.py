@@ -140,3 +140,14 @@ def test_a_note_sounds_at_its_pitch_and_no_longer_than_it_lasts(pitch):
 
 def test_silence_is_silent():
     assert synthesized([], 16).abs().max() == 0
+
+
+def test_of_melodies_of_hours_no_sound_is_written(tmp_path, caplog):
+    silence = torch.full((1, 16 * 80), REST + 1)  # 80 bars at 24 s each
+    (tmp_path / "sung").mkdir()
+    (tmp_path / "sung" / "0.wav").write_bytes(b"of another melody")
+    Melody(bars=80, tempo=10).write(tmp_path / "sung", silence, ["0"])
+    assert [file.name for file in (tmp_path / "sung").iterdir()] == ["0.mid"]
+    assert "no sound is written of melodies of 32 minutes" in caplog.text
+    Melody(bars=80, tempo=1000).write(tmp_path / "sung", silence, ["0"])
+    assert sorted(file.name for file in (tmp_path / "sung").iterdir()) == ["0.mid", "0.wav"]

@@ -1,5 +1,6 @@
 """MusicXML, compressed and not: melodies, and files that would fill the memory."""
 
+import random
 import zipfile
 from fractions import Fraction
 
@@ -103,6 +104,37 @@ def test_files_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(music_xml, "MOST_ELEMENTS", 50)
     with pytest.raises(InputError, match="more than 50 elements"):
         read_music_xml(written(path, score(*[note("C", 8)] * 20)))
+
+
+def test_small_files_that_would_take_hours_are_refused(tmp_path):
+    path = tmp_path / "slow.musicxml"
+    path.write_text(score(note("C", 8, alter="1e99999999")))  # a number of a hundred million digits
+    with pytest.raises(CorruptFileError, match=r"slow\.musicxml: .*alter must be a number"):
+        read_music_xml(path)
+    changing = "".join(f"<attributes><divisions>{10**6 + i}</divisions></attributes>{note('C', 1)}" for i in range(50))
+    path.write_text(score(changing))  # whose common denominator grows with every note
+    with pytest.raises(CorruptFileError, match="no multiples of a common one"):
+        read_music_xml(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_whatever_bytes_of_an_archive_are_wrong_the_file_is_named(tmp_path, method):
+    path, draws = tmp_path / "wrong.mxl", random.Random(0)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("score.xml", score(*[note("C", 8)] * 20))
+    good = path.read_bytes()
+    if method != zipfile.ZIP_DEFLATED:
+        with pytest.raises(CorruptFileError, match="in another way than by deflating"):
+            read_music_xml(path)
+    for _ in range(120):
+        content = bytearray(good)
+        for _ in range(draws.randint(1, 6)):
+            content[draws.randrange(len(content))] = draws.randrange(256)
+        path.write_bytes(content)
+        try:
+            read_music_xml(path)
+        except InputError as error:
+            assert "wrong.mxl" in str(error)
 
 
 @pytest.mark.slow

@@ -182,6 +182,9 @@ def with_(**values):
         with_(tokens="abc"),
         with_(tokens=["a", "a"]),
         with_(tokens=["a", ""]),
+        with_(tokens=["a", "\ud800"]),  # which nothing could print
+        with_(kind="melody", bars=10**9, tempo=120),
+        with_(kind="melody", bars=2, tempo=10**400),
         with_(tokens=["a", 3]),
         with_(tokens={"a": 1}),
         with_(kind="byte-pairs"),
@@ -198,6 +201,13 @@ def test_a_huge_file_is_not_read(tmp_path):
     with (tmp_path / "tokens.json").open("wb") as file:
         file.truncate(1 << 27)
     with pytest.raises(CorruptFileError, match="larger than 64 MiB"):
+        read_tokens(tmp_path / "tokens.json")
+
+
+def test_a_file_whose_lists_would_fill_the_memory_is_not_read(tmp_path, monkeypatch):
+    write_tokens(tmp_path / "tokens.json", Vocabulary.learn(TEXTS))
+    monkeypatch.setattr("pyro_vae.runtime.memory_bytes", lambda: 1000)
+    with pytest.raises(InputError, match=r"tokens\.json: would take 3 times"):
         read_tokens(tmp_path / "tokens.json")
 
 

@@ -13,6 +13,7 @@ from pages import Page, check_alone
 
 from pyro_vae.cli import main
 from pyro_vae.recipes import read_recipe
+from pyro_vae.reports import html
 from pyro_vae.runs import Run
 
 SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 30}
@@ -324,3 +325,10 @@ def test_refusals(runs, reported, tmp_path, capsys):
     assert "evaluation-test.json cannot be read" in refused(capsys, "report", copy)
     (copy / "evaluation-test.json").write_text("{}")
     assert "has no 'log_likelihood': measure again" in refused(capsys, "report", copy)
+
+
+def test_texts_in_a_page_are_shown_and_not_obeyed():
+    page = html.texts("samples", {"<i>": ["\x1b]0;mine\x07<script>", "caf\u00e9 \u732b"]}, ["$a$", "<b>"], "<u>")
+    assert "\x1b" not in page and "\x07" not in page and "caf\u00e9 \u732b" in page
+    assert "\\x1b]0;mine\\x07&lt;script&gt;" in page
+    assert not any(f"<{tag}>" in page for tag in ("i", "b", "u", "script"))

@@ -13,7 +13,7 @@ from pyro_vae.data.music.midi import bounded
 from pyro_vae.errors import InputError
 
 MOST_BYTES = 1 << 22  # of a file: a book of tunes has a hundredth of that
-MOST_CHARACTERS = 1 << 16  # of a tune
+MOST_CHARACTERS, MOST_TUNES = 1 << 16, 1 << 14  # of a tune; of a file
 SHARPS, LETTERS = "FCGDAEB", "CDEFGAB"
 SEMITONES = dict(zip(LETTERS, (0, 2, 4, 5, 7, 9, 11), strict=True))
 MIDDLE_C = 60
@@ -96,12 +96,14 @@ def read_abc(path: Path) -> list[str]:
     tunes = re.split(r"^(?=X:)", text.replace("\r\n", "\n").replace("\r", "\n"), flags=re.MULTILINE)[1:]
     if not tunes:
         raise InputError(f"{path}: no ABC tunes: each begins with a line X:")
+    if len(tunes) > MOST_TUNES:
+        raise InputError(f"{path}: {len(tunes):,} tunes; {MOST_TUNES:,} are the most")
     return tunes
 
 
 def title_of(text: str) -> str:
     """The title of a tune, its first field T."""
-    found = re.search(r"^T:\s*(.*)", text, re.MULTILINE)
+    found = re.search(r"^T:[ \t]*(.*)", text, re.MULTILINE)
     return " ".join(found[1].split()) if found else ""
 
 
@@ -158,7 +160,7 @@ def _field(tune: Tune, name: str, value: str, in_body: bool) -> bool:
     elif name == "L":
         found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", value.replace(" ", ""))
         if not found or int(found[1]) == 0 or int(found[2]) == 0:
-            raise NotUnderstood(f"a unit of length '{value}'")
+            raise NotUnderstood(f"a unit of length '{value[:40]}'")
         tune.unit = Fraction(int(found[1]), int(found[2]))
     elif name == "K":
         tune.key = key_of(value)
@@ -174,7 +176,7 @@ def _metre(value: str) -> tuple[int, int] | None:
         return named[value]
     found = re.fullmatch(r"(\d{1,2})/(\d{1,2})", value.replace(" ", ""))
     if not found or int(found[1]) == 0 or int(found[2]) == 0:
-        raise NotUnderstood(f"a metre '{value}'")
+        raise NotUnderstood(f"a metre '{value[:40]}'")
     return int(found[1]), int(found[2])
 
 
@@ -184,7 +186,7 @@ def key_of(value: str) -> dict[str, int]:
     Raises:
         NotUnderstood: for what is no key.
     """
-    value = re.sub(r"\b(clef=)?(treble|bass|alto)\b", "", value).strip()
+    value = " ".join(re.sub(r"\b(clef=)?(treble|bass|alto)\b", "", value).split())  # single spaces
     if value in ("", "none"):
         return {}
     if value in ("HP", "Hp"):
@@ -193,10 +195,10 @@ def key_of(value: str) -> dict[str, int]:
     mode = {"": "major", "m": "minor"}.get(found[3], found[3].lower()) if found else ""
     modes = [sharps for name, sharps in MODES.items() if len(mode) > 2 and name.startswith(mode)]
     if not found or not modes:
-        raise NotUnderstood(f"a key '{value}'")
+        raise NotUnderstood(f"a key '{value[:40]}'")
     fifths = FIFTHS[found[1]] + {"#": 7, "b": -7, "": 0}[found[2]] + modes[0]
     if abs(fifths) > 7:
-        raise NotUnderstood(f"a key '{value}'")
+        raise NotUnderstood(f"a key '{value[:40]}'")
     key = dict.fromkeys(SHARPS[:fifths], 1) if fifths >= 0 else dict.fromkeys(SHARPS[fifths:], -1)
     for accidental, letter in re.findall(r"([\^=_]{1,2})([A-Ga-g])", found[4]):
         if accidental not in ACCIDENTALS:
@@ -344,9 +346,9 @@ def factor(written: str) -> Fraction:
     """What a length says: "" 1, "3" 3, "/" 1/2, "//" 1/4, "3/2" 3/2, "/4" 1/4."""
     number, slashes, below = re.fullmatch(r"(\d*)(/*)(\d*)", written).groups()  # type: ignore[union-attr]
     if len(number) > 3 or len(below) > 3 or len(slashes) > 6 or number == "0" or (below and int(below) == 0):
-        raise NotUnderstood(f"a length '{written}'")
+        raise NotUnderstood(f"a length '{written[:40]}'")
     if below and len(slashes) > 1:
-        raise NotUnderstood(f"a length '{written}'")
+        raise NotUnderstood(f"a length '{written[:40]}'")
     return Fraction(int(number or 1), int(below) if below else 2 ** len(slashes))
 
 
@@ -407,13 +409,14 @@ def _endings(body: list[Tone | Mark], place: int) -> tuple[dict[int, list[Tone |
 def _placed(played: list[Tone | Mark], tune: Tune) -> Line:
     """Notes at their times, tied ones joined; the bars are checked."""
     bar = Fraction(*tune.metre) if tune.metre else None
-    now = _upbeat(played, bar) if bar else Fraction(0)
+    following = _lengths_of_bars(played)
+    now = bar - following[0] if bar and following and 0 < following[0] < bar else Fraction(0)  # an upbeat's bar
     notes: list[Sounding] = []
     tied = False
     for place, item in enumerate(played):
         if isinstance(item, Mark):
             if bar and item.heavy:
-                now += _moved(now, bar, notes, played[place:])
+                now += _moved(now, bar, notes, following[place])
             elif bar and now % bar:
                 raise NotUnderstood(f"bars that do not add up: {float(now / bar):.5g} bars before a bar line")
             continue
@@ -427,13 +430,12 @@ def _placed(played: list[Tone | Mark], tune: Tune) -> Line:
     return Line(tune.title or "a tune without a title", tune.metre, tuple(notes), now)
 
 
-def _moved(now: Fraction, bar: Fraction, notes: list[Sounding], played: list[Tone | Mark]) -> Fraction:
+def _moved(now: Fraction, bar: Fraction, notes: list[Sounding], following: Fraction) -> Fraction:
     """By how much a part is moved so that its bar lines stand on the grid; 0 where bars are written as they should be.
 
     A bar before a repeat or double bar should lack what the upbeat behind it has. Where it lacks more, there is rest;
-    where it lacks less, its last note is cut.
+    where it lacks less, its last note is cut. ``following`` is the length of the bar behind it, 0 if there is none.
     """
-    following = _length_of_bar(played)
     lacking = -(now + following) % bar
     if lacking == 0 or not notes or following == 0:
         return Fraction(0)
@@ -443,18 +445,12 @@ def _moved(now: Fraction, bar: Fraction, notes: list[Sounding], played: list[Ton
     return -over if over < lacking and notes[-1].end == now and notes[-1].end - notes[-1].start > over else lacking
 
 
-def _length_of_bar(played: list[Tone | Mark]) -> Fraction:
-    """The length of the first bar that has a note or a rest, in whole notes."""
-    length = Fraction(0)
-    for item in played:
-        if isinstance(item, Tone):
-            length += item.length
-        elif length:
-            break
-    return length
-
-
-def _upbeat(played: list[Tone | Mark], bar: Fraction) -> Fraction:
-    """How much of the first bar is silent before the first note."""
-    first = _length_of_bar(played)
-    return bar - first if 0 < first < bar else Fraction(0)
+def _lengths_of_bars(played: list[Tone | Mark]) -> list[Fraction]:
+    """At each place, the length of the first bar from there on that has a note or a rest, in whole notes; or 0."""
+    first = run = Fraction(0)
+    lengths = []
+    for item in reversed(played):
+        run = run + item.length if isinstance(item, Tone) else Fraction(0)
+        first = run or first
+        lengths.append(first)
+    return lengths[::-1]

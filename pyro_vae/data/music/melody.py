@@ -31,6 +31,7 @@ SUFFIXES = (*READERS, ".abc")
 NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 HELD, SILENT, BAR = "-", ".", "|"  # in a melody that is written as text
 SLOWEST, FASTEST = 10, 1000  # quarters a minute
+LONGEST_SOUND = 1800.0  # seconds: 80 MB
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Melody(Tokens):
             try:
                 found.append(as_text(self._first_bars(read_tune(text))))
             except InputError as error:
-                title = title_of(text)
+                title = title_of(text)[:60] or "a tune without a title"
                 left_out.append(f"{title}: {str(error).removeprefix(f'{title}: ')}")
         if not found:
             raise InputError(f"{path}: no tune that can be read ({left_out[0]})")
@@ -159,7 +160,8 @@ class Melody(Tokens):
         return found
 
     def write(self, path: Path, tokens: Tensor, names: Sequence[str]) -> list[Path]:
-        """Write melodies into the folder ``path``: of each ``<name>.mid`` and ``<name>.wav``.
+        """Write melodies into the folder ``path``: of each ``<name>.mid`` and, if it lasts at most half an hour,
+        ``<name>.wav``; of longer ones the log says so.
 
         Args:
             path: the folder; made if need be.
@@ -172,10 +174,18 @@ class Melody(Tokens):
         Raises:
             InputError: if a file cannot be written.
         """
+        seconds = tokens.shape[1] * 15.0 / self.tempo
+        heard = seconds <= LONGEST_SOUND
+        if not heard:
+            logger.warning("%s: no sound is written of melodies of %.0f minutes, MIDI alone", path, seconds / 60)
         for name, events in zip(names, self.events(tokens), strict=True):
             notes = notes_of(events)
             write_midi(path / f"{name}.mid", notes, tempo=self.tempo)
-            write_wav(path / f"{name}.wav", synthesized(notes, len(events), tempo=self.tempo), SAMPLE_RATE)
+            sound = path / f"{name}.wav"
+            if heard:
+                write_wav(sound, synthesized(notes, len(events), tempo=self.tempo), SAMPLE_RATE)
+            else:
+                sound.unlink(missing_ok=True)  # of another melody
         return [path]
 
     def plain(self) -> dict[str, Any]:
@@ -187,9 +197,12 @@ class Melody(Tokens):
         """What :meth:`plain` gave.
 
         Raises:
-            InputError, KeyError: for other values.
+            ValueError, KeyError: for other values.
         """
-        return cls(values["bars"], values["tempo"])
+        try:
+            return cls(values["bars"], values["tempo"])
+        except InputError as error:
+            raise ValueError(str(error)[:200]) from error
 
     def _events(self, text: str) -> np.ndarray:
         steps = text.replace(BAR, " ").split()

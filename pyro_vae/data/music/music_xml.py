@@ -18,6 +18,7 @@ from pyro_vae.errors import CorruptFileError, InputError
 
 MOST_BYTES, MOST_UNPACKED = 1 << 22, 1 << 25  # of a file, and of what is packed in it
 MOST_ELEMENTS, DEEPEST = 1_000_000, 50
+FINEST = 1 << 32  # denominator of a time, in whole notes: sums of other fractions would grow without bound
 CONTAINER = "META-INF/container.xml"
 SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
@@ -46,6 +47,8 @@ def _unpacked(content: bytes, path: Path) -> bytes:
     """The score in a .mxl file; never more is unpacked than a score may have."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(each.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for each in archive.infolist()):
+                raise _damaged(path, "it is packed in another way than by deflating")
             names = archive.namelist()
             if CONTAINER in names:
                 root = _tree(_member(archive, CONTAINER, path), path).find(".//{*}rootfile")
@@ -53,7 +56,9 @@ def _unpacked(content: bytes, path: Path) -> bytes:
             else:
                 name = next((each for each in names if each.lower().endswith((".xml", ".musicxml"))), "")
             return _member(archive, name, path)
-    except (KeyError, OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except InputError:
+        raise
+    except (KeyError, ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, error) from error
 
 
@@ -135,6 +140,8 @@ def _part(part: ElementTree.Element, path: Path) -> Line:
                 pitch = _pitch(item, semitones)
                 if pitch is not None:
                     _add(Sounding(pitch, start, start + length), item, notes, ties)
+            if now.denominator > FINEST:
+                raise ValueError("times that are no multiples of a common one")
             longest = max(longest, now)
         if number == 0 and metres and 0 < (first := longest - begin) < (bar := Fraction(*metres[0])):
             notes = [Sounding(note.pitch, note.start + bar - first, note.end + bar - first) for note in notes]
@@ -162,9 +169,11 @@ def _pitch(item: ElementTree.Element, semitones: int) -> int | None:
     pitch = item.find("pitch")
     if pitch is None:
         return None
-    alter = Fraction((pitch.findtext("alter") or "0").strip()[:10])
+    alter = (pitch.findtext("alter") or "0").strip()
+    if not re.fullmatch(r"[+-]?\d{0,3}(\.\d{0,9})?", alter):  # quarter tones are halves of semitones
+        raise ValueError(f"alter must be a number of semitones, got {alter[:20]!r}")
     letter = (pitch.findtext("step") or "").strip()
-    value = SEMITONES[letter] + 12 * (_whole(pitch, "octave") + 1) + round(alter) + semitones
+    value = SEMITONES[letter] + 12 * (_whole(pitch, "octave") + 1) + round(float(alter)) + semitones
     if not 0 <= value < PITCHES:
         raise ValueError(f"a pitch {value}, outside 0 … {PITCHES - 1}")
     return value

@@ -30,7 +30,7 @@ from pyro_vae.files import write_atomically
 logger = logging.getLogger(__name__)
 
 COLLECTIONS = ("oneills1850", "ryansMammoth")  # folders of music21's corpus
-READER = 1  # changes where tunes are read otherwise, so that they are read anew
+READER = 2  # changes where tunes are read otherwise, so that they are read anew
 CACHE = Path("tunes") / "tunes.npz"
 FARTHEST = 12  # semitones
 HELD_OUT = 0.1  # of the tunes, for validation, and as many for test
