@@ -91,7 +91,19 @@ def _counted(site: Site, traces: TracePair) -> float:
     mask, tokens = kept(site), tokens_of(site)
     if tokens is not None:
         mask = tokens if mask is None else tokens & mask
-    return _whole(site, traces) * traces.size if mask is None else float(mask.double().sum())
+    if mask is None:
+        return _whole(site, traces) * traces.size
+    numbers = mask.flatten(mask.dim() - site["fn"].event_dim).sum(-1).double()  # (..., N)
+    enumerated = tuple(range(numbers.dim() + traces.particle_dim))  # what is summed over is no further data
+    return float(traces.per_datum(numbers.mean(enumerated) if enumerated else numbers, site).mean(0).sum())
+
+
+def counted_tokens(traces: TracePair) -> float | None:
+    """Tokens and ends of a batch at all its data sites, a mean over particles; None: some site is none of tokens."""
+    sites = [site for site in traces.observed().values() if not is_factor(site)]
+    if any(tokens_of(site) is None for site in sites):
+        return None
+    return sum(_counted(site, traces) for site in sites)
 
 
 def _without_latents(pair: Pair, split: Split) -> set[str]:

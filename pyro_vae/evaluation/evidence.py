@@ -12,11 +12,10 @@ from torch import Tensor
 from pyro_vae.data import DataLike
 from pyro_vae.errors import positive
 from pyro_vae.evaluation.chunks import MEMORY_BUDGET, Chunks, Piece
-from pyro_vae.evaluation.dimensions import tokens_of
+from pyro_vae.evaluation.dimensions import counted_tokens
 from pyro_vae.evaluation.results import PerDatum, mean_and_error, nats, not_finite, perplexity
 from pyro_vae.programs.densities import bound_terms, outside_prior, told_together
 from pyro_vae.programs.session import anything_to_draw, evaluating
-from pyro_vae.programs.sites import is_factor
 from pyro_vae.runtime import keep_freed_memory
 
 
@@ -47,8 +46,8 @@ class EvidenceBound(PerDatum):
 
     @property
     def nats_per_token(self) -> float | None:
-        """-(sum of ELBOs) / (number of tokens and ends) of all data; None if the data are no sequences of tokens."""
-        return None if self.tokens is None else -self.mean / self.tokens
+        """-(sum of ELBOs) / (number of tokens and ends) of all data; None if none are counted."""
+        return -self.mean / self.tokens if self.tokens else None
 
     @property
     def perplexity(self) -> float | None:
@@ -164,9 +163,9 @@ def elbo(
         def look(piece: Piece) -> None:
             nonlocal ordered, shared
             pair = piece.traces
-            counted = [tokens_of(site) for site in pair.observed().values() if not is_factor(site)]
-            if not any(each is None for each in counted):
-                tokens.append(piece.share * sum(float(each.sum()) for each in counted if each is not None))
+            counted = counted_tokens(pair)
+            if counted is not None:
+                tokens.append(piece.share * counted)
             told = told_together(pair)
             for kind, site, raw, *_ in bound_terms(pair, analytic=analytic_kl):
                 terms, name = likelihood if kind == "data" else kl, site["name"]

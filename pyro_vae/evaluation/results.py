@@ -259,7 +259,7 @@ class PerDimension(PerDatum):
     def nats_per_token(self) -> float | None:
         """-(sum of log p) / (number of tokens and ends) of all data; None if the data are no sequences of tokens."""
         found = self.sites.values()
-        if not found or self.density_of or not all(site.tokens for site in found):
+        if not self.num_dimensions or self.density_of or not all(site.tokens for site in found):
             return None
         return -self.mean / self.num_dimensions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.session import as_split, in_evaluation
 from pyro_vae.programs.sites import innermost
 from pyro_vae.programs.traces import is_latent, traced
+from pyro_vae.runtime import derived_seed
 
 AT_ONCE = 2**13  # tokens
 MOST_DATA = 1000  # that `evaluate` looks at: each is made anew, one token after another
@@ -109,15 +111,15 @@ def token_accuracy(
     """
     split = as_split(data, model, guide).fixed()
     found: dict[str, list[Tensor]] = {"teacher_forced": [], "greedy": [], "sampled": []}
-    for batch in split.batches(batch_size or max(1, AT_ONCE // split.shape[0])):
-        x = batch[X].cpu()
-        best, counted = _told(model, guide, batch, at_mean, seed)
+    for place, batch in enumerate(split.batches(batch_size or max(1, AT_ONCE // math.prod(split.shape)))):
+        x, own = batch[X].cpu(), derived_seed(seed, "batch", place)  # draws of data are independent
+        best, counted = _told(model, guide, batch, at_mean, own)
         made = {"teacher_forced": best}
         part = Split(batch, integers=True, name=split.name)
         for name, how in {"greedy": {"top_k": 1}, "sampled": {}}.items():
-            made[name] = reconstruct(model, guide, part, seed=seed, at_mean=at_mean, **how)
+            made[name] = reconstruct(model, guide, part, seed=own, at_mean=at_mean, **how)
         for name, tokens in made.items():
-            right = ((tokens == x) & counted).sum(-1).double() / counted.sum(-1)
+            right = ((tokens == x) & counted).flatten(1).sum(1).double() / counted.flatten(1).sum(1)
             found[name].append(right)
     return TokenAccuracy(**{name: torch.cat(values) for name, values in found.items()}, at_mean=at_mean)
 

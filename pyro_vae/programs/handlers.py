@@ -369,7 +369,8 @@ class Searched(Messenger):
         base = innermost(msg["fn"])
         self._seen[msg["name"]] = found = hasattr(base, "beam_search")
         if found:
-            fn = base.expand(msg["fn"].batch_shape)
+            each = msg["fn"].event_shape[: msg["fn"].event_dim - base.event_dim]  # sequences of one datum
+            fn = base.expand(msg["fn"].batch_shape + each)
             msg["value"], msg["done"] = fn.beam_search(self.width).tokens[..., 0, :], True
 
 

@@ -11,13 +11,14 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.evaluation import NGrams, interpolation_smoothness, token_accuracy
 from pyro_vae.evaluation.smoothness import hamming, mixtures
+from tests.token_cases import F, some_sequences, strong
 
 
 def test_a_pair_that_knows_the_data_is_right_everywhere():
-    found = token_accuracy(model, guide, letters())
-    assert found.greedy.tolist() == found.teacher_forced.tolist() == [1.0] * 20
-    assert 0.5 < found.sampled.mean() < 1.0  # logits of 5 against 0
-    assert found.to_dict()["greedy"] == 1.0 and found.to_dict()["num_data"] == 20
+    found = token_accuracy(model, guide, letters(100))
+    assert found.greedy.tolist() == found.teacher_forced.tolist() == [1.0] * 100
+    assert 0.9 < found.sampled.mean() < 1.0  # logits of 5 against 0
+    assert found.to_dict()["greedy"] == 1.0 and found.to_dict()["num_data"] == 100
     assert found.rows["tokens right, made greedily"] == "1.000 +- 0.000"
     assert token_accuracy(model, guide, letters(), at_mean=False).greedy.mean() < 0.9  # the guide is wide
 
@@ -56,6 +57,43 @@ def test_a_real_pair_in_any_batches():
     counted = (torch.cat([torch.ones(20, 1, dtype=torch.bool), x[:, :-1] != 0], 1))[:, :5]
     expected = (torch.stack(right, 1) & counted).sum(1).double() / counted.sum(1)
     assert torch.allclose(whole.teacher_forced, expected) and 0 < expected.mean() < 1
+
+
+def test_draws_of_two_batches_are_independent():
+    x = letters().train.column("x")
+    found = token_accuracy(model, guide, Split({"x": torch.cat([x, x])}, integers=True), batch_size=20)
+    assert not torch.equal(found.sampled[:20], found.sampled[20:])
+
+
+class Pages(torch.nn.Module):
+    """Three sentences a datum, and its guide."""
+
+    def __init__(self):
+        super().__init__()
+        self.likelihood = strong("gru")
+
+    def forward(self, x=None, num_samples=1):
+        with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3, F), 1.0).to_event(2))
+            return pyro.sample("x", self.likelihood(z).to_event(1), obs=x)
+
+
+def wide(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(torch.zeros(3, F), 1.0).to_event(2))
+
+
+def test_several_sequences_a_datum():
+    pages, z = Pages(), torch.randn(5, 3, F)
+    best = pages.likelihood(z).beam_search(30).tokens[..., 0, :]
+    assert torch.equal(pyro_vae.decode(pages, {"z": z}, beams=30), best)
+    x = torch.stack([some_sequences(7), some_sequences(7).flip(0), some_sequences(7)], 1)
+    found = token_accuracy(pages, wide, Split({"x": x}, integers=True))
+    each = pages.likelihood(torch.zeros(7, 3, F)).logits(x).argmax(-1)
+    counted = torch.nn.functional.pad(x[..., :-2] != 0, (1, 0), value=True)  # the last place is certain
+    right = ((each == x)[..., :-1] & counted).sum((1, 2)).double() / counted.sum((1, 2))
+    torch.testing.assert_close(found.teacher_forced, right)
+    assert found.greedy.shape == found.sampled.shape == (7,)
 
 
 def test_it_is_for_sequences_and_latents_alone():
