@@ -234,6 +234,21 @@ class Split:
         """
         return self.finish(self.rows(index, generator))
 
+    def largest(self) -> slice:
+        """The datum that programs may take most memory for: of tokens the longest sequences, else the first.
+
+        Of data that are not in memory the first ones alone are looked at.
+        """
+        place, most, start = 0, -1, 0
+        for some in self.source.slices() if self.integers and self.source.sizes is None else ():
+            lengths = (self.rows(some)["x"] != 0).flatten(1).sum(1)  # (n,)
+            if int(lengths.amax()) > most:
+                place, most = start + int(lengths.argmax()), int(lengths.amax())
+            start += len(lengths)
+            if not self.in_memory:
+                break
+        return slice(place, place + 1)
+
     def rows(self, index: Tensor | slice, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the first half of :meth:`batch`: the stored data at an index, and random numbers to binarize with."""
         if not self.variants:

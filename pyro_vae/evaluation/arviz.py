@@ -202,7 +202,7 @@ def to_arviz(
         def particles(batch: Mapping[str, Tensor], count: int) -> Particles:
             return draw(pair, batch, count)
 
-        first = split.batch(slice(0, 1))
+        first = split.batch(split.largest())
         rows = max(1, int(CHUNK / bytes_per_row(lambda n: particles(first, n))))
         chunk = min(rows, total)
         parts, observed, constant = [], [], []

@@ -116,14 +116,13 @@ class Chunks:
 
     def __init__(self, pair: Pair, split: Split, num_particles: int, memory_budget: int) -> None:
         self.pair, self.split, self.num_particles = pair, split, num_particles
-        first = split.batch(slice(0, 1))
         with private_seed(0, split.device):
-            self._measure(first, memory_budget)
+            self._measure(split.largest(), memory_budget)
 
-    def _measure(self, first: Batch, memory_budget: int) -> None:
+    def _measure(self, largest: slice, memory_budget: int) -> None:
         """Sizes of chunks and pieces, in data and particles of each."""
-        k, limit = self.num_particles, USED * memory_budget
-        one = peak_bytes(lambda: self._densities(self.split.batch(slice(0, 1)), 1))
+        k, limit, first = self.num_particles, USED * memory_budget, self.split.batch(largest)
+        one = peak_bytes(lambda: self._densities(self.split.batch(largest), 1))
         if one > MOST * memory_budget:
             raise InputError(
                 f"memory_budget {memory_budget} bytes is too small: one particle of one datum takes {one} bytes"

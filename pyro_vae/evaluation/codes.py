@@ -234,7 +234,7 @@ def _batch_size(pair: Pair, split: Split, memory_budget: int) -> int:
     Raises:
         InputError: if the budget is too small for so many.
     """
-    first, limit = split.batch(slice(0, 1)), USED * memory_budget
+    first, limit = split.batch(split.largest()), USED * memory_budget
     with private_seed(0, split.device):
         draws = not is_deterministic(pair.traces(first))
         most = UNIT if draws else min(UNIT, limit)

@@ -270,7 +270,7 @@ def log_likelihood(
     with evaluating(model, guide, data, seed, device, vectorize=vectorize) as (pair, split):
         pair.refuse_point_masses()
         keep_freed_memory()
-        first = split.batch(slice(0, 1))
+        first = split.batch(split.largest())
         given = GivenShared(pair, split, vectorize=vectorize) if shared_of(pair, split) else None
         if divided and given is not None:
             raise InputError(f"divided: draws of {given.names} are shared by all data, and processes draw their own")

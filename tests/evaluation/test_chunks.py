@@ -1,5 +1,6 @@
 """Memory budgets of the ELBO and the statistics: they bound what is computed at once, and change no number."""
 
+import numpy
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,7 +14,9 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, bidirectional, code_statistics, elbo, latent_statistics, log_likelihood
 from pyro_vae.evaluation.chunks import UNIT, Chunks
 from pyro_vae.guides import GaussianGuide, LadderGuide
+from pyro_vae.likelihoods import RecurrentTokens
 from pyro_vae.models import VAE, HierarchicalVAE
+from pyro_vae.networks import RecurrentEncoder
 from pyro_vae.programs.session import evaluating
 from pyro_vae.runtime import PeakMemory, bytes_per_row, peak_bytes
 
@@ -252,3 +255,18 @@ def test_masked_data_are_counted_in_the_budget():
     peak = peak_bytes(lambda: results.append(log_likelihood(model, guide, x, num_particles=3, memory_budget=4 * MIB)))
     assert peak < 12 * MIB
     assert results[0].num_dimensions == pytest.approx((x.tensors["x"] > 0.5).double().sum().item() / 900)
+
+
+def test_a_short_sequence_that_comes_first_does_not_tell_what_the_others_take(tmp_path):
+    length, budget = 50, 2**23
+    likelihood = RecurrentTokens((length,), 10, features=4, embedding_dim=4, hidden_dim=64, cell="gru")
+    model = VAE((length,), latent_dim=2, likelihood=likelihood, hidden_dims=())
+    guide = GaussianGuide(model, RecurrentEncoder((length,), 10, outputs=4, embedding_dim=4, hidden_dim=4, cell="gru"))
+    x = torch.randint(1, 10, (4, length))
+    x[:, -1] = 0
+    x[0, 1:] = 0
+    numpy.save(tmp_path / "x.npy", x.numpy())
+    split = Split({"x": x}, integers=True)
+    for each in (split, Split({"x": numpy.load(tmp_path / "x.npy", mmap_mode="r")}, integers=True)):
+        assert each.largest() == slice(1, 2)
+    assert peak_bytes(lambda: log_likelihood(model, guide, split, num_particles=100, memory_budget=budget)) < budget

@@ -183,7 +183,7 @@ class Annealing:
 
     def _chunk_size(self, path: AnnealedPath, split: Split, memory_budget: int) -> int:
         """Data of a chunk, by what one datum with all its chains takes."""
-        first = split.batch(slice(0, 1))
+        first = split.batch(split.largest())
 
         def evaluate(rows: int) -> None:
             path.on(repeat(first, rows)).draw()
