@@ -190,6 +190,11 @@ class VampPrior(LatentPrior):
                 raise InputError(
                     f"VampPrior, the guide at its pseudo-inputs of shape {tuple(u.shape)}: {error}"
                 ) from error
+            except (RuntimeError, TypeError) as error:
+                raise InputError(
+                    f"VampPrior: the guide cannot be run on pseudo-inputs, {u.dtype} {tuple(u.shape)} ({error}); there "
+                    "are none between integers, tokens say: MixturePrior and FlowPrior are not made of data"
+                ) from error
         self._check(q)
         logits = u.new_zeros(self.num_components) if self.logits is None else self.logits
         normal, dims = factors(q)

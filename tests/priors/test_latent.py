@@ -11,11 +11,13 @@ from pyro.distributions import transforms
 from torch import nn
 
 from pyro_vae import elbo, fit, log_likelihood, sample
+from pyro_vae.data import Split
 from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.errors import InputError
 from pyro_vae.guides import FlowGuide, GaussianGuide, HierarchicalGuide, LadderGuide
+from pyro_vae.likelihoods import RecurrentTokens
 from pyro_vae.models import VAE, HierarchicalVAE
-from pyro_vae.networks import OneHot, diagonal_normal
+from pyro_vae.networks import OneHot, RecurrentEncoder, diagonal_normal
 from pyro_vae.priors import (
     AutoregressiveGaussianPrior,
     FlowPrior,
@@ -421,3 +423,13 @@ def test_without_zuko(monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko", None)
     with pytest.raises(InputError, match=r"pip install 'pyro-vae\[flows\]'"):
         FlowPrior((3,))
+
+
+def test_pseudo_inputs_between_tokens_are_refused():
+    prior = VampPrior((2,), data_shape=(6,), num_components=3, start="random")
+    likelihood = RecurrentTokens((6,), 10, features=4, embedding_dim=4, hidden_dim=4)
+    model = VAE((6,), latent_dim=2, likelihood=likelihood, hidden_dims=(), prior=prior)
+    guide = GaussianGuide(model, RecurrentEncoder((6,), 10, outputs=4, embedding_dim=4, hidden_dim=4))
+    x = torch.tensor([[1, 2, 3, 0, 0, 0]] * 4)
+    with pytest.raises(InputError, match="none between integers, tokens say"):
+        fit(model, guide, Split({"x": x}, integers=True), epochs=1, device="cpu", progress=False)
