@@ -45,7 +45,7 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     ),
     "interpolate": (
         "interpolate",
-        "Go from one datum to another through a run's latent space: a picture, arrays, sound, texts.",
+        "Go from one datum to another through latent space: a picture, the arrays, sound, texts.",
     ),
     "encode": (
         "encode",

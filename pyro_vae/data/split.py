@@ -241,7 +241,7 @@ class Split:
         """
         place, most, start = 0, -1, 0
         for some in self.source.slices() if self.integers and self.source.sizes is None else ():
-            lengths = (self.rows(some)["x"] != 0).flatten(1).sum(1)  # (n,)
+            lengths = (x := self.rows(some)["x"]).ne(0).reshape(len(x), -1).sum(1)  # (n,)
             if int(lengths.amax()) > most:
                 place, most = start + int(lengths.argmax()), int(lengths.amax())
             start += len(lengths)

@@ -240,9 +240,9 @@ class Autoregressive(TorchDistribution):
         """
         own = len(self.condition_shape)
         return {
-            name: value.reshape(*value.shape[:own], *[1] * repeated, *value.shape[own:])
+            name: value.reshape((*value.shape[:own], *[1] * repeated, *value.shape[own:]))
             .expand((*leading, *value.shape[own:]))
-            .reshape(math.prod(leading), *value.shape[own:])
+            .reshape((math.prod(leading), *value.shape[own:]))
             for name, value in self.condition.items()
         }
 

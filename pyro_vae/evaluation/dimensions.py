@@ -93,7 +93,8 @@ def _counted(site: Site, traces: TracePair) -> float:
         mask = tokens if mask is None else tokens & mask
     if mask is None:
         return _whole(site, traces) * traces.size
-    numbers = mask.flatten(mask.dim() - site["fn"].event_dim).sum(-1).double()  # (..., N)
+    inner = tuple(range(-site["fn"].event_dim, 0))
+    numbers = (mask.sum(inner) if inner else mask).double()  # (..., N)
     enumerated = tuple(range(numbers.dim() + traces.particle_dim))  # what is summed over is no further data
     return float(traces.per_datum(numbers.mean(enumerated) if enumerated else numbers, site).mean(0).sum())
 

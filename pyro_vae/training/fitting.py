@@ -128,9 +128,9 @@ def fit(
         epochs: passes over the training data.
         batch_size: data in a step (over all devices together); None: 100, or a ``DataLoader``'s own. An iterable of
             batches has its own.
-        length_buckets: batches whose data are sorted by length together, so that those of a batch are of like length
-            (50, say): sequences are then computed no further than the longest of their batch. Lengths are the data's
-            entry ``lengths``, or of tokens those before the first 0. None: batches are random.
+        length_buckets: batches sorted by length together (50). The data of a batch are then of like length, and
+            sequences are computed no further than its longest. Lengths are the data's entry ``lengths``, or of
+            tokens those before the first 0. None: batches are random.
         optimizer: adam, adamw, sgd, RAdam, … of ``torch.optim``. In Python also a class, a function
             ``parameters -> optimizer`` (``functools.partial``), or an optimizer of exactly the parameters trained.
         optimizer_options: further arguments of it (``eps``, ``betas``, ``weight_decay``, …).
@@ -143,12 +143,11 @@ def fit(
         lr_scheduler_options: further arguments of it.
         lr_scheduler_interval: when it moves on. "step": after every update of the weights.
         grad_accumulation: batches of an update. The gradient is the mean over all their data; steps count batches.
-        aggressive: how the guide is updated by itself before each update of the model, against a collapse of the
-            posterior; None: both are updated together.
-        kl_weight: weight of the KL terms during training, a number or a schedule (warm-up).
-        schedules: further values that change during training, numbers or schedules by the name of the buffer that they
-            set: ``{"guide.temperature": Cosine(1.0, 1 / 16, 30)}``. Any 0-dimensional buffer of the model or the guide,
-            set before every step.
+        aggressive: the guide's updates before the model's. They are against a collapse of the posterior; None: both
+            are updated together.
+        kl_weight: of KL terms in training, or a schedule. (Warm-up: ``Linear(0, 1, 10)``.)
+        schedules: values that buffers are set to before every step, by name. Numbers or schedules,
+            ``{"guide.temperature": Cosine(1.0, 1 / 16, 30)}``, of any 0-dimensional buffer of the model or the guide.
         clip_norm: the gradient's largest norm.
         ema_decay: keep a moving average of the weights, validate with it and return it.
         patience: stop when validation has not improved for so many epochs. The best epoch's weights are returned;
