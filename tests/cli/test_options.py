@@ -130,9 +130,7 @@ WITHOUT_A_RUN = ("train", "compare", "recipes", "datasets", "check")
 @pytest.mark.parametrize("given", [["nowhere"], ["--on", "nowhere"], ["--on=nowhere"]])
 def test_every_command_on_a_run_takes_it_both_ways(name, given, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    recipe = {"train-prior": ["pixelcnn"], "encode": ["--out", "z.npz"], "interpolate": ["test:0", "test:1"]}.get(
-        name, []
-    )
+    more = {"train-prior": ["pixelcnn"], "encode": ["--out", "z.npz"], "interpolate": ["test:0", "test:1"]}
     assert main([name, *given, *more.get(name, [])]) == 1
     assert "nowhere is not a run directory" in capsys.readouterr().err
 
