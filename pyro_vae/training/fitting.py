@@ -372,7 +372,9 @@ def _check(
     if patience is not None and patience < 1:
         raise InputError(f"patience must be a positive integer, got {patience}")
     if patience is not None and data.validation is None:
-        raise InputError("patience needs validation data: give a Data with a validation split, or drop patience")
+        raise InputError(
+            "patience needs validation data: give a Data with a validation split, or no patience (--fit.patience null)"
+        )
     if not isinstance(objective, Objective):
         raise InputError(
             f"objective must be one of pyro_vae.training's (ELBO(), IWAE(), …), got {type(objective).__name__}; "
