@@ -22,7 +22,10 @@ SHAPES = {
     "topics": (200,),
     **dict.fromkeys(("text-vae", "language-model"), (20,)),
     **dict.fromkeys(("text-vae-verses", "language-model-verses"), (61,)),
+    **dict.fromkeys(("music-vae-2bar", "music-lm"), (32,)),
+    **dict.fromkeys(("music-vae-16bar", "music-vae-16bar-flat"), (256,)),
 }
+OF_TOKENS = ("text", "language", "music")  # in their names
 GRIDS = {"wavenet": (512,)}
 
 
@@ -44,6 +47,6 @@ def test_it_builds(name):
         assert ContrastiveModel((3, 32, 32), 400, 22, **ranker).data_shape == (3, 32, 32)
         return
     shape = SHAPES.get(name, (1, 28, 28))
-    num_tokens = 31 if len(shape) == 1 and ("text" in name or "language" in name) else None
+    num_tokens = 131 if len(shape) == 1 and any(word in name for word in OF_TOKENS) else None
     parts = build(parse_config(experiment_parser(config), config, name), shape, num_tokens=num_tokens)
     assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)
