@@ -9,7 +9,8 @@ from fractions import Fraction
 import pytest
 
 from pyro_vae.data import Melody
-from pyro_vae.data.music.abc_notation import NotUnderstood, Tone, _read, factor, key_of, read_abc, read_tune, title_of
+from pyro_vae.data.music.abc_notation import _read, factor, key_of, read_abc, read_tune, title_of
+from pyro_vae.data.music.abc_tune import NotUnderstood, Tone
 from pyro_vae.data.sources.tunes import _corpus
 from pyro_vae.errors import InputError
 

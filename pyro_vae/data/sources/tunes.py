@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import cache_folder, data_folders
-from pyro_vae.data.music.abc_notation import NotUnderstood, read_abc, read_tune, title_of
+from pyro_vae.data.music.abc_notation import read_abc, read_tune, title_of
+from pyro_vae.data.music.abc_tune import NotUnderstood
 from pyro_vae.data.music.events import NUM_EVENTS, canonical, transposed
 from pyro_vae.data.music.line import METRES
 from pyro_vae.data.music.melody import Melody
