@@ -58,6 +58,7 @@ class TestColour(CodesContract):
         return model, VQGuide(model), {"x": x}
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestSignal(CodesContract):
     def make_pair(self):
         model = VQVAE((1, 32), 6, halvings=3, likelihood=likelihoods.Gaussian(0.2), **SMALL)
@@ -106,6 +107,7 @@ class TestDVAE(PairContract):
         self.check_particles(model.train(), guide.train(), batch)
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestDVAEOfSignals(TestDVAE):
     def make_pair(self):
         model = DVAE((1, 32), 5, likelihood=likelihoods.Gaussian(0.2), **TINY)
@@ -113,6 +115,7 @@ class TestDVAEOfSignals(TestDVAE):
         return model, DVAEGuide(model, channels=12), {"x": torch.sin(torch.linspace(0, 9, 32) + phase)}
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestStraightThrough(TestDVAE):
     options: ClassVar[dict] = {"straight_through": True}
 

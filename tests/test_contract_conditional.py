@@ -63,6 +63,7 @@ class TestCompletion(PairContract):
         return model, CompletionGuide(model, hidden_dims=(16,)), parts()
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestCompletionGrey(PairContract):
     """A mask for each datum, another likelihood, convolutional networks."""
 

@@ -62,6 +62,7 @@ class TestUserMixture(PairContract):
         return pair.model, pair.guide, {"x": torch.randn(16, 1) + torch.randn(16, 7) * 0.3}
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestStackedSemiSupervised(PairContract):
     start = "prior"
 

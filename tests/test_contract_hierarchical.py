@@ -30,6 +30,7 @@ class TestHierarchicalVAE(PairContract):
         return model, HierarchicalGuide(model, **SIZES), images()
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestTwoLayers(PairContract):
     """The sizes' scheme of IWAE's two-layer model, on vectors."""
 

@@ -70,6 +70,7 @@ class TestAutoregressivePrior(PriorContract):
         return AutoregressiveGaussianPrior((3,), hidden_dims=(8,))
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestVampPriorOfALadder(PairContract):
     """The guide runs the model, and the model's prior runs the guide."""
 

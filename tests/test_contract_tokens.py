@@ -50,6 +50,7 @@ class TokenContract(PairContract):
         return RecurrentEncoder(SHAPE, V, 6, 8, 8, cell="gru")
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestGRU(NotRecorded, TokenContract):
     options = MappingProxyType({"word_dropout": 0.3, "dropout": 0.1})
 

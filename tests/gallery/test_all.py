@@ -105,7 +105,7 @@ def test_it_is_sampled_encoded_and_reconstructed(name, trained):
     assert encoded and all(len(value) == 4 for value in encoded.values())
 
 
-KINDS = {"bayesian_decoder", "deep_markov", "hidden_markov", "hyperspherical", "missing_data", "semi_supervised"}
+KINDS = {"bayesian_decoder", "missing_data", "semi_supervised"}
 DRAWN = [name if name in KINDS | {"tabular", "text"} else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 

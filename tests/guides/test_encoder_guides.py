@@ -154,7 +154,7 @@ class Several(nn.Module):
             return pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "spline")) for n in GUIDES])
 def test_sites_of_any_shape_are_trained_recorded_and_measured(name, caplog):
     torch.manual_seed(0)
     model, x = Several(), torch.randn(20, 2)

@@ -183,7 +183,7 @@ def test_bits_that_are_masked_and_in_an_inner_plate_beside_a_sum(x):
     check_unbiased(gradients(pair, ELBO(2, analytic_kl=False), x), pair, pair.exact_loss(x), 0.01)
 
 
-@pytest.mark.parametrize("in_plate", [True, False])
+@pytest.mark.parametrize("in_plate", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_class_shared_by_all_data_under_minibatches(x, in_plate):
     prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 
