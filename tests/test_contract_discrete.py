@@ -2,6 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from contract import PairContract
 from test_contract_conditional import SHAPE, labelled
