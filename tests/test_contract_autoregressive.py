@@ -38,6 +38,7 @@ class TestBinary(PixelContract):
     pass
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestColour(PixelContract):
     output, channels, levels = staticmethod(lambda: Categorical(4)), 3, 4
 

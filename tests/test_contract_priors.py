@@ -53,6 +53,7 @@ class TestVampPrior(PriorContract):
         return VampPrior((3,), SHAPE, 8)
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestSplinePrior(PriorContract):
     def prior(self):
         return FlowPrior((3,), num_layers=2, hidden_dims=(8,))

@@ -105,8 +105,8 @@ def test_it_is_sampled_encoded_and_reconstructed(name, trained):
     assert encoded and all(len(value) == 4 for value in encoded.values())
 
 
-KINDS = {"bayesian_decoder", "missing_data", "semi_supervised"}
-DRAWN = [name if name in KINDS | {"tabular", "text"} else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+KINDS = {"missing_data", "semi_supervised"}
+DRAWN = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 @pytest.mark.parametrize("name", DRAWN)
