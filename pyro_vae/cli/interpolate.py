@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.cli.context import said_context
 from pyro_vae.cli.inputs import of_files
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.cli.tokens import add_choices, choices, greedy_unless_said, print_rows, read_things, remove_older, savez
+from pyro_vae.cli.tokens import add_choices, choices, print_rows, read_things, remove_older, savez
 from pyro_vae.data.sources.arrays import ARRAYS
 from pyro_vae.data.texts import LINES, TABLES
 from pyro_vae.data.tokens import Tokens
@@ -38,6 +38,7 @@ def interpolate(arguments: Sequence[str]) -> None:
     moved, and what has no mean, are drawn with one noise for all steps; tokens are chosen greedily, if nothing is said.
     """
     from pyro_vae.evaluation.latent_space import decode_path, paths_between
+    from pyro_vae.plots.tokens import chosen
 
     parser = run_parser("interpolate", interpolate.__doc__)
     what = "a datum of the run's (test:5, train:0), a file (image, WAV, text, …), or, of a run of texts, a text"
@@ -68,12 +69,13 @@ def interpolate(arguments: Sequence[str]) -> None:
     except NotApplicable as error:
         raise InputError(f"{run.path}: there is no way between two of its data: {error}") from error
     make = partial(decode_path, model, path, seed=options.seed, batch=start)
-    made = (greedy_unless_said(make, how) if tokens is not None else make(**how))[0]  # (steps, *event)
+    drawn, words = chosen(make, how) if tokens is not None else (make(**how), "")
+    made = drawn[0]  # (steps, *event)
     arrays = {"start": start[X][0].cpu().numpy(), "end": end[X][0].cpu().numpy(), "x": made.numpy()}
     savez(run.path / f"{NAME}.npz", arrays | {name: value[0].cpu().numpy() for name, value in path.items()})
     values = torch.cat([start[X].cpu(), made.reshape(-1, *run.data_shape), end[X].cpu()])  # (steps + 2, *shape)
     if tokens is not None:
-        _of_tokens(tokens, values, files, pictures / f"{NAME}.png", kind, how)
+        _of_tokens(tokens, values, files, pictures / f"{NAME}.png", f"{kind.capitalize()} interpolation{words}")
     else:
         _of_numbers(run, values, files, pictures / f"{NAME}.png", kind)
 
@@ -97,10 +99,10 @@ def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
     return batch
 
 
-def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, kind: str, how: dict[str, Any]) -> None:
+def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, title: str) -> None:
     from pyro_vae.plots.registry import save_figure
     from pyro_vae.plots.tables import token_table
-    from pyro_vae.plots.tokens import labels, said
+    from pyro_vae.plots.tokens import labels
 
     names = labels(len(values) - 2)
     print_rows(list(zip(names, tokens.decode(values), strict=True)))
@@ -109,7 +111,6 @@ def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, kind: 
     if not tokens.ends:  # what has no end can be played as one
         tokens.write(path, values.reshape(1, -1), ["all"])
     remove_older(path, NUMBERED, _numbered(names))
-    title = f"{kind.capitalize()} interpolation{said(**(how or {'top_k': 1}))}"
     save_figure(token_table(tokens, {"": values}, title, names), picture)
     print(picture)
 

@@ -18,7 +18,6 @@ from pyro_vae.cli.tokens import (
     add_choices,
     check_of_tokens,
     choices,
-    greedy_unless_said,
     read_things,
     write_reconstructions,
 )
@@ -87,8 +86,8 @@ def reconstruct(arguments: Sequence[str]) -> None:
         stems, names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
     batch |= said_context(run, model, guide, [*batch], len(batch[X]), options.y)
     if tokens is not None:
-        made = _of_tokens(model, guide, batch, options.draws, options.seed, how)
-        write_reconstructions(run, tokens, batch, names, stems, made, options.draws is not None, how)
+        made, words = _of_tokens(model, guide, batch, options.draws, options.seed, how)
+        write_reconstructions(run, tokens, batch, names, stems, made, options.draws is not None, words)
         return
     mean = _reconstructed(model, guide, Split(batch, missing=True, name="data"), options.seed, **how)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
@@ -131,20 +130,21 @@ def _of_data(run: Run, part: str, num: int) -> tuple[list[str], Sequence[str], d
 
 def _of_tokens(
     model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], draws: int | None, seed: int, how: dict[str, Any]
-) -> Tensor:
-    """What is made of tokens ``(n, T)`` from the mean of q(z | x), or from draws of it, ``(n, draws, T)``."""
+) -> tuple[Tensor, str]:
+    """What is made of tokens ``(n, T)`` from the mean of q(z | x), or draws of it, ``(n, draws, T)``; how, in words."""
     from pyro_vae.data import Split
     from pyro_vae.evaluation.encoding import has_latents
+    from pyro_vae.plots.tokens import chosen
 
     split = Split(batch, integers=True, name="data")
     if not has_latents(model, guide, split):
         raise InputError("the model has no latents, through which data could be sent; it can be sampled and measured")
     seeds = [seed] if draws is None else [derived_seed(seed, i) for i in range(positive("--draws", draws))]
-    made = [
-        greedy_unless_said(partial(_reconstructed, model, guide, split, seed, at_mean=draws is None), how)
-        for seed in seeds
-    ]
-    return torch.stack(made, 1)
+    made, words = zip(
+        *(chosen(partial(_reconstructed, model, guide, split, seed, at_mean=draws is None), how) for seed in seeds),
+        strict=True,
+    )
+    return torch.stack(made, 1), words[0]
 
 
 def _reconstructed(model: nn.Module, guide: nn.Module, split: Any, seed: int, **how: Any) -> Tensor:

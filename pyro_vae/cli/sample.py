@@ -171,16 +171,14 @@ def sample(arguments: Sequence[str]) -> None:
         raise InputError("--best-of is of images of a text: say --text, too")
     context, columns = _context(run, model, options.y, options.num)
     num = next((len(value) for name, value in context.items() if name != X), options.num)
-    how["beams"] = options.beams
-    drawn = draw(model, num, seed=options.seed, batch=context, **how)
+    drawn = draw(model, num, seed=options.seed, batch=context, beams=options.beams, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
     arrays, picture = run.path / "samples.npz", pictures / "samples.png"
     write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
     print(arrays)
     if tokens is not None:
-        _write_tokens(tokens, drawn.mean, sounds, picture, how)
+        _write_tokens(tokens, drawn.mean, sounds, picture, {**how, "beams": options.beams})
         return
-    del how["beams"]  # pictures have none
     if run.sound is not None:
         _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return

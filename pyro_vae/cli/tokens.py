@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ CHOICES = ("temperature", "top_k", "top_p", "beams")
 MADE = "reconstruction"  # names of arrays, files and columns
 OURS = (".wav", ".mid")  # files that are one a datum
 MOST_ROWS, MOST_COLUMNS = 16, 3  # in a picture
-Made = TypeVar("Made")
 
 
 def add_choices(parser: ArgumentParser) -> None:
@@ -65,18 +63,6 @@ def check_beam(said: Mapping[str, Any]) -> None:
     """
     if said.get("beams") is not None and (said.get("top_k"), said.get("top_p")) != (None, None):
         raise InputError("--beams searches among all tokens: leave out --top-k and --top-p")
-
-
-def greedy_unless_said(make: Callable[..., Made], said: Mapping[str, Any]) -> Made:
-    """What ``make(**choices)`` gives: as it is said, else greedily; draws where a model's tokens are no sequences."""
-    if said:
-        return make(**said)
-    try:
-        return make(top_k=1)
-    except InputError as error:
-        made = make()
-        logging.info("tokens are drawn: %s", error)
-        return made
 
 
 def check_of_tokens(tokens: Tokens | None, said: Mapping[str, Any]) -> None:
@@ -129,7 +115,7 @@ def write_reconstructions(
     stems: Sequence[str],
     made: Tensor,
     drawn: bool,
-    said: Mapping[str, Any],
+    words: str,
 ) -> None:
     """Print what was made of data, and write it: arrays, what other programs open, a picture of the first.
 
@@ -141,14 +127,13 @@ def write_reconstructions(
         stems: the same, for files.
         made: tokens ``(n, k, T)``.
         drawn: whether they were made of k draws of q(z | x); else of its mean, and k is 1.
-        said: how tokens were chosen; empty: greedily.
+        words: how tokens were chosen (:func:`pyro_vae.plots.tokens.chosen`).
 
     Raises:
         InputError: if a file cannot be written.
     """
     from pyro_vae.plots.registry import save_figure
     from pyro_vae.plots.tables import token_table
-    from pyro_vae.plots.tokens import said as in_words
 
     x, count = batch[X].cpu(), made.shape[1]
     texts = tokens.decode(made.flatten(0, 1))
@@ -165,7 +150,7 @@ def write_reconstructions(
     titles = [MADE] if count == 1 else [f"{MADE} {i + 1}" for i in range(min(count, MOST_COLUMNS))]
     columns = {"data": x[:MOST_ROWS]} | {title: made[:MOST_ROWS, i] for i, title in enumerate(titles)}
     source = "draws z ~ q(z | x)" if drawn else "the mean of q(z | x)"
-    title = f"Reconstructions from {source}{in_words(**(said or {'top_k': 1}))}"
+    title = f"Reconstructions from {source}{words}"
     picture = run.file("figures") / f"{MADE}.png"
     save_figure(token_table(tokens, columns, title, names[:MOST_ROWS]), picture)
     print(picture)

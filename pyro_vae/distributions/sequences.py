@@ -136,8 +136,8 @@ class Sequences(Autoregressive):
             return torch.ones_like(value, dtype=torch.bool)
         return pad(value[..., :-1] != 0, (1, 0), value=True)
 
-    def _open(self, value: Tensor) -> Tensor:
-        """Those of them that are not certain: all, but for an end at the last place."""
+    def uncertain(self, value: Tensor) -> Tensor:
+        """Those of the :meth:`counted` places that are not certain, ``(..., T)``: all but an end at the last place."""
         places = self.counted(value)
         return pad(places[..., :-1], (0, 1)) if self.network.ends else places
 
@@ -151,7 +151,7 @@ class Sequences(Autoregressive):
             self._validate_sample(value)
         leading = value.shape[:-1]
         needed = torch.broadcast_shapes(leading, self.condition_shape)  # what differs; the rest is repetition
-        counted = self._open(value)
+        counted = self.uncertain(value)
         follow = shapes_may_follow(value)
         length = int(counted.sum(-1).amax()) if follow and value.numel() else value.shape[-1]
         tokens, counted = (t.expand(*needed, -1)[..., :length].reshape(-1, length) for t in (value, counted))

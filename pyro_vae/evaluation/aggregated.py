@@ -210,7 +210,7 @@ def posterior_against_prior(
     model: Callable[..., Any], guide: Callable[..., Any], split: Split, memory_budget: int, seed: int
 ) -> AggregatedPosterior:
     """:func:`aggregated_posterior` of the first 2000 data."""
-    some = split if len(split) <= MOST else split.subset(MOST)
+    some = split.subset(MOST)
     return aggregated_posterior(model, guide, some, memory_budget=memory_budget, seed=seed)
 
 

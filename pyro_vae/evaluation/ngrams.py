@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -75,7 +76,7 @@ class NGrams:
         return p
 
     def _log(self, history: tuple[int, ...], token: int) -> float:
-        return float(torch.tensor(self.probability(history, token), dtype=torch.float64).log())
+        return math.log(self.probability(history, token))
 
     def _rows(self, x: Tensor) -> list[list[int]]:
         if x.dtype != torch.int64 or x.dim() != 2 or (x.numel() and not 0 <= x.min() <= x.max() < self.num_tokens):

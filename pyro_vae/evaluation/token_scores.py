@@ -135,21 +135,17 @@ def _told(
         trace = traced(poutine.replay(programs[0], trace=drawn), **moved)
         sites = [site for site in trace.nodes.values() if site["type"] == "sample" and site["value"] is moved[X]]
         p = innermost(sites[0]["fn"]) if len(sites) == 1 else None
-        if not (hasattr(p, "counted") and hasattr(p, "logits")):  # as distributions.Sequences
+        if not (hasattr(p, "uncertain") and hasattr(p, "logits")):  # as distributions.Sequences
             raise NotApplicable("x are no sequences of tokens, each given those before it")
         if not any(is_latent(site) for site in trace.nodes.values()):
             raise NotApplicable("the model has no latents through which data could come back")
         x = moved[X]
-        counted = p.counted(x).clone()
-        if p.support.ends:
-            counted[..., -1] = False  # an end at the last place is certain
-        return p.logits(x).argmax(-1).cpu(), counted.cpu()
+        return p.logits(x).argmax(-1).cpu(), p.uncertain(x).cpu()
 
 
 @metric
 def tokens_right(model: Callable[..., Any], guide: Callable[..., Any], split: Split, seed: int) -> TokenAccuracy:
     """:func:`token_accuracy` of the first 1000 data."""
-    some = split if len(split) <= MOST_DATA else split.subset(MOST_DATA)
     if not split.integers or len(split.shape) != 1:
         raise NotApplicable("the data are no sequences of tokens")
-    return token_accuracy(model, guide, some, seed=seed)
+    return token_accuracy(model, guide, split.subset(MOST_DATA), seed=seed)

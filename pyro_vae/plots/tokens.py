@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +22,8 @@ from pyro_vae.plots.registry import figure
 from pyro_vae.plots.tables import token_table
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import Batch
+
+logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 16
 GREEDY = "each token the most probable given those before it"
@@ -58,9 +62,9 @@ def token_reconstructions(
     batch = pick(split, n, seed)
     if not has_latents(model, guide, batch):
         raise NotApplicable("the model has no latents")
-    made, how = _greedy(lambda **how: reconstruct(model, guide, batch, seed=seed, at_mean=True, **how))
+    made, how = chosen(lambda **how: reconstruct(model, guide, batch, seed=seed, at_mean=True, **how))
     columns = {"data": batch[X].cpu(), "reconstruction": made}
-    return token_table(tokens, columns, f"{split.name}: reconstructions from the mean of q(z | x), {how}")
+    return token_table(tokens, columns, f"{split.name}: reconstructions from the mean of q(z | x){how}")
 
 
 @figure(
@@ -132,9 +136,9 @@ def token_interpolations(
         raise NotApplicable("one datum only")
     left, right = ({name: value[i * half : (i + 1) * half] for name, value in batch.items()} for i in range(2))
     path, kind = paths_between(model, guide, left, right, steps, kind=kind, seed=seed)
-    made, how = _greedy(lambda **how: decode_path(model, path, seed=seed, batch=left, **how))  # (half, steps, T)
+    made, how = chosen(lambda **how: decode_path(model, path, seed=seed, batch=left, **how))  # (half, steps, T)
     columns = {f"pair {i + 1}": between(left[X][i], made[i], right[X][i]) for i in range(half)}
-    return token_table(tokens, columns, f"{split.name}: {kind} interpolation, {how}", rows=labels(steps))
+    return token_table(tokens, columns, f"{split.name}: {kind} interpolation{how}", rows=labels(steps))
 
 
 def between(a: Tensor, made: Tensor, b: Tensor) -> Tensor:
@@ -160,15 +164,22 @@ def said(
     return "".join(f", {word}" for word in words if word)
 
 
+def chosen(make: Callable[..., Made], how: Mapping[str, Any] = MappingProxyType({})) -> tuple[Made, str]:
+    """What ``make(**how)`` gives, and how tokens were chosen, after a comma (:func:`said`).
+
+    If nothing is said, greedily; draws, and a line in the log, where a model's tokens cannot be tempered.
+    """
+    if how:
+        return make(**how), said(**how)
+    try:
+        return make(top_k=1), said(top_k=1)
+    except InputError as error:
+        made = make()
+        logger.info("tokens are drawn: %s", error)
+        return made, ", draws of p(x | z)"
+
+
 def _known(tokens: Tokens | None) -> Tokens:
     if tokens is None:
         raise NotApplicable("the data are no tokens")
     return tokens
-
-
-def _greedy(make: Callable[..., Made]) -> tuple[Made, str]:
-    """The most probable tokens where they can be had, else draws; and which they are, in words."""
-    try:
-        return make(top_k=1), GREEDY
-    except InputError:
-        return make(), "draws of p(x | z)"

@@ -9,13 +9,14 @@ import torch
 from token_pairs import KINDS, LETTERS, Letters, guide, letters, model
 
 from pyro_vae import plots
-from pyro_vae.errors import NotApplicable
+from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.likelihoods import RecurrentTokens
 from pyro_vae.models import LanguageModel
 from pyro_vae.plots import registry
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.tables import text_table
+from pyro_vae.plots.tokens import chosen
 from pyro_vae.programs.context import X
 
 
@@ -98,3 +99,16 @@ def test_what_cannot_be_tempered_is_drawn_and_said_so():
 
     figure = plots.token_reconstructions(independent, guide, letters().train, Letters(), n=3)
     assert figure.get_suptitle().endswith("draws of p(x | z)")
+
+
+def test_tokens_that_cannot_be_tempered_are_drawn_and_called_draws(caplog):
+    def make(**how):
+        if how:
+            raise InputError("no site of the model can be tempered")
+        return "drawn"
+
+    with caplog.at_level("INFO"):
+        assert chosen(make) == ("drawn", ", draws of p(x | z)")
+    assert "tokens are drawn: no site of the model can be tempered" in caplog.text
+    with pytest.raises(InputError):
+        chosen(make, {"top_k": 1})  # what was asked for is not replaced

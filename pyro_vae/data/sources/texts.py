@@ -51,9 +51,7 @@ def load_text_file(
         InputError: naming the file, if it holds no text, or one that is too long.
     """
     reading = Reading(vocabulary, max_length, too_long, num_words, min_count, lower)
-    texts = read_lines(path)
-    order = random_order(len(texts))
-    return text_data({part: [texts[i] for i in places.tolist()] for part, places in order.items()}, reading, str(path))
+    return text_data(_at_random(read_lines(path)), reading, str(path))
 
 
 @source(
@@ -91,12 +89,10 @@ def load_text_table(
     """
     reading = Reading(vocabulary, max_length, too_long, num_words, min_count, lower)
     texts, said = read_table(path, column, label_column)
-    order = random_order(len(texts))
-    parts = {part: [texts[i] for i in places.tolist()] for part, places in order.items()}
+    parts = _at_random(texts)
     if said is None:
         return text_data(parts, reading, str(path))
-    words = {part: [said[i] for i in places.tolist()] for part, places in order.items()}
-    classes = sorted({*said}, key=_number_or_word)
+    words, classes = _at_random(said), sorted({*said}, key=_number_or_word)
     return text_data(
         parts, reading, str(path), labels=_labels(words, classes), extras=(Classes(tuple(map(shown, classes))),)
     )
@@ -162,6 +158,11 @@ def files_of_parts(path: Path) -> dict[str, Path]:
             f"{found[others[0]]}: beside train.txt there may only be validation.txt and test.txt, of one text a line"
         )
     return {part: found[part] for part in PARTS if part in found}
+
+
+def _at_random(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Texts, or what is said of them, by part; which is in which part depends on their number alone."""
+    return {part: [texts[i] for i in places.tolist()] for part, places in random_order(len(texts)).items()}
 
 
 def _labels(words: Mapping[str, Sequence[str]], classes: Sequence[str]) -> dict[str, Tensor]:
