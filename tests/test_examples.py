@@ -40,6 +40,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
         *("Classes", "Extra", "RawData"),
         "ContrastiveScorer",
         "Data",
+        "Pictures",
         "Run",
         "Scenes",
         "Sound",

@@ -5,6 +5,7 @@ from .conditional import ConditionalGuide as ConditionalGuide
 from .conv_hierarchical import ConvLadderGuide as ConvLadderGuide
 from .deep_markov import DeepMarkovGuide as DeepMarkovGuide
 from .dvae import DVAEGuide as DVAEGuide
+from .field import FieldGuide as FieldGuide
 from .flow import FlowGuide as FlowGuide
 from .gaussian import GaussianGuide as GaussianGuide
 from .hierarchical import HierarchicalGuide as HierarchicalGuide

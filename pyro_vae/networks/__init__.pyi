@@ -5,6 +5,8 @@ from .conditions import NetworkKind as NetworkKind
 from .conditions import OneHot as OneHot
 from .conditions import make_decoder as make_decoder
 from .conditions import make_encoder as make_encoder
+from .context_encoder import ContextEncoder as ContextEncoder
+from .context_encoder import SkipDecoder as SkipDecoder
 from .conv import ConvDecoder as ConvDecoder
 from .conv import ConvEncoder as ConvEncoder
 from .efficientnet import EfficientNetLite0Features as EfficientNetLite0Features

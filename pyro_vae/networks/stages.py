@@ -105,20 +105,22 @@ class ScaleEncoder(nn.Module):
 
 
 class PixelOutput(nn.Module):
-    """Features of the finest grid to decoder outputs at every pixel; ``(..., *shape)`` to ``(..., *out_shape)``.
+    """Features of a grid to outputs at every pixel; ``(..., *shape)`` to ``(..., *out_shape)``.
 
-    A 3x3 convolution gives the outputs of 2x2 pixels at once; a bias is learned per channel and pixel.
+    A 3x3 convolution gives the outputs of finer x finer pixels at once; a bias is learned per channel and pixel.
 
     Args:
-        shape: of the features, (channels, height, width), of half the image's sides.
-        out_shape: (channels, H, W).
+        shape: of the features, (channels, height, width).
+        out_shape: (channels, H, W), of ``finer`` times the features' sides, or one pixel less.
         activation: nonlinearity before, by name.
+        finer: how many pixels a side there are to a place of the grid.
     """
 
-    def __init__(self, shape: Shape, out_shape: Shape, activation: str) -> None:
+    def __init__(self, shape: Shape, out_shape: Shape, activation: str, finer: int = 2) -> None:
         super().__init__()
-        self.out_shape = out_shape
-        self.activation, self.conv = make_activation(activation), nn.Conv2d(shape[0], 4 * out_shape[0], 3, padding=1)
+        self.out_shape, self.finer = out_shape, finer
+        self.activation = make_activation(activation)
+        self.conv = nn.Conv2d(shape[0], finer**2 * out_shape[0], 3, padding=1)
         with torch.no_grad():
             self.conv.weight.mul_(0.1)  # near 0, so that x starts at its mean
         self.bias = nn.Parameter(torch.zeros(out_shape))
@@ -126,7 +128,7 @@ class PixelOutput(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(..., *shape)`` to ``(..., *out_shape)``."""
         height, width = self.out_shape[1:]
-        outputs = apply_batched(lambda h: pixel_shuffle(self.conv(self.activation(h)), 2), h, 3)
+        outputs = apply_batched(lambda h: pixel_shuffle(self.conv(self.activation(h)), self.finer), h, 3)
         return outputs[..., :height, :width] + self.bias
 
     def set_output_bias(self, bias: Tensor) -> None:

@@ -1,0 +1,64 @@
+"""The guide of a field given an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from pyro_vae.errors import below_one
+from pyro_vae.models.field import FieldVAE
+from pyro_vae.networks import ContextEncoder, diagonal_normal
+
+
+class FieldGuide(PyroModule):
+    """q(z | x, image) = N(mu(x, image), diag sigma(x, image)^2), from both as channels of one grid.
+
+    Args:
+        model: the generative model, whose sizes are taken.
+        channels: of the features at every scale, finest first.
+        context_dim: of the vector that the moments are linear in.
+        num_blocks: residual blocks at every scale.
+        activation: nonlinearity, by name.
+        batch_norm: normalize inside the blocks.
+        min_scale: lower bound of sigma.
+
+    Raises:
+        InputError: for sizes that are not positive, data too small for so many scales, an unknown activation.
+
+    Source: Sohn et al. 2015, NeurIPS 28; Deshpande et al. 2017, arXiv:1612.01958.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.FieldVAE((2, 16, 16), (1, 16, 16), latent_dim=3, channels=(8, 12), context_dim=10)
+        >>> guide = pyro_vae.guides.FieldGuide(model, channels=(8, 12), context_dim=10)
+        >>> pyro_vae.encode(model, guide, {"x": torch.rand(5, 2, 16, 16), "image": torch.rand(5, 1, 16, 16)})["z"].shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        model: FieldVAE,
+        channels: Sequence[int] = (32, 64, 128),
+        context_dim: int = 128,
+        num_blocks: int = 1,
+        activation: str = "relu",
+        batch_norm: bool = False,
+        min_scale: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.context, self.min_scale = model.context, below_one("min_scale", min_scale)
+        shape = (model.data_shape[0] + model.image_shape[0], *model.data_shape[1:])
+        self.encoder = ContextEncoder(shape, channels, context_dim, num_blocks, activation, batch_norm)
+        self.moments = nn.Linear(context_dim, 2 * model.latent_dim)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """Sample z given data ``x`` (batch, *data_shape) and their images (batch, *image_shape)."""
+        smaller = adaptive_avg_pool2d(image, x.shape[-2:])  # of x's sides
+        features = self.moments(self.encoder(torch.cat([x, smaller], -3)))  # (batch, 2 * latent_dim)
+        with pyro.plate("data", x.shape[0], dim=-1):
+            return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))

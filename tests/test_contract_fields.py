@@ -1,0 +1,59 @@
+"""Fields given an image, under the shared contract."""
+
+import pytest
+import torch
+from contract import PairContract
+
+from pyro_vae import likelihoods
+from pyro_vae.errors import InputError
+from pyro_vae.guides import FieldGuide
+from pyro_vae.models import FieldVAE
+from pyro_vae.networks import ContextEncoder
+from pyro_vae.priors import MixtureDensityPrior
+
+SIZES = {"channels": (6, 8), "context_dim": 7}
+
+
+def fields(n=16, sides=(6, 5)):
+    """Two channels over an image, one of two that the image leaves open."""
+    image = torch.rand(n, 1, 6, 5)
+    sign = torch.randint(2, (n, 1, 1, 1)) * 2.0 - 1.0
+    level = torch.nn.functional.adaptive_avg_pool2d(image, sides)
+    x = torch.cat([sign * level, level], 1) + 0.1 * torch.randn(n, 2, *sides)
+    return {"x": x, "image": image}
+
+
+class TestField(PairContract):
+    learning_rate = 0.01
+
+    def make_pair(self):
+        model = FieldVAE((2, 6, 5), (1, 6, 5), 3, **SIZES)
+        return model, FieldGuide(model, **SIZES), fields()
+
+
+class TestCoarserField(PairContract):
+    """x on a coarser grid than the image, z of a standard prior."""
+
+    learning_rate = 0.01
+
+    def make_pair(self):
+        model = FieldVAE((2, 3, 3), (1, 6, 5), 3, likelihoods.Laplace("learned"), prior_hidden_dims=None, **SIZES)
+        return model, FieldGuide(model, channels=(6,), context_dim=7), fields(sides=(3, 3))
+
+
+class TestFieldWithMixturePrior(PairContract):
+    learning_rate = 0.01
+
+    def make_pair(self):
+        prior = MixtureDensityPrior((3,), ContextEncoder((1, 6, 5), (6,), 5), num_components=2, argument="image")
+        model = FieldVAE((2, 6, 5), (1, 6, 5), 3, prior=prior, **SIZES)
+        return model, FieldGuide(model, **SIZES), fields()
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="sides of a scale"):
+        FieldVAE((2, 4, 4), (1, 6, 5), 3, **SIZES)
+    with pytest.raises(InputError, match="data_shape must be"):
+        FieldVAE((2,), (1, 6, 5), 3, **SIZES)
+    with pytest.raises(InputError, match="images"):
+        FieldVAE((2, 6, 5), (1, 6, 5), 3, **SIZES)(image=torch.rand(2, 1, 6, 6))
