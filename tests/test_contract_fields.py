@@ -56,4 +56,4 @@ def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="data_shape must be"):
         FieldVAE((2,), (1, 6, 5), 3, **SIZES)
     with pytest.raises(InputError, match="images"):
-        FieldVAE((2, 6, 5), (1, 6, 5), 3, **SIZES)(image=torch.rand(2, 1, 6, 6))
+        ContextEncoder((1, 6, 5), (6, 8))(torch.rand(2, 1, 6, 6))
