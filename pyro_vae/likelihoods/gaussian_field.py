@@ -78,8 +78,8 @@ class GaussianField(WithSpread):
         self.num_components = positive("num_components", num_components)
         if num_components > math.prod(self.data_shape):
             raise InputError(
-                f"GaussianField: num_components must be at most {math.prod(self.data_shape)}, the numbers of a field of "
-                f"shape {self.data_shape}, got {num_components}"
+                f"GaussianField: num_components must be at most {math.prod(self.data_shape)}, the numbers of a field "
+                f"of shape {self.data_shape}, got {num_components}"
             )
         self.register_buffer("components", torch.zeros(num_components, *self.data_shape))
         self.register_buffer("deviations", torch.ones(num_components))  # sigma_k, in the data's units
@@ -113,8 +113,8 @@ class GaussianField(WithSpread):
         if len(values) < k or float(values[-k]) <= 1e-10 * float(values[-1]):
             varied = int((values > 1e-10 * values[-1]).sum()) if float(values[-1]) > 0 else 0
             raise InputError(
-                f"GaussianField takes the {k} leading principal components of {len(x)} training data, and these vary in "
-                f"{varied} directions: take fewer, num_components={max(1, varied)}, or leading=0"
+                f"GaussianField takes the {k} leading principal components of {len(x)} training data, and these vary "
+                f"in {varied} directions: take fewer, num_components={max(1, varied)}, or leading=0"
             )
         values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)  # the leading one first
         directions = vectors.T @ flat if len(flat) <= flat.shape[1] else vectors.T  # (K, N)

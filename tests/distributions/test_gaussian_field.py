@@ -21,7 +21,8 @@ def precision(p):
     """Lambda / s^2, by differences of neighbours one after another."""
     channels, height, width = p.event_shape
     index = np.arange(channels * height * width).reshape(channels, height, width)
-    pairs = [*zip(index[:, 1:].ravel(), index[:, :-1].ravel()), *zip(index[:, :, 1:].ravel(), index[:, :, :-1].ravel())]
+    pairs = np.stack([index[:, 1:], index[:, :-1]]).reshape(2, -1).T.tolist()
+    pairs += np.stack([index[:, :, 1:], index[:, :, :-1]]).reshape(2, -1).T.tolist()
     matrix = np.eye(index.size)
     for i, j in pairs:
         row = np.zeros(index.size)
