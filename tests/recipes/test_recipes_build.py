@@ -24,7 +24,7 @@ SHAPES = {
     "colorization-shapes": (2, 32, 32),
 }
 CONTEXTS = {  # shapes of what data have beside x
-    **dict.fromkeys(("colorization", "colorization-shapes", "mdn"), {"image": (1, 32, 32)}),
+    **{name: {"image": (1, 32, 32)} for name in ("colorization", "colorization-shapes", "mdn")},
 }
 TOKENS = {  # lengths, and numbers of tokens
     **dict.fromkeys(("text-vae", "language-model"), (20, 31)),
