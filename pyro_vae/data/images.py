@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +219,21 @@ def find_splits(path: Path, kind: Kind) -> dict[str, Labelled]:
 def given_parts(path: Path) -> bool:
     """Whether a folder is divided into parts, rather than split at random."""
     return any(folder.name in PARTS for folder in _visible_folders(path))
+
+
+def is_paired(path: Path, names: Sequence[str]) -> bool:
+    """Whether a folder, or its part for training, has folders of these names and no others."""
+    folder = path / "train" if given_parts(path) else path
+    return folder.is_dir() and {each.name for each in _visible_folders(folder)} == {*names}
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files of a folder, sorted.
+
+    Raises:
+        InputError: for WAV files, which cannot be among them.
+    """
+    return _files_in(path, IMAGES)
 
 
 def class_names(splits: dict[str, Labelled]) -> list[str]:
