@@ -90,19 +90,38 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
     """
     if x.dim() != 4:
         raise InputError(f"{name}: image_size is for images, but one x has shape {tuple(x.shape[1:])}; leave it out")
-    height, width = x.shape[-2:]
-    if (height, width) == (size, size):
+    if tuple(x.shape[-2:]) != (size, size) and x.dtype == torch.bool:
+        sides = f"{x.shape[-2]} x {x.shape[-1]}"
+        raise InputError(f"{name}: binary images cannot be resized to image_size={size}; they are {sides}")
+    return fitted(x, size, size, name=f"{name}: image_size={size}")
+
+
+def fitted(x: Tensor, height: int, width: int, *, name: str) -> Tensor:
+    """Cut images to the middle of other proportions and resize them (bilinear, antialiased), in bounded memory.
+
+    Args:
+        x: (N, C, H, W) uint8 or floating point.
+        height, width: of the result.
+        name: what errors call the data.
+
+    Returns:
+        (N, C, height, width) of the same dtype; x itself if it has this size already.
+
+    Raises:
+        InputError: if the result would not fit the memory.
+    """
+    rows, columns = x.shape[-2:]
+    if (rows, columns) == (height, width):
         return x
-    if x.dtype == torch.bool:
-        raise InputError(f"{name}: binary images cannot be resized to image_size={size}; they are {height} x {width}")
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    x = x[..., top : top + side, left : left + side]
-    check_room(f"{name}: image_size={size}", math.prod(x.shape[:2]) * size**2 * x.element_size(), "give a smaller one")
-    result = x.new_empty(*x.shape[:2], size, size)
+    wide = rows * width < columns * height  # of columns there are too many
+    down, across = (rows, max(1, rows * width // height)) if wide else (max(1, columns * height // width), columns)
+    top, left = (rows - down) // 2, (columns - across) // 2
+    x = x[..., top : top + down, left : left + across]
+    check_room(name, math.prod(x.shape[:2]) * height * width * x.element_size(), "give a smaller one")
+    result = x.new_empty(*x.shape[:2], height, width)
     step = max(1, CHUNK_ELEMENTS // x[0].numel())
     for source, target in zip(x.split(step), result.split(step), strict=True):
-        target.copy_(F.interpolate(source, size=(size, size), mode="bilinear", antialias=True))
+        target.copy_(F.interpolate(source, size=(height, width), mode="bilinear", antialias=True))
     return result
 
 

@@ -40,8 +40,8 @@ class Split:
 
     Args:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,). Arrays of NumPy become what
-            they do in a ``.npz`` file: floating point float32, integers but for uint8 pictures int64. Or a map-style dataset,
-            a ``DataLoader``, an iterable of batches, which are read when they are wanted.
+            they do in a ``.npz`` file: floating point float32, integers but for uint8 pictures int64. Or a map-style
+            dataset, a ``DataLoader``, an iterable of batches, which are read when they are wanted.
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.

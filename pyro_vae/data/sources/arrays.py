@@ -300,6 +300,16 @@ def arrays_of(
     return tensors
 
 
+def named_arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of a file as tensors by name, pictures among them as :func:`pictures_beside` has them.
+
+    Raises:
+        CorruptFileError, InputError: as :func:`read_arrays`.
+    """
+    tensors = {key: _tensor(key, array, path, missing=False) for key, array in read_arrays(path).items()}
+    return tensors | pictures_beside(tensors, {key: f"{path}: '{key}'" for key in tensors})
+
+
 def part_of_arrays(tensors: dict[str, Tensor], path: Path, part: str | None) -> tuple[dict[str, Tensor], str]:
     """The tensors of a part, and which it is: "test" if none is asked for, but all of what is not divided into parts.
 

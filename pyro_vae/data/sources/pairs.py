@@ -77,9 +77,8 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     for mine, theirs, other in ((x, image, PAIR[1]), (image, x, PAIR[0])):
         alone = next((file for stem, file in mine.items() if stem not in theirs), None)
         if alone is not None:
-            raise InputError(
-                f"{alone}: has no partner {folder / other / alone.stem}{IMAGES.suffixes[0]}, or of another kind"
-            )
+            partner = folder / other / f"{alone.stem}{IMAGES.suffixes[0]}"
+            raise InputError(f"{alone}: has no partner {partner}, or of another kind; add it, or remove this one")
     if not x:
         raise InputError(f"{folder / PAIR[0]}: no images in this folder; looked for {', '.join(IMAGES.suffixes)}")
     return [(file, image[stem]) for stem, file in x.items()]
