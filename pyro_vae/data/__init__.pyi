@@ -1,3 +1,4 @@
+from .actions import Actions as Actions
 from .binarization import binarize as binarize
 from .dataset import Classes as Classes
 from .dataset import Data as Data

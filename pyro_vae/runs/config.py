@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pyro_vae.data import Data, Tokens, load_data
+from pyro_vae.data import Actions, Data, Tokens, load_data
 from pyro_vae.data.registry import find_source, source_options, sources
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import check_shape, write_atomically
@@ -312,13 +312,13 @@ NOT_CONFIGURED = {"model", "guide", "data", "objective", "out", "resume", "descr
 
 def _given_inside(argument: str) -> set[str]:
     """What is not configured of a class that is an argument, since the data say it: of a likelihood of tokens."""
-    return {f"{argument}.init_args.{fact}" for fact in ("data_shape", "num_tokens")}
+    return {f"{argument}.init_args.{fact}" for fact in ("data_shape", "num_tokens", "num_actions")}
 
 
 PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from, and what of it is not configured
-    "model": (nn.Module, {"data_shape", "data_mean", "num_tokens", *_given_inside("likelihood")}),
+    "model": (nn.Module, {"data_shape", "data_mean", "num_tokens", "num_actions", *_given_inside("likelihood")}),
     "guide": (nn.Module, {"model", *_given_inside("encoder")}),
-    "pair": (nn.Module, {"data_shape", "data_mean", "num_tokens", *_given_inside("likelihood")}),
+    "pair": (nn.Module, {"data_shape", "data_mean", "num_tokens", "num_actions", *_given_inside("likelihood")}),
     "objective": (Objective, set()),
 }
 
@@ -416,9 +416,13 @@ def load_configured_data(config: Namespace) -> Data:
 
 def data_facts(data: Data) -> dict[str, Any]:
     """What a class may need that only the data know, as arguments of :func:`build`."""
-    tokens = data.extra(Tokens)
-    count = None if tokens is None else tokens.num_tokens
-    return {"data_shape": data.train.shape, "data_mean": data.train.mean(), "num_tokens": count}
+    tokens, actions = data.extra(Tokens), data.extra(Actions)
+    return {
+        "data_shape": data.train.shape,
+        "data_mean": data.train.mean(),
+        "num_tokens": None if tokens is None else tokens.num_tokens,
+        "num_actions": None if actions is None else len(actions.names),
+    }
 
 
 def build(
@@ -426,23 +430,26 @@ def build(
     data_shape: tuple[int, ...],
     data_mean: Tensor | None = None,
     num_tokens: int | None = None,
+    num_actions: int | None = None,
 ) -> Experiment:
     """Construct model, guide and objective.
 
     What a class needs and only the data know is handed to it by name, if it has such an argument:
-    ``data_shape``, ``data_mean`` and ``num_tokens`` for the model and whatever classes it is made of, ``model`` for the
-    guide. Initial weights depend on the configuration's seed alone.
+    ``data_shape``, ``data_mean``, ``num_tokens`` and ``num_actions`` for the model and whatever classes it is made of,
+    ``model`` for the guide. Initial weights depend on the configuration's seed alone.
 
     Args:
         config: from :func:`parse_config`.
         data_shape: shape of one datum.
         data_mean: mean of the training data, shape ``data_shape`` (None when weights will be loaded).
         num_tokens: how many tokens x are made of, if they are (:class:`~pyro_vae.data.Tokens`).
+        num_actions: how many actions there are, if the data have some (:class:`~pyro_vae.data.Actions`).
 
     Raises:
         InputError: if a class refuses its arguments, or the one of section ``pair`` lacks a method.
     """
-    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean, "num_tokens": num_tokens}
+    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean}
+    facts |= {"num_tokens": num_tokens, "num_actions": num_actions}
     built: dict[str, Any] = {}
     modules: dict[str, ModuleType] = {}  # that plain functions are from
 
