@@ -177,7 +177,9 @@ class FramePixelCNN(AutoregressivePrior):
             "features" ``(batch * frames, channels, height, width)``.
         """
         frames = grids.shape[1] - self.history + 1
-        given = {f"back_{i}": grids[:, self.history - i :][:, :frames].flatten(0, 1) for i in range(1, self.history + 1)}
+        given = {
+            f"back_{i}": grids[:, self.history - i :][:, :frames].flatten(0, 1) for i in range(1, self.history + 1)
+        }
         if actions is not None:
             given["action"] = actions.reshape(-1, 1, 1)
         return self.next_grid.condition(given)
