@@ -1,5 +1,6 @@
 from .actions import Actions as Actions
 from .binarization import binarize as binarize
+from .clips import Clips as Clips
 from .dataset import Classes as Classes
 from .dataset import Data as Data
 from .dataset import DataLike as DataLike

@@ -59,4 +59,4 @@ def test_actions_of_data_are_checked():
         with pytest.raises(InputError, match="'actions' must be"):
             data(wrong)
     with pytest.raises(InputError, match="has no 'actions'"):
-        Data(Split(torch.rand(2, 2, 3, 4, 4)), extras=(Actions(NAMES),))
+        Data(Split({"x": torch.rand(2, 2, 3, 4, 4)}), extras=(Actions(NAMES),))
