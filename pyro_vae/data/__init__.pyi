@@ -10,6 +10,7 @@ from .dataset import as_data as as_data
 from .dataset import as_split as as_split
 from .dataset import held_out as held_out
 from .music.melody import Melody as Melody
+from .picture_kinds import picture_kind as picture_kind
 from .pictures import Pictures as Pictures
 from .registry import dataset_names as dataset_names
 from .registry import load_data as load_data
