@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.cli.context import labels_of, said_context
 from pyro_vae.cli.texts import of_texts
-from pyro_vae.data import Classes, Data, Sound, Split, Tokens, dataset_names, load_data, with_text
+from pyro_vae.data import Actions, Classes, Data, Sound, Split, Tokens, dataset_names, load_data, with_text
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.colours import coloured
 from pyro_vae.data.images import (
@@ -283,6 +283,8 @@ def _of_dataset(run: Run, name: str, part: str) -> Split:
         raise InputError(
             f"{name}: its tokens do not stand for what the run's do; of other texts give a file, with one a line"
         )
+    if run.actions is not None and data.extra(Actions) != run.actions:
+        raise InputError(f"{name}: its actions are not the run's, {', '.join(run.actions.names)}")
     if split.shape != run.data_shape:
         raise InputError(f"{name}: one x has shape {split.shape}, but the run's have {run.data_shape}")
     classes = data.extra(Classes)
