@@ -43,9 +43,7 @@ def test_pictures_beside_x_are_levels_and_other_integers_are_integers(tmp_path):
     assert torch.allclose(found["image"], torch.from_numpy(image).movedim(-1, 1)[rows].float() / 255)
     assert torch.allclose(found["frames"], torch.from_numpy(frames)[rows].float() / 255)
     assert found["actions"].dtype == torch.int64
-    assert torch.equal(
-        found["actions"], torch.from_numpy(actions)[rows].long()
-    )
+    assert torch.equal(found["actions"], torch.from_numpy(actions)[rows].long())
     assert data.train.columns["image"].dtype == torch.uint8  # small while they are stored
 
 
