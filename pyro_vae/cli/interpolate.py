@@ -66,8 +66,9 @@ def interpolate(arguments: Sequence[str]) -> None:
         batch = _datum(run, tokens, given)
         ends.append(batch | said_context(run, model, guide, [*batch], 1, options.y))
     start, end = ends
-    if names := [name for name in given_names(model, start) if not torch.equal(start[name], end[name])]:
-        logging.info("all steps are given %s of the first datum, unlike the second's", ", ".join(names))
+    unlike = ", ".join(name for name in given_names(model, start) if not torch.equal(start[name], end[name]))
+    if unlike:
+        logging.info("all steps are given %s of the first datum, unlike the second's", unlike)
     try:
         path, kind = paths_between(model, guide, start, end, options.steps, kind=options.kind, seed=options.seed)
     except NotApplicable as error:
@@ -81,7 +82,8 @@ def interpolate(arguments: Sequence[str]) -> None:
     if tokens is not None:
         _of_tokens(tokens, values, files, pictures / f"{NAME}.png", f"{kind.capitalize()} interpolation{words}")
     else:
-        _of_numbers(run, values, start, end, files, pictures / f"{NAME}.png", kind)
+        title = f"{kind.capitalize()} interpolation, mean of p(x | z{unlike and f', {unlike} of the first'})"
+        _of_numbers(run, values, start, end, files, pictures / f"{NAME}.png", title)
 
 
 def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
@@ -119,7 +121,7 @@ def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, title:
     print(picture)
 
 
-def _of_numbers(run: Run, values: Tensor, start: Batch, end: Batch, folder: Path, picture: Path, kind: str) -> None:
+def _of_numbers(run: Run, values: Tensor, start: Batch, end: Batch, folder: Path, picture: Path, title: str) -> None:
     """Write sound, and draw images or curves: of the end's own context the last datum, of the start's all others."""
     from pyro_vae.data.wav import write_wavs
     from pyro_vae.plots.images import grey_range, grid
@@ -129,7 +131,6 @@ def _of_numbers(run: Run, values: Tensor, start: Batch, end: Batch, folder: Path
     from pyro_vae.plots.view import View
 
     names = labels(len(values) - 2)
-    title = f"{kind.capitalize()} interpolation, mean of p(x | z)"
     if run.sound is not None:
         waves = run.sound.decode(values).squeeze(1)  # (steps + 2, L)
         write_wavs(folder, dict(zip(_numbered(names), waves, strict=True)), run.sound.sample_rate)
