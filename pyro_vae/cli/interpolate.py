@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.cli.context import said_context
-from pyro_vae.cli.inputs import of_files
+from pyro_vae.cli.inputs import given_data, of_files
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import add_choices, choices, print_rows, read_things, remove_older, savez
 from pyro_vae.data.sources.arrays import ARRAYS
@@ -95,7 +95,12 @@ def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
             raise InputError(f"{given}: the {place[1]} part has {len(split):,} data, 0 to {len(split) - 1:,}")
         return split.fixed(torch.tensor([int(place[2])])).batch(slice(None))
     if tokens is None:
-        return of_files(run, [user_path(given)]).batch(slice(None))
+        if user_path(given).suffix.lower() not in ARRAYS:
+            return of_files(run, [user_path(given)]).batch(slice(None))
+        batch = given_data(run, [given]).batch(slice(None))
+        if len(batch[X]) != 1:
+            raise InputError(f"{given}: has {len(batch[X]):,} data; give a file with one")
+        return batch
     is_file = len(given) < 1000 and bool(Path(given).suffix) and user_path(given).is_file()
     if not is_file and Path(given).suffix.lower() in FILES and len(given.split()) == 1:
         raise InputError(f"{given}: no such file; a text that ends so needs a space before it")
