@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.cli.context import said_context
-from pyro_vae.cli.inputs import of_files
+from pyro_vae.cli.inputs import given_data, of_files
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import (
     add_choices,
@@ -22,8 +22,10 @@ from pyro_vae.cli.tokens import (
     write_reconstructions,
 )
 from pyro_vae.data.images import shown
+from pyro_vae.data.sources.arrays import ARRAYS
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X
+from pyro_vae.programs.program import Batch
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import SplitName
 from pyro_vae.training.batches import derived_seed
@@ -80,7 +82,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
         if tokens is not None:
             stems, batch = read_things(run, tokens, options.text or [], options.files)
         else:
-            stems, batch = _names(options.files), of_files(run, options.files).batch(slice(None))
+            stems, batch = _of_files(run, options.files)
         names: Sequence[str] = stems
     else:
         stems, names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
@@ -97,7 +99,16 @@ def reconstruct(arguments: Sequence[str]) -> None:
     print(file)
     if run.sound is not None:
         print(_write_sounds(run, sounds, stems, batch[X].cpu(), mean))
-    _draw(run, pictures, names, batch[X].cpu(), mean)
+    _draw(run, pictures, names, batch, mean)
+
+
+def _of_files(run: Run, files: Sequence[Path]) -> tuple[list[str], dict[str, Tensor]]:
+    """Names of what is in files, and the data: an array file holds several, with what they belong to by name."""
+    if len(files) > 1 or files[0].suffix.lower() not in ARRAYS:
+        return _names(files), of_files(run, files).batch(slice(None))
+    batch = given_data(run, [str(files[0])]).batch(slice(None))
+    digits = len(str(len(batch[X]) - 1))
+    return [f"{shown(files[0].stem)}-{i:0{digits}d}" for i in range(len(batch[X]))], batch
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -170,19 +181,20 @@ def _write_sounds(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean:
     return folder
 
 
-def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
+def _draw(run: Run, folder: Path, names: Sequence[str], batch: Batch, mean: Tensor) -> None:
     from pyro_vae.plots.reconstruction import pairs
     from pyro_vae.plots.registry import saved_if_applicable
     from pyro_vae.plots.spectrogram import pairs_of_spectrograms
 
     title = "Reconstructions, mean of p(x | z) with z ~ q(z | x)"
-    if len(x) > MOST_SHOWN:
-        logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(x))
-        names, x, mean = names[:MOST_SHOWN], x[:MOST_SHOWN], mean[:MOST_SHOWN]
+    if len(mean) > MOST_SHOWN:
+        logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(mean))
+        names, mean = names[:MOST_SHOWN], mean[:MOST_SHOWN]
+        batch = {name: value[:MOST_SHOWN] for name, value in batch.items()}
     names = [name.replace("$", r"\$") for name in names]  # no formulas
     if run.sound is None:
-        draw = partial(pairs, x, mean, title)
+        draw = partial(pairs, batch, mean, title, run.pictures)
     else:
-        draw = partial(pairs_of_spectrograms, x, mean, run.sound, title, names)
+        draw = partial(pairs_of_spectrograms, batch[X].cpu(), mean, run.sound, title, names)
     if saved_if_applicable(draw, picture := folder / "reconstruction.png"):
         print(picture)

@@ -1,4 +1,10 @@
+from .actions import Actions as Actions
 from .binarization import binarize as binarize
+from .clips import Clips as Clips
+from .colours import LabPictures as LabPictures
+from .colours import lab_to_rgb as lab_to_rgb
+from .colours import outside_gamut as outside_gamut
+from .colours import rgb_to_lab as rgb_to_lab
 from .dataset import Classes as Classes
 from .dataset import Data as Data
 from .dataset import DataLike as DataLike
@@ -8,6 +14,7 @@ from .dataset import as_data as as_data
 from .dataset import as_split as as_split
 from .dataset import held_out as held_out
 from .music.melody import Melody as Melody
+from .picture_kinds import picture_kind as picture_kind
 from .pictures import Pictures as Pictures
 from .registry import dataset_names as dataset_names
 from .registry import load_data as load_data

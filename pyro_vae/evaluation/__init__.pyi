@@ -12,6 +12,8 @@ from .annealing.results import BidirectionalBounds as BidirectionalBounds
 from .annealing.results import LikelihoodGap as LikelihoodGap
 from .annealing.results import RefinedBound as RefinedBound
 from .arviz import to_arviz as to_arviz
+from .best_draws import BestOfDraws as BestOfDraws
+from .best_draws import best_of_draws as best_of_draws
 from .codes import CodeStatistics as CodeStatistics
 from .codes import CodeUsage as CodeUsage
 from .codes import code_statistics as code_statistics
@@ -47,6 +49,9 @@ from .results import LogLikelihood as LogLikelihood
 from .results import Result as Result
 from .results import Scores as Scores
 from .results import metric as metric
+from .rollouts import RolloutAccuracy as RolloutAccuracy
+from .rollouts import roll_out as roll_out
+from .rollouts import rollout_accuracy as rollout_accuracy
 from .scoring import DatumScores as DatumScores
 from .scoring import score as score
 from .shared import given_shared as given_shared

@@ -12,6 +12,7 @@ from .counts import CountVAE as CountVAE
 from .deep_markov import DeepMarkovModel as DeepMarkovModel
 from .dvae import DVAE as DVAE
 from .features import FeatureVAE as FeatureVAE
+from .field import FieldRegressor as FieldRegressor
 from .field import FieldVAE as FieldVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
@@ -22,5 +23,6 @@ from .semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .semi_supervised import StackedSemiSupervisedVAE as StackedSemiSupervisedVAE
 from .tabular import TabularVAE as TabularVAE
 from .topics import TopicVAE as TopicVAE
+from .video import VideoVQVAE as VideoVQVAE
 from .vq import VQVAE as VQVAE
 from .vq2 import VQVAE2 as VQVAE2
