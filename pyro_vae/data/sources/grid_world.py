@@ -47,8 +47,8 @@ class World:
 
 @source(
     "grid-world",
-    "clips of a world of 6x6 cells from above, 24x24 in colour: an agent that turns or goes forward, which fails in one "
-    "of five cases, and a light that goes to and fro; the next frame's probability is known exactly; 4,000 train / 500 "
+    "clips of a world of 6x6 cells from above, 24x24 in colour: an agent that turns or goes forward, and fails in one "
+    "of five cases, and a light that goes to and fro; the next frame's probability is known; 4,000 train / 500 "
     "validation / 500 test",
 )
 def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, given: int = 2) -> RawData:
@@ -58,7 +58,7 @@ def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, gi
     light in the first row moves a cell at every step, around the edge, and turns around with probability 0.1 before it.
 
     Args:
-        limit: at most so many clips of each part are drawn.
+        limit: the first so many clips of each part.
         clips: how many for training.
         steps: T, frames to be predicted.
         given: frames before them; from two frames on, they say all of the state that matters.
@@ -77,11 +77,11 @@ def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, gi
         )
     parts = {}
     for part, count in {"train": clips, "validation": HELD_OUT, "test": HELD_OUT}.items():
-        count = count if limit is None else min(count, limit)
         numbers = count * (steps + 4 * given) * 3 * (SIDE * CELL) ** 2
-        check_room(f"grid-world: steps={steps}, given={given}", numbers, "give fewer, or a limit")
+        check_room(f"grid-world: steps={steps}, given={given}", numbers, "give fewer")
         seed = SPLIT_SEED + ("train", "validation", "test").index(part)
         frames, actions = draw_clips(count, given + steps, torch.Generator().manual_seed(seed))
+        frames, actions = frames[:limit], actions[:limit]
         parts[part] = {
             "x": frames[:, given:].contiguous(),
             "frames": frames[:, :given].float() / 255,
