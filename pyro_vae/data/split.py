@@ -34,7 +34,8 @@ class Split:
     """Tensors with a common leading data dimension, handed out as batches.
 
     ``x`` of dtype uint8 holds grey levels 0..255 and becomes float32 x/255 in a batch; ``torch.bool`` holds
-    binary data and becomes float32 0./1.; floating-point ``x`` and every other tensor come out as they are.
+    binary data and becomes float32 0./1. Pictures beside x, uint8 (N, C, H, W) or with more dimensions, become float32
+    as x does; floating-point ``x`` and every other tensor come out as they are.
     The stored tensors stay small: conversion happens per batch, on the device.
 
     Args:
@@ -317,6 +318,8 @@ class Split:
         """Return the other half of :meth:`batch`: plain arithmetic, which a recorded step takes into its graph."""
         batch = {key: tensor for key, tensor in rows.items() if not key.endswith(_OF_X)}
         batch |= {key: batch[key].long() for names in self.variants for key in names}
+        pictures = {key: value for key, value in batch.items() if value.dtype == torch.uint8 and value.dim() > 3}
+        batch |= {key: as_probability(value) for key, value in pictures.items() if key != "x"}
         x = batch["x"]  # (B, *shape)
         if self.binarization == "dynamic":
             batch["x"] = drawn_with(x, **_noise_in(rows)).to(torch.float32)

@@ -284,9 +284,8 @@ def build(
         InputError: if a class refuses its arguments, or needs the shape of what the data do not have, or the one of
             section ``pair`` lacks a method.
     """
-    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean}
-    facts = shape_facts(context_shapes) | facts | {"num_tokens": num_tokens}
-    facts |= {} if num_actions is None else {NUM_ACTIONS: num_actions}
+    facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean, "num_tokens": num_tokens}
+    facts |= shape_facts(context_shapes) | ({} if num_actions is None else {NUM_ACTIONS: num_actions})
     built: dict[str, Any] = {}
     modules: dict[str, ModuleType] = {}  # that plain functions are from
 
