@@ -1,4 +1,4 @@
-"""The two stages of a video run by the commands: a codec, a prior given actions or none, interrupted and gone on with."""
+"""The two stages of a video run by the commands: a codec, a prior given actions or none, an interrupted one."""
 
 import json
 import shutil

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.actions import Actions
+from pyro_vae.data.clips import Clips
 from pyro_vae.data.dataset import RawData
 from pyro_vae.data.parts import SPLIT_SEED
 from pyro_vae.data.registry import check_counts, source
@@ -64,8 +65,8 @@ def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, gi
         given: frames before them; from two frames on, they say all of the state that matters.
 
     Returns:
-        ``x`` uint8 (N, steps, 3, 24, 24), ``frames`` float32 (N, given, 3, 24, 24) in [0, 1], ``actions`` int64
-        (N, steps): actions[t] leads from the frame before to x[t].
+        ``x`` uint8 (N, steps, 3, 24, 24), ``frames`` uint8 (N, given, 3, 24, 24), ``actions`` int64 (N, steps):
+        actions[t] leads from the frame before to x[t].
 
     Raises:
         InputError: for numbers that are not positive, or less than two frames given.
@@ -77,17 +78,17 @@ def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, gi
         )
     parts = {}
     for part, count in {"train": clips, "validation": HELD_OUT, "test": HELD_OUT}.items():
-        numbers = count * (steps + 4 * given) * 3 * (SIDE * CELL) ** 2
+        numbers = count * (steps + given) * 3 * (SIDE * CELL) ** 2
         check_room(f"grid-world: steps={steps}, given={given}", numbers, "give fewer")
         seed = SPLIT_SEED + ("train", "validation", "test").index(part)
         frames, actions = draw_clips(count, given + steps, torch.Generator().manual_seed(seed))
         frames, actions = frames[:limit], actions[:limit]
         parts[part] = {
             "x": frames[:, given:].contiguous(),
-            "frames": frames[:, :given].float() / 255,
+            "frames": frames[:, :given].contiguous(),
             "actions": actions[:, given - 1 :].contiguous(),
         }
-    return RawData(parts, extras=(Actions(ACTIONS),))
+    return RawData(parts, extras=(Actions(ACTIONS), Clips()))
 
 
 def draw_clips(count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
