@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from torch import Tensor, nn
 
+from pyro_vae.cli.clips import CONTEXTS, sample_clips
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import CHOICES, add_beam, check_beam, print_rows, remove_older
@@ -108,7 +110,7 @@ def sample(arguments: Sequence[str]) -> None:
     from pyro_vae.plots.registry import saved_if_applicable
 
     parser = run_parser("sample", sample.__doc__)
-    parser.add_argument("--num", type=int, default=64, help="how many")
+    parser.add_argument("--num", type=int | None, default=None, help="how many (64; with --actions, contexts: 8)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--y",
@@ -146,9 +148,17 @@ def sample(arguments: Sequence[str]) -> None:
         default=None,
         help="what to draw (a prior over texts); again, or with ; between them, for several; else texts are drawn",
     )
+    parser.add_argument(
+        "--actions",
+        type=str | None,
+        default=None,
+        help="of clips: what is done at each step after the frames given, e.g. forward*10, or forward*3,right*7; with "
+        "; between them, several for each context",
+    )
     parser.add_argument("--best-of", type=int, default=1, help="with --text: keep the best of so many, --num times")
-    parser.add_argument("--batch-size", type=int, default=64, help="with --text: images drawn at once")
+    parser.add_argument("--batch-size", type=int, default=64, help="with --text, --actions: drawn at once")
     options = parse(parser, arguments)
+    options.num = (CONTEXTS if options.actions is not None else 64) if options.num is None else options.num
     positive("--num", options.num)
     run = Run(options.dir, trust=options.trust)
     pictures, sounds = run.file("figures"), run.file(SOUNDS)
@@ -158,6 +168,11 @@ def sample(arguments: Sequence[str]) -> None:
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "guidance")}
     check_beam({**how, "beams": options.beams})
     how["scales"] = scales
+    if options.actions is not None:
+        _refuse_beside_actions(options)
+        chosen = {name: how[name] for name in ("temperature", "top_k", "top_p")}
+        sample_clips(run, model, options.actions, options.num, options.seed, chosen, batch_size=options.batch_size)
+        return
     if options.text is not None:
         if tokens is not None or options.beams is not None:
             raise InputError("--text is of images that are drawn of a text; of a text's latents: pyro-vae reconstruct")
@@ -185,6 +200,13 @@ def sample(arguments: Sequence[str]) -> None:
     draw_picture = partial(prior_samples, model, n=num, seed=options.seed, batch=context, columns=columns, **how)
     if saved_if_applicable(draw_picture, picture):
         print(picture)
+
+
+def _refuse_beside_actions(options: Namespace) -> None:
+    unused = {"y": None, "scale": None, "beams": None, "guidance": 0.0, "text": None, "best_of": 1}
+    for name, default in unused.items():
+        if getattr(options, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is not for --actions: leave out either")
 
 
 def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: int | None) -> None:
