@@ -88,11 +88,11 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
     Raises:
         InputError: if x are no images, or binary, or would not fit the memory.
     """
+    if x.dim() > 3 and x.shape[-2:] == (size, size):
+        return x
     if x.dim() != 4:
         raise InputError(f"{name}: image_size is for images, but one x has shape {tuple(x.shape[1:])}; leave it out")
     height, width = x.shape[-2:]
-    if (height, width) == (size, size):
-        return x
     if x.dtype == torch.bool:
         raise InputError(f"{name}: binary images cannot be resized to image_size={size}; they are {height} x {width}")
     side = min(height, width)
