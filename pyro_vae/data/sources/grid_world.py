@@ -162,7 +162,7 @@ def _templates() -> Tensor:
     cells = torch.tensor([*COLOURS, *COLOURS[AGENT:] * 3], dtype=torch.uint8)[:, :, None, None].repeat(1, 1, CELL, CELL)
     nose = torch.tensor(NOSE, dtype=torch.uint8)[:, None]
     up = cells[AGENT].clone()
-    up[:, 0, 1:3] = nose
+    up[:, 0] = nose
     for heading in range(len(STEPS)):
         cells[AGENT + heading] = up.rot90(-heading, (1, 2))  # a quarter of a turn to the right each
     return cells
