@@ -3,8 +3,8 @@
     python benchmarks/video_rollouts.py DIR [--contexts 40] [--seed 0] [--temperature 1] [--figure branches.png]
 
 For contexts of the test part, the model lets follow T frames under each of the five actions, chosen at every step; the
-true branches are rendered. A hit: at that step, the rollout's frame is nearer (mean squared error) to the true branch of
-its own action than to the other four; chance is 0.2. PSNR is of the mean squared error over contexts and actions.
+true branches are rendered. A hit: at that step, the rollout's frame is nearer (mean squared error) to the true branch
+of its own action than to the other four; chance is 0.2. PSNR is of the mean squared error over contexts and actions.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def sample_clips(
         num: contexts, of the test data.
         seed: of the draws.
         how: temperature, top_k and top_p.
-        given: contexts ``(num, ...)`` of one's own, in the place of the test data's.
+        given: contexts ``(n, ...)`` of one's own, in the place of ``num`` of the test data's.
         batch_size: contexts drawn for at once.
 
     Raises:
@@ -67,10 +67,7 @@ def sample_clips(
     most = max(map(len, sequences))
     if most > steps:
         longest = words[[len(sequence) for sequence in sequences].index(most)]
-        raise InputError(
-            f"--actions {longest}: {most} steps, but the model takes {steps}, one for each frame that it has learned to "
-            "predict"
-        )
+        raise InputError(f"--actions {longest}: {most} steps, but the model takes {steps}, a step for each frame of x")
     if given is None:
         data = run.data()
         split = data.test or data.validation or data.train

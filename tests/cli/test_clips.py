@@ -39,6 +39,21 @@ def test_clips_are_written_and_older_ones_removed(run, capsys):
     assert sorted(file.name for file in (run / "samples").iterdir()) == ["000.gif", "001.gif"]
 
 
+def test_frames_of_ones_own_are_given(run, tmp_path, capsys):
+    frames = np.random.default_rng(0).integers(256, size=(2, 2, 3, 24, 24), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", frames=frames)
+    own = ["--given", str(tmp_path / "own.npz")]
+    assert main(["sample", str(run), "--actions", "left*2,right*2", *own]) == 0
+    assert len(list((run / "samples").glob("*.gif"))) == 2
+    with np.load(run / "samples.npz") as arrays:
+        assert np.allclose(arrays["frames"], frames / 255) and arrays["actions"].tolist() == [[0, 0, 1, 1]]
+    assert main(["sample", str(run), "--actions", "left", *own, "--num", "3"]) == 0  # three draws of each
+    assert len(list((run / "samples").glob("*.gif"))) == 6
+    np.savez(tmp_path / "own.npz", frames=frames[:, :1])
+    assert main(["sample", str(run), "--actions", "left", *own]) == 1
+    assert "(N, 2, 3, 24, 24)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

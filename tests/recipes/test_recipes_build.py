@@ -20,6 +20,11 @@ SHAPES = {
     "tabular": (7,),
     "counts": (100,),
     "topics": (200,),
+    "colorization": (2, 32, 32),
+    "colorization-shapes": (2, 32, 32),
+}
+CONTEXTS = {  # shapes of what data have beside x
+    **{name: {"image": (1, 32, 32)} for name in ("colorization", "colorization-shapes", "mdn")},
 }
 TOKENS = {  # lengths, and numbers of tokens
     **dict.fromkeys(("text-vae", "language-model"), (20, 31)),
@@ -36,7 +41,8 @@ BEFORE = {"frame-pixelcnn": {"codes_frames": (16, (2, 6, 6))}}  # frames' codes,
 def test_it_builds(name):
     config = read_recipe(name)
     if "prior" in config and is_over_latents(parsed := parse_prior_config(config, name)):
-        prior = build_latent_prior(parsed, (20,), (1, 28, 28))
+        beside = {f"{key}_shape": each for key, each in CONTEXTS.get(name, {}).items()}
+        prior = build_latent_prior(parsed, (20,), {"data_shape": (1, 28, 28), **beside})
         assert isinstance(prior, LatentPrior) and prior.shape == (20,)
         return
     if "prior" in config:
@@ -53,10 +59,10 @@ def test_it_builds(name):
         return
     length, num_tokens = TOKENS.get(name, (None, None))
     shape = SHAPES.get(name, (1, 28, 28)) if length is None else (length,)
-    facts = {}
+    facts = {"num_tokens": num_tokens, "context_shapes": CONTEXTS.get(name, {})}
     if name in CLIPS:
         steps, given, num_actions, side = CLIPS[name]
         shape, context = (steps, 3, side, side), {"frames": (given, 3, side, side), "actions": (steps,)}
-        facts = {"num_actions": num_actions, "context_shapes": context}
-    parts = build(parse_config(experiment_parser(config), config, name), shape, num_tokens=num_tokens, **facts)
+        facts |= {"num_actions": num_actions, "context_shapes": context}
+    parts = build(parse_config(experiment_parser(config), config, name), shape, **facts)
     assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)
