@@ -45,6 +45,22 @@ def distinct(model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[int, int
     return len(frames.flatten(1).unique(dim=0)), len(torch.cat(codes).flatten(1).unique(dim=0))
 
 
+def drawn_worlds(model: torch.nn.Module, batch: dict[str, Tensor]) -> str:
+    """Of clips that the model draws: how many frames can follow from those before, and how often chance is as it is."""
+    given = {name: batch[name] for name in ("frames", "actions")}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = pyro_vae.sample(model, len(batch["x"]), batch=given)["x.mean"]
+    exact = grid_world.frame_log_prob(grid_world.nearest(x), batch["frames"], batch["actions"])
+    possible = exact.isfinite().all(1)
+    chance = grid_world.frame_log_prob(grid_world.nearest(x)[possible], *(v[possible] for v in given.values()))
+    entropy = grid_world.frame_entropy(grid_world.nearest(x)[possible], *(v[possible] for v in given.values()))
+    return (
+        f"drawn: {exact.isfinite().double().mean():.4f} of frames can follow from those before; of the "
+        f"{int(possible.sum())} clips that can be, exact -log p - entropy per frame {told((-chance - entropy).mean(1))}"
+    )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,6 +92,7 @@ def main() -> None:
             if name in cases:
                 print(f"{'  gap':18}{told(cases[name][0] - values):>20}")
         print("{} different frames, {} different grids of codes".format(*distinct(model, batch)))
+        print(drawn_worlds(model, batch))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pyro_vae.data.sources.grid_world import (
     draw_worlds,
     frame_entropy,
     frame_log_prob,
+    nearest,
     read,
     render,
     step,
@@ -58,6 +59,8 @@ def test_frames_show_the_state():
     spoiled = render(world)
     spoiled[:, 0, 9, 9] += 1
     assert not read(spoiled)[1].any()
+    blurred = (render(world).float() / 255 + 0.1 * torch.randn(500, 3, 24, 24, generator=generator())).clamp(0, 1)
+    assert torch.equal(nearest(blurred[:, None])[:, 0], render(world))
 
 
 def one(heading, place, action, walls=()):

@@ -175,8 +175,19 @@ def render(world: World) -> Tensor:
     kinds[:, 0] = LANE
     kinds[rows, 0, world.light] = LIGHT
     kinds[rows, world.place[:, 0], world.place[:, 1]] = AGENT + world.heading
-    cells = _templates()[kinds]  # (N, 6, 6, 3, 4, 4)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(rows), 3, SIDE * CELL, SIDE * CELL)
+    return _joined(_templates()[kinds])
+
+
+def nearest(frames: Tensor) -> Tensor:
+    """Frames whose cells are the nearest ones that there are, uint8, of pictures in [0, 1] ``(..., 3, 24, 24)``."""
+    cells = frames.reshape(-1, 3, SIDE, CELL, SIDE, CELL).permute(0, 2, 4, 1, 3, 5).flatten(3)  # (N, 6, 6, 48)
+    kinds = torch.cdist(cells, (_templates().float() / 255).flatten(1)).argmin(-1)
+    return _joined(_templates()[kinds]).view(frames.shape)
+
+
+def _joined(cells: Tensor) -> Tensor:
+    """Frames ``(N, 3, 24, 24)`` of cells ``(N, 6, 6, 3, 4, 4)``."""
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, SIDE * CELL, SIDE * CELL)
 
 
 def read(frames: Tensor) -> tuple[World, Tensor]:
