@@ -33,7 +33,7 @@ TOKENS = {  # lengths, and numbers of tokens
     **dict.fromkeys(("music-vae-16bar", "music-vae-16bar-flat"), (256, 131)),
 }
 GRIDS = {"wavenet": (512,)}
-CLIPS = {"video-codes": (10, 6, 5, 48), "video-codes-grid": (8, 2, 3, 24)}  # steps, frames given, actions, side
+CLIPS = {"video-codes": (10, 6, 5, 32), "video-codes-grid": (8, 2, 3, 24)}  # steps, frames given, actions, side
 BEFORE = {"frame-pixelcnn": {"codes_frames": (16, (2, 6, 6))}}  # frames' codes, of a prior over those of 8 frames
 
 
