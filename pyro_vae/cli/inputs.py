@@ -30,6 +30,7 @@ from pyro_vae.data.images import (
     read_image,
     shown,
     square,
+    squares,
 )
 from pyro_vae.data.registry import find_source, prepared
 from pyro_vae.data.sources.arrays import ARRAYS, arrays_of, part_of_arrays
@@ -312,7 +313,7 @@ def _of_arrays(run: Run, path: Path, part: str | None) -> Split:
     tensors = arrays_of(path, how.get("layout"), bool(how.get("missing")), shape=shape)
     found, part = part_of_arrays(tensors, path, part)
     if how.image_size is not None:
-        found[X] = square(found[X], how.image_size, name=str(path))
+        found = squares(found, how.image_size, name=str(path))
     if found[X].dtype == torch.uint8:
         logger.info("%s: x are grey levels from 0 to 255, and go to the model as x/255", path)
     missing, label = bool(how.get("missing")), str(path)

@@ -154,6 +154,20 @@ def test_files_of_ones_own_bring_their_images(run, tmp_path, capsys):
     assert np.allclose(np.load(tmp_path / "z.npz")["z.mean"], latents["z"], atol=1e-5)
 
 
+def test_files_of_ones_own_go_through_the_latents(run, tmp_path, capsys):
+    some = {name: value.numpy() for name, value in fields(3, 9).items()}
+    np.savez(tmp_path / "mine.npz", **some)
+    command(capsys, "reconstruct", run, tmp_path / "mine.npz", "--seed", 2)
+    arrays = np.load(run / "reconstructions.npz")
+    assert arrays["name"].tolist() == ["mine-0", "mine-1", "mine-2"] and np.array_equal(arrays["image"], some["image"])
+    for i in range(2):
+        np.savez(tmp_path / f"{i}.npz", **{name: value[i : i + 1] for name, value in some.items()})
+    command(capsys, "interpolate", run, tmp_path / "0.npz", tmp_path / "1.npz", "--steps", 3)
+    found = np.load(run / "interpolation.npz")
+    assert np.array_equal(found["start"], some["x"][0]) and np.array_equal(found["end"], some["x"][1])
+    assert "give a file with one" in refused(capsys, "interpolate", run, tmp_path / "0.npz", tmp_path / "mine.npz")
+
+
 def test_files_without_their_images_are_refused(run, tmp_path, capsys):
     np.savez(tmp_path / "mine.npz", x=fields(7, 9)["x"].numpy())
     for words in (["score", run, tmp_path / "mine.npz"], ["encode", run, tmp_path / "mine.npz", "--out", "z.npz"]):
