@@ -1,5 +1,6 @@
 """Fields given an image, under the shared contract."""
 
+import pyro
 import pytest
 import torch
 from contract import PairContract
@@ -61,9 +62,20 @@ class TestFieldWithCorrelatedErrors(PairContract):
 
 class TestRegressor(PairContract):
     learning_rate = 0.01
+    has_latents = False
 
     def make_pair(self):
         return FieldRegressor((2, 6, 5), (1, 6, 5), **SIZES), EmptyGuide(), fields()
+
+
+def test_a_guide_starts_as_narrow_as_it_is_said():
+    model = FieldVAE((2, 6, 5), (1, 6, 5), 3, **SIZES)
+    for scale in (0.01, 0.1, 1.0):
+        guide = FieldGuide(model, initial_scale=scale, **SIZES)
+        z = pyro.poutine.trace(guide).get_trace(**fields()).nodes["z"]["fn"]
+        assert 0.5 * scale < z.stddev.mean().item() < 2 * scale
+    with pytest.raises(InputError, match="initial_scale"):
+        FieldGuide(model, initial_scale=0.0, **SIZES)
 
 
 def test_shapes_that_do_not_fit_are_refused():
