@@ -18,6 +18,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser
 
 from pyro_vae.errors import InputError, UsageError
+from pyro_vae.runs.section_parser import SectionParser
 
 
 def _spelled(name: str) -> str:
@@ -27,7 +28,7 @@ def _spelled(name: str) -> str:
 def make_parser(command: str, description: str | None) -> ArgumentParser:
     """A parser that raises its errors."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
-    return ArgumentParser(
+    return SectionParser(
         prog=f"pyro-vae {command}",
         description=description,
         exit_on_error=False,
@@ -171,7 +172,7 @@ def parse_over(parser: ArgumentParser, arguments: Sequence[str], read: Callable[
         arguments: of the command line.
         read: gives the recipe as a namespace, with its classes' defaults or, called with ``defaults=False``, without.
     """
-    from pyro_vae.runs.config import classes_changed
+    from pyro_vae.runs.sections import classes_changed
 
     known, said = read(), read(defaults=False)
     chosen = parse(parser, arguments, said, known)

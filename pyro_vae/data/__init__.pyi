@@ -10,6 +10,7 @@ from .dataset import held_out as held_out
 from .motions import Motions as Motions
 from .motions import mirrored as mirrored
 from .music.melody import Melody as Melody
+from .picture_kinds import picture_kind as picture_kind
 from .pictures import Pictures as Pictures
 from .registry import dataset_names as dataset_names
 from .registry import load_data as load_data

@@ -156,7 +156,13 @@ class Split:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one x, e.g. (1, 28, 28)."""
-        return self.columns["x"].shape[1 if self._has_variants("x") else 0 :]
+        return self.shapes["x"]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one datum's values by name, as in a batch."""
+        found = {name: each.shape[1 if self._has_variants(name) else 0 :] for name, each in self.columns.items()}
+        return found if self.mask is None else found | dict.fromkeys(("y", "mask"), found["x"])
 
     @property
     def keys(self) -> tuple[str, ...]:

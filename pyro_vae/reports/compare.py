@@ -17,7 +17,6 @@ from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.reports.comparison_page import comparison_page
 from pyro_vae.reports.stored import EVALUATION, TrainedPair, made, page_command, stored_evaluations, trusted
-from pyro_vae.runs.config import flattened
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
     PARTICLES,
@@ -30,6 +29,7 @@ from pyro_vae.runs.measurements import (
     weights_digest,
 )
 from pyro_vae.runs.run import Run
+from pyro_vae.runs.sections import flattened
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,8 @@ def _data_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 PAGE, JSON = "comparison.html", "comparison.json"
-NOT_OPTIONS = ("version", "data_shape", "sound", "classes", "data_digest")  # of config.yaml: facts
+FACTS_OF_DATA = ("data_shape", "context_shapes", "sound", "classes", "pictures", "data_digest")
+NOT_OPTIONS = ("version", *FACTS_OF_DATA)  # of config.yaml
 
 
 def write_comparison(

@@ -22,12 +22,13 @@ from pyro_vae.data import Data, Split, as_data
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import read_yaml
 from pyro_vae.recipes import read_recipe
-from pyro_vae.runs.config import experiment_parser, flattened, parse_config
+from pyro_vae.runs.config import experiment_parser, parse_config
 from pyro_vae.runs.directory import CONFIG, SUMMARY
 from pyro_vae.runs.known import foreign_names
 from pyro_vae.runs.learned_priors import PRIORS, parse_prior_config
 from pyro_vae.runs.measurements import SPLITS, read_json
-from pyro_vae.runs.run import FIRST, Run, load
+from pyro_vae.runs.run import FIRST, HEAD, Run, load
+from pyro_vae.runs.sections import flattened
 from pyro_vae.training.checkpoint import CHECKPOINT
 from pyro_vae.training.metrics import METRICS, read_metrics
 
@@ -329,7 +330,7 @@ def page_command(command: str, directories: list[str], options: Mapping[str, Any
 def trusted(run: Run) -> list[str]:
     """The option that lets foreign code run, where the configuration names any."""
     config = read_yaml(run.path / CONFIG)
-    facts = ("recipe", "data_shape", "version", "sound", "classes", "data_digest")
+    facts = ("version", *HEAD)
     foreign = foreign_names({name: value for name, value in config.items() if name not in facts})
     return ["--trust"] if foreign else []
 

@@ -1,213 +1,37 @@
-"""Configurations: read, checked and written by section, and made into data, programs and arguments of ``fit``."""
+"""The configuration of a pair: its sections, and the data, programs and arguments of ``fit`` that are made of it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import inspect
-import json
-import os
 import sys
-from argparse import SUPPRESS, ArgumentError
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import locate
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_vae.data import Data, Tokens, load_data
 from pyro_vae.data.registry import find_source, source_options, sources
-from pyro_vae.errors import InputError, unknown
-from pyro_vae.files import check_shape, write_atomically
+from pyro_vae.errors import InputError
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.priors import LatentPrior
+from pyro_vae.programs.context import X
 from pyro_vae.programs.inside import connect
 from pyro_vae.programs.program import as_programs
-from pyro_vae.runs.known import canonical, check_known, check_known_classes, full_name
+from pyro_vae.runs.section_parser import SHAPE, SectionParser
+from pyro_vae.runs.sections import check_sections, instantiate, parse_sections
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
 from pyro_vae.training.batches import derived_seed
 from pyro_vae.training.checkpoint import named_weights
 
-CONFIG = "config.yaml"
-OPTIONS = ("data", "fit", "text")  # sections that are arguments of a function
 OF_SOME_DATA = "of some data: see `pyro-vae datasets`"  # help of options, which --help leaves out
-HARMLESS = (  # to a result, if they change at a resume
-    *(
-        "fit.epochs",
-        "fit.checkpoint_every",
-        "fit.compile",
-        "fit.device",
-        "fit.num_devices",
-        "fit.num_nodes",
-        "fit.num_workers",
-    ),
-    *("fit.logger", "fit.log_images_every", "first.fit.logger", "first.fit.log_images_every"),  # told elsewhere
-    *("data.name", "data.root"),  # where the data are: that they are the same is seen by their digests
-)
-SINCE = {  # options that older runs do not have; where they are at these values, an experiment does not say them
-    *(("fit.param_groups", "None"), ("fit.lr_scheduler", "None"), ("fit.lr_scheduler_options", "None")),
-    *(("fit.lr_scheduler_interval", "epoch"), ("fit.grad_accumulation", "1")),
-    *(("objective.free_bits_of", "batch"), ("fit.length_buckets", "None"), ("fit.aggressive", "None")),
-}
-
-
-def check_sections(config: Mapping[str, Any], known: Sequence[str], source: str) -> None:
-    """Check that a configuration has no section but known ones.
-
-    Raises:
-        InputError: names the section, with the nearest known one.
-    """
-    for section in config:
-        if section not in known:
-            raise unknown(f"section in {source}", section, known)
-
-
-def parse_sections(
-    parser: ArgumentParser,
-    config: Mapping[str, Any],
-    source: str,
-    *,
-    trust: bool,
-    defaults: bool,
-    prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
-) -> Namespace:
-    """The one reader of configurations: check one against a parser's signatures, and fill in the defaults.
-
-    One that is not trusted may name the package's own classes alone (:mod:`pyro_vae.runs.known`): that is checked
-    before the parser sees it, and again of what the parser has made of it.
-
-    Args:
-        parser: with the sections.
-        config: as it was read.
-        source: what the errors call it.
-        trust: whether it may name code outside the package, which is imported and run.
-        defaults: fill them in, or leave them out.
-        prepare: what is done with a trusted one before it is parsed.
-
-    Raises:
-        InputError: names what does not fit, or what is not trusted.
-        CorruptFileError: if it is nested too deeply, or holds other than texts, numbers, lists and mappings.
-    """
-    check_shape(config, source)
-    for name, section in {**config, **{f"first.{k}": v for k, v in dict(config.get("first", {})).items()}}.items():
-        if name.rpartition(".")[2] in OPTIONS and not isinstance(section, Mapping | str):
-            raise InputError(f"{source}: section '{name}' holds options by their names, got {section!r}"[:500])
-    if trust:
-        config = prepare(dict(config))
-    else:
-        check_known(config, source)
-        config = canonical(config)
-    try:
-        parsed = parser.parse_object(dict(config), defaults=defaults)
-    except (ArgumentError, TypeError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(f"{source}: {error}") from error
-    if not trust:
-        check_known_classes(parsed, source)
-    return parsed
-
-
-def parse_stage(
-    config: Mapping[str, Any],
-    sections: Sequence[str],
-    add_arguments: Callable[[ArgumentParser], None],
-    source: str,
-    *,
-    trust: bool,
-    defaults: bool,
-) -> Namespace:
-    """Check the configuration of a second stage; see :func:`parse_sections`.
-
-    Args:
-        config: as it was read.
-        sections: that it may have.
-        add_arguments: gives a parser those sections.
-        source, trust, defaults: as for :func:`parse_sections`.
-    """
-    check_sections(config, sections, source)
-    parser = ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
-    return parse_sections(parser, config, source, trust=trust, defaults=defaults)
-
-
-def classes_changed(said: Namespace, chosen: Namespace) -> list[str]:
-    """What has become of a recipe's classes, a line for each that another has taken the place of.
-
-    Args:
-        said: what the recipe says, without defaults.
-        chosen: what is to be done.
-    """
-    lines = []
-    for name, recipe in said.items(branches=True):
-        if not isinstance(recipe, Namespace) or "class_path" not in recipe:
-            continue
-        now = chosen.get(name)
-        if not isinstance(now, Namespace) or "class_path" not in now:
-            lines.append(f"{name}: none, in place of the recipe's {recipe.class_path}")
-        elif locate(now.class_path) is not locate(recipe.class_path):
-            options, present = (vars(each.get("init_args", Namespace())) for each in (recipe, now))
-            kept = [f"{key} = {value}" for key, value in options.items() if key in present and present[key] == value]
-            gone = [key for key in options if key not in present]
-            notes = [f"of the recipe's options {', '.join(kept)} kept"] if kept else []
-            notes += [f"{', '.join(gone)} dropped, which it does not have"] if gone else []
-            where = name.replace(".init_args", "")
-            lines.append(
-                "; ".join([f"{where}: {now.class_path} in place of the recipe's {recipe.class_path}", *notes])
-                + ("" if notes else ", with its own defaults")
-            )
-    return lines
-
-
-def write_config(file: Path, parser: ArgumentParser, config: Namespace, head: Mapping[str, Any]) -> None:
-    """Write a configuration as YAML, atomically: the package's version, what ``head`` says, and all the sections."""
-    from pyro_vae import __version__
-
-    body = yaml.safe_load(parser.dump(config, "yaml", False))  # False: with the entries that are null
-    text = yaml.safe_dump({"version": __version__, **head, **body}, sort_keys=False)
-    write_atomically(file, lambda temporary: temporary.write_text(text))
-
-
-def is_first_process(config: Namespace | None) -> bool:
-    """Whether this is the first of data-parallel processes, which alone writes; the others run the same command.
-
-    Args:
-        config: says how many there are; the environment's LOCAL_RANK means something only where there are several.
-            None: it is not known yet.
-    """
-    alone = config is not None and config.fit.num_devices == 1
-    return alone or os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration with the names of its sections joined by dots, without the ``init_args`` between them."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, name)
-        else:
-            flat[name] = value
-    return flat
-
-
-def experiment_entries(config: Namespace, **facts: Any) -> dict[str, str]:
-    """All of a configuration by its keys, but for what may change while its training is gone on with.
-
-    Args:
-        config: of a run, a prior or a ranker.
-        facts: what else it depends on.
-    """
-    plain = yaml.safe_load(json.dumps(config.as_dict(), default=str))
-    entries = {k: str(full_name(v)) for k, v in (flattened(plain) | facts).items() if k not in HARMLESS}
-    return {f"{CONFIG} {k}": v for k, v in entries.items() if (k.removeprefix("first."), v) not in SINCE}
-
-
 _owners = WeakIdKeyDictionary()  # weight -> the run directory that works with it
 
 
@@ -323,9 +147,6 @@ PARTS: dict[str, tuple[type, set[str]]] = {  # what each section is derived from
 }
 
 
-REFUSALS = (TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError)  # of a class that is given odd arguments
-
-
 @dataclass
 class Experiment:
     """What a configuration describes, built; plain functions and methods are wrapped."""
@@ -365,7 +186,7 @@ def _parts_of(config: Any) -> list[str]:
 
 def experiment_parser(config: Mapping[str, Any]) -> ArgumentParser:
     """A parser of configurations alone, with the sections of one."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = SectionParser(exit_on_error=False)
     add_experiment_arguments(parser, config)
     return parser
 
@@ -418,7 +239,22 @@ def data_facts(data: Data) -> dict[str, Any]:
     """What a class may need that only the data know, as arguments of :func:`build`."""
     tokens = data.extra(Tokens)
     count = None if tokens is None else tokens.num_tokens
-    return {"data_shape": data.train.shape, "data_mean": data.train.mean(), "num_tokens": count}
+    return {
+        "data_shape": data.train.shape,
+        "data_mean": data.train.mean(),
+        "num_tokens": count,
+        "context_shapes": context_shapes(data),
+    }
+
+
+def context_shapes(data: Data) -> dict[str, tuple[int, ...]]:
+    """Shapes of one datum's entries beside x, by name; of those that can be arguments."""
+    return {name: shape for name, shape in data.train.shapes.items() if name != X and name.isidentifier()}
+
+
+def shape_facts(context: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of entries as the arguments that they are handed by, ``image_shape``."""
+    return {f"{name}{SHAPE}": tuple(shape) for name, shape in context.items()}
 
 
 def build(
@@ -426,11 +262,13 @@ def build(
     data_shape: tuple[int, ...],
     data_mean: Tensor | None = None,
     num_tokens: int | None = None,
+    context_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> Experiment:
     """Construct model, guide and objective.
 
     What a class needs and only the data know is handed to it by name, if it has such an argument:
-    ``data_shape``, ``data_mean`` and ``num_tokens`` for the model and whatever classes it is made of, ``model`` for the
+    ``data_shape``, ``data_mean``, ``num_tokens`` and the shapes of what the data have beside x (``image_shape``, of
+    ``image``) for model and guide and whatever classes they are made of, ``model`` for the
     guide. Initial weights depend on the configuration's seed alone.
 
     Args:
@@ -438,11 +276,14 @@ def build(
         data_shape: shape of one datum.
         data_mean: mean of the training data, shape ``data_shape`` (None when weights will be loaded).
         num_tokens: how many tokens x are made of, if they are (:class:`~pyro_vae.data.Tokens`).
+        context_shapes: from :func:`context_shapes`.
 
     Raises:
-        InputError: if a class refuses its arguments, or the one of section ``pair`` lacks a method.
+        InputError: if a class refuses its arguments, or needs the shape of what the data do not have, or the one of
+            section ``pair`` lacks a method.
     """
     facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean, "num_tokens": num_tokens}
+    facts = shape_facts(context_shapes) | facts
     built: dict[str, Any] = {}
     modules: dict[str, ModuleType] = {}  # that plain functions are from
 
@@ -469,54 +310,3 @@ def _methods(pair: Any) -> dict[str, Any]:
                 "and guide(self, x)"
             )
     return {"model": pair.model, "guide": pair.guide}
-
-
-def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: Mapping[str, Any]) -> Any:
-    """Construct one section of a configuration: an object of a class, or a function's arguments.
-
-    Args:
-        part: the section.
-        config: the configuration.
-        base: what the class must be derived from (or one of several), or the function.
-        skip: arguments that are not configured.
-        facts: handed by name to a class that has such arguments.
-
-    Raises:
-        InputError: if the class refuses its arguments.
-    """
-
-    def make(cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
-        accepted = inspect.signature(cls).parameters
-        of_latents = {"shape": _top_latent(chosen[part])} if issubclass(cls, LatentPrior) else {}
-        known = {k: v for k, v in {**of_latents, **facts}.items() if k in accepted and kwargs.get(k) is None}
-        try:
-            return cls(*args, **{**kwargs, **known})
-        except InputError as error:  # of several bases the parser tells what each of them says, one after another
-            refused.append(error)
-            raise
-
-    refused: list[InputError] = []
-    parser = ArgumentParser(exit_on_error=False)
-    if isinstance(base, type | tuple):
-        parser.add_subclass_arguments(base, part, skip=skip)
-    else:
-        parser.add_function_arguments(base, part, skip=skip)
-    chosen = Namespace({part: config.get(part)})
-    try:
-        return parser.instantiate(chosen, instantiators=[(make, nn.Module, True)]).get(part)
-    except REFUSALS as error:
-        ours = next((e for e in (*refused, *_causes(error)) if isinstance(e, InputError)), None)
-        raise ours or InputError(f"{part}: {error}") from error
-
-
-def _top_latent(section: Any) -> tuple[int, ...] | None:
-    """The shape of the latent vector that a section's model starts from, as its arguments say it."""
-    arguments = section.get("init_args", {})
-    size, sizes = arguments.get("latent_dim"), arguments.get("latent_dims")
-    return (size,) if size else tuple(sizes[-1:]) if sizes else None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from pyro_vae.errors import InputError
 from pyro_vae.files import write_json
-from pyro_vae.runs.config import CONFIG, is_first_process
+from pyro_vae.runs.sections import CONFIG, is_first_process
 from pyro_vae.training import FitResult
 from pyro_vae.training.checkpoint import CHECKPOINT, PREVIOUS, WEIGHTS, are_trained
 from pyro_vae.training.metrics import METRICS

@@ -13,8 +13,9 @@ from torch import nn
 from pyro_vae.errors import InputError
 from pyro_vae.objectives import Objective
 from pyro_vae.runs.codes import digest
-from pyro_vae.runs.config import NOT_CONFIGURED, PARTS, parse_stage
+from pyro_vae.runs.config import NOT_CONFIGURED, PARTS
 from pyro_vae.runs.directory import WEIGHTS
+from pyro_vae.runs.sections import parse_stage
 from pyro_vae.training import fit
 from pyro_vae.training.checkpoint import copy_into, named_weights
 

@@ -12,7 +12,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.files import check_no_links, locked, remove_leftovers
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import digest
-from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, is_first_process
+from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.runs.learned_priors import (
     DRAWS,
@@ -26,6 +26,7 @@ from pyro_vae.runs.learned_priors import (
 )
 from pyro_vae.runs.prior_stage import check_ended, sites_to_train, train_priors
 from pyro_vae.runs.run import Run
+from pyro_vae.runs.sections import experiment_entries, instantiate, is_first_process
 from pyro_vae.training import FitResult, fit
 from pyro_vae.training.prior import fit_prior, site_of_prior
 
@@ -99,7 +100,7 @@ def _train(run: Run, config: Namespace | None, recipe: str, site: str | None, pr
             if is_first_process(config):
                 check_free(folder)
             head = {"recipe": recipe, "trained_on": trained, "num_classes": None, "shape": list(shape)}
-        prior = build_latent_prior(config, head["shape"], run.data_shape)
+        prior = build_latent_prior(config, head["shape"], run.shapes)
         options = dict(vars(instantiate("fit", config, fit, NOT_CONFIGURED, {})))
         with nothing_left_if_refused([folder], [] if resumed else [folder / CONFIG], config):
             if not resumed and is_first_process(config):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
+from types import MappingProxyType
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -19,9 +20,11 @@ from pyro_vae.models.codes import CodeModel
 from pyro_vae.priors import LatentPrior, Prior
 from pyro_vae.programs.site_priors import PriorOfSite, WithPriors
 from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
-from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, parse_stage, write_config
+from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
 from pyro_vae.runs.known import LARGEST, built_within
+from pyro_vae.runs.section_parser import SectionParser
+from pyro_vae.runs.sections import experiment_entries, instantiate, parse_stage, write_config
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
 from pyro_vae.training.batches import derived_seed
@@ -74,7 +77,11 @@ def parse_prior_config(
 
 
 def build_prior(
-    config: Namespace, present: Prior, num_classes: int | None, text: Mapping[str, Any] | None = None
+    config: Namespace,
+    present: Prior,
+    num_classes: int | None,
+    text: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> Prior:
     """The prior that a configuration describes, for the codes of the one that is in the model.
 
@@ -83,11 +90,12 @@ def build_prior(
         present: the prior that is there now.
         num_classes: labels that it is given, or None.
         text: ``text_length`` and ``num_words`` of the texts that it is over, or None.
+        shapes: of one datum and what it is beside, ``data_shape``, ``image_shape`` (``Run.shapes``).
 
     Raises:
         InputError: if its class refuses the grid or its arguments, or is none over texts.
     """
-    facts = {"num_codes": present.num_codes, "shape": present.shape, "coarser": present.coarser}
+    facts = {**shapes, "num_codes": present.num_codes, "shape": present.shape, "coarser": present.coarser}
     facts |= {"num_classes": num_classes}
     if text is not None:
         facts |= {name: text[name] for name in ("text_length", "num_words")}
@@ -107,18 +115,18 @@ def is_over_latents(config: Namespace) -> bool:
     return isinstance(cls, type) and issubclass(cls, LatentPrior)
 
 
-def build_latent_prior(config: Namespace, shape: Sequence[int], data_shape: Sequence[int]) -> LatentPrior:
+def build_latent_prior(config: Namespace, shape: Sequence[int], shapes: Mapping[str, Sequence[int]]) -> LatentPrior:
     """The prior over a real latent that a configuration describes.
 
     Args:
         config: from :func:`parse_prior_config`.
         shape: the latent's event shape.
-        data_shape: of one datum.
+        shapes: of one datum and what it is beside, ``data_shape``, ``image_shape`` (``Run.shapes``).
 
     Raises:
         InputError: if its class refuses the shape or its arguments.
     """
-    facts = {"shape": tuple(shape), "data_shape": tuple(data_shape)}
+    facts = {**shapes, "shape": tuple(shape)}
     with private_seed(derived_seed(config.seed, "weights")):
         return instantiate("prior", config, (Prior, LatentPrior), FROM_DATA, facts)
 
@@ -138,13 +146,15 @@ def code_priors(model: nn.Module) -> nn.ModuleDict:
     return priors
 
 
-def put_learned_priors(run: Path, model: nn.Module, data_shape: Sequence[int], trust: bool = False) -> nn.Module:
+def put_learned_priors(
+    run: Path, model: nn.Module, shapes: Mapping[str, Sequence[int]], trust: bool = False
+) -> nn.Module:
     """Put the priors that were learned for a run into its model.
 
     Args:
         run: the run directory.
         model: with the run's weights; priors over codes become its own.
-        data_shape: of one datum.
+        shapes: of one datum and what it is beside (``Run.shapes``).
         trust: run the code of classes outside ``pyro_vae``.
 
     Returns:
@@ -176,18 +186,23 @@ def put_learned_priors(run: Path, model: nn.Module, data_shape: Sequence[int], t
     for folder in finished:
         head, config = read_prior_config(folder, trust)
         if is_over_latents(config):
-            found[folder.name] = _latent_prior(folder, head, config, trained, data_shape, trust)
+            found[folder.name] = _latent_prior(folder, head, config, trained, shapes, trust)
         else:
-            _put_code_prior(folder, head, config, trained, model, trust)
+            _put_code_prior(folder, head, config, trained, model, shapes, trust)
     return WithPriors(model, found).eval() if found else model
 
 
 def _latent_prior(
-    folder: Path, head: Mapping[str, Any], config: Namespace, trained: str, data_shape: Sequence[int], trust: bool
+    folder: Path,
+    head: Mapping[str, Any],
+    config: Namespace,
+    trained: str,
+    shapes: Mapping[str, Sequence[int]],
+    trust: bool,
 ) -> LatentPrior:
     check_trained_on(folder, head, trained, DRAWS)
     with built_within(folder / WEIGHTS, trust):
-        prior = build_latent_prior(config, head["shape"], data_shape)
+        prior = build_latent_prior(config, head["shape"], shapes)
     described = experiment_entries(config, trained_on=trained, shape=head["shape"])
     load_weights(folder / WEIGHTS, PriorOfSite(folder.name, prior), EmptyGuide(), described)
     return prior
@@ -229,7 +244,13 @@ def prior_folders(run: Path) -> list[Path]:
 
 
 def _put_code_prior(
-    folder: Path, head: Mapping[str, Any], config: Namespace, trained: str, model: nn.Module, trust: bool
+    folder: Path,
+    head: Mapping[str, Any],
+    config: Namespace,
+    trained: str,
+    model: nn.Module,
+    shapes: Mapping[str, Sequence[int]],
+    trust: bool,
 ) -> None:
     priors, site = code_priors(model), folder.name
     if site not in priors:
@@ -238,7 +259,7 @@ def _put_code_prior(
     if head["tokenizer"] is not None:
         check_tokenizer(folder.parent / TOKENIZER, head["tokenizer"], folder)
     with built_within(folder / WEIGHTS, trust):
-        prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"])
+        prior = build_prior(config, priors[site], head["num_classes"], head["tokenizer"], shapes)
     facts = {"trained_on": trained, "num_classes": head["num_classes"], "text": head["tokenizer"]}
     load_weights(folder / WEIGHTS, CodeModel(prior), EmptyGuide(), experiment_entries(config, **facts))
     priors[site] = prior.eval()
@@ -246,7 +267,7 @@ def _put_code_prior(
 
 def write_prior_config(folder: Path, config: Namespace, head: dict[str, Any]) -> None:
     """Write a prior's configuration, and before it what :func:`read_prior_config` gives of its training."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = SectionParser(exit_on_error=False)
     add_prior_arguments(parser)
     write_config(folder / CONFIG, parser, config, head)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.priors import Prior
 from pyro_vae.programs.context import X, accepted_arguments
 from pyro_vae.runs.codes import TOKENIZER, Codes, check_tokenizer, digest, make_tokenizer, run_codes, saved, sizes_of
-from pyro_vae.runs.config import NOT_CONFIGURED, experiment_entries, instantiate, is_first_process
+from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.runs.learned_priors import PRIORS, build_prior, code_priors, read_prior_config, write_prior_config
 from pyro_vae.runs.run import Run, data_digest
+from pyro_vae.runs.sections import experiment_entries, instantiate, is_first_process
 from pyro_vae.training import FitResult, fit
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def train_priors(
             folder = run.file(f"{PRIORS}/{name}")
             logger.info("prior of '%s': %s", name, folder)
             results[name] = _train(
-                folder, config, recipe, priors[name], trained, name, codes, data, progress, run.trust
+                folder, config, recipe, priors[name], trained, name, codes, data, run.shapes, progress, run.trust
             )
     uniform = [name for name in priors if not (run.path / PRIORS / name / CONFIG).is_file()]
     if uniform:
@@ -152,6 +153,7 @@ def _train(
     site: str,
     codes_of: Callable[..., Codes],
     data: Data,
+    shapes: Mapping[str, Sequence[int]],
     progress: bool,
     trust: bool,
 ) -> FitResult:
@@ -182,7 +184,7 @@ def _train(
             sizes = config.text.vocabulary_size, config.text.text_length
             tokenizer = make_tokenizer(vocabulary, data, *sizes)
             text = sizes_of(tokenizer)
-    prior = build_prior(config, present, classes, text)
+    prior = build_prior(config, present, classes, text, shapes)
     if classes is not None and labels is not None:
         prior.seen.copy_(torch.bincount(labels, minlength=classes) > 0)
     code_data = as_code_data(codes, site, list(present.coarser), data, several=config.draws > 0)

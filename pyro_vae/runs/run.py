@@ -13,7 +13,8 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from pyro_vae.data import Classes, Data, Sound, Tokenizer, Tokens, dataset_names, with_text
+from pyro_vae.data import Classes, Data, Pictures, Sound, Tokenizer, Tokens, dataset_names, with_text
+from pyro_vae.data.picture_kinds import picture_facts, pictures_of
 from pyro_vae.data.split import split_digest
 from pyro_vae.data.token_file import checked_facts, read_tokens, token_facts, write_tokens
 from pyro_vae.errors import CorruptFileError, InputError
@@ -22,17 +23,15 @@ from pyro_vae.programs.inside import connect
 from pyro_vae.programs.program import as_programs
 from pyro_vae.runs.codes import TOKENIZER
 from pyro_vae.runs.config import (
-    HARMLESS,
     Experiment,
     build,
     check_apart,
+    context_shapes,
     data_facts,
-    experiment_entries,
     experiment_parser,
-    is_first_process,
     load_configured_data,
     parse_config,
-    write_config,
+    shape_facts,
 )
 from pyro_vae.runs.directory import (
     CONFIG,
@@ -47,6 +46,7 @@ from pyro_vae.runs.first import check_both, first_config
 from pyro_vae.runs.fixed_model import MODEL_OF, take_model
 from pyro_vae.runs.known import built_within, foreign_names
 from pyro_vae.runs.learned_priors import PRIORS, prior_folders, put_learned_priors
+from pyro_vae.runs.sections import HARMLESS, experiment_entries, is_first_process, write_config
 from pyro_vae.runtime import check_seed
 from pyro_vae.training import FitResult, fit, refit_guide
 from pyro_vae.training.checkpoint import (
@@ -76,7 +76,7 @@ def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
 
 
 # what config.yaml says beside the configuration
-HEAD = ("recipe", "data_shape", "sound", "classes", "tokens", "data_digest", MODEL_OF)
+HEAD = ("recipe", "data_shape", "context_shapes", "sound", "classes", "tokens", "pictures", "data_digest", MODEL_OF)
 MOST_AXIS = 2**31  # of a datum
 FIRST = "first"  # the run of the pair that is trained before the main one
 
@@ -88,8 +88,9 @@ class Run:
     ``figures/``, ``summary.json``; ``first/``, a run of its own, if another pair was trained first; ``priors/``, if
     priors over its codes or latents were learned (:mod:`pyro_vae.runs.latent_stage`); ``ranker/``, if one was
     (:mod:`pyro_vae.text_to_image.ranker`). Files are replaced whole, so that a kill leaves the last good state.
-    ``data_shape``, ``sound`` (how x is played, if the data are sound), ``classes`` (the names of labels, if they
-    have names), ``tokens`` (what x stand for, if they are tokens: ``tokens.json``) and ``model_of`` (of a refitted
+    ``data_shape``, ``context_shapes`` (of what the data have beside x, by name), ``sound`` (how x is played, if the
+    data are sound), ``classes`` (the names of labels, if they have names), ``tokens`` (what x stand for, if they are
+    tokens: ``tokens.json``), ``pictures`` (how x are looked at, if the data say it) and ``model_of`` (of a refitted
     guide: whose model it is of) are known without the data.
 
     Args:
@@ -109,6 +110,7 @@ class Run:
         raw = read_yaml(file)
         try:
             self.data_shape = tuple(raw.pop("data_shape"))
+            self.context_shapes = {str(k): tuple(v) for k, v in (raw.pop("context_shapes", None) or {}).items()}
             self.recipe = str(raw.pop("recipe"))
             sound = raw.pop("sound", None)
             self.sound = None if sound is None else Sound(**sound)
@@ -117,15 +119,18 @@ class Run:
             self.classes = None if classes is None else tuple(map(str, classes))
             tokens = raw.pop("tokens", None)
             self.token_facts = None if tokens is None else checked_facts(tokens)
+            pictures = raw.pop("pictures", None)
+            self.pictures = None if pictures is None else pictures_of(pictures)
             model_of = raw.pop(MODEL_OF, None)
             self.model_of = None if model_of is None else {key: str(model_of[key]) for key in ("run", "weights")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFileError(
-                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'sound', 'classes', 'tokens', "
-                f"'data_digest' or '{MODEL_OF}'"
+                f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'context_shapes', 'sound', "
+                f"'classes', 'tokens', 'pictures', 'data_digest' or '{MODEL_OF}' ({error})"
             ) from error
-        if not self.data_shape or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in self.data_shape):
-            raise CorruptFileError(f"{file}: data_shape {str(list(self.data_shape))[:200]} is no shape of a datum")
+        for name, shape in {"data_shape": self.data_shape, **shape_facts(self.context_shapes)}.items():
+            if (not shape and name == "data_shape") or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in shape):
+                raise CorruptFileError(f"{file}: {name} {str(list(shape))[:200]} is no shape of a datum")
         raw.pop("version", None)
         if trust and foreign_names(raw) and "" not in sys.path:
             sys.path.insert(0, "")  # classes beside the working directory, as for python -m
@@ -145,12 +150,14 @@ class Run:
                 be written.
         """
         sound, classes, tokens = data.extra(Sound), data.extra(Classes), data.extra(Tokens)
+        pictures = data.extra(Pictures)
         if not is_first_process(config):
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust, run._changed, run.model_of = True, False, None
             run.sound, run.classes, run.data_digest = sound, None if classes is None else classes.names, {}
             run.token_facts = None if tokens is None else token_facts(tokens)
+            run.context_shapes, run.pictures = context_shapes(data), pictures
             return run
         path = Path(path)
         check_seed(config.seed)
@@ -159,12 +166,16 @@ class Run:
         parts = build(config, **data_facts(data))
         check_apart(path, parts.model, parts.guide)
         head: dict[str, Any] = {"recipe": recipe, "data_shape": list(data.train.shape)}
+        if context := context_shapes(data):
+            head["context_shapes"] = {name: list(shape) for name, shape in context.items()}
         if sound is not None:
             head["sound"] = asdict(sound)
         if classes is not None:
             head["classes"] = list(classes.names)
         if tokens is not None:
             head["tokens"] = token_facts(tokens)
+        if pictures is not None:
+            head["pictures"] = picture_facts(pictures)
         head["data_digest"] = data_digest(data)
         if model_of is not None:
             head[MODEL_OF] = take_model(parts.model, model_of.path, *model_of.stage_one())
@@ -221,14 +232,21 @@ class Run:
             )
         return tokens
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that classes are handed by name: ``data_shape``, and of what is beside x, ``image_shape``."""
+        return shape_facts(self.context_shapes) | {"data_shape": self.data_shape}
+
     def _facts(self) -> dict[str, Any]:
         """What is known without the data of what classes are handed by name."""
-        return {"data_shape": self.data_shape, "num_tokens": (self.token_facts or {}).get("num_tokens")}
+        tokens = (self.token_facts or {}).get("num_tokens")
+        return {"data_shape": self.data_shape, "num_tokens": tokens, "context_shapes": self.context_shapes}
 
     def _described(self) -> dict[str, Any]:
         """What the run's experiment depends on, beside its configuration."""
         tokens = {} if self.token_facts is None else {"tokens": self.token_facts["digest"]}
-        return {"data_shape": list(self.data_shape), **tokens}
+        context = {name: list(shape) for name, shape in shape_facts(self.context_shapes).items()}
+        return {"data_shape": list(self.data_shape), **context, **tokens}
 
     def _check_same_tokens(self, data: Data) -> None:
         now = data.extra(Tokens)
@@ -373,7 +391,7 @@ class Run:
             CorruptFileError: if weights are missing or damaged.
         """
         model, guide = self.stage_one()
-        model = put_learned_priors(self.path, model, self.data_shape, self.trust)
+        model = put_learned_priors(self.path, model, self.shapes, self.trust)
         connect(model, guide)
         return model, guide
 

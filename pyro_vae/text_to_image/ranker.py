@@ -16,8 +16,12 @@ from pyro_vae.files import locked, read_yaml, remove_leftovers
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.models import ContrastiveModel
 from pyro_vae.runs.codes import TOKENIZER, check_tokenizer, saved
-from pyro_vae.runs.config import (
-    NOT_CONFIGURED,
+from pyro_vae.runs.config import NOT_CONFIGURED
+from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
+from pyro_vae.runs.known import built_within
+from pyro_vae.runs.learned_priors import PRIORS
+from pyro_vae.runs.run import Run
+from pyro_vae.runs.sections import (
     REFUSALS,
     experiment_entries,
     instantiate,
@@ -25,10 +29,6 @@ from pyro_vae.runs.config import (
     parse_stage,
     write_config,
 )
-from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
-from pyro_vae.runs.known import built_within
-from pyro_vae.runs.learned_priors import PRIORS
-from pyro_vae.runs.run import Run
 from pyro_vae.runtime import private_seed
 from pyro_vae.text_to_image.ranking import ContrastiveScorer
 from pyro_vae.training import FitResult, fit

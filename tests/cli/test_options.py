@@ -14,7 +14,7 @@ from pyro_vae.cli import COMMANDS, command, main
 from pyro_vae.cli.parsing import _options_last, directory_first, make_parser, parser_of
 from pyro_vae.reports.stored import train_command
 from pyro_vae.runs import Run
-from pyro_vae.runs.config import HARMLESS
+from pyro_vae.runs.sections import HARMLESS
 
 
 def configured(tmp_path, monkeypatch, *arguments):

@@ -21,7 +21,7 @@ from pyro_vae.errors import InputError, NonFiniteLossError
 from pyro_vae.files import locked
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.runs import Run
-from pyro_vae.runs.config import HARMLESS, SINCE, experiment_entries, flattened
+from pyro_vae.runs.sections import HARMLESS, SINCE, experiment_entries, flattened
 from pyro_vae.training import Aggressive, Constant, Cyclical, Linear, Sigmoid, fit
 from pyro_vae.training.experiment import described, state_digest
 

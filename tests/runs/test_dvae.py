@@ -20,8 +20,9 @@ from pyro_vae.priors import UniformPrior, WaveNet
 from pyro_vae.recipes import read_recipe
 from pyro_vae.runs import Run
 from pyro_vae.runs.codes import extract_codes
-from pyro_vae.runs.config import NOT_CONFIGURED, experiment_parser, instantiate, parse_config
+from pyro_vae.runs.config import NOT_CONFIGURED, experiment_parser, parse_config
 from pyro_vae.runs.prior_stage import as_code_data
+from pyro_vae.runs.sections import instantiate
 from pyro_vae.training import Cosine, Linear, fit
 
 FIT = {"epochs": 2, "batch_size": 10, "device": "cpu"}
