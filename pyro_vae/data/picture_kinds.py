@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from pyro_vae.data.motions import Motions
 from pyro_vae.data.pictures import Pictures
 from pyro_vae.errors import InputError
 
 Kind = TypeVar("Kind", bound=type[Pictures])
 
-KINDS: dict[str, type[Pictures]] = {cls.kind: cls for cls in ()}
+KINDS: dict[str, type[Pictures]] = {cls.kind: cls for cls in (Motions,)}
 
 
 def picture_kind(cls: Kind) -> Kind:

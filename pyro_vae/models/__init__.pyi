@@ -13,6 +13,8 @@ from .deep_markov import DeepMarkovModel as DeepMarkovModel
 from .dvae import DVAE as DVAE
 from .features import FeatureVAE as FeatureVAE
 from .field import FieldVAE as FieldVAE
+from .forecast import ForecastRegressor as ForecastRegressor
+from .forecast import ForecastVAE as ForecastVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
 from .language import LanguageModel as LanguageModel
