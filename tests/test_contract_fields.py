@@ -6,8 +6,8 @@ from contract import PairContract
 
 from pyro_vae import likelihoods
 from pyro_vae.errors import InputError
-from pyro_vae.guides import FieldGuide
-from pyro_vae.models import FieldVAE
+from pyro_vae.guides import EmptyGuide, FieldGuide
+from pyro_vae.models import FieldRegressor, FieldVAE
 from pyro_vae.networks import ContextEncoder
 from pyro_vae.priors import MixtureDensityPrior
 
@@ -48,6 +48,22 @@ class TestFieldWithMixturePrior(PairContract):
         prior = MixtureDensityPrior((3,), ContextEncoder((1, 6, 5), (6,), 5), num_components=2, argument="image")
         model = FieldVAE((2, 6, 5), (1, 6, 5), 3, prior=prior, **SIZES)
         return model, FieldGuide(model, **SIZES), fields()
+
+
+class TestFieldWithCorrelatedErrors(PairContract):
+    learning_rate = 0.01
+
+    def make_pair(self):
+        likelihood = likelihoods.GaussianField((2, 6, 5), num_components=3)
+        model = FieldVAE((2, 6, 5), (1, 6, 5), 3, likelihood, prior_hidden_dims=None, **SIZES)
+        return model, FieldGuide(model, **SIZES), fields()
+
+
+class TestRegressor(PairContract):
+    learning_rate = 0.01
+
+    def make_pair(self):
+        return FieldRegressor((2, 6, 5), (1, 6, 5), **SIZES), EmptyGuide(), fields()
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -16,6 +16,7 @@ from pyro_vae.cli.context import labels_of, said_context
 from pyro_vae.cli.texts import of_texts
 from pyro_vae.data import Classes, Data, Sound, Split, Tokens, dataset_names, load_data, with_text
 from pyro_vae.data.binarization import Binarization
+from pyro_vae.data.colours import coloured
 from pyro_vae.data.images import (
     IMAGES,
     SOUNDS,
@@ -24,6 +25,7 @@ from pyro_vae.data.images import (
     file_names,
     find_splits,
     given_parts,
+    is_grey,
     kind_of,
     read_image,
     shown,
@@ -133,7 +135,7 @@ def of_files(run: Run, paths: Sequence[Path], *, part: str = "test", **more: Any
 def _how(run: Run, part: str) -> dict[str, Any]:
     """How a run's own images were prepared, as arguments of :func:`read_files`."""
     data = run.config.data
-    found = {key: data[key] for key in ("binarization", "binarization_seed", "observed_quadrants")}
+    found = {key: data[key] for key in ("binarization", "binarization_seed", "observed_quadrants", "colours")}
     return {**found, "by_place": part == "train" or data.get("in_memory") is False}
 
 
@@ -165,16 +167,19 @@ def read_files(
         InputError: naming the file, if there is none, it is of another kind or size, or not to be used for another
             reason; and for data that are neither images nor sound.
     """
-    images = sound is None and len(shape) == 3 and shape[0] in (1, 3)
+    own = shape if how.get("colours") is None else (3, *shape[1:])  # of what a file holds
+    images = sound is None and len(own) == 3 and own[0] in (1, 3)
     if sound is None and not images:
         raise InputError(f"files cannot be given: the data, of shape {shape}, are neither images nor sound")
     for path in paths:
         _check_kind(path, IMAGES if images else SOUNDS)
+        if how.get("colours") is not None and is_grey(path):
+            raise InputError(f"{path}: is a grey image, and the run's data are colours; give colour images")
     tensors = {} if y is None else {"y": y}
     if sound is not None:
         x = torch.stack([sound.encode(sound.read(path, shape[-1])) for path in paths]).unsqueeze(1)  # (n, 1, L)
         return Split({X: x, **tensors}, names=how.get("names"), captions=how.get("captions"), name="files")
-    x = torch.stack([_image(path, shape, image_size) for path in paths])  # (n, C, H, W)
+    x = torch.stack([_image(path, own, image_size) for path in paths])  # (n, C, H, W)
     return like_the_runs({X: x, **tensors}, shape, **how)
 
 
@@ -204,6 +209,7 @@ def like_the_runs(
     binarization: Binarization = "none",
     binarization_seed: int = 0,
     observed_quadrants: int | None = None,
+    colours: str | None = None,
     part: str = "test",
     by_place: bool = False,
     label: str = "files",
@@ -214,7 +220,7 @@ def like_the_runs(
     Args:
         tensors: x ``(N, *shape)``, and others.
         shape: of one x of the data that they are to be like.
-        binarization, binarization_seed, observed_quadrants: as for :func:`pyro_vae.data.load_data`.
+        binarization, binarization_seed, observed_quadrants, colours: as for :func:`pyro_vae.data.load_data`.
         part: whose random stream binarizes them.
         by_place: under ``dynamic``, draw as training data and data that are not in memory are drawn for evaluation;
             else once, as test data are.
@@ -224,6 +230,8 @@ def like_the_runs(
     Raises:
         InputError: for an x of another shape.
     """
+    if colours is not None:
+        tensors = coloured(tensors, label)
     if tuple(tensors[X].shape[1:]) != shape:
         raise InputError(f"{label}: one x has shape {tuple(tensors[X].shape[1:])}, but the run's have {shape}")
     if binarization in ("static", "dynamic"):
@@ -260,7 +268,7 @@ def _of_folder(run: Run, path: Path, part: str | None) -> Split:
 def _of_dataset(run: Run, name: str, part: str) -> Split:
     """A part of a registered dataset, loaded with the options of the run's own data that it has."""
     mine, source = run.config.data, find_source(name)
-    common = ("root", "binarization", "binarization_seed", "image_size", "observed_quadrants")
+    common = ("root", "binarization", "binarization_seed", "image_size", "observed_quadrants", "colours")
     options = {key: mine[key] for key in common}
     if name == mine.name:
         options |= {key: mine[key] for key in source.options if mine.get(key) is not None}
@@ -298,7 +306,8 @@ def _of_arrays(run: Run, path: Path, part: str | None) -> Split:
     if run.sound is not None:
         raise InputError(f"{path}: the run's data are sound; give WAV files")
     how = run.config.data
-    tensors = arrays_of(path, how.get("layout"), bool(how.get("missing")), shape=run.data_shape)
+    shape = run.data_shape if how.colours is None else (3, *run.data_shape[1:])
+    tensors = arrays_of(path, how.get("layout"), bool(how.get("missing")), shape=shape)
     found, part = part_of_arrays(tensors, path, part)
     if how.image_size is not None:
         found[X] = square(found[X], how.image_size, name=str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +22,8 @@ from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable
 from pyro_vae.evaluation.latent_space import Kind
 from pyro_vae.files import user_path
-from pyro_vae.programs.context import X
+from pyro_vae.programs.context import X, given_names
+from pyro_vae.programs.program import Batch
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import part_of
 
@@ -64,6 +66,8 @@ def interpolate(arguments: Sequence[str]) -> None:
         batch = _datum(run, tokens, given)
         ends.append(batch | said_context(run, model, guide, [*batch], 1, options.y))
     start, end = ends
+    if names := [name for name in given_names(model, start) if not torch.equal(start[name], end[name])]:
+        logging.info("all steps are given %s of the first datum, unlike the second's", ", ".join(names))
     try:
         path, kind = paths_between(model, guide, start, end, options.steps, kind=options.kind, seed=options.seed)
     except NotApplicable as error:
@@ -77,7 +81,7 @@ def interpolate(arguments: Sequence[str]) -> None:
     if tokens is not None:
         _of_tokens(tokens, values, files, pictures / f"{NAME}.png", f"{kind.capitalize()} interpolation{words}")
     else:
-        _of_numbers(run, values, files, pictures / f"{NAME}.png", kind)
+        _of_numbers(run, values, start, end, files, pictures / f"{NAME}.png", kind)
 
 
 def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
@@ -115,13 +119,14 @@ def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, title:
     print(picture)
 
 
-def _of_numbers(run: Run, values: Tensor, folder: Path, picture: Path, kind: str) -> None:
-    """Write sound, and draw images or curves."""
+def _of_numbers(run: Run, values: Tensor, start: Batch, end: Batch, folder: Path, picture: Path, kind: str) -> None:
+    """Write sound, and draw images or curves: of the end's own context the last datum, of the start's all others."""
     from pyro_vae.data.wav import write_wavs
     from pyro_vae.plots.images import grey_range, grid
-    from pyro_vae.plots.registry import check_drawable, saved_if_applicable
+    from pyro_vae.plots.registry import saved_if_applicable
     from pyro_vae.plots.spectrogram import spectrogram_grid
     from pyro_vae.plots.tokens import labels
+    from pyro_vae.plots.view import View
 
     names = labels(len(values) - 2)
     title = f"{kind.capitalize()} interpolation, mean of p(x | z)"
@@ -134,8 +139,10 @@ def _of_numbers(run: Run, values: Tensor, folder: Path, picture: Path, kind: str
     else:
 
         def draw() -> Any:
-            check_drawable(run.data_shape)
-            return grid(values[None], title, columns=names, limits=grey_range(values[[0, -1]]))
+            at_start, at_end = (View(run.data_shape, batch, run.pictures) for batch in (start, end))
+            shown = torch.cat([at_start(values[None, :-1], 2), at_end(values[None, -1:], 2)], 1)  # (1, steps + 2, ...)
+            limits = at_start.limits if run.pictures is not None else grey_range(values[[0, -1]])
+            return grid(shown, title, columns=names, limits=limits)
 
     if saved_if_applicable(draw, picture):
         print(picture)

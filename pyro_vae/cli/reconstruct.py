@@ -24,6 +24,7 @@ from pyro_vae.cli.tokens import (
 from pyro_vae.data.images import shown
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X
+from pyro_vae.programs.program import Batch
 from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import SplitName
 from pyro_vae.training.batches import derived_seed
@@ -97,7 +98,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     print(file)
     if run.sound is not None:
         print(_write_sounds(run, sounds, stems, batch[X].cpu(), mean))
-    _draw(run, pictures, names, batch[X].cpu(), mean)
+    _draw(run, pictures, names, batch, mean)
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -170,19 +171,20 @@ def _write_sounds(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean:
     return folder
 
 
-def _draw(run: Run, folder: Path, names: Sequence[str], x: Tensor, mean: Tensor) -> None:
+def _draw(run: Run, folder: Path, names: Sequence[str], batch: Batch, mean: Tensor) -> None:
     from pyro_vae.plots.reconstruction import pairs
     from pyro_vae.plots.registry import saved_if_applicable
     from pyro_vae.plots.spectrogram import pairs_of_spectrograms
 
     title = "Reconstructions, mean of p(x | z) with z ~ q(z | x)"
-    if len(x) > MOST_SHOWN:
-        logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(x))
-        names, x, mean = names[:MOST_SHOWN], x[:MOST_SHOWN], mean[:MOST_SHOWN]
+    if len(mean) > MOST_SHOWN:
+        logging.info("the figure shows the first %d of %d", MOST_SHOWN, len(mean))
+        names, mean = names[:MOST_SHOWN], mean[:MOST_SHOWN]
+        batch = {name: value[:MOST_SHOWN] for name, value in batch.items()}
     names = [name.replace("$", r"\$") for name in names]  # no formulas
     if run.sound is None:
-        draw = partial(pairs, x, mean, title)
+        draw = partial(pairs, batch, mean, title, run.pictures)
     else:
-        draw = partial(pairs_of_spectrograms, x, mean, run.sound, title, names)
+        draw = partial(pairs_of_spectrograms, batch[X].cpu(), mean, run.sound, title, names)
     if saved_if_applicable(draw, picture := folder / "reconstruction.png"):
         print(picture)

@@ -1,4 +1,8 @@
 from .binarization import binarize as binarize
+from .colours import LabPictures as LabPictures
+from .colours import lab_to_rgb as lab_to_rgb
+from .colours import outside_gamut as outside_gamut
+from .colours import rgb_to_lab as rgb_to_lab
 from .dataset import Classes as Classes
 from .dataset import Data as Data
 from .dataset import DataLike as DataLike

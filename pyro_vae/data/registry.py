@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
+from pyro_vae.data.colours import LabPictures, coloured
 from pyro_vae.data.dataset import Classes, Data, RawData
 from pyro_vae.data.images import shown, square
 from pyro_vae.data.parts import PARTS
@@ -149,6 +150,7 @@ def load_data(
     image_size: int | None = None,
     limit: int | None = None,
     observed_quadrants: Literal[1, 2, 3] | None = None,
+    colours: Literal["lab"] | None = None,
     num_labels: int | None = None,
     **options: str | float | int | bool | None,
 ) -> Data:
@@ -167,6 +169,8 @@ def load_data(
         observed_quadrants: for completing images: 1 (the lower left quadrant is observed), 2 (the left half), 3 (all
             but the upper right quadrant). A batch then holds, beside x, the observed part ``y`` (0 elsewhere; it takes
             the place of labels) and ``mask``, True where observed.
+        colours: for colouring images: ``"lab"`` parts colour images into lightness and colour (CIE Lab). A batch then
+            holds the colours ``x`` = (a, b) / 128, (2, H, W), and the lightness ``image`` = L / 100, (1, H, W).
         num_labels: labels ``y`` that are known in training, evenly over classes. The first of each class are kept, and
             the others are -1, not known: for semi-supervised learning.
         options: what these data alone have (docs/data.md), such as ``scenes`` of ``emoji``, ``layout`` of an array
@@ -187,14 +191,18 @@ def load_data(
     root, name = _check_root(root), str(name)
     found, options = find_source(name), {key: value for key, value in options.items() if value is not None}
     _check_options(shown(name), found, options)
+    for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants, "colours": colours}
+    for_images["binarization"] = None if binarization == "none" else binarization
     if found.sound:
-        _check_no_images(shown(name), "sound", image_size, observed_quadrants, binarization)
+        _check_no_images(shown(name), "sound", for_images)
     given = {"name": name, "path": user_path(name), "root": root, "image_size": image_size, "limit": limit}
     taken = inspect.signature(found.load).parameters
     loaded = found.load(**{key: value for key, value in given.items() if key in taken}, **options)
     are_tokens = any(isinstance(extra, Tokens) for extra in loaded.extras)
     if are_tokens:
-        _check_no_images(shown(name), "sequences of tokens", image_size, observed_quadrants, binarization)
+        _check_no_images(shown(name), "sequences of tokens", for_images)
+    if colours is not None:
+        _check_colours(shown(name), colours, for_images)
     splits: dict[str, Split] = {}
     for part in (part for part in PARTS if part in loaded.parts):
         label, held = f"{shown(name)} {part}", loaded.parts[part]
@@ -204,6 +212,7 @@ def load_data(
         }
         if isinstance(held, Rows):
             refused = {"image_size": image_size if "image_size" not in taken else None, "num_labels": num_labels}
+            refused["colours"] = colours
             refused["binarization_seed"] = binarization_seed or None  # evaluation draws each datum by its place
             _check_not_in_memory(label, binarization, refused)
             if limit is not None and limit < len(held):
@@ -214,6 +223,8 @@ def load_data(
                 held["x"] = square(held["x"], image_size, name=label)
             if num_labels is not None and part == "train":
                 held["y"] = _few_labels(held.get("y"), num_labels, label)
+            if colours is not None:
+                held = coloured(held, label)
         splits[part] = prepared(
             held,
             binarization=binarization,
@@ -229,6 +240,7 @@ def load_data(
             variants = {key: tensor[:limit] for key, tensor in loaded.variants[part].items()}
             splits[part] = splits[part].with_variants(variants)
     train, extras = splits["train"], loaded.extras
+    extras = extras if colours is None else (*extras, LabPictures())
     lines = [_sizes(shown(name), splits, limit)]
     if not found.sound and not are_tokens:
         seed = binarization_seed if train.in_memory else None
@@ -244,15 +256,21 @@ def load_data(
     return Data(**splits, name=shown(name), description="\n".join(lines), extras=extras)
 
 
-def _check_no_images(
-    label: str, what: str, image_size: int | None, observed_quadrants: int | None, binarization: str
-) -> None:
+def _check_no_images(label: str, what: str, for_images: Mapping[str, Any]) -> None:
     """Check that nothing is said that is for images alone."""
-    binarized = None if binarization == "none" else binarization
-    for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants, "binarization": binarized}
     for option, value in for_images.items():
         if value is not None:
             raise InputError(f"{label}: {option} is not for these data, which are {what}; leave it out")
+
+
+def _check_colours(label: str, colours: str, others: Mapping[str, Any]) -> None:
+    if colours != "lab":
+        raise unknown("colours", str(colours), ["lab"])
+    for option in ("binarization", "observed_quadrants"):
+        if others[option] is not None:
+            raise InputError(
+                f"{label}: {option} is not for colours, which are real numbers; leave out either it or colours"
+            )
 
 
 def _check_not_in_memory(label: str, binarization: str, refused: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from .completion import counted_fraction as counted_fraction
 from .completion import has_mask as has_mask
 from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .diagonal_mixture import DiagonalMixture as DiagonalMixture
+from .gaussian_field import GaussianField as GaussianField
 from .gaussian_mixture import GaussianMixture as GaussianMixture
 from .grey_levels import DiscretizedCategorical as DiscretizedCategorical
 from .grey_levels import DiscretizedLogisticMixture as DiscretizedLogisticMixture

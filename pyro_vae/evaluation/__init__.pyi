@@ -12,6 +12,8 @@ from .annealing.results import BidirectionalBounds as BidirectionalBounds
 from .annealing.results import LikelihoodGap as LikelihoodGap
 from .annealing.results import RefinedBound as RefinedBound
 from .arviz import to_arviz as to_arviz
+from .best_draws import BestOfDraws as BestOfDraws
+from .best_draws import best_of_draws as best_of_draws
 from .codes import CodeStatistics as CodeStatistics
 from .codes import CodeUsage as CodeUsage
 from .codes import code_statistics as code_statistics

@@ -6,6 +6,7 @@ from .class_labels import ClassLabels as ClassLabels
 from .conductor_tokens import ConductorTokens as ConductorTokens
 from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
 from .discretized_logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
+from .gaussian_field import GaussianField as GaussianField
 from .location_scale import Gaussian as Gaussian
 from .location_scale import Laplace as Laplace
 from .logit_laplace import LogitLaplace as LogitLaplace

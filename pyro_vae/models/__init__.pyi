@@ -12,6 +12,7 @@ from .counts import CountVAE as CountVAE
 from .deep_markov import DeepMarkovModel as DeepMarkovModel
 from .dvae import DVAE as DVAE
 from .features import FeatureVAE as FeatureVAE
+from .field import FieldRegressor as FieldRegressor
 from .field import FieldVAE as FieldVAE
 from .forecast import ForecastRegressor as ForecastRegressor
 from .forecast import ForecastVAE as ForecastVAE

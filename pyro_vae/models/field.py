@@ -1,4 +1,4 @@
-"""The generative model of a field given an image: colours of a grey picture, motions of a scene."""
+"""Generative models of a field given an image: colours of a grey picture, motions of a scene."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Gaussian, Likelihood
-from pyro_vae.models.base import LatentPriorModel
+from pyro_vae.models.base import GenerativeModel, LatentPriorModel
 from pyro_vae.networks import MLP, ContextEncoder, SkipDecoder, diagonal_normal
 from pyro_vae.priors import LatentPrior
 
@@ -69,9 +69,7 @@ class FieldVAE(LatentPriorModel):
         prior: LatentPrior | None = None,
     ) -> None:
         super().__init__()
-        self.data_shape, self.image_shape = tuple(data_shape), tuple(image_shape)
-        if len(self.data_shape) != 3:
-            raise InputError(f"FieldVAE: data_shape must be (channels, height, width), got {self.data_shape}")
+        self.data_shape, self.image_shape = _field_shape(data_shape, type(self).__name__), tuple(image_shape)
         self.latent_dim = positive("latent_dim", latent_dim)
         self.likelihood = likelihood if likelihood is not None else Gaussian("learned")
         how = {"num_blocks": num_blocks, "activation": activation, "batch_norm": batch_norm}
@@ -103,3 +101,60 @@ class FieldVAE(LatentPriorModel):
             z = pyro.sample("z", self.prior(image, grids))  # (..., batch, latent_dim)
             features = self.decoder(z, grids)  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
+
+
+class FieldRegressor(GenerativeModel):
+    r"""x | image ~ likelihood(decoder(features(image))): :class:`FieldVAE` without z, which gives one answer alone.
+
+    What the image leaves open, it answers by the mean. The decoder sees the image's vector in the place of z, and its
+    features at every scale. Site: ``x`` with event shape ``data_shape``. Its guide is
+    :class:`~pyro_vae.guides.EmptyGuide`, and its ELBO log p(x | image) itself.
+
+    Args:
+        data_shape, image_shape, likelihood, channels, context_dim, num_blocks, activation, batch_norm, data_mean: as
+            for :class:`FieldVAE`.
+
+    Raises:
+        InputError: for shapes that do not fit each other, sizes that are not positive, an unknown activation, a
+            data_mean of another shape.
+
+    Example:
+        >>> import pyro_vae, torch
+        >>> model = pyro_vae.models.FieldRegressor((2, 16, 16), (1, 16, 16), channels=(8, 12), context_dim=10)
+        >>> pyro_vae.sample(model, 5, batch={"image": torch.rand(5, 1, 16, 16)})["x.mean"].shape
+        torch.Size([5, 2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        image_shape: Sequence[int],
+        likelihood: Likelihood | None = None,
+        channels: Sequence[int] = (32, 64, 128),
+        context_dim: int = 128,
+        num_blocks: int = 1,
+        activation: str = "relu",
+        batch_norm: bool = False,
+        data_mean: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.data_shape, self.image_shape = _field_shape(data_shape, type(self).__name__), tuple(image_shape)
+        self.likelihood = likelihood if likelihood is not None else Gaussian("learned")
+        how = {"num_blocks": num_blocks, "activation": activation, "batch_norm": batch_norm}
+        self.encoder = ContextEncoder(image_shape, channels, context_dim, **how)
+        self.decoder = SkipDecoder(context_dim, self.encoder.scales, self.feature_shape, **how)
+        self.context = {"image": self.encoder.accepts}
+        self.init_output_bias(self.decoder, data_mean)
+
+    def forward(self, x: Tensor | None = None, *, image: Tensor) -> Tensor:
+        """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each image."""
+        grids = self.encoder.grids(image)  # (batch, channels, height, width) each
+        features = self.decoder(self.encoder.vector(grids), grids)  # (batch, P * channels, height, width)
+        with self.data_plate(image):
+            return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
+
+
+def _field_shape(data_shape: Sequence[int], model: str) -> tuple[int, ...]:
+    if len(data_shape) != 3:
+        raise InputError(f"{model}: data_shape must be (channels, height, width), got {tuple(data_shape)}")
+    return tuple(data_shape)

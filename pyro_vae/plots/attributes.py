@@ -9,13 +9,14 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from pyro_vae.data import Split
+from pyro_vae.data import Pictures, Split
 from pyro_vae.evaluation import latent_space as attributes
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_space import AttributeVectors, attribute_vectors, decode_path
 from pyro_vae.plots.drawing import Figure, canvas
-from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick
+from pyro_vae.plots.images import grid, kind, pick
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
+from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X
 
 MAX_ROWS = 20
@@ -32,6 +33,7 @@ def attribute_arithmetic(
     datum: int = 0,
     max_data: int = 5000,
     seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """Means of p(x | z + alpha v_a), z the posterior mean of one datum, v_a the vector of an attribute: a row each.
 
@@ -43,6 +45,7 @@ def attribute_arithmetic(
         datum: index of the datum that is changed.
         max_data: at most so many.
         seed: of draws.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -62,7 +65,7 @@ def attribute_arithmetic(
         >>> len(pyro_vae.plots.attribute_arithmetic(model, guide, split).axes)
         1
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     found = vectors_of(model, guide, split, labels, max_data, seed)
     one = split.batch(slice(datum, datum + 1))
     start = mean_path(model, guide, one, seed=seed)
@@ -74,10 +77,12 @@ def attribute_arithmetic(
         path[site] = start[site][:, None] + moves
     x = pick(split, MAX_ROWS, seed)[X]
     context = {k: v.expand(len(names), *v.shape[1:]) for k, v in one.items()} | {X: x}
-    decoded = in_shape(decode_path(model, path, seed=seed, batch=context), split.shape, 2)  # (rows, alphas, *shape)
+    decoded = decode_path(model, path, seed=seed, batch=context)  # (rows, alphas, *event)
+    view = View(split.shape, context, pictures)
     rows, columns = [str(name) for name in names], [f"{a:+g}" if a else "0" for a in alphas]
     title = f"{split.name}: {kind(decoded)} of p(x | z + α v), z of datum {datum}"
-    return grid(decoded, title, rows=rows, columns=columns, axis=f"attribute vector v ({labels})", limits=grey_range(x))
+    axis = f"attribute vector v ({labels})"
+    return grid(view(decoded, 2), title, rows=rows, columns=columns, axis=axis, limits=view.limits)
 
 
 def vectors_of(

@@ -10,20 +10,28 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.data import Split
+from pyro_vae.data import Pictures, Split
 from pyro_vae.evaluation.codes import CodeSite, CodeStatistics, CodeUsage, sites_of_codes
 from pyro_vae.evaluation.encoding import posterior_samples
 from pyro_vae.plots.axes import panels
 from pyro_vae.plots.drawing import Figure
-from pyro_vae.plots.images import code_colours, draw_curve, grey_range, is_drawable, is_image, mosaic, pick
+from pyro_vae.plots.images import Limits, code_colours, draw_curve, is_drawable, is_image, mosaic, pick
 from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X
 
 STRIP = 0.28  # height of a sequence of codes, of a datum's width
 
 
 @figure(section="Codes", caption="Data and their codes, a colour for each code.", order=1, pictures=True)
-def code_maps(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0) -> Figure:
+def code_maps(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    n: int = 10,
+    seed: int = 0,
+    pictures: Pictures | None = None,
+) -> Figure:
     """Rows: data, and for each code site the guide's codes, a colour for each code; a column for each datum.
 
     A grid of codes is a picture, a sequence a strip, both as wide as the datum. The colours of different sites have
@@ -34,6 +42,7 @@ def code_maps(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         split: the data, of which n at even distances are drawn.
         n: columns.
         seed: of the draws of a guide that has any.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -52,18 +61,18 @@ def code_maps(model: Callable[..., Any], guide: Callable[..., Any], split: Split
     """
     every = sites_of_codes(model, guide, split)
     sites = {name: site for name, site in every.items() if len(site.shape) <= 2}
-    if not sites or not is_drawable(split.shape):
+    if not sites or not (pictures or is_drawable(split.shape)):
         reason = f"data of shape {split.shape} are neither images nor signals"
         if not sites:
             reason = f"those of {', '.join(every)} are on no grid" if every else "the model has no codes"
         raise NotApplicable(reason)
     batch = pick(split, n, seed)
-    x = batch[X].cpu()
+    view = View(split.shape, batch, pictures)
     codes = posterior_samples(model, guide, batch, seed=seed, sites=list(sites))
-    return _draw(x, codes, sites, f"{split.name}: the data's codes, a colour for each")
+    return _draw(view(batch[X]), codes, sites, f"{split.name}: the data's codes, a colour for each", view.limits)
 
 
-def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title: str) -> Figure:
+def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title: str, limits: Limits) -> Figure:
     n, image = len(x), is_image(tuple(x.shape[1:]))
     side = 0.95 if image else 1.5  # inches a datum is wide
     heights = [side * x.shape[-2] / x.shape[-1] if image else 0.8]
@@ -77,7 +86,7 @@ def _draw(x: Tensor, codes: dict[str, Tensor], sites: dict[str, CodeSite], title
         axes.spines[:].set_visible(False)
     for i, axes in enumerate(places[0]):
         if image:
-            axes.imshow(mosaic(x[i : i + 1], columns=1, limits=grey_range(x)))
+            axes.imshow(mosaic(x[i : i + 1], columns=1, limits=limits))
         else:
             draw_curve(axes, x[i], linewidth=0.8)
             axes.margins(x=0)

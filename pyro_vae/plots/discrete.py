@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vae.data import Split
+from pyro_vae.data import Pictures, Split
 from pyro_vae.evaluation.analogy import analogies as changed
 from pyro_vae.evaluation.discrete import labels_hidden, posterior_probabilities
 from pyro_vae.evaluation.encoding import UNOBSERVED
-from pyro_vae.plots.images import grey_range, grid, in_shape, is_image, kind, pick, picked
+from pyro_vae.plots.images import grid, is_image, kind, pick, picked
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
+from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X
 
 MOST = 20  # values that are drawn
@@ -27,7 +28,12 @@ NUM_DATA = 1000  # of which the most probable value is looked at
     pictures=True,
 )
 def clusters(
-    model: Callable[..., Any], guide: Callable[..., Any], split: Split, columns: int = 12, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    columns: int = 12,
+    seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """A row for every value c of a discrete latent: data with c = argmax p(c | x), by falling p(c | x).
 
@@ -38,6 +44,7 @@ def clusters(
         split: the data, of which 1000 at even distances are looked at.
         columns: data in a row.
         seed: of all draws.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -54,7 +61,7 @@ def clusters(
         >>> [label.get_text()[:5] for label in pyro_vae.plots.clusters(model, guide, split).axes[0].get_yticklabels()]
         ['c = 0', 'c = 1', 'c = 2']
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     some = labels_hidden(model, picked(split, NUM_DATA, seed))
     found = {n: p for n, p in posterior_probabilities(model, guide, some, seed=seed).items() if p.dim() == 2}
     if not found:
@@ -62,10 +69,11 @@ def clusters(
     name, p = next(iter(found.items()))  # (N, values)
     name = name.removesuffix(UNOBSERVED)
     _check_values(name, p.shape[1])
-    x = some.batch(slice(None))[X].cpu()  # (N, *shape)
-    limits = grey_range(x)
-    blank = limits[1] if is_image(split.shape) else torch.nan
-    cells = torch.full((p.shape[1], columns, *split.shape), blank)
+    batch = some.batch(slice(None))
+    view = View(split.shape, batch, pictures)
+    x = view(batch[X])  # (N, *shape)
+    blank = view.limits[1] if is_image(tuple(x.shape[1:])) else torch.nan
+    cells = torch.full((p.shape[1], columns, *x.shape[1:]), blank)
     best, which = p.max(1)
     rows = []
     for value, row in enumerate(cells):
@@ -73,7 +81,7 @@ def clusters(
         surest = members[best[members].argsort(descending=True)][:columns]
         row[: len(surest)] = x[surest].to(row.dtype)
         rows.append(f"{name} = {value}: {len(members) / len(x):.0%}")
-    return grid(cells, f"{split.name}: data by their most probable {name}, surest first", rows, limits=limits)
+    return grid(cells, f"{split.name}: data by their most probable {name}, surest first", rows, limits=view.limits)
 
 
 @figure(
@@ -82,7 +90,14 @@ def clusters(
     order=3,
     pictures=True,
 )
-def analogies(model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0) -> Figure:
+def analogies(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    n: int = 8,
+    seed: int = 0,
+    pictures: Pictures | None = None,
+) -> Figure:
     """A row for a datum, a column for every value of a discrete latent: the mean of p(x | the value, other latents).
 
     :func:`pyro_vae.evaluation.analogies` says which latents are kept; if none is, the rows are draws of the model.
@@ -92,6 +107,7 @@ def analogies(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         split: the data, of which n at even distances are drawn.
         n: rows.
         seed: of all draws.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -107,19 +123,20 @@ def analogies(model: Callable[..., Any], guide: Callable[..., Any], split: Split
         >>> [label.get_text() for label in pyro_vae.plots.analogies(model, guide, split).axes[0].get_xticklabels()]
         ['data', 'y = 0', 'y = 1', 'y = 2']
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     batch = pick(split, n, seed)
     found = changed(model, guide, batch, seed=seed)
     _check_values(found.site, len(found.values))
-    mean = in_shape(found.mean, split.shape, leading=2)  # (n, values, *shape)
+    view = View(split.shape, batch, pictures)
+    mean = view(found.mean, 2)  # (n, values, *shape)
     columns = [f"{found.site} = {value}" for value in range(len(found.values))]
-    x, what = batch[X].cpu(), f"{kind(mean)} of p(x | {found.site}, …)"
+    what = f"{kind(found.mean)} of p(x | {found.site}, …)"
     if not found.kept:
         title = f"{what[0].upper()}{what[1:]} at all values of {found.site}; a row: one noise"
-        return grid(mean, title, columns=columns, limits=grey_range(x))
-    cells = torch.cat([x[:, None].to(mean.dtype), mean], 1)
+        return grid(mean, title, columns=columns, limits=view.limits)
+    cells = torch.cat([view(batch[X])[:, None].to(mean.dtype), mean], 1)
     title = f"{split.name}: {what} at all values of {found.site}; {', '.join(found.kept)} of the data"
-    return grid(cells, title, columns=["data", *columns], limits=grey_range(x))
+    return grid(cells, title, columns=["data", *columns], limits=view.limits)
 
 
 def _check_values(name: str, count: int) -> None:

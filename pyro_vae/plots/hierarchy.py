@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vae.data import Split
+from pyro_vae.data import Pictures, Split
 from pyro_vae.evaluation.hierarchy import Level, average_values, levels_of, reconstruct_by_level
-from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
+from pyro_vae.plots.images import grid, kind, pick, picked
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
+from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X
 
 MAX_LEVELS = 6  # columns beside the data; of deeper hierarchies some levels are shown
@@ -22,7 +23,12 @@ NUM_AVERAGE = 500  # data of which the average stands for what is left out
     section="Reconstructions", caption="Reconstructions from the upper levels of latents alone.", order=1, pictures=True
 )
 def reconstructions_by_level(
-    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 8, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    n: int = 8,
+    seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """Columns: data | from the first level only | from the first two | … | from all; a row for each datum.
 
@@ -34,6 +40,7 @@ def reconstructions_by_level(
         split: the data, of which n at even distances are drawn.
         n: rows.
         seed: of the draws.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -52,7 +59,7 @@ def reconstructions_by_level(
         >>> len(pyro_vae.plots.reconstructions_by_level(model, guide, split, n=4).axes)
         1
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     every = levels_of(model, guide, split)
     if len(every) < 2:
         raise NotApplicable(f"the model has {'only one level of' if every else 'no'} latents")
@@ -62,11 +69,11 @@ def reconstructions_by_level(
     batch = pick(split, n, seed)
     counts = _spread(len(every))
     means = reconstruct_by_level(model, guide, batch, every, average, counts=counts, seed=seed)
-    means = [in_shape(mean, split.shape) for mean in means]
-    values = torch.stack([batch[X].cpu(), *means], 1)  # (n, 1 + levels, *shape)
+    view = View(split.shape, batch, pictures)
+    values = torch.stack([view(values) for values in (batch[X], *means)], 1)  # (n, 1 + levels, *shape)
     columns = ["data", *(_said(every, count) for count in counts)]
     title = f"{split.name}: {kind(means[0])} of p(x | z) from the upper levels;\n{_what_is_left_out(every, left_out)}"
-    return grid(values, title, columns=columns, limits=grey_range(batch[X]))
+    return grid(values, title, columns=columns, limits=view.limits)
 
 
 def _spread(count: int) -> list[int]:

@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.data import Pictures
 from pyro_vae.evaluation.generate import decode
 from pyro_vae.plots.drawing import canvas
-from pyro_vae.plots.images import Limits, grey_range, is_image, kind, mosaic, range_in_words, shaped_like_x
+from pyro_vae.plots.images import Limits, is_image, kind, mosaic, range_in_words, shaped_like_x
 from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X, needed_to_generate
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, in_evaluation
@@ -50,7 +52,13 @@ def manifold_grid(n: int) -> Tensor:
     given=lambda run: {"batch": run.context(10)[1]},
     pictures=True,
 )
-def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None, ax: Axes | None = None) -> Figure:
+def manifold(
+    model: Callable[..., Any],
+    n: int = 20,
+    batch: Batch | None = None,
+    ax: Axes | None = None,
+    pictures: Pictures | None = None,
+) -> Figure:
     """Means of p(x | z) for z on a grid through the inverse normal CDF of the prior.
 
     Args:
@@ -58,6 +66,7 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None,
         n: images on a side.
         batch: ``x``, as for :func:`~pyro_vae.plots.prior`.
         ax: where to draw; None: in a new figure.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -80,15 +89,15 @@ def manifold(model: Callable[..., Any], n: int = 20, batch: Batch | None = None,
     with in_evaluation([program], x, seed=0) as moved:
         trace, site = generated(program, 1, moved)
     latents = {name: node for name, node in trace.nodes.items() if is_latent(node) and name != site}
-    shape = tuple(shaped_like_x(mean_of(trace.nodes[site]), x).shape[1:])
-    reason = _why_not(latents, shape)
+    view = View(tuple(shaped_like_x(mean_of(trace.nodes[site]), x).shape[1:]), x, pictures)
+    reason = _why_not(latents, tuple(view(mean_of(trace.nodes[site])).shape[1:]))
     if reason:
         raise NotApplicable(reason)
     ((name, node),) = latents.items()
     normal = factors(node["fn"])[0]
     loc, scale = normal.loc.reshape(-1, 2)[0].cpu(), normal.scale.reshape(-1, 2)[0].cpu()
     mean = decode(program, {name: loc + scale * manifold_grid(n)}, batch=x)
-    return _draw(shaped_like_x(mean, x), name, n, grey_range(x.get(X)), ax)
+    return _draw(view(mean), kind(mean), name, n, view.limits, ax)
 
 
 def _why_not(latents: dict[str, Site], shape: tuple[int, ...]) -> str:
@@ -105,7 +114,7 @@ def _why_not(latents: dict[str, Site], shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _draw(mean: Tensor, name: str, n: int, limits: Limits, ax: Axes | None) -> Figure:
+def _draw(mean: Tensor, what: str, name: str, n: int, limits: Limits, ax: Axes | None) -> Figure:
     height, width = mean.shape[-2:]
     figure, axes = canvas((7, 7 * height / width + 0.4), ax)
     axes.imshow(mosaic(mean, n, gap=0, limits=limits))
@@ -115,5 +124,5 @@ def _draw(mean: Tensor, name: str, n: int, limits: Limits, ax: Axes | None) -> F
     axes.set_yticks([((1 - part) * (n - 1) + 0.5) * height - 0.5 for part in parts], texts)
     axes.set(xlabel=f"{name}[0] (quantile of the prior)", ylabel=f"{name}[1] (quantile of the prior)")
     text = range_in_words(limits)
-    axes.set_title(f"{kind(mean).capitalize()} of p(x | {name}) over the latent plane{text and f'; {text}'}")
+    axes.set_title(f"{what.capitalize()} of p(x | {name}) over the latent plane{text and f'; {text}'}")
     return figure

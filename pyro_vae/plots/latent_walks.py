@@ -9,13 +9,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.data import Split
+from pyro_vae.data import Pictures, Split
 from pyro_vae.evaluation.encoding import NO_FREE_SITE, encode, free_sites, mean_path, posterior_samples, tied_sites
 from pyro_vae.evaluation.latent_space import Kind, decode_path, paths_between
-from pyro_vae.plots.images import grey_range, grid, in_shape, kind, pick, picked
+from pyro_vae.plots.images import grid, kind, pick, picked
 from pyro_vae.plots.images import kind as kind_of
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
-from pyro_vae.programs.context import X
+from pyro_vae.plots.view import View
+from pyro_vae.programs.context import X, given_names
 from pyro_vae.programs.program import as_programs, prime
 from pyro_vae.programs.session import in_evaluation
 
@@ -30,6 +31,7 @@ def interpolations(
     steps: int = 9,
     sites: Sequence[str] | None = None,
     seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """Rows of means of p(x | z), z on the way between the posterior means of two data, which stand at both ends.
 
@@ -43,6 +45,7 @@ def interpolations(
         sites: latent sites to move; all with real values that are no functions of others, if None. The others are
             drawn from the model, with one noise for a row.
         seed: of draws.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -60,20 +63,23 @@ def interpolations(
         >>> len(pyro_vae.plots.interpolations(model, guide, split, pairs=2).axes)
         1
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     batch = pick(split, 2 * pairs, seed)
     half = len(batch[X]) // 2
     if half < 1:
         raise NotApplicable("one datum only")
     left, right = ({name: value[i * half : (i + 1) * half] for name, value in batch.items()} for i in range(2))
     path, kind = paths_between(model, guide, left, right, steps, kind=kind, sites=sites, seed=seed)
-    decoded = in_shape(decode_path(model, path, seed=seed, batch=left), split.shape, 2)  # (half, steps, *shape)
-    x = batch[X].cpu()
-    values = torch.cat([x[:half, None], decoded, x[half : 2 * half, None]], 1)
+    decoded = decode_path(model, path, seed=seed, batch=left)  # (half, steps, *event)
+    at_left, at_right = (View(split.shape, side, pictures) for side in (left, right))
+    ends = [view(side[X])[:, None] for view, side in ((at_left, left), (at_right, right))]  # (half, 1, *shape)
+    values = torch.cat([ends[0], at_left(decoded, 2), ends[1]], 1)
     columns = ["datum", *(f"{i / (steps - 1):.3g}" for i in range(steps)), "datum"]
     moved = "" if sites is None else f" of {', '.join(path)}"
-    title = f"{split.name}: {kind} interpolation{moved}, {kind_of(decoded)} of p(x | z)"
-    return grid(values, title, columns=columns, limits=grey_range(x))
+    given = ", ".join(given_names(model, left))
+    title = f"{split.name}: {kind} interpolation{moved}, {kind_of(decoded)} of p(x | z{given and f', {given}'})"
+    title += f"; {given} of the datum at the left" if given else ""
+    return grid(values, title, columns=columns, limits=View(split.shape, batch, pictures).limits)
 
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -88,7 +94,12 @@ NUM_ENCODED = 1000  # data over which the units' ranges are found
     pictures=True,
 )
 def traversals(
-    model: Callable[..., Any], guide: Callable[..., Any], split: Split, rows: int = ROWS, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    rows: int = ROWS,
+    seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     r"""Rows of means of p(x | z), one unit of z moved over the quantiles of its draws z ~ q(z | x) over the data.
 
@@ -105,6 +116,7 @@ def traversals(
         split: the data.
         rows: at most so many.
         seed: of draws.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -121,7 +133,7 @@ def traversals(
         >>> len(pyro_vae.plots.traversals(model, guide, split, rows=2).axes)
         1
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     sites = free_sites(model, guide, split)[:rows]
     if not sites:
         raise NotApplicable(NO_FREE_SITE)
@@ -145,12 +157,12 @@ def traversals(
         steps = len(QUANTILES)
         path |= {name: v.unsqueeze(1).expand(len(units), steps, *v.shape[1:]) for name, v in before.items()}
         context = {n: v.expand(len(units), *v.shape[1:]) for n, v in datum.items()} | {X: stand_in}
-        decoded = decode_path(model, path, seed=seed, batch=context)
-        values.append(in_shape(decoded, split.shape, 2))  # (units, steps, *shape)
+        decoded, view = decode_path(model, path, seed=seed, batch=context), View(split.shape, context, pictures)
+        values.append(view(decoded, 2))  # (units, steps, *shape)
         names += [_name(site, unit, draws[site].shape[1:]) for unit in units]
     columns = [f"{100 * quantile:g}%" for quantile in QUANTILES]
     title = f"{split.name}: {kind(decoded)} of p(x | z),\none unit moved over the quantiles of its draws"
-    return grid(torch.cat(values), title, rows=names, columns=columns, limits=grey_range(stand_in))
+    return grid(torch.cat(values), title, rows=names, columns=columns, limits=view.limits)
 
 
 def _order_in_model(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 
-from pyro_vae.data import Split
+from pyro_vae.data import Pictures, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealing.results import LikelihoodGap
 from pyro_vae.evaluation.generate import reconstruct
@@ -16,9 +16,9 @@ from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.results import LogLikelihood, mean_and_error, what_is_bounded
 from pyro_vae.plots.drawing import Figure, canvas
 from pyro_vae.plots.gaps import with_gaps
-from pyro_vae.plots.images import grey_range, grid, in_shape, picked
+from pyro_vae.plots.images import grid, picked
 from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
-from pyro_vae.programs.context import X
+from pyro_vae.plots.view import View
 from pyro_vae.programs.session import anything_to_draw, evaluating
 
 
@@ -74,6 +74,7 @@ def worst_data(
     measured: LogLikelihood | None = None,
     n: int = 8,
     seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """Two rows: the data with the largest k-hat, and below each the mean of p(x | z) for one z ~ q(z | x).
 
@@ -86,6 +87,7 @@ def worst_data(
             distances are measured with 200 particles each.
         n: columns.
         seed: of the draws.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -102,7 +104,7 @@ def worst_data(
         >>> len(pyro_vae.plots.worst_data(model, guide, split, n=4).axes)
         1
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     if measured is None:
         split = picked(split, NUM_MEASURED, seed)
         measured = _measured(model, guide, split, seed)
@@ -113,8 +115,8 @@ def worst_data(
     worst = measured.pareto_k.nan_to_num(nan=-torch.inf).argsort(descending=True)
     worst = worst[: min(n, int((~measured.pareto_k.isnan()).sum()))]
     batch = split.fixed(worst.to(split.device)).batch(slice(None))
-    mean = in_shape(reconstruct(model, guide, batch, seed=seed), split.shape)
-    values = torch.stack([with_gaps(model, guide, batch), mean])  # (2, columns, *shape)
+    view, mean = View(split.shape, batch, pictures), reconstruct(model, guide, batch, seed=seed)
+    values = torch.stack([view(with_gaps(model, guide, batch)), view(mean)])  # (2, columns, *shape)
     size, k = measured.effective_sample_size, measured.pareto_k
     columns = [f"k {k[i]:.2f}\nESS {size[i]:.0f}\n{measured.per_datum[i]:.1f}" for i in worst.tolist()]
     what = what_is_bounded(measured.to_dict())
@@ -122,7 +124,7 @@ def worst_data(
         f"{split.name}: the worst of {len(split)} data by Pareto k-hat (k), with the effective\n"
         f"sample size of {measured.num_particles} particles and the bound on {what} in nats"
     )
-    return grid(values, title, rows=["data", "reconstruction"], columns=columns, limits=grey_range(batch[X]))
+    return grid(values, title, rows=["data", "reconstruction"], columns=columns, limits=view.limits)
 
 
 def _measured(model: Callable[..., Any], guide: Callable[..., Any], split: Split, seed: int) -> LogLikelihood | None:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.data import Pictures
 from pyro_vae.distributions import UniformCodes
 from pyro_vae.evaluation.codes import number_of_codes
 from pyro_vae.evaluation.generate import draw
@@ -18,7 +19,6 @@ from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import (
     curve_panels,
     draw_curve,
-    grey_range,
     grid,
     is_curve,
     is_image,
@@ -27,8 +27,9 @@ from pyro_vae.plots.images import (
     range_in_words,
     shaped_like_x,
 )
-from pyro_vae.plots.registry import NotApplicable, check_drawable, figure
-from pyro_vae.programs.context import X, declared_context, needed_to_generate, unwrapped
+from pyro_vae.plots.registry import NotApplicable, figure
+from pyro_vae.plots.view import View
+from pyro_vae.programs.context import X, declared_context, needed_to_generate, takes, unwrapped
 from pyro_vae.programs.handlers import scaled, tempered
 from pyro_vae.programs.program import Batch, Program
 from pyro_vae.programs.session import generated, in_evaluation
@@ -57,6 +58,7 @@ def prior_samples(
     top_k: int | None = None,
     top_p: float | None = None,
     guidance: float = 0.0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """A grid of means of p(x | z), for z drawn from the prior.
 
@@ -69,6 +71,7 @@ def prior_samples(
         columns: of the grid; as many as rows if not given.
         scales: factors for the standard deviations of latent sites' priors, by name.
         temperature, top_k, top_p, guidance: as for :func:`~pyro_vae.evaluation.generate.sample`.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -83,12 +86,13 @@ def prior_samples(
         1
     """
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    mean = shaped_like_x(draw(model, n, seed=seed, batch=batch, scales=scales, **how).mean, batch)  # (n, *shape)
+    mean = draw(model, n, seed=seed, batch=batch, scales=scales, **how).mean  # (n, *event)
+    what, view = kind(mean), _view(mean, batch, pictures)
+    mean = view(mean)  # (n, *shape)
     shape = tuple(mean.shape[1:])
-    check_drawable(shape)
     if is_curve(shape):
         mean = mean[:MAX_CURVES]  # a panel each: more would take minutes
-    n, limits = len(mean), grey_range((batch or {}).get(X))
+    n, limits = len(mean), view.limits
     columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
     if is_image(shape):
         figure = Figure(figsize=(7, 7 * shape[-2] / shape[-1] * math.ceil(n / columns) / columns + 0.4))
@@ -104,8 +108,8 @@ def prior_samples(
             draw_curve(axes, values, 3, linewidth=1)
         for axes in panels[n:]:
             axes.set_axis_off()
-    given = ", ".join(name for name in batch or {} if name != X)
-    inner = f"{kind(mean)} of p(x | z"
+    given = ", ".join(name for name in batch or {} if name != X and takes(model, name))
+    inner = f"{what} of p(x | z"
     inner += f", {given}), z ~ p(z | {given})" if given else "), z ~ p(z)"
     scaled = "".join(f", scale of {site} x {factor:g}" for site, factor in (scales or {}).items())
     tempered = f", temperature {temperature:g}" * (temperature != 1) + f", top {top_k} codes" * (top_k is not None)
@@ -126,6 +130,7 @@ def scaled_samples(
     n: int = 10,
     seed: int = 0,
     batch: Batch | None = None,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """Means of p(x | z) for z drawn from the prior with its standard deviations multiplied by each factor.
 
@@ -139,6 +144,7 @@ def scaled_samples(
         seed: of the noise.
         batch: context that the model needs, ``(n, ...)`` each; and ``x``, as for
             :func:`~pyro_vae.plots.prior`.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -162,13 +168,16 @@ def scaled_samples(
         raise NotApplicable("no latent site has a prior with a scale")
     factors = [dict.fromkeys(sites, scale) for scale in scales]
     means = [draw(program, n, seed=seed, batch=batch, scales=each).mean for each in factors]
-    means = [shaped_like_x(mean, batch) for mean in means]
-    shape = tuple(means[0].shape[1:])
-    check_drawable(shape)
+    view = _view(means[0], batch, pictures)
+    means = [view(mean) for mean in means]
     which = "all latent sites" if len(sites) > 4 else ", ".join(sites)
     title = f"Samples from the prior, its deviations scaled: {which}"
-    limits = grey_range((batch or {}).get(X))
-    return grid(torch.stack(means), title, rows=[f"{scale:g}" for scale in scales], axis="factor", limits=limits)
+    return grid(torch.stack(means), title, rows=[f"{scale:g}" for scale in scales], axis="factor", limits=view.limits)
+
+
+def _view(means: Tensor, batch: Batch | None, pictures: Pictures | None) -> View:
+    """How means ``(n, *event)`` are drawn: in the shape of the batch's x, where there is one with as many elements."""
+    return View(tuple(shaped_like_x(means, batch).shape[1:]), batch or {}, pictures)
 
 
 def _sites_with_scale(program: Program, batch: Batch) -> list[str]:
@@ -191,7 +200,9 @@ LARGEST_LABEL = 10_000
     given=lambda run: {"batch": run.context(NUM_PRIOR_SAMPLES, without=("y",))[1]},
     pictures=True,
 )
-def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch | None = None) -> Figure:
+def uniform_and_learned(
+    model: Callable[..., Any], seed: int = 0, batch: Batch | None = None, pictures: Pictures | None = None
+) -> Figure:
     """Two panels of means of p(x | z): codes that are all equally probable, and codes from the model's learned prior.
 
     If the model needs a class label ``y``, every class that it takes has a column.
@@ -202,6 +213,7 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
         batch: context that the model needs beside y, ``(n, ...)`` each, for n samples or in turn; without, there are 36
             samples, or 6 of every class. And ``x``, rows of data that stand in for those of a model that cannot be run
             without.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -233,11 +245,10 @@ def uniform_and_learned(model: Callable[..., Any], seed: int = 0, batch: Batch |
     learned = draw(program, count, seed=seed, batch=context).mean
     with flat:
         uniform = draw(program, count, seed=seed, batch=context).mean
-    shape = tuple(learned.shape[1:])
-    check_drawable(shape)
     title = f"Samples under the uniform and the learned prior of {', '.join(flat.sites)}: mean of p(x | z)"
-    sides = {"uniform": uniform, "learned": learned}
-    if is_image(shape):
+    view = View(tuple(learned.shape[1:]), context, pictures)
+    sides = {"uniform": view(uniform), "learned": view(learned)}
+    if is_image(tuple(sides["learned"].shape[1:])):
         return _images(sides, columns, classes, title)
     rows = [f"y = {k}" for k in classes] or [""] * SIDE
     values = torch.stack([side[: len(rows)] for side in sides.values()], 1)  # (rows, 2, *shape)
@@ -274,7 +285,11 @@ class _UniformInPlace(Messenger):
     pictures=True,
 )
 def own_and_learned(
-    model: Callable[..., Any], n: int = SIDE * SIDE, seed: int = 0, batch: Batch | None = None
+    model: Callable[..., Any],
+    n: int = SIDE * SIDE,
+    seed: int = 0,
+    batch: Batch | None = None,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """Two panels of means of p(x | z), z from the prior that the model was trained with and from the one fitted later.
 
@@ -284,6 +299,7 @@ def own_and_learned(
         n: samples in each panel.
         seed: of the draws.
         batch: context that the model needs, ``(n, ...)`` each; and ``x``, as for :func:`prior_samples`.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -303,23 +319,23 @@ def own_and_learned(
     if not isinstance(both, WithPriors):
         raise NotApplicable("no prior over a real latent was fitted to the model afterwards")
     own, learned = (draw(program, n, seed=seed, batch=batch).mean for program in (both.inner_program, model))
-    sides = {"own": shaped_like_x(own, batch), "learned": shaped_like_x(learned, batch)}
-    shape = tuple(sides["own"].shape[1:])
-    check_drawable(shape)
+    view = _view(own, batch, pictures)
+    sides = {"own": view(own), "learned": view(learned)}
     title = f"Samples under the model's own and the learned prior of {', '.join(both.names)}: mean of p(x | z)"
-    if is_image(shape):
+    if is_image(tuple(sides["own"].shape[1:])):
         return _images(sides, math.ceil(math.sqrt(n)), [], title)
     values = torch.stack([side[:SIDE] for side in sides.values()], 1)  # (rows, 2, *shape)
     return grid(values, title, rows=[""] * len(values), columns=list(sides))
 
 
 @figure(section="Samples", caption="Pseudo-inputs, of whose posteriors the prior is made.", order=3, pictures=True)
-def pseudo_inputs(model: Callable[..., Any], n: int = NUM_PRIOR_SAMPLES) -> Figure:
+def pseudo_inputs(model: Callable[..., Any], n: int = NUM_PRIOR_SAMPLES, pictures: Pictures | None = None) -> Figure:
     """The first pseudo-inputs of a prior that is made of the guide's posteriors at them.
 
     Args:
         model: a generative program with such a prior, a module that has ``pseudo_inputs`` ``(K, *data_shape)``.
         n: how many.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -339,8 +355,8 @@ def pseudo_inputs(model: Callable[..., Any], n: int = NUM_PRIOR_SAMPLES) -> Figu
     if found is None:
         raise NotApplicable("no prior of the model is made of posteriors at pseudo-inputs")
     inputs: Tensor = found.pseudo_inputs.detach().cpu()
-    shown, title = inputs[:n], f"{min(n, len(inputs))} of {len(inputs)} pseudo-inputs"
-    check_drawable(tuple(shown.shape[1:]))
+    title = f"{min(n, len(inputs))} of {len(inputs)} pseudo-inputs"
+    shown = View(tuple(inputs.shape[1:]), {}, pictures)(inputs[:n])
     if not is_image(tuple(shown.shape[1:])):
         return grid(shown[:SIDE, None], title)
     figure = Figure(figsize=(6, 6), layout="constrained")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Split
+from pyro_vae.data import Pictures, Split
 from pyro_vae.evaluation.generate import reconstruct
 from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.gaps import with_gaps
 from pyro_vae.plots.images import (
+    Limits,
     draw_curve,
-    grey_range,
-    in_shape,
     is_curve,
     kind,
     mosaic,
@@ -24,6 +23,8 @@ from pyro_vae.plots.images import (
     range_in_words,
 )
 from pyro_vae.plots.registry import check_drawable, figure
+from pyro_vae.plots.view import View
+from pyro_vae.programs.context import X
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,12 @@ logger = logging.getLogger(__name__)
     pictures=True,
 )
 def reconstructions(
-    model: Callable[..., Any], guide: Callable[..., Any], split: Split, n: int = 10, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    split: Split,
+    n: int = 10,
+    seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Figure:
     """Two rows: data, and below each the mean of p(x | z) for one z ~ q(z | x).
 
@@ -43,6 +49,7 @@ def reconstructions(
         split: the data, of which n at even distances are drawn.
         n: columns.
         seed: of the draws of z.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -58,19 +65,21 @@ def reconstructions(
         >>> len(pyro_vae.plots.reconstructions(model, guide, split, n=4).axes)
         1
     """
-    check_drawable(split.shape)
+    check_drawable(split.shape, pictures)
     batch = pick(split, n, seed)
     mean = reconstruct(model, guide, batch, seed=seed)  # (n, *event)
-    x = with_gaps(model, guide, batch)
-    return pairs(x, mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)")
+    batch[X] = with_gaps(model, guide, batch)
+    return pairs(batch, mean, f"{split.name}: reconstructions, {kind(mean)} of p(x | z) with z ~ q(z | x)", pictures)
 
 
-def pairs(x: Tensor, mean: Tensor, title: str) -> Figure:
+def pairs(batch: Mapping[str, Tensor], mean: Tensor, title: str, pictures: Pictures | None = None) -> Figure:
     """Data, and below each (of curves: in the same panel) what was made of it.
 
     Args:
-        x, mean: ``(n, *shape)``; the mean may be flat, or have a channel more.
+        batch: the data x ``(n, *shape)``, with what they belong to.
+        mean: ``(n, *shape)``; it may be flat, or have a channel more.
         title: of the figure.
+        pictures: how data become pictures, if they are none by themselves.
 
     Returns:
         the figure.
@@ -78,20 +87,18 @@ def pairs(x: Tensor, mean: Tensor, title: str) -> Figure:
     Raises:
         NotApplicable: if the data are neither images nor vectors.
     """
-    shape = tuple(x.shape[1:])
-    check_drawable(shape)
-    mean = in_shape(mean, shape)
-    figure = _curves(x, mean) if is_curve(shape) else _images(x, mean)
+    view = View(tuple(batch[X].shape[1:]), batch, pictures)
+    x, mean = view(batch[X]), view(mean)
+    figure = _curves(x, mean) if is_curve(tuple(x.shape[1:])) else _images(x, mean, view.limits)
     figure.suptitle(title)
     return figure
 
 
-def _images(x: Tensor, mean: Tensor) -> Figure:
+def _images(x: Tensor, mean: Tensor, limits: Limits) -> Figure:
     n, height, width = len(x), x.shape[-2], x.shape[-1]
     side = 0.95  # inches an image is wide
     figure = Figure(figsize=(max(6.0, side * n + 1.4), 2 * side * height / width + 0.6), layout="constrained")
     axes = figure.subplots()
-    limits = grey_range(x)
     axes.imshow(mosaic(torch.cat([x, mean]), columns=n, limits=limits))
     axes.set_xlabel(range_in_words(limits))
     axes.set_xticks([])

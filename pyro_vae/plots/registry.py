@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.data import DataLike, Sound, Split, as_data
+from pyro_vae.data import Data, DataLike, Pictures, Sound, Split, as_data
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
@@ -26,7 +26,7 @@ from pyro_vae.evaluation.latent_units import LatentStatistics, latent_statistics
 from pyro_vae.evaluation.shared import given_shared
 from pyro_vae.files import write_atomically
 from pyro_vae.plots.images import is_drawable, pick, picked
-from pyro_vae.programs.context import X, needed_to_generate
+from pyro_vae.programs.context import X, needed_to_generate, takes
 from pyro_vae.programs.left_out import without_averaged
 from pyro_vae.programs.program import Program, as_programs, prime
 from pyro_vae.programs.session import in_evaluation, named
@@ -41,15 +41,20 @@ SECTIONS = ("Training", "Likelihood", "Latents", "Codes", "Reconstructions", "So
 Drawn = TypeVar("Drawn", bound=Callable[..., Figure])
 
 
-def check_drawable(shape: tuple[int, ...]) -> None:
+def check_drawable(shape: tuple[int, ...], pictures: Pictures | None = None) -> None:
     """Check that data of a shape can be seen.
 
+    Args:
+        shape: of one datum.
+        pictures: how it becomes a picture, if it is none by itself.
+
     Raises:
-        NotApplicable: if they are neither images nor vectors.
+        NotApplicable: if they are neither images nor vectors, and nothing says how they become pictures.
     """
-    if not is_drawable(shape):
+    if pictures is None and not is_drawable(shape):
         known = "numbers: see the figure 'points'" if math.prod(shape) == 1 else "neither images nor vectors"
-        raise NotApplicable(f"data of shape {shape} are {known}")
+        clips = ", and nothing says how they become pictures (pyro_vae.data.Pictures)" * (len(shape) > 2)
+        raise NotApplicable(f"data of shape {shape} are {known}{clips}")
 
 
 @dataclass
@@ -67,6 +72,7 @@ class Shown:
         tokens: what the integers of the data stand for, if they are tokens.
         seed: of all draws.
         options: of :func:`~pyro_vae.evaluation.latent_statistics` and ``code_statistics``: device, memory budget.
+        pictures: how the data become pictures, if they are none by themselves.
     """
 
     model: Program
@@ -77,6 +83,7 @@ class Shown:
     tokens: Tokens | None = None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Pictures | None = None
 
     def __post_init__(self) -> None:
         """Hold what all data share."""
@@ -104,15 +111,26 @@ class Shown:
         return code_statistics(*self.whole, some, seed=self.seed, **self.options)
 
     def context(self, n: int, without: Sequence[str] = ()) -> tuple[int, dict[str, Tensor]]:
-        """The context that the model needs, and rows of data for their shape; how many samples there can be of it."""
+        """The context that the model needs, and rows of data for their shape; how many samples there can be of it.
+
+        And what the model does not take, where pictures may need it.
+        """
         some = pick(self.split, n, self.seed)
         needed = needed_to_generate(self.model, some)
+        if self.pictures is not None:
+            needed += [name for name in some if not takes(self.model, name)]
         batch = {name: value for name, value in some.items() if name in (X, *needed)}
         count = len(some[X]) if len(batch) > 1 else n
         return count, {name: value for name, value in batch.items() if name not in without}
 
 
-SHOWN = ("model", "guide", "split", "records", "sound", "tokens", "seed", "latents", "codes")  # what figures take
+def known_of(data: Data) -> dict[str, Any]:
+    """What figures may know of data beside tensors, as arguments of :class:`Shown`."""
+    return {"sound": data.extra(Sound), "tokens": data.extra(Tokens), "pictures": data.extra(Pictures)}
+
+
+# what figures take
+SHOWN = ("model", "guide", "split", "records", "sound", "tokens", "pictures", "seed", "latents", "codes")
 
 
 @dataclass(frozen=True)
@@ -155,8 +173,8 @@ def figure(
     """Register a function that draws a figure: ``pyro-vae figures`` and ``draw_all`` then draw it, under its name.
 
     Parameters of these names are taken from :class:`Shown`: ``model``, ``guide``, ``split``, ``records``, ``sound``,
-    ``tokens``, ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there is
-    nothing to show. A file of this folder is found by itself; one of your own registers when it is imported.
+    ``tokens``, ``pictures``, ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there
+    is nothing to show. A file of this folder is found by itself; one of your own registers when it is imported.
 
     Args:
         section: of a report that has it; None: a report leaves it out.
@@ -258,7 +276,7 @@ def draw_all(
     split = data.test or data.validation or data.train
     if data.test is None and data.validation is None:
         logger.info("figures show training data: %s has no others", data.name)
-    run = Shown(*as_programs(model, guide), split, records, data.extra(Sound), data.extra(Tokens), seed)
+    run = Shown(*as_programs(model, guide), split, records, seed=seed, **known_of(data))
     written = []
     for name, entry in figures().items():
         path, drawn = Path(folder) / f"{name}.png", None

@@ -16,7 +16,7 @@ from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, CodeUsage
 from pyro_vae.evaluation.latent_units import LatentStatistics
 from pyro_vae.files import write_atomically, write_json
-from pyro_vae.plots.registry import Shown, figures, in_report, png
+from pyro_vae.plots.registry import Shown, figures, in_report, known_of, png
 from pyro_vae.plots.tables import TextTable
 from pyro_vae.plots.training import training_curves
 from pyro_vae.programs.program import as_programs
@@ -172,10 +172,9 @@ def _gather(
         *as_programs(trained.model, trained.guide),
         part,
         trained.training.records,
-        trained.data.extra(Sound),
-        trained.data.extra(Tokens),
-        seed,
-        options,
+        seed=seed,
+        options=options,
+        **known_of(trained.data),
     )
     failed: dict[str, str] = {}
     with _section("Latents", failed):

@@ -283,7 +283,7 @@ def build(
             section ``pair`` lacks a method.
     """
     facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean, "num_tokens": num_tokens}
-    facts = shape_facts(context_shapes) | facts
+    facts |= shape_facts(context_shapes)
     built: dict[str, Any] = {}
     modules: dict[str, ModuleType] = {}  # that plain functions are from
 

@@ -43,6 +43,7 @@ SINCE = {  # options that older runs do not have; where they are at these values
     *(("fit.param_groups", "None"), ("fit.lr_scheduler", "None"), ("fit.lr_scheduler_options", "None")),
     *(("fit.lr_scheduler_interval", "epoch"), ("fit.grad_accumulation", "1")),
     *(("objective.free_bits_of", "batch"), ("fit.length_buckets", "None"), ("fit.aggressive", "None")),
+    ("data.colours", "None"),
 }
 
 

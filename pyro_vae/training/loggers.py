@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae.data import Data, Sound
+from pyro_vae.data import Data
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, positive, unknown, why_not
 from pyro_vae.files import check_no_links
@@ -219,10 +219,10 @@ def _entries() -> dict[str, Any]:
 
 
 def _shown(trainer: Trainer, data: Data) -> Any:
-    from pyro_vae.plots.registry import Shown
+    from pyro_vae.plots.registry import Shown, known_of
 
     split, seed = data.validation or data.train, derived_seed(trainer.seed, "figures")
-    return Shown(trainer.model, trainer.guide, split, trainer.records, data.extra(Sound), data.extra(Tokens), seed)
+    return Shown(trainer.model, trainer.guide, split, trainer.records, seed=seed, **known_of(data))
 
 
 def _csv(folder: Path) -> Any:

@@ -14,7 +14,7 @@ from pyro_vae.evaluation import Scores
 from pyro_vae.evaluation.results import Result
 from pyro_vae.guides import GaussianGuide
 from pyro_vae.likelihoods import Gaussian
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, FieldRegressor
 from pyro_vae.runs.measurements import plain
 
 PARTS = {"Analogies", "CodeUsage", "Discrepancy", "SiteStatistics"}  # of a result, one site each
@@ -35,6 +35,10 @@ N = 4
 def image_pair():
     model = VAE((1, 4, 4), latent_dim=2, likelihood=Gaussian(), hidden_dims=())
     return model, GaussianGuide(model, hidden_dims=())
+
+
+def fields(n):
+    return {"x": torch.rand(n, 2, 4, 4), "image": torch.rand(n, 1, 4, 4)}
 
 
 def results():
@@ -62,6 +66,7 @@ def results():
         evaluation.mutual_information(*pair, x),
         evaluation.token_accuracy(token_pairs.model, token_pairs.guide, token_pairs.letters(N).train),
         evaluation.interpolation_smoothness(token_pairs.model, token_pairs.guide, token_pairs.letters(), pairs=2),
+        evaluation.best_of_draws(FieldRegressor((2, 4, 4), (1, 4, 4), channels=(2,), context_dim=2), fields(N), 2),
         Scores(torch.arange(4.0), "how many"),
     ]
     return {type(each).__name__: each for each in found}

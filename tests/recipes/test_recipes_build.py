@@ -20,6 +20,11 @@ SHAPES = {
     "tabular": (7,),
     "counts": (100,),
     "topics": (200,),
+    "colorization": (2, 32, 32),
+    "colorization-shapes": (2, 32, 32),
+}
+CONTEXTS = {  # shapes of what data have beside x
+    **{name: {"image": (1, 32, 32)} for name in ("colorization", "colorization-shapes", "mdn")},
 }
 TOKENS = {  # lengths, and numbers of tokens
     **dict.fromkeys(("text-vae", "language-model"), (20, 31)),
@@ -34,7 +39,8 @@ GRIDS = {"wavenet": (512,)}
 def test_it_builds(name):
     config = read_recipe(name)
     if "prior" in config and is_over_latents(parsed := parse_prior_config(config, name)):
-        prior = build_latent_prior(parsed, (20,), (1, 28, 28))
+        beside = {f"{key}_shape": each for key, each in CONTEXTS.get(name, {}).items()}
+        prior = build_latent_prior(parsed, (20,), {"data_shape": (1, 28, 28), **beside})
         assert isinstance(prior, LatentPrior) and prior.shape == (20,)
         return
     if "prior" in config:
@@ -49,5 +55,6 @@ def test_it_builds(name):
         return
     length, num_tokens = TOKENS.get(name, (None, None))
     shape = SHAPES.get(name, (1, 28, 28)) if length is None else (length,)
-    parts = build(parse_config(experiment_parser(config), config, name), shape, num_tokens=num_tokens)
+    facts = {"num_tokens": num_tokens, "context_shapes": CONTEXTS.get(name, {})}
+    parts = build(parse_config(experiment_parser(config), config, name), shape, **facts)
     assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)

@@ -1075,7 +1075,7 @@ def _kinds(annotation):
     if origin is typing.Literal:
         return {type(value) for value in inner}
     found = set() if origin in (None, typing.Union, types.UnionType) else {origin}
-    return found.union(*(_kinds(each) for each in inner)) if inner else {annotation}
+    return found.union(*(_kinds(each) for each in inner if each is not ...)) if inner else {annotation}
 
 
 def _hints(function):
