@@ -152,8 +152,8 @@ class ForecastVAE(ForecastRegressor):
         m = \log(1 + e^{g}), \; g = g(z_m, \text{image})
 
     x are trajectories of a grid of points over the image; z_d says which way each of them goes (d is a vector of
-    coefficients for every cell, a unit vector where f is large), z_m how far. With all coefficients the density is of x: the cosine transform is
-    orthonormal. With fewer it is one of these coefficients, and every result says so.
+    coefficients for every cell, a unit vector where f is large), z_m how far. With all coefficients the density is of
+    x: the cosine transform is orthonormal. With fewer it is one of these coefficients, and every result says so.
 
     Sites: ``direction`` with event shape (direction_dim,), ``magnitude`` (magnitude_dim,); ``x`` with event shape
     ``data_shape``, or, with fewer coefficients, ``coefficients`` (2 c, h, w) and the deterministic ``trajectories``
