@@ -88,7 +88,7 @@ def futures(
 def _draw(axes: Axes, x: Tensor, image: Tensor, motions: Motions) -> None:
     """Paths over a picture, and an arrow head at the end of each."""
     height, width = image.shape[-2:]
-    axes.imshow(image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1), extent=(0, width, height, 0))
+    axes.imshow(image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, width, height, 0))
     paths, moves = motions.paths(x, image)
     paths = paths[:, :, moves].permute(2, 1, 0)  # (points, T + 1, 2)
     axes.add_collection(LineCollection(list(paths.numpy()), colors="white", linewidths=0.8))
