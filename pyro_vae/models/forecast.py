@@ -8,7 +8,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from pyro_vae.distributions import Rotated
 from pyro_vae.errors import InputError, positive
@@ -37,9 +36,10 @@ class MotionField(nn.Module):
         self.channels = shape[0]
         self.direction = SkipDecoder(dims[0], scales, likelihood.feature_shape(shape), **how)
         self.magnitude = SkipDecoder(dims[1], scales, (1, *shape[1:]), **how)
+        self.magnitude.set_output_bias(torch.ones(1, *shape[1:]))  # at 0, m has no slope
 
     def forward(self, direction: Tensor, magnitude: Tensor, grids: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """d ``(..., 2 c, h, w)``, m ``(..., 1, h, w)`` > 0, and the likelihood's features ``(..., P 2 c, h, w)``.
+        """d ``(..., 2 c, h, w)``, m ``(..., 1, h, w)`` > 1, and the likelihood's features ``(..., P 2 c, h, w)``.
 
         Args:
             direction: ``(..., dims[0])``.
@@ -49,7 +49,7 @@ class MotionField(nn.Module):
         features = self.direction(direction, grids)
         d, rest = features[..., : self.channels, :, :], features[..., self.channels :, :, :]
         d = d * (1 + d.square().sum(-3, keepdim=True)).rsqrt()
-        m = softplus(self.magnitude(magnitude, grids))
+        m = (1 + self.magnitude(magnitude, grids).square()).sqrt()
         return d, m, torch.cat([m * d, rest], -3) if rest.shape[-3] else m * d
 
 
@@ -149,11 +149,12 @@ class ForecastVAE(ForecastRegressor):
     r"""Futures of an image: z_d, z_m | image;  y = DCT(x) | z, image ~ likelihood(m(z_m, image) d(z_d, image)).
 
     .. math:: d = \frac{f}{\sqrt{1 + |f|^2}}, \; f = f(z_d, \text{image}), \quad
-        m = \log(1 + e^{g}), \; g = g(z_m, \text{image})
+        m = \sqrt{1 + g^2}, \; g = g(z_m, \text{image})
 
-    x are trajectories of a grid of points over the image; z_d says which way each of them goes (d is a vector of
-    coefficients for every cell, a unit vector where f is large), z_m how far. With all coefficients the density is of
-    x: the cosine transform is orthonormal. With fewer it is one of these coefficients, and every result says so.
+    x are trajectories of a grid of points over the image, in units of which noise is no large number; z_d says which
+    way each of them goes (d is a vector of coefficients for every cell, a unit vector where f is large), z_m how far.
+    With all coefficients the density is of x: the cosine transform is orthonormal. With fewer it is one of these
+    coefficients, and every result says so.
 
     Sites: ``direction`` with event shape (direction_dim,), ``magnitude`` (magnitude_dim,); ``x`` with event shape
     ``data_shape``, or, with fewer coefficients, ``coefficients`` (2 c, h, w) and the deterministic ``trajectories``
@@ -182,9 +183,9 @@ class ForecastVAE(ForecastRegressor):
             an unknown activation, another likelihood, a prior of another shape.
 
     Source: Walker et al. 2016, arXiv:1606.07873 (8 + 2 latents, 5 of 30 coefficients; their KL weight of 0.01 and their
-    two losses are no bound: :class:`~pyro_vae.guides.ForecastGuide`). There d is f/|f|, of which the best m is 0 as
-    long as it points anywhere, and m = 0 leaves d without a gradient; and there the latents are laid over the grid as
-    they are, here by a linear map (:class:`~pyro_vae.networks.SkipDecoder`).
+    two losses are no bound: :class:`~pyro_vae.guides.ForecastGuide`). There d is f/|f|. Of that the best m is 0 as long
+    as d points anywhere, and m = 0 leaves d without a gradient, for good; here what does not move has d = 0. There the
+    latents are laid over the grid as they are, here by a linear map (:class:`~pyro_vae.networks.SkipDecoder`).
 
     Example:
         >>> import pyro_vae, torch

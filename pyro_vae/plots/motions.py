@@ -22,6 +22,7 @@ SIDE = 1.25  # inches of a panel
 NUM_DRAWN = 100  # futures of each image that are grouped
 NUM_GROUPS = 4
 ROUNDS = 20
+SAME = 1e-3  # of their length: points that are less far apart are the same
 
 
 @figure(section="Samples", caption="Futures of one image, and groups of them with their shares.", order=3)
@@ -116,8 +117,10 @@ def k_means(points: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """
     means = points[:, :1]
     for _ in range(groups - 1):
-        far = torch.cdist(points, means).amin(2).argmax(1)
-        means = torch.cat([means, points[torch.arange(len(points)), far].unsqueeze(1)], 1)
+        distance, far = torch.cdist(points, means).amin(2).max(1)  # (n,)
+        found = points[torch.arange(len(points)), far]  # (n, D)
+        new = distance > SAME * found.norm(dim=1)
+        means = torch.cat([means, torch.where(new[:, None], found, torch.inf).unsqueeze(1)], 1)
     for _ in range(ROUNDS):
         nearest = torch.cdist(points, means).argmin(2)  # (n, points)
         member = torch.nn.functional.one_hot(nearest, groups).to(points)  # (n, points, k)
