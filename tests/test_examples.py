@@ -20,6 +20,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
         *(
             "Analogies",
             "AggregatedPosterior",
+            "BestOfDraws",
             "AnnealedLikelihood",
             "BidirectionalBounds",
             "CodeStatistics",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.cli.context import describe_y, example_y, parse_y
+from pyro_vae.cli.given import in_rows, read_given
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import CHOICES, add_beam, check_beam, print_rows, remove_older
 from pyro_vae.data import Sound
@@ -92,6 +93,7 @@ def sample_texts(
         print(picture)
 
 
+NUM, NUM_GIVEN = 64, 8  # draws; of what is given
 SOUNDS = "samples"
 NUMBERED = "{:03d}"  # names of files
 MOST_SPECTROGRAMS = 64
@@ -108,7 +110,7 @@ def sample(arguments: Sequence[str]) -> None:
     from pyro_vae.plots.registry import saved_if_applicable
 
     parser = run_parser("sample", sample.__doc__)
-    parser.add_argument("--num", type=int, default=64, help="how many")
+    parser.add_argument("--num", type=int | None, default=None, help=f"how many ({NUM})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--y",
@@ -116,6 +118,13 @@ def sample(arguments: Sequence[str]) -> None:
         default=None,
         help="context of a conditional model: a label (7) or a class's name (dog), several that take turns (0,1,2), an "
         "attribute vector (0.5,1,0), or several of these (0.5,1,0;1,1,0)",
+    )
+    parser.add_argument(
+        "--given",
+        type=str | None,
+        default=None,
+        help="what a conditional model is given, from a file: a picture, or a .npz with arrays by name; --num draws of "
+        "it (8)",
     )
     parser.add_argument(
         "--scale",
@@ -149,6 +158,8 @@ def sample(arguments: Sequence[str]) -> None:
     parser.add_argument("--best-of", type=int, default=1, help="with --text: keep the best of so many, --num times")
     parser.add_argument("--batch-size", type=int, default=64, help="with --text: images drawn at once")
     options = parse(parser, arguments)
+    if options.num is None:
+        options.num = NUM if options.given is None else NUM_GIVEN
     positive("--num", options.num)
     run = Run(options.dir, trust=options.trust)
     pictures, sounds = run.file("figures"), run.file(SOUNDS)
@@ -159,6 +170,8 @@ def sample(arguments: Sequence[str]) -> None:
     check_beam({**how, "beams": options.beams})
     how["scales"] = scales
     if options.text is not None:
+        if options.given is not None:
+            raise InputError("--given and --text both say what is given: say one of them")
         if tokens is not None or options.beams is not None:
             raise InputError("--text is of images that are drawn of a text; of a text's latents: pyro-vae reconstruct")
         if options.y is not None and set(options.y) & set(",;"):
@@ -169,7 +182,10 @@ def sample(arguments: Sequence[str]) -> None:
         return
     if options.best_of != 1:
         raise InputError("--best-of is of images of a text: say --text, too")
-    context, columns = _context(run, model, options.y, options.num)
+    if options.given is None:
+        context, columns = _context(run, model, options.y, options.num)
+    else:
+        context, columns = _given(run, model, options.given, options.y, options.num), options.num
     num = next((len(value) for name, value in context.items() if name != X), options.num)
     drawn = draw(model, num, seed=options.seed, batch=context, beams=options.beams, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
@@ -182,7 +198,8 @@ def sample(arguments: Sequence[str]) -> None:
     if run.sound is not None:
         _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return
-    draw_picture = partial(prior_samples, model, n=num, seed=options.seed, batch=context, columns=columns, **how)
+    how |= {"columns": columns, "pictures": run.pictures}
+    draw_picture = partial(prior_samples, model, n=num, seed=options.seed, batch=context, **how)
     if saved_if_applicable(draw_picture, picture):
         print(picture)
 
@@ -245,8 +262,24 @@ def _context(run: Run, model: nn.Module, y: str | None, num: int) -> tuple[dict[
     data = run.data()
     split = data.test or data.validation or data.train
     context = pick(split, num)
+    if run.pictures is not None:  # which may need what the model is not given
+        needed = [*needed, *(name for name in context if not takes(model, name))]
     logging.info("%s: taken from %d of the data %s", ", ".join(needed), len(context[X]), split.name)
     return {name: value for name, value in context.items() if name in needed}, None
+
+
+def _given(run: Run, model: nn.Module, name: str, y: str | None, num: int) -> dict[str, Tensor]:
+    """What the model is given as a file says it, for ``num`` draws of each; and y, if that is said beside it."""
+    given = in_rows(read_given(model, run.pictures, name), num)
+    count = len(next(iter(given.values())))
+    declared = declared_context(model).get("y")
+    if y is not None:
+        if declared is None or "y" in given:
+            raise InputError(f"--y is not for this model, or {name} says it: leave it out")
+        given["y"] = parse_y(y, declared, count, classes=run.classes)
+    elif "y" in needed_to_generate(model) and "y" not in given:
+        raise InputError(f"the model needs y ({describe_y(declared)}), too: say --y {example_y(declared, run.classes)}")
+    return given
 
 
 def _scales(text: str | None) -> dict[str, float]:

@@ -178,6 +178,10 @@ class LabPictures(Pictures):
         image = batch["image"].to(x)
         return torch.cat([LIGHTNESS * image.expand(*x.shape[:-3], *image.shape[-3:]), COLOUR * x], -3)
 
+    def entries(self, pictures: Tensor) -> dict[str, Tensor]:
+        """The colours x and the lightness ``image`` of pictures ``(n, 3, H, W)``."""
+        return coloured({"x": pictures}, "pictures")
+
     def plain(self) -> dict[str, Any]:
         """Nothing: there is one such kind of pictures."""
         return {}

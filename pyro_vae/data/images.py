@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,19 +90,38 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
     """
     if x.dim() != 4:
         raise InputError(f"{name}: image_size is for images, but one x has shape {tuple(x.shape[1:])}; leave it out")
-    height, width = x.shape[-2:]
-    if (height, width) == (size, size):
+    if tuple(x.shape[-2:]) != (size, size) and x.dtype == torch.bool:
+        sides = f"{x.shape[-2]} x {x.shape[-1]}"
+        raise InputError(f"{name}: binary images cannot be resized to image_size={size}; they are {sides}")
+    return fitted(x, size, size, name=f"{name}: image_size={size}")
+
+
+def fitted(x: Tensor, height: int, width: int, *, name: str) -> Tensor:
+    """Cut images to the middle of other proportions and resize them (bilinear, antialiased), in bounded memory.
+
+    Args:
+        x: (N, C, H, W) uint8 or floating point.
+        height, width: of the result.
+        name: what errors call the data.
+
+    Returns:
+        (N, C, height, width) of the same dtype; x itself if it has this size already.
+
+    Raises:
+        InputError: if the result would not fit the memory.
+    """
+    rows, columns = x.shape[-2:]
+    if (rows, columns) == (height, width):
         return x
-    if x.dtype == torch.bool:
-        raise InputError(f"{name}: binary images cannot be resized to image_size={size}; they are {height} x {width}")
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    x = x[..., top : top + side, left : left + side]
-    check_room(f"{name}: image_size={size}", math.prod(x.shape[:2]) * size**2 * x.element_size(), "give a smaller one")
-    result = x.new_empty(*x.shape[:2], size, size)
+    wide = rows * width < columns * height  # of columns there are too many
+    down, across = (rows, max(1, rows * width // height)) if wide else (max(1, columns * height // width), columns)
+    top, left = (rows - down) // 2, (columns - across) // 2
+    x = x[..., top : top + down, left : left + across]
+    check_room(name, math.prod(x.shape[:2]) * height * width * x.element_size(), "give a smaller one")
+    result = x.new_empty(*x.shape[:2], height, width)
     step = max(1, CHUNK_ELEMENTS // x[0].numel())
     for source, target in zip(x.split(step), result.split(step), strict=True):
-        target.copy_(F.interpolate(source, size=(size, size), mode="bilinear", antialias=True))
+        target.copy_(F.interpolate(source, size=(height, width), mode="bilinear", antialias=True))
     return result
 
 
@@ -219,6 +238,21 @@ def find_splits(path: Path, kind: Kind) -> dict[str, Labelled]:
 def given_parts(path: Path) -> bool:
     """Whether a folder is divided into parts, rather than split at random."""
     return any(folder.name in PARTS for folder in _visible_folders(path))
+
+
+def is_paired(path: Path, names: Sequence[str]) -> bool:
+    """Whether a folder, or its part for training, has folders of these names and no others."""
+    folder = path / "train" if given_parts(path) else path
+    return folder.is_dir() and {each.name for each in _visible_folders(folder)} == {*names}
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files of a folder, sorted.
+
+    Raises:
+        InputError: for WAV files, which cannot be among them.
+    """
+    return _files_in(path, IMAGES)
 
 
 def class_names(splits: dict[str, Labelled]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.rows import Column
-from pyro_vae.data.tensors import as_tensor
+from pyro_vae.data.tensors import LEVELS, as_tensor
 from pyro_vae.errors import InputError, ReadError
 
 
@@ -65,7 +65,7 @@ def as_value(value: Any, key: str, name: str) -> Tensor:
             "labels.index(text)"
         )
     try:
-        return as_tensor(np.asarray(value), f"{name}: '{key}'", integers=key != "x")
+        return as_tensor(np.asarray(value), f"{name}: '{key}'", integers=key not in LEVELS)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {WHAT}; '{key}' is a {type(value).__name__}") from error
 

@@ -35,6 +35,14 @@ class Pictures(Extra):
             batch: the n data's context, each ``(n, ...)``.
         """
 
+    def entries(self, pictures: Tensor) -> dict[str, Tensor]:
+        """What pictures say of a batch's entries, by name; nothing, if this kind knows no better than that they are it.
+
+        Args:
+            pictures: ``(n, 3, H, W)`` in [0, 1].
+        """
+        return {}
+
     @abstractmethod
     def plain(self) -> dict[str, Any]:
         """All that it knows, as texts, numbers, lists and mappings: what a file holds."""

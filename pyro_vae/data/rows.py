@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.tensors import CHUNK_ELEMENTS, as_tensor, converted_type
+from pyro_vae.data.tensors import CHUNK_ELEMENTS, LEVELS, as_tensor, converted_type
 from pyro_vae.errors import InputError, ReadError
 
 Index = slice | Tensor  # of data: a slice, or int64 (B,)
@@ -177,7 +177,7 @@ def as_rows(tensors: Mapping[str, Tensor | np.ndarray], name: str) -> InMemory:
         )
     for key, value in tensors.items():
         if isinstance(value, np.ndarray):
-            value = as_tensor(value, f"{name}: '{key}'", integers=key != "x")
+            value = as_tensor(value, f"{name}: '{key}'", integers=key not in LEVELS)
         if not isinstance(value, Tensor):
             raise InputError(f"{name}: '{key}' must be a tensor or an array of NumPy, got {type(value).__name__}")
         if value.dim() == 0:
@@ -199,8 +199,8 @@ class Mapped(Rows):
     """Arrays in files (:class:`numpy.memmap`), of which only the rows that are wanted are read.
 
     Rows are read from the file rather than through the mapping, whose pages would fill the process: it stays small
-    however large the file is. Types become what they do in memory: floating point float32, integers but for x of uint8
-    int64.
+    however large the file is. Types become what they do in memory: floating point float32, integers but for uint8 of x
+    (and of image and frames) int64.
 
     Args:
         arrays: ``(N, ...)`` each, with an x; arrays in memory may stand beside mapped ones.
@@ -216,7 +216,9 @@ class Mapped(Rows):
             raise InputError(f"{name}: data need an array 'x', and all arrays one length that is not 0; got {lengths}")
         self.name = name
         self.columns = {
-            key: Column(converted_type(array.dtype, f"{name}: '{key}'", integers=key != "x"), tuple(array.shape[1:]))
+            key: Column(
+                converted_type(array.dtype, f"{name}: '{key}'", integers=key not in LEVELS), tuple(array.shape[1:])
+            )
             for key, array in arrays.items()
         }
         self._arrays: dict[str, np.ndarray | _File] = {key: _File.behind(a) or a for key, a in arrays.items()}
@@ -235,7 +237,7 @@ class Mapped(Rows):
             array = self._arrays[key]
             some = array[index if isinstance(index, slice) else index.numpy()]
             some = np.array(some) if isinstance(array, np.ndarray) else some  # else it is the caller's own already
-            rows[key] = as_tensor(some, f"{self.name}: '{key}'", integers=key != "x")
+            rows[key] = as_tensor(some, f"{self.name}: '{key}'", integers=key not in LEVELS)
         return rows
 
     def stream(self, pieces: Iterable[Piece]) -> Rowwise:

@@ -23,7 +23,7 @@ from pyro_vae.data.binarization import (
 )
 from pyro_vae.data.rows import EVALUATION, Column, Index, InMemory, Piece, Rows, as_rows
 from pyro_vae.data.streams import rows_of
-from pyro_vae.data.tensors import as_real, as_tensor, check_finite, chunk_size, chunks
+from pyro_vae.data.tensors import LEVELS, as_real, as_tensor, check_finite, chunk_size, chunks
 from pyro_vae.errors import InputError, ReadError
 
 _OF_X = " of x"  # in the names of random numbers beside the stored tensors
@@ -34,13 +34,14 @@ class Split:
     """Tensors with a common leading data dimension, handed out as batches.
 
     ``x`` of dtype uint8 holds grey levels 0..255 and becomes float32 x/255 in a batch; ``torch.bool`` holds
-    binary data and becomes float32 0./1.; floating-point ``x`` and every other tensor come out as they are.
+    binary data and becomes float32 0./1.; so do pictures beside it, ``image`` and ``frames``. Floating-point ``x`` and
+    every other tensor come out as they are.
     The stored tensors stay small: conversion happens per batch, on the device.
 
     Args:
         tensors: ``x`` of shape (N, ...) and any others of length N, e.g. ``y`` int64 (N,). Arrays of NumPy become what
-            they do in a ``.npz`` file: floating point float32, integers but for uint8 x int64. Or a map-style dataset,
-            a ``DataLoader``, an iterable of batches, which are read when they are wanted.
+            they do in a ``.npz`` file: floating point float32, integers but for uint8 pictures int64. Or a map-style
+            dataset, a ``DataLoader``, an iterable of batches, which are read when they are wanted.
         mask: which part of x is observed, bool: of the shape of one x, for images also (H, W), or one per datum. A
             batch then holds, beside x, ``mask`` (B, ...) and ``y``, the observed part of x (0 elsewhere).
         integers: x are integers by nature (codes, tokens), stored as int64, and come out as they are.
@@ -322,6 +323,9 @@ class Split:
             batch["x"] = drawn_with(x, **_noise_in(rows)).to(torch.float32)
         elif not x.is_floating_point() and not self.integers:
             batch["x"] = as_probability(x)
+        for key in LEVELS:
+            if key != "x" and key in batch and batch[key].dtype in (torch.uint8, torch.bool):
+                batch[key] = as_probability(batch[key])
         if self.mask is not None:
             batch["y"] = batch["x"] * batch["mask"]
         return batch if self.dtype is None else {key: as_real(value, self.dtype) for key, value in batch.items()}

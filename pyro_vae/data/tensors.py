@@ -13,6 +13,7 @@ from pyro_vae.errors import InputError
 CHUNK_ELEMENTS = 1 << 24  # numbers handled at once where a whole split is read
 WHERE_MISSING = ", or say Split(…, missing=True) if NaN are entries that are not known, to a model that leaves them out"
 MOST = np.iinfo(np.int64).max
+LEVELS = ("x", "image", "frames")  # entries whose uint8 are levels from black to white, and no integers
 
 
 def as_tensor(array: np.ndarray, label: str, *, integers: bool = True) -> Tensor:

@@ -145,7 +145,8 @@ def best_of_draws(
     _check_real(program, split, site)
     errors, variances = [], []
     for i, batch in enumerate(split.batches(max(1, batch_size // num_draws))):
-        drawn = _draws(program, batch, num_draws, site, batch_size, derived_seed(seed, "draws", i))  # (N, n, ...)
+        how = {"site": site, "batch_size": batch_size, "seed": derived_seed(seed, "draws", i)}
+        drawn = draws_given(program, batch, num_draws, **how)  # (N, n, ...)
         x = batch[X].cpu()
         if bool(x.isnan().any()):
             raise InputError(f"{split.name}: errors of draws are of data without missing entries")
@@ -185,10 +186,27 @@ def _check_real(program: Program, split: Split, site: str | None) -> None:
         )
 
 
-def _draws(program: Program, batch: Batch, count: int, site: str | None, batch_size: int, seed: int) -> Tensor:
-    """Means of p(x | z, c) of ``count`` draws for each datum's context, ``(count, n, ...)``."""
-    n = len(batch[X])
+def draws_given(
+    model: Callable[..., Any],
+    batch: Batch,
+    num_draws: int,
+    *,
+    site: str | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> Tensor:
+    """Several draws of each datum's context: means of p(x | z, c) with z ~ p(z | c).
+
+    Args:
+        model: a generative program.
+        batch: the context, and what else the data have, ``(n, ...)`` each.
+        num_draws, site, batch_size, seed: as for :func:`best_of_draws`.
+
+    Returns:
+        ``(num_draws, n, *event)``, on the CPU.
+    """
+    program, n = model if isinstance(model, Program) else Program(model), len(next(iter(batch.values())))
     wanted = {name: batch[name] for name in needed_to_generate(program, batch) if name in batch}
-    repeated = {name: value.repeat(count, *(1,) * (value.dim() - 1)) for name, value in wanted.items()}
-    mean = draw(program, n * count, seed=seed, site=site, batch=repeated, batch_size=batch_size).mean
-    return mean.view(count, n, *mean.shape[1:])
+    repeated = {name: value.repeat(num_draws, *(1,) * (value.dim() - 1)) for name, value in wanted.items()}
+    mean = draw(program, n * num_draws, seed=seed, site=site, batch=repeated, batch_size=batch_size).mean
+    return mean.view(num_draws, n, *mean.shape[1:])

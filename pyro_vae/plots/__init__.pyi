@@ -7,6 +7,7 @@ from .context_sweep import progression as progression
 from .data_points import points as points
 from .discrete import analogies as analogies
 from .discrete import clusters as clusters
+from .draws_of_context import context_draws as context_draws
 from .factors import factor_information as factor_information
 from .hierarchy import reconstructions_by_level as reconstructions_by_level
 from .kl import kl_heatmap as kl_heatmap

@@ -58,6 +58,9 @@ class Context:
         shape = f"shape {_shown('N', *value.shape[1:])}" if value.dim() else "a single number"
         if value.dim() == 0 or tuple(value.shape[1:]) != self.shape:
             raise InputError(f"{right}; got {shape}")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            first = int((~value.isfinite().reshape(len(value), -1).all(1)).nonzero()[0])
+            raise InputError(f"{right}; datum {first} of a batch has NaN or infinite numbers: replace them first")
         if not bool(self.support.check(value).all()):
             raise InputError(f"{right}; got values from {value.min().item():.6g} to {value.max().item():.6g}")
 

@@ -21,27 +21,31 @@ from pyro_vae.data.dataset import RawData
 from pyro_vae.data.parts import PARTS, Parts, random_order
 from pyro_vae.data.registry import source
 from pyro_vae.data.rows import Mapped, Part
-from pyro_vae.data.tensors import as_tensor
+from pyro_vae.data.tensors import LEVELS, as_tensor
 from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.runtime import check_room
 
 logger = logging.getLogger(__name__)
 
-Layout = Literal["NHW", "NCHW", "NHWC", "NCL"]
+Layout = Literal["NHW", "NCHW", "NHWC", "NCL", "NTCHW", "NTHWC"]
 LAYOUTS: dict[str, str] = {  # what becomes of x, (N, ...)
     "NHW": "grey images, (N, height, width)",
     "NCHW": "images with channels first, (N, channels, height, width)",
     "NHWC": "images with channels last, (N, height, width, channels)",
     "NCL": "signals, (N, channels, length)",
+    "NTCHW": "clips, (N, frames, channels, height, width)",
+    "NTHWC": "clips with channels last, (N, frames, height, width, channels)",
 }
 COLOURS = (1, 3)  # numbers of channels that images usually have
 
 
 def with_channels(arrays: Mapping[str, Tensor], labels: Mapping[str, str], layout: Layout | None) -> dict[str, Tensor]:
-    """Bring data to the axes that the package has: vectors (N, D), signals (N, C, L), images (N, C, H, W).
+    """Bring data to the axes that the package has: vectors (N, D), signals (N, C, L), images (N, C, H, W), clips
+    (N, T, C, H, W).
 
     Without a layout, three axes are grey images; four are images with channels last if the last axis is 1 or 3 and the
-    second is not, else with channels first. Where another reading is as good, one line of the log says which was taken.
+    second is not, else with channels first; five are clips by the same rule. Where another reading is as good, one line
+    of the log says which was taken.
 
     Args:
         arrays: the data, by name: of one dataset, so read alike.
@@ -50,15 +54,15 @@ def with_channels(arrays: Mapping[str, Tensor], labels: Mapping[str, str], layou
 
     Raises:
         InputError: naming the array, for an unknown layout, one of another number of axes, and arrays of one axis or
-            more than four.
+            more than five.
     """
     if layout is not None and layout not in LAYOUTS:
         raise unknown("layout", str(layout), LAYOUTS)
     for name, x in arrays.items():
-        if not 2 <= x.dim() <= 4:
+        if not 2 <= x.dim() <= 5:
             raise InputError(
                 f"{labels[name]} has shape {tuple(x.shape)}; expected (N, D), (N, H, W), (N, C, H, W) or "
-                "(N, H, W, 1 or 3)"
+                "(N, H, W, 1 or 3), or clips (N, T, C, H, W)"
             )
         if layout is not None and x.dim() != len(layout):
             raise InputError(
@@ -81,19 +85,49 @@ def _likely(shape: tuple[int, ...]) -> Layout | None:
         return "NHW"
     if len(shape) == 4:
         return "NHWC" if shape[3] in COLOURS and shape[1] not in COLOURS else "NCHW"
+    if len(shape) == 5:
+        return "NTHWC" if shape[4] in COLOURS and shape[2] not in COLOURS else "NTCHW"
     return None
 
 
 def _another_is_as_good(shape: tuple[int, ...]) -> bool:
-    """Of three axes one could be channels; of four the second and the last could be so alike."""
+    """Of three axes one could be channels; of four the second and the last could be so alike, of five the third."""
     few = [size in COLOURS for size in shape[1:]]
-    return any(few) if len(shape) == 3 else few[0] == few[2]
+    return any(few) if len(shape) == 3 else few[-3] == few[-1]
 
 
 def _moved(x: Tensor, layout: Layout | None) -> Tensor:
     if layout == "NHW":
         return x.unsqueeze(1)
-    return x.movedim(-1, 1).contiguous() if layout == "NHWC" else x
+    return x.movedim(-1, -3).contiguous() if layout in ("NHWC", "NTHWC") else x
+
+
+def pictures_beside(tensors: Mapping[str, Tensor], labels: Mapping[str, str]) -> dict[str, Tensor]:
+    """Pictures beside x with channels first: images (N, C, H, W), frames (N, T, C, H, W).
+
+    Channels are last if the last axis is 1 or 3 and the one where they belong is not; without an axis of channels,
+    pictures are grey. The log says what was moved; what has other axes stays as it is.
+
+    Args:
+        tensors: by name, ``image`` or ``image_train`` and the like.
+        labels: what the log calls them.
+    """
+    moved = {}
+    for key, value in tensors.items():
+        axes = {"image": 4, "frames": 5}.get(_entry(key))
+        if axes is not None and value.dim() == axes - 1:
+            moved[key] = value.unsqueeze(-3)
+            logger.info("%s: shape %s read as grey pictures", labels[key], tuple(value.shape))
+        elif axes is not None and value.dim() == axes and value.shape[-1] in COLOURS and value.shape[-3] not in COLOURS:
+            moved[key] = value.movedim(-1, -3).contiguous()
+            logger.info("%s: shape %s read as pictures with channels last", labels[key], tuple(value.shape))
+    return moved
+
+
+def _entry(key: str) -> str:
+    """The name of an array without that of its part: ``image`` of ``image_train``."""
+    name, _, part = key.rpartition("_")
+    return name if part in PARTS and name else key
 
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -213,15 +247,17 @@ X_NAMES = ("x", *(f"x_{part}" for part in PARTS))
 def load_arrays(path: Path, *, layout: Layout | None = None, missing: bool = False, in_memory: bool = True) -> RawData:
     """Load arrays: ``.npy`` is x; ``.npz`` holds ``x``, or ``x_train``, ``x_validation``, ``x_test``.
 
-    Other arrays of a ``.npz``, e.g. ``y`` or ``y_train``, must have as many entries.
+    Other arrays of a ``.npz``, e.g. ``y`` or ``y_train``, must have as many entries. ``image`` (N, C, H, W) and
+    ``frames`` (N, T, C, H, W) are pictures, of which uint8 are levels from black to white; uint8 of others are
+    integers.
 
     Without given splits the data are split at random (seed 0) into 80% / 10% / 10%. Given splits are taken
     as they are. Dtypes of x: uint8, bool, floating point (-> float32).
 
     Args:
         path: the file.
-        layout: what the axes of x are, NHW, NCHW, NHWC, or NCL (signals). If None, told from the shape, by the rules of
-            :func:`with_channels`; the log says how, where it could be told otherwise.
+        layout: what the axes of x are, NHW, NCHW, NHWC, NCL (signals), NTCHW or NTHWC (clips). If None, told from the
+            shape, by the rules of :func:`with_channels`; the log says how, where it could be told otherwise.
         missing: NaN in x are entries that are not known, for a model that leaves them out (``models.TabularVAE``).
         in_memory: False: a ``.npy`` file is mapped, and its rows are read when they are wanted, so that it may be
             larger than the memory; what x holds is then checked as it is read.
@@ -257,10 +293,21 @@ def arrays_of(
     xs = {key: f"{path}: '{key}'" for key in tensors if key in X_NAMES}
     if layout is not None or any(tuple(tensors[key].shape[1:]) != shape for key in xs):
         tensors |= with_channels({key: tensors[key] for key in xs}, xs, layout)
+    tensors |= pictures_beside(tensors, {key: f"{path}: '{key}'" for key in tensors})
     mixed = [key for key in tensors if key.startswith("x_")]
     if "x" in tensors and mixed:
         raise InputError(f"{path}: holds both 'x' and '{mixed[0]}'; give one x, or one per split")
     return tensors
+
+
+def named_arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of a file as tensors by name, pictures among them as :func:`pictures_beside` has them.
+
+    Raises:
+        CorruptFileError, InputError: as :func:`read_arrays`.
+    """
+    tensors = {key: _tensor(key, array, path, missing=False) for key, array in read_arrays(path).items()}
+    return tensors | pictures_beside(tensors, {key: f"{path}: '{key}'" for key in tensors})
 
 
 def part_of_arrays(tensors: dict[str, Tensor], path: Path, part: str | None) -> tuple[dict[str, Tensor], str]:
@@ -338,7 +385,7 @@ def _tensor(key: str, array: np.ndarray, path: Path, missing: bool) -> Tensor:
     label = f"{path}: '{key}'"
     is_x = key in X_NAMES
     _check_kind(array, label, is_x=is_x)
-    tensor = as_tensor(array, label, integers=not is_x)
+    tensor = as_tensor(array, label, integers=_entry(key) not in LEVELS)
     if is_x and tensor.is_floating_point():
         finite = tensor.isfinite() | tensor.isnan() if missing else tensor.isfinite()
         if not bool(finite.all()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from pyro_vae.data.images import (
     file_names,
     find_splits,
     is_grey,
+    is_paired,
     kind_of,
     read_image,
     shown,
@@ -35,6 +36,7 @@ from pyro_vae.runtime import check_room
 
 logger = logging.getLogger(__name__)
 
+PAIR = ("x", "image")  # folders of pairs of images, and the entries of a batch that their files become
 LONGEST = 1 << 16  # bytes of a caption beside an image
 NAMES = ("captions.txt", "captions.tsv", "captions.json")
 
@@ -145,7 +147,11 @@ def _json(file: Path) -> str:
     return " and JSON" if file.suffix == ".json" else ""
 
 
-@source("a folder of images", "image files in a folder", reads=lambda path: path.is_dir() and kind_of(path) is IMAGES)
+@source(
+    "a folder of images",
+    "image files in a folder",
+    reads=lambda path: path.is_dir() and kind_of(path) is IMAGES and not is_paired(path, PAIR),
+)
 def load_folder(path: Path, image_size: int | None, limit: int | None, *, in_memory: bool = True) -> RawData:
     """Load a folder of images, of one sub-folder per class, or of train/validation/test folders of either.
 
@@ -177,23 +183,46 @@ def load_folder(path: Path, image_size: int | None, limit: int | None, *, in_mem
             part: Items(Pictures(members, grey, image_size), name=str(path)) for part, members in splits.items()
         }
         return _labelled(path, splits, dict(pictures), classes, captions)
-    parts: Parts = {}
-    first: tuple[Path, torch.Size] | None = None
-    for part, members in splits.items():
-        x: Tensor | None = None
-        for place, (file, _) in enumerate(members):
-            image = read_image(file, grey=grey)  # (C, H, W)
-            if image_size is not None:
-                image = square(image.unsqueeze(0), image_size)[0]
-            first = first or (file, image.shape)
-            if image.shape != first[1]:
-                raise InputError(_sizes_differ(file, image.shape, *first))
-            if x is None:
-                check_room(path, sum(map(len, splits.values())) * image.numel(), "give image_size, or a limit")
-                x = image.new_empty(len(members), *image.shape)  # (N, C, H, W)
-            x[place] = image
-        parts[part] = {"x": x}
+    count = sum(map(len, splits.values()))
+    stack = ImageStack(path, grey, image_size, count)
+    parts: Parts = {part: {"x": stack([file for file, _ in members])} for part, members in splits.items()}
     return _labelled(path, splits, parts, classes, captions)
+
+
+class ImageStack:
+    """Image files as tensors, all of one size.
+
+    Args:
+        path: of the dataset, for errors.
+        grey: one channel, or three.
+        image_size: pixels a side of their central squares; None: as they are.
+        count: how many there are in all, for which there must be room.
+    """
+
+    def __init__(self, path: Path, grey: bool, image_size: int | None, count: int) -> None:
+        self.path, self.grey, self.image_size, self.count = path, grey, image_size, count
+        self.first: tuple[Path, torch.Size] | None = None
+
+    def __call__(self, files: Sequence[Path]) -> Tensor:
+        """Files as uint8 ``(n, C, H, W)``.
+
+        Raises:
+            CorruptFileError, InputError: as :func:`load_folder`.
+        """
+        x: Tensor | None = None
+        for place, file in enumerate(files):
+            image = read_image(file, grey=self.grey)  # (C, H, W)
+            if self.image_size is not None:
+                image = square(image.unsqueeze(0), self.image_size)[0]
+            self.first = self.first or (file, image.shape)
+            if image.shape != self.first[1]:
+                raise InputError(_sizes_differ(file, image.shape, *self.first))
+            if x is None:
+                check_room(self.path, self.count * image.numel(), "give image_size, or a limit")
+                x = image.new_empty(len(files), *image.shape)
+            x[place] = image
+        assert x is not None
+        return x
 
 
 class Pictures:
