@@ -83,7 +83,7 @@ def motions(model: object, split: object, num_scenes: int, num_draws: int, seed:
             counts = which[rows, o].bincount(minlength=4).double()
             expected = num_draws * p[p > 0]
             found = ((counts[p > 0] - expected) ** 2 / expected).sum().item()
-            value = chi2.sf(found, len(expected) - 1)
+            value = float(chi2.sf(found, len(expected) - 1))
             objects, passed = objects + 1, passed + (value > 0.01)
             statistic, freedom = statistic + found, freedom + len(expected) - 1
             lines.append(
