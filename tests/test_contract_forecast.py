@@ -1,9 +1,12 @@
 """Forecasts given an image, under the shared contract."""
 
+import pytest
 import torch
 from contract import PairContract
 
 from pyro_vae import likelihoods
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation import ais, bidirectional
 from pyro_vae.guides import EmptyGuide, ForecastGuide
 from pyro_vae.models import ForecastRegressor, ForecastVAE
 from pyro_vae.networks import ContextEncoder
@@ -23,6 +26,7 @@ def motions(n=16):
     return {"x": x + 0.1 * torch.randn_like(x), "image": image}
 
 
+@pytest.mark.slow  # the default run has others of the family
 class TestForecast(PairContract):
     learning_rate = 0.01
 
@@ -50,11 +54,6 @@ class TestForecastOfFewCoefficients(PairContract):
 
     def test_annealing_bounds_the_likelihood_from_both_sides(self):
         """From one side: what it draws are coefficients, and no data that have them."""
-        import pytest
-
-        from pyro_vae.errors import InputError
-        from pyro_vae.evaluation import ais, bidirectional
-
         model, guide, batch = self.pair()
         few = {"num_temperatures": 12, "num_leapfrog": 2, "num_chains": 4}
         assert ais(model, guide, batch, **few).per_datum.isfinite().all()
