@@ -40,9 +40,9 @@ def recipe(data, **model):
     }
 
 
-def trained(folder, **model):
-    """The directory of a run that the command line has trained in a folder."""
-    data = write_fields(folder / "fields.npz")
+def trained(folder, changed=None, **model):
+    """The directory of a run that the command line has trained in a folder; entries may be changed by functions."""
+    data = write_fields(folder / "fields.npz", **changed or {})
     (folder / "fields.yaml").write_text(yaml.safe_dump(recipe(data, **model)))
     command = ["train", str(folder / "fields.yaml"), "--out", str(folder / "run"), "--seed", "1"]
     assert main(command) == 0

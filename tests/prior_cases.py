@@ -106,3 +106,14 @@ def naive_sample(distribution, batch, temperature=1.0, top_k=None):
             scaled = torch.where(scaled >= kept, scaled, -torch.inf)
         result[:, i] = (scaled.softmax(-1) / exponential).argmax(-1)
     return result.reshape(batch, *shape)
+
+
+def step_by_step(network, some, condition):
+    """Cached logits ``(batch, K, N)`` of given codes; what is not yet known is -1."""
+    flat, known = some.flatten(1), torch.full_like(some.flatten(1), -1)
+    with torch.no_grad():
+        steps, result = network.steps(len(some), condition), []
+        for i in range(flat.shape[1]):
+            result.append(steps(i, known).clone())
+            known[:, i] = flat[:, i]
+    return torch.stack(result, -1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.cli.context import labels_of, said_context
 from pyro_vae.cli.texts import of_texts
-from pyro_vae.data import Classes, Data, Sound, Split, Tokens, dataset_names, load_data, with_text
+from pyro_vae.data import Actions, Classes, Data, Sound, Split, Tokens, dataset_names, load_data, with_text
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.colours import coloured
 from pyro_vae.data.images import (
@@ -30,6 +30,7 @@ from pyro_vae.data.images import (
     read_image,
     shown,
     square,
+    squares,
 )
 from pyro_vae.data.registry import find_source, prepared
 from pyro_vae.data.sources.arrays import ARRAYS, arrays_of, part_of_arrays
@@ -283,6 +284,8 @@ def _of_dataset(run: Run, name: str, part: str) -> Split:
         raise InputError(
             f"{name}: its tokens do not stand for what the run's do; of other texts give a file, with one a line"
         )
+    if run.actions is not None and data.extra(Actions) != run.actions:
+        raise InputError(f"{name}: its actions are not the run's, {', '.join(run.actions.names)}")
     if split.shape != run.data_shape:
         raise InputError(f"{name}: one x has shape {split.shape}, but the run's have {run.data_shape}")
     classes = data.extra(Classes)
@@ -310,7 +313,7 @@ def _of_arrays(run: Run, path: Path, part: str | None) -> Split:
     tensors = arrays_of(path, how.get("layout"), bool(how.get("missing")), shape=shape)
     found, part = part_of_arrays(tensors, path, part)
     if how.image_size is not None:
-        found[X] = square(found[X], how.image_size, name=str(path))
+        found = squares(found, how.image_size, name=str(path))
     if found[X].dtype == torch.uint8:
         logger.info("%s: x are grey levels from 0 to 255, and go to the model as x/255", path)
     missing, label = bool(how.get("missing")), str(path)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.cli.context import said_context
-from pyro_vae.cli.inputs import of_files
+from pyro_vae.cli.inputs import given_data, of_files
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import add_choices, choices, print_rows, read_things, remove_older, savez
 from pyro_vae.data.sources.arrays import ARRAYS
@@ -66,8 +66,9 @@ def interpolate(arguments: Sequence[str]) -> None:
         batch = _datum(run, tokens, given)
         ends.append(batch | said_context(run, model, guide, [*batch], 1, options.y))
     start, end = ends
-    if names := [name for name in given_names(model, start) if not torch.equal(start[name], end[name])]:
-        logging.info("all steps are given %s of the first datum, unlike the second's", ", ".join(names))
+    unlike = ", ".join(name for name in given_names(model, start) if not torch.equal(start[name], end[name]))
+    if unlike:
+        logging.info("all steps are given %s of the first datum, unlike the second's", unlike)
     try:
         path, kind = paths_between(model, guide, start, end, options.steps, kind=options.kind, seed=options.seed)
     except NotApplicable as error:
@@ -81,7 +82,8 @@ def interpolate(arguments: Sequence[str]) -> None:
     if tokens is not None:
         _of_tokens(tokens, values, files, pictures / f"{NAME}.png", f"{kind.capitalize()} interpolation{words}")
     else:
-        _of_numbers(run, values, start, end, files, pictures / f"{NAME}.png", kind)
+        title = f"{kind.capitalize()} interpolation, mean of p(x | z{unlike and f', {unlike} of the first'})"
+        _of_numbers(run, values, start, end, files, pictures / f"{NAME}.png", title)
 
 
 def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
@@ -93,7 +95,12 @@ def _datum(run: Run, tokens: Tokens | None, given: str) -> dict[str, Tensor]:
             raise InputError(f"{given}: the {place[1]} part has {len(split):,} data, 0 to {len(split) - 1:,}")
         return split.fixed(torch.tensor([int(place[2])])).batch(slice(None))
     if tokens is None:
-        return of_files(run, [user_path(given)]).batch(slice(None))
+        if user_path(given).suffix.lower() not in ARRAYS:
+            return of_files(run, [user_path(given)]).batch(slice(None))
+        batch = given_data(run, [given]).batch(slice(None))
+        if len(batch[X]) != 1:
+            raise InputError(f"{given}: has {len(batch[X]):,} data; give a file with one")
+        return batch
     is_file = len(given) < 1000 and bool(Path(given).suffix) and user_path(given).is_file()
     if not is_file and Path(given).suffix.lower() in FILES and len(given.split()) == 1:
         raise InputError(f"{given}: no such file; a text that ends so needs a space before it")
@@ -119,7 +126,7 @@ def _of_tokens(tokens: Tokens, values: Tensor, path: Path, picture: Path, title:
     print(picture)
 
 
-def _of_numbers(run: Run, values: Tensor, start: Batch, end: Batch, folder: Path, picture: Path, kind: str) -> None:
+def _of_numbers(run: Run, values: Tensor, start: Batch, end: Batch, folder: Path, picture: Path, title: str) -> None:
     """Write sound, and draw images or curves: of the end's own context the last datum, of the start's all others."""
     from pyro_vae.data.wav import write_wavs
     from pyro_vae.plots.images import grey_range, grid
@@ -129,7 +136,6 @@ def _of_numbers(run: Run, values: Tensor, start: Batch, end: Batch, folder: Path
     from pyro_vae.plots.view import View
 
     names = labels(len(values) - 2)
-    title = f"{kind.capitalize()} interpolation, mean of p(x | z)"
     if run.sound is not None:
         waves = run.sound.decode(values).squeeze(1)  # (steps + 2, L)
         write_wavs(folder, dict(zip(_numbered(names), waves, strict=True)), run.sound.sample_rate)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.cli.context import said_context
-from pyro_vae.cli.inputs import of_files
+from pyro_vae.cli.inputs import given_data, of_files
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import (
     add_choices,
@@ -22,6 +22,7 @@ from pyro_vae.cli.tokens import (
     write_reconstructions,
 )
 from pyro_vae.data.images import shown
+from pyro_vae.data.sources.arrays import ARRAYS
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X
 from pyro_vae.programs.program import Batch
@@ -81,7 +82,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
         if tokens is not None:
             stems, batch = read_things(run, tokens, options.text or [], options.files)
         else:
-            stems, batch = _names(options.files), of_files(run, options.files).batch(slice(None))
+            stems, batch = _of_files(run, options.files)
         names: Sequence[str] = stems
     else:
         stems, names, batch = _of_data(run, options.split or "test", NUM if options.num is None else options.num)
@@ -99,6 +100,15 @@ def reconstruct(arguments: Sequence[str]) -> None:
     if run.sound is not None:
         print(_write_sounds(run, sounds, stems, batch[X].cpu(), mean))
     _draw(run, pictures, names, batch, mean)
+
+
+def _of_files(run: Run, files: Sequence[Path]) -> tuple[list[str], dict[str, Tensor]]:
+    """Names of what is in files, and the data: an array file holds several, with what they belong to by name."""
+    if len(files) > 1 or files[0].suffix.lower() not in ARRAYS:
+        return _names(files), of_files(run, files).batch(slice(None))
+    batch = given_data(run, [str(files[0])]).batch(slice(None))
+    digits = len(str(len(batch[X]) - 1))
+    return [f"{shown(files[0].stem)}-{i:0{digits}d}" for i in range(len(batch[X]))], batch
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -107,6 +107,7 @@ def sample(arguments: Sequence[str]) -> None:
     from pyro_vae.evaluation.generate import draw
     from pyro_vae.files import write_atomically
     from pyro_vae.plots import prior_samples
+    from pyro_vae.plots.draws_of_context import draws_of_given
     from pyro_vae.plots.registry import saved_if_applicable
 
     parser = run_parser("sample", sample.__doc__)
@@ -199,6 +200,11 @@ def sample(arguments: Sequence[str]) -> None:
         _sounds(run.sound, drawn.mean, sounds, picture, columns)
         return
     how |= {"columns": columns, "pictures": run.pictures}
+    if options.given is not None:
+        draw_given = partial(draws_of_given, context, drawn.mean, options.num, run.data_shape, run.pictures)
+        if saved_if_applicable(draw_given, picture):
+            print(picture)
+        return
     draw_picture = partial(prior_samples, model, n=num, seed=options.seed, batch=context, **how)
     if saved_if_applicable(draw_picture, picture):
         print(picture)

@@ -1,4 +1,6 @@
+from .actions import Actions as Actions
 from .binarization import binarize as binarize
+from .clips import Clips as Clips
 from .colours import LabPictures as LabPictures
 from .colours import lab_to_rgb as lab_to_rgb
 from .colours import outside_gamut as outside_gamut

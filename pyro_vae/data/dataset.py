@@ -75,8 +75,8 @@ class Data:
             :class:`~pyro_vae.data.Scenes`; :meth:`extra` finds them.
 
     Raises:
-        InputError: if entries of the splits have different shapes, some splits have captions and others none, or an
-            extra does not fit the data.
+        InputError: if the splits' data have different shapes, some splits have captions and others none, or an extra
+            does not fit the data.
     """
 
     train: Split
@@ -89,12 +89,11 @@ class Data:
     def __post_init__(self) -> None:
         """Check that one model fits all splits, and what is known of them."""
         for part, split in self.splits.items():
-            for entry, shape in split.shapes.items():
-                if shape != self.train.shapes.get(entry, shape):
-                    raise InputError(
-                        f"{self.name}: {entry} has shape {self.train.shapes[entry]} in train but {shape} in {part}; "
-                        "all splits must have the same"
-                    )
+            if split.shape != self.train.shape:
+                raise InputError(
+                    f"{self.name}: x has shape {self.train.shape} in train but {split.shape} in {part}; "
+                    "all splits must have the same"
+                )
             if (split.captions is None) != (self.train.captions is None):
                 with_, without = (part, "train") if self.train.captions is None else ("train", part)
                 raise InputError(f"{self.name}: {with_} has captions and {without} has none; give all of them some")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pyro_vae.data.parts import PARTS, random_order
+from pyro_vae.data.tensors import LEVELS
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import user_path
 from pyro_vae.runtime import check_room
@@ -94,6 +95,21 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
         sides = f"{x.shape[-2]} x {x.shape[-1]}"
         raise InputError(f"{name}: binary images cannot be resized to image_size={size}; they are {sides}")
     return fitted(x, size, size, name=f"{name}: image_size={size}")
+
+
+def squares(tensors: Mapping[str, Tensor], size: int, *, name: str = "data") -> dict[str, Tensor]:
+    """A split's tensors, of which x and what pictures there are beside it are cut and resized as :func:`square` does.
+
+    Args:
+        tensors: ``x`` (N, C, H, W), and others by name; of ``frames`` every one.
+        size, name: as there.
+    """
+    found = {**tensors, "x": square(tensors["x"], size, name=name)}
+    for key, value in tensors.items():
+        if key in LEVELS and key != "x" and value.dim() > 3:
+            flat = value.reshape(-1, *value.shape[-3:])
+            found[key] = square(flat, size, name=f"{name}: '{key}'").reshape(*value.shape[:-2], size, size)
+    return found
 
 
 def fitted(x: Tensor, height: int, width: int, *, name: str) -> Tensor:

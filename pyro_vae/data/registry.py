@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_vae.data.binarization import QUADRANTS, Binarization, binarize, check_binarization, quadrant_mask
 from pyro_vae.data.colours import LabPictures, coloured
 from pyro_vae.data.dataset import Classes, Data, RawData
-from pyro_vae.data.images import shown, square
+from pyro_vae.data.images import shown, squares
 from pyro_vae.data.parts import PARTS
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.split import Split
@@ -164,7 +164,8 @@ def load_data(
             Bernoulli(x/255)); ``"dynamic"`` (training data drawn anew for every batch, validation and test
             data as under static).
         binarization_seed: of the draws done once; each split has its own stream.
-        image_size: images are cut to their central square and resized to this many pixels a side.
+        image_size: images are cut to their central square and resized to this many pixels a side, pictures
+            beside x too.
         limit: at most that many data of each split (the first ones), for quick trials.
         observed_quadrants: for completing images: 1 (the lower left quadrant is observed), 2 (the left half), 3 (all
             but the upper right quadrant). A batch then holds, beside x, the observed part ``y`` (0 elsewhere; it takes
@@ -220,7 +221,7 @@ def load_data(
         else:
             held = {key: tensor[:limit] for key, tensor in held.items()}
             if image_size is not None:
-                held["x"] = square(held["x"], image_size, name=label)
+                held = squares(held, image_size, name=label)
             if num_labels is not None and part == "train":
                 held["y"] = _few_labels(held.get("y"), num_labels, label)
             if colours is not None:

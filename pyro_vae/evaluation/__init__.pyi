@@ -49,6 +49,9 @@ from .results import LogLikelihood as LogLikelihood
 from .results import Result as Result
 from .results import Scores as Scores
 from .results import metric as metric
+from .rollouts import RolloutAccuracy as RolloutAccuracy
+from .rollouts import roll_out as roll_out
+from .rollouts import rollout_accuracy as rollout_accuracy
 from .scoring import DatumScores as DatumScores
 from .scoring import score as score
 from .shared import given_shared as given_shared

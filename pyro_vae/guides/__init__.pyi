@@ -14,5 +14,6 @@ from .ladder import LadderGuide as LadderGuide
 from .mixture import MixtureGuide as MixtureGuide
 from .semi_supervised import SemiSupervisedGuide as SemiSupervisedGuide
 from .semi_supervised import StackedSemiSupervisedGuide as StackedSemiSupervisedGuide
+from .video import VideoVQGuide as VideoVQGuide
 from .vq import VQGuide as VQGuide
 from .vq2 import VQ2Guide as VQ2Guide

@@ -25,5 +25,6 @@ from .semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .semi_supervised import StackedSemiSupervisedVAE as StackedSemiSupervisedVAE
 from .tabular import TabularVAE as TabularVAE
 from .topics import TopicVAE as TopicVAE
+from .video import VideoVQVAE as VideoVQVAE
 from .vq import VQVAE as VQVAE
 from .vq2 import VQVAE2 as VQVAE2

@@ -177,6 +177,16 @@ class LatentCodeModel(GenerativeModel):
             given["text"] = replace(given["text"], drawn=True)
         return given
 
+    def prior_context(self, **context: Tensor) -> dict[str, Tensor]:
+        """What the priors are given of a batch's context beside labels and texts, by name; nothing, of most models.
+
+        A learned prior is trained on it: it is made once, with the codes of the data.
+
+        Args:
+            context: the batch but for x, each ``(batch, ...)``.
+        """
+        return {}
+
     def sample_text(self, text: Tensor | None) -> Tensor | None:
         """text ~ p(text) of the first prior that has one, observed if it is given: the site ``text``.
 

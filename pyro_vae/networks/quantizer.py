@@ -249,6 +249,19 @@ class VectorQuantizer(nn.Module):
         flat = codes.reshape(self._flat(leading, (), grid))
         return look_up(self.vectors.detach(), flat).reshape(*leading, self.dim, *grid)
 
+    @torch.no_grad()
+    def nearest(self, z_e: Tensor) -> Tensor:
+        """Codes ``(..., *grid)`` of vectors ``(..., dim, *grid)``; nothing changes, in any mode.
+
+        Raises:
+            InputError: as :meth:`forward`.
+        """
+        leading, grid = self._split(z_e)
+        with torch.autocast(z_e.device.type, enabled=False):
+            rows = self._prepared(z_e).movedim(-1 - self.grid_dim, -1).reshape(-1, self.dim)  # (rows, dim)
+            codes = nearest_codes(rows, self.vectors.to(rows.dtype), self.memory)
+        return codes.reshape(*leading, *grid)
+
     def forward(self, z_e: Tensor) -> Quantized:
         """Quantize vectors ``(..., dim, *grid)``; in training mode the codebook's statistics follow.
 

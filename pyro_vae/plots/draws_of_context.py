@@ -11,11 +11,11 @@ from torch.nn.functional import interpolate
 from pyro_vae.data import Pictures, Split
 from pyro_vae.evaluation.best_draws import draws_given
 from pyro_vae.plots.drawing import Figure
-from pyro_vae.plots.images import is_image, labelled_columns, pick
+from pyro_vae.plots.images import is_image, kind, labelled_columns, pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X, declared_context, needed_to_generate
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.program import Batch, Program
 
 
 @figure(
@@ -81,6 +81,38 @@ def context_draws(
     columns = {name: value.reshape(len(value), -1, *size) for name, value in columns.items()}
     result = labelled_columns(columns, limits=view.limits)
     result.suptitle(f"{split.name}: draws given {', '.join(images)}")
+    return result
+
+
+def draws_of_given(
+    batch: Batch, drawn: Tensor, draws: int, shape: tuple[int, ...], pictures: Pictures | None = None
+) -> Figure:
+    """Rows: the images that a model was given, and what was drawn of each.
+
+    Args:
+        batch: what it was given, ``(n * draws, ...)`` each, ``draws`` alike ones after one another.
+        drawn: what was drawn, ``(n * draws, *event)``.
+        draws: of each.
+        shape: of one datum.
+        pictures: how data become pictures, if they are none by themselves.
+
+    Raises:
+        NotApplicable: if what was drawn is no image.
+    """
+    view = View(shape, batch, pictures)
+    seen = view(drawn)
+    if not is_image(tuple(seen.shape[1:])):
+        raise NotApplicable(f"data of shape {shape} are no images")
+    size = tuple(seen.shape[-2:])
+    columns = {
+        name: _resized(value[::draws].float().cpu(), size)
+        for name, value in batch.items()
+        if value.is_floating_point() and is_image(tuple(value.shape[1:])) and value.dim() == 4
+    }
+    seen = seen.reshape(-1, draws, *(seen.shape[1:] if seen.dim() == 4 else (1, *size)))  # (n, draws, C, H, W)
+    columns |= {f"draw {i + 1}": each for i, each in enumerate(seen.unbind(1))}
+    result = labelled_columns(columns, limits=view.limits)
+    result.suptitle(f"Draws given {', '.join(name for name in batch if name != X)}: {kind(drawn)} of p(x | z, …)")
     return result
 
 

@@ -4,6 +4,7 @@ from .base import CodeGrid as CodeGrid
 from .base import Prior as Prior
 from .class_mixture import ClassMixturePrior as ClassMixturePrior
 from .flow import FlowPrior as FlowPrior
+from .frame_pixelcnn import FramePixelCNN as FramePixelCNN
 from .latent import LatentPrior as LatentPrior
 from .mixture import MixturePrior as MixturePrior
 from .mixture_density import MixtureDensityPrior as MixtureDensityPrior

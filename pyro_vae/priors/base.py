@@ -65,14 +65,16 @@ class Prior(nn.Module):
 
     ``prior(**context)`` is a distribution with event shape ``shape``; its context is by name, and what it has no
     use for is ignored: a class label ``y`` ``(batch,)``, a ``text`` ``(batch, text_length)`` of words 1 … num_words - 1
-    with pads 0 behind its end, and the codes of coarser sites ``(..., batch, *their shape)``.
+    with pads 0 behind its end, ``actions`` ``(batch, T)`` of a grid (T, height, width), and the codes of other grids,
+    of coarser sites or of frames before, ``(..., batch, *their shape)``.
 
     Args:
         num_codes: K.
-        shape: of the grid: (height, width), or (length,).
+        shape: of the grid: (height, width), (length,), or (T, height, width) of T frames' grids.
         num_classes: labels 0 … num_classes - 1 that ``y`` may have; None: not conditional on a label.
-        coarser: the grids of the coarser codes that it is given, by site name.
+        coarser: the grids of the coarser codes, or of those of frames before, that it is given, by name.
         text_length, num_words: of the texts that it is given; None: not conditional on a text.
+        num_actions: actions 0 … num_actions - 1, of which there is one a frame; None: not conditional on them.
 
     Attributes:
         seen: bool ``(num_classes,)``, which labels there were in training; others are refused.
@@ -100,6 +102,7 @@ class Prior(nn.Module):
         coarser: Mapping[str, tuple[int, Sequence[int]]] | None = None,
         text_length: int | None = None,
         num_words: int | None = None,
+        num_actions: int | None = None,
     ) -> None:
         super().__init__()
         self.num_codes, self.shape, self.num_classes = num_codes, tuple(shape), num_classes
@@ -113,15 +116,21 @@ class Prior(nn.Module):
             raise InputError(f"a text needs a positive text_length and num_words; got {text_length} and {num_words}")
         if num_words is not None and num_words < 2:
             raise InputError(f"num_words must be at least 2, the pad and a word, got {num_words}")
-        self.text_length, self.num_words = text_length, num_words
+        if num_actions is not None and (num_actions < 1 or len(self.shape) < 2):
+            raise InputError(
+                f"num_actions must be a positive integer, for grids (T, ...), got {num_actions} and {self.shape}"
+            )
+        self.text_length, self.num_words, self.num_actions = text_length, num_words, num_actions
         self.register_buffer("seen", torch.ones(num_classes or 0, dtype=torch.bool))
 
     @property
     def context(self) -> dict[str, Context]:
-        """What it is given, by name: label and text, if it is conditional on them, and the coarser codes."""
+        """What it is given, by name: label, text and actions, if it is conditional on them, and other grids' codes."""
         given = {} if self.num_classes is None else {"y": seen_context(self.seen)}
         if self.text_length is not None and self.num_words is not None:
             given["text"] = text_context(self.text_length, self.num_words)
+        if self.num_actions is not None:
+            given["actions"] = actions_context(self.num_actions, self.shape[0])
         return given | {name: codes_context(grid) for name, grid in self.coarser.items()}
 
     @property
@@ -155,7 +164,8 @@ class Prior(nn.Module):
         Raises:
             InputError: names what is missing, or has another shape than its own.
         """
-        names = ["y"] * (self.num_classes is not None) + ["text"] * (self.text_length is not None) + [*self.coarser]
+        wanted = {"y": self.num_classes, "text": self.text_length, "actions": self.num_actions}
+        names = [name for name, count in wanted.items() if count is not None] + [*self.coarser]
         found = {name: value for name in names if (value := context.get(name)) is not None}
         missing = [name for name in names if name not in found]
         if missing:
@@ -166,15 +176,17 @@ class Prior(nn.Module):
                 f"the prior over codes takes 'text' of shape (..., {self.text_length}), with 0 behind the end of "
                 f"shorter ones, got {tuple(found['text'].shape)}"
             )
-        for name, grid in self.coarser.items():
+        shapes = {name: grid.shape for name, grid in self.coarser.items()}
+        shapes |= {"actions": self.shape[:1]} if "actions" in found else {}
+        for name, shape in shapes.items():
             got = tuple(found[name].shape)
-            if got[max(len(got) - len(grid.shape), 0) :] != grid.shape:
-                raise InputError(f"the prior over codes takes '{name}' of shape (..., *{grid.shape}), got {got}")
+            if got[max(len(got) - len(shape), 0) :] != shape:
+                raise InputError(f"the prior over codes takes '{name}' of shape (..., *{shape}), got {got}")
         return found
 
     def context_dim(self, name: str) -> int:
-        """How many dimensions one datum's value has: none for a label, one for a text, the grid's rank for codes."""
-        return len(self.coarser[name].shape) if name in self.coarser else int(name == "text")
+        """How many dimensions one datum's value has: none for a label, one for texts and actions, a grid's rank."""
+        return len(self.coarser[name].shape) if name in self.coarser else int(name in ("text", "actions"))
 
 
 def codes_context(grid: CodeGrid) -> Context:
@@ -187,6 +199,12 @@ def text_context(length: int, num_words: int) -> Context:
     """Texts, padded to one length."""
     what = f"texts of {length} words from 1 to {num_words - 1}, with 0 behind the end of shorter ones"
     return Context(what, (length,), torch.int64, PaddedText(num_words))
+
+
+def actions_context(num_actions: int, steps: int) -> Context:
+    """Actions, one a frame."""
+    support = constraints.integer_interval(0, num_actions - 1)
+    return Context(f"actions from 0 to {num_actions - 1}, one a frame", (steps,), torch.int64, support)
 
 
 def seen_context(seen: Tensor) -> Context:

@@ -48,12 +48,12 @@ class CoarserCodes(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + W relu(V relu(x)), with V three positions wide and W one."""
+    """x + W relu(V relu(x)), with V three positions wide, which lie ``dilation`` apart, and W one."""
 
-    def __init__(self, channels: int, rank: int) -> None:
+    def __init__(self, channels: int, rank: int, dilation: int = 1) -> None:
         super().__init__()
         conv = nn.Conv1d if rank == 1 else nn.Conv2d
-        self.around = conv(channels, channels, 3, padding=1)
+        self.around = conv(channels, channels, 3, padding=dilation, dilation=dilation)
         self.here = conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:

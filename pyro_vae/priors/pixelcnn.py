@@ -117,6 +117,8 @@ class GatedPixelCNN(AutoregressivePrior):
         (torch.Size([10]), torch.Size([4, 4]), torch.Size([10, 4, 4]))
     """
 
+    features_of = ContextFeatures  # what makes the features that the gates are given of the context
+
     def __init__(
         self,
         num_codes: int,
@@ -132,7 +134,10 @@ class GatedPixelCNN(AutoregressivePrior):
     ) -> None:
         super().__init__(num_codes, shape, num_classes, coarser)
         if len(self.shape) != 2:
-            raise InputError(f"GatedPixelCNN needs a grid (height, width), got {self.shape}: WaveNet is for sequences")
+            raise InputError(
+                f"GatedPixelCNN needs a grid (height, width), got {self.shape}: WaveNet is for sequences, FramePixelCNN "
+                "for the grids of several frames"
+            )
         if kernel < 3 or kernel % 2 == 0:
             raise InputError(f"GatedPixelCNN: kernel must be odd and at least 3, got {kernel}")
         if attention_heads < 0 or attention_every < 1:
@@ -145,7 +150,7 @@ class GatedPixelCNN(AutoregressivePrior):
             raise InputError(
                 f"GatedPixelCNN: attention_every must be at most the {num_layers} layers, got {attention_every}"
             )
-        self.given_features = ContextFeatures(self.coarser, self.shape, channels)
+        self.given_features = self.features_of(self.coarser, self.shape, channels)
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             GatedLayer(

@@ -20,7 +20,8 @@ class UniformPrior(Prior):
     Args:
         num_codes: K.
         shape: of the grid.
-        coarser: the grids of coarser codes, which it has no use for and which a learned prior in its place is given.
+        coarser, num_actions: the grids of other codes and the number of actions, which it has no use for and which a
+            learned prior in its place is given.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937.
 
@@ -39,8 +40,9 @@ class UniformPrior(Prior):
         shape: Sequence[int],
         *,
         coarser: Mapping[str, tuple[int, Sequence[int]]] | None = None,
+        num_actions: int | None = None,
     ) -> None:
-        super().__init__(num_codes, shape, coarser=coarser)
+        super().__init__(num_codes, shape, coarser=coarser, num_actions=num_actions)
         self.register_buffer("origin", torch.zeros(()), persistent=False)  # where samples are made
 
     @property

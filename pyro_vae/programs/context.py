@@ -42,15 +42,18 @@ class Context:
     optional: bool = False
     averaged: bool = False
 
+    def described(self) -> str:
+        """In words what it takes, with type and shape."""
+        kind = "floating point" if self.dtype.is_floating_point else str(self.dtype)
+        return f"{self.what}: {kind} of shape {_shown('N', *self.shape)}"
+
     def check(self, name: str, value: Tensor) -> None:
         """Check a batch's values, ``(batch, *shape)``.
 
         Raises:
             InputError: says which argument, what is wrong with it, and what would be right.
         """
-        right = f"argument '{name}' takes {self.what}: {self.dtype} of shape {_shown('N', *self.shape)}".replace(
-            "torch.float32", "floating point"
-        )
+        right = f"argument '{name}' takes {self.described()}"
         if not isinstance(value, Tensor):
             raise InputError(f"{right}; got {type(value).__name__}")
         if value.dtype != self.dtype and not (self.dtype.is_floating_point and value.is_floating_point()):
@@ -104,8 +107,8 @@ def narrowed(name: str, own: Context, other: Context) -> Context:
     kinds = {(each.shape, "real" if each.dtype.is_floating_point else each.dtype) for each in (own, other)}
     if len(kinds) > 1:
         raise InputError(
-            f"argument '{name}' is {own.what} for the model, and {other.what} for its prior: give the prior a "
-            "condition of the same kind"
+            f"argument '{name}' is {own.described()} for the model, and {other.described()} for its prior: give the "
+            "prior a condition of the same kind"
         )
     what, support = _both(own, other)
     optional, averaged = own.optional and other.optional, own.averaged and other.averaged

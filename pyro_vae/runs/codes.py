@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pyro_vae.data.tokenizer import LONGEST, MOST_TOKENS
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.programs.checks import check_data
-from pyro_vae.programs.context import X
+from pyro_vae.programs.context import X, unwrapped
 from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.sites import is_point_mass
 from pyro_vae.runtime import private_seed
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 DIGEST = "digest"  # of the codes, beside what they are made of
 
-BATCH = 250  # data encoded at once
+BATCH = 250  # data encoded at once, if they are small:
+MOST_NUMBERS = 2**22  # in x of these data
 Codes = dict[str, dict[str, Tensor]]  # by part of the data, then by site; and "y"
 
 
@@ -105,7 +107,8 @@ def _read(cache: Path, made: dict[str, str]) -> Codes | None:
 def extract_codes(
     model: nn.Module, guide: nn.Module, split: Split, sites: Sequence[str], progress: bool = False, draws: int = 0
 ) -> dict[str, Tensor]:
-    """The guide's codes of every datum, by site, and the labels ``y`` if the data have them.
+    """The guide's codes of every datum, by site, and what priors are given beside: labels ``y``, if the data have
+    them, and what the model makes of its context (``prior_context``, if it has such a method).
 
     Args:
         model, guide: programs.
@@ -124,12 +127,17 @@ def extract_codes(
     device = "cuda" if torch.cuda.is_available() else split.device
     programs = [program.to(device) for program in as_programs(model.eval(), guide.eval())]
     check_data(*programs, split.to(device))
+    given = getattr(unwrapped(programs[0]), "prior_context", lambda **_: {})
+    rows = max(1, min(BATCH, MOST_NUMBERS // math.prod(split.shape)) // max(1, draws))
     with private_seed(0, split.device), tqdm(total=len(split), unit="datum", disable=not progress) as bar:
-        for batch in split.batches(max(1, BATCH // max(1, draws))):
+        for batch in split.batches(rows):
             if "y" in batch and batch["y"].dtype == torch.int64:
                 parts.setdefault("y", []).append(batch["y"].cpu())
             size = len(batch[X])
             batch = {name: value.to(device) for name, value in batch.items()}
+            context = {name: value for name, value in batch.items() if name != X}
+            for name, value in given(**context).items():
+                parts.setdefault(name, []).append(value.cpu())
             if draws:
                 batch = {name: value.repeat_interleave(draws, 0) for name, value in batch.items()}  # (B * draws, ...)
             with nullcontext() if draws else _AtMode(sites):

@@ -17,14 +17,14 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pyro_vae.data import Data, Tokens, load_data
+from pyro_vae.data import Actions, Data, Tokens, load_data
 from pyro_vae.data.registry import find_source, source_options, sources
 from pyro_vae.errors import InputError
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs.context import X
 from pyro_vae.programs.inside import connect
 from pyro_vae.programs.program import as_programs
-from pyro_vae.runs.section_parser import SHAPE, SectionParser
+from pyro_vae.runs.section_parser import NUM_ACTIONS, SHAPE, SectionParser
 from pyro_vae.runs.sections import check_sections, instantiate, parse_sections
 from pyro_vae.runtime import private_seed
 from pyro_vae.training import fit
@@ -237,12 +237,12 @@ def load_configured_data(config: Namespace) -> Data:
 
 def data_facts(data: Data) -> dict[str, Any]:
     """What a class may need that only the data know, as arguments of :func:`build`."""
-    tokens = data.extra(Tokens)
-    count = None if tokens is None else tokens.num_tokens
+    tokens, actions = data.extra(Tokens), data.extra(Actions)
     return {
         "data_shape": data.train.shape,
         "data_mean": data.train.mean(),
-        "num_tokens": count,
+        "num_tokens": None if tokens is None else tokens.num_tokens,
+        "num_actions": None if actions is None else len(actions.names),
         "context_shapes": context_shapes(data),
     }
 
@@ -262,13 +262,14 @@ def build(
     data_shape: tuple[int, ...],
     data_mean: Tensor | None = None,
     num_tokens: int | None = None,
+    num_actions: int | None = None,
     context_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> Experiment:
     """Construct model, guide and objective.
 
     What a class needs and only the data know is handed to it by name, if it has such an argument:
-    ``data_shape``, ``data_mean``, ``num_tokens`` and the shapes of what the data have beside x (``image_shape``, of
-    ``image``) for model and guide and whatever classes they are made of, ``model`` for the
+    ``data_shape``, ``data_mean``, ``num_tokens``, ``num_actions`` and the shapes of what the data have beside x
+    (``image_shape``, of ``image``) for model and guide and whatever classes they are made of, ``model`` for the
     guide. Initial weights depend on the configuration's seed alone.
 
     Args:
@@ -276,6 +277,7 @@ def build(
         data_shape: shape of one datum.
         data_mean: mean of the training data, shape ``data_shape`` (None when weights will be loaded).
         num_tokens: how many tokens x are made of, if they are (:class:`~pyro_vae.data.Tokens`).
+        num_actions: how many actions there are, if the data have some (:class:`~pyro_vae.data.Actions`).
         context_shapes: from :func:`context_shapes`.
 
     Raises:
@@ -283,7 +285,7 @@ def build(
             section ``pair`` lacks a method.
     """
     facts: dict[str, Any] = {"data_shape": data_shape, "data_mean": data_mean, "num_tokens": num_tokens}
-    facts |= shape_facts(context_shapes)
+    facts |= shape_facts(context_shapes) | ({} if num_actions is None else {NUM_ACTIONS: num_actions})
     built: dict[str, Any] = {}
     modules: dict[str, ModuleType] = {}  # that plain functions are from
 

@@ -40,6 +40,7 @@ FROM_DATA = {
     "coarser",
     "text_length",
     "num_words",
+    "num_actions",
     "data_shape",
 }  # of a prior
 MOST_DIMS = 8  # of a latent's event
@@ -52,7 +53,7 @@ def add_prior_arguments(parser: ArgumentParser) -> None:
     parser.add_subclass_arguments((Prior, LatentPrior), "prior", skip=FROM_DATA, required=True)
     parser.add_class_arguments(TextOptions, "text")
     parser.add_function_arguments(fit, "fit", skip=NOT_CONFIGURED)
-    parser.add_argument("--conditional", type=bool, default=True, help="on the class label, if the data have labels")
+    parser.add_argument("--conditional", type=bool, default=True, help="on labels or actions, if the data have any")
     parser.add_argument(
         "--draws",
         type=NonNegativeInt,
@@ -96,7 +97,7 @@ def build_prior(
         InputError: if its class refuses the grid or its arguments, or is none over texts.
     """
     facts = {**shapes, "num_codes": present.num_codes, "shape": present.shape, "coarser": present.coarser}
-    facts |= {"num_classes": num_classes}
+    facts |= {"num_classes": num_classes, "num_actions": present.num_actions if config.conditional else None}
     if text is not None:
         facts |= {name: text[name] for name in ("text_length", "num_words")}
     with private_seed(derived_seed(config.seed, "weights")):

@@ -214,7 +214,7 @@ def _train(
 
 
 def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data, several: bool = False) -> Data:
-    """Codes as data: x is the site's, with the coarser ones and the label beside it.
+    """Codes as data: x is the site's, with the coarser ones, the label and the actions beside it.
 
     Args:
         codes: of the data.
@@ -227,7 +227,7 @@ def as_code_data(codes: Codes, site: str, coarser: list[str], data: Data, severa
 
     def split(part: str) -> Split:
         own: dict[str, Tensor] = {X: codes[part][site]}
-        own |= {name: codes[part][name] for name in (*coarser, "y") if name in codes[part]}
+        own |= {name: codes[part][name] for name in (*coarser, "y", "actions") if name in codes[part]}
         drawn = {name: own[name] for name in ("x", *coarser)} if several and part == "train" else {}
         first = {name: value[:, 0].long() for name, value in drawn.items()}
         captions = data.splits[part].captions

@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from pyro_vae.data import Classes, Data, Pictures, Sound, Tokenizer, Tokens, dataset_names, with_text
+from pyro_vae.data import Actions, Classes, Data, Pictures, Sound, Tokenizer, Tokens, dataset_names, with_text
 from pyro_vae.data.picture_kinds import picture_facts, pictures_of
 from pyro_vae.data.split import split_digest
 from pyro_vae.data.token_file import checked_facts, read_tokens, token_facts, write_tokens
@@ -76,7 +76,10 @@ def start_from(main: Experiment, model: nn.Module, guide: nn.Module) -> None:
 
 
 # what config.yaml says beside the configuration
-HEAD = ("recipe", "data_shape", "context_shapes", "sound", "classes", "tokens", "pictures", "data_digest", MODEL_OF)
+HEAD = (
+    *("recipe", "data_shape", "context_shapes", "sound", "classes", "actions", "tokens", "pictures", "data_digest"),
+    MODEL_OF,
+)
 MOST_AXIS = 2**31  # of a datum
 FIRST = "first"  # the run of the pair that is trained before the main one
 
@@ -89,9 +92,10 @@ class Run:
     priors over its codes or latents were learned (:mod:`pyro_vae.runs.latent_stage`); ``ranker/``, if one was
     (:mod:`pyro_vae.text_to_image.ranker`). Files are replaced whole, so that a kill leaves the last good state.
     ``data_shape``, ``context_shapes`` (of what the data have beside x, by name), ``sound`` (how x is played, if the
-    data are sound), ``classes`` (the names of labels, if they have names), ``tokens`` (what x stand for, if they are
-    tokens: ``tokens.json``), ``pictures`` (how x are looked at, if the data say it) and ``model_of`` (of a refitted
-    guide: whose model it is of) are known without the data.
+    data are sound), ``classes`` (the names of labels, if they have names), ``actions``
+    (:class:`~pyro_vae.data.Actions`, if the data have some), ``tokens`` (what x stand for, if they are tokens:
+    ``tokens.json``), ``pictures`` (how x are looked at, if the data say it) and ``model_of`` (of a refitted guide:
+    whose model it is of) are known without the data.
 
     Args:
         path: the directory.
@@ -117,6 +121,8 @@ class Run:
             self.data_digest = {str(k): str(v) for k, v in (raw.pop("data_digest", None) or {}).items()}
             classes = raw.pop("classes", None)
             self.classes = None if classes is None else tuple(map(str, classes))
+            actions = raw.pop("actions", None)
+            self.actions = None if actions is None else Actions(tuple(actions))
             tokens = raw.pop("tokens", None)
             self.token_facts = None if tokens is None else checked_facts(tokens)
             pictures = raw.pop("pictures", None)
@@ -126,7 +132,7 @@ class Run:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFileError(
                 f"{file} lacks a usable 'data_shape' or 'recipe', or has a damaged 'context_shapes', 'sound', "
-                f"'classes', 'tokens', 'pictures', 'data_digest' or '{MODEL_OF}' ({error})"
+                f"'classes', 'actions', 'tokens', 'pictures', 'data_digest' or '{MODEL_OF}' ({error})"
             ) from error
         for name, shape in {"data_shape": self.data_shape, **shape_facts(self.context_shapes)}.items():
             if (not shape and name == "data_shape") or not all(type(n) is int and 1 <= n <= MOST_AXIS for n in shape):
@@ -150,12 +156,13 @@ class Run:
                 be written.
         """
         sound, classes, tokens = data.extra(Sound), data.extra(Classes), data.extra(Tokens)
-        pictures = data.extra(Pictures)
+        actions, pictures = data.extra(Actions), data.extra(Pictures)
         if not is_first_process(config):
             run = cls.__new__(cls)
             run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
             run.trust, run._changed, run.model_of = True, False, None
             run.sound, run.classes, run.data_digest = sound, None if classes is None else classes.names, {}
+            run.actions = actions
             run.token_facts = None if tokens is None else token_facts(tokens)
             run.context_shapes, run.pictures = context_shapes(data), pictures
             return run
@@ -172,6 +179,8 @@ class Run:
             head["sound"] = asdict(sound)
         if classes is not None:
             head["classes"] = list(classes.names)
+        if actions is not None:
+            head["actions"] = list(actions.names)
         if tokens is not None:
             head["tokens"] = token_facts(tokens)
         if pictures is not None:
@@ -202,7 +211,7 @@ class Run:
             raise type(error)(
                 f"the data of {self.path}: {error}. If they are elsewhere now, say so in its {CONFIG} (data.name)"
             ) from error
-        self._check_same_tokens(data)
+        self._check_same_meaning(data)
         changed = self.changed_parts(data)
         if changed:
             logger.warning(
@@ -239,8 +248,10 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         """What is known without the data of what classes are handed by name."""
-        tokens = (self.token_facts or {}).get("num_tokens")
-        return {"data_shape": self.data_shape, "num_tokens": tokens, "context_shapes": self.context_shapes}
+        num_tokens = (self.token_facts or {}).get("num_tokens")
+        num_actions = None if self.actions is None else len(self.actions.names)
+        facts = {"data_shape": self.data_shape, "context_shapes": self.context_shapes}
+        return {**facts, "num_tokens": num_tokens, "num_actions": num_actions}
 
     def _described(self) -> dict[str, Any]:
         """What the run's experiment depends on, beside its configuration."""
@@ -248,7 +259,13 @@ class Run:
         context = {name: list(shape) for name, shape in shape_facts(self.context_shapes).items()}
         return {"data_shape": list(self.data_shape), **context, **tokens}
 
-    def _check_same_tokens(self, data: Data) -> None:
+    def _check_same_meaning(self, data: Data) -> None:
+        """Check that tokens and actions stand for what they stood for when the run was begun."""
+        if data.extra(Actions) != self.actions:
+            raise InputError(
+                f"{self.path}: the actions of {data.name} are not those that the run was begun with, "
+                f"{'none' if self.actions is None else ', '.join(self.actions.names)}: put the data back as they were"
+            )
         now = data.extra(Tokens)
         if (None if now is None else token_facts(now)) != self.token_facts:
             raise InputError(
@@ -301,7 +318,7 @@ class Run:
             check_directory(self.path, resume=True)
             if is_first_process(self.config):
                 remove_leftovers(self.path / name for name in (CONFIG, SUMMARY))
-            self._check_same_tokens(data)
+            self._check_same_meaning(data)
             with built_within(self.path / WEIGHTS, self.trust):
                 parts = build(self.config, **self._facts(), data_mean=data.train.mean())
             check_apart(self.path, parts.model, parts.guide)

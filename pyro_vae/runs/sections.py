@@ -19,7 +19,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.files import check_shape, write_atomically
 from pyro_vae.priors import LatentPrior
 from pyro_vae.runs.known import canonical, check_known, check_known_classes, full_name
-from pyro_vae.runs.section_parser import SHAPE, SectionParser
+from pyro_vae.runs.section_parser import NUM_ACTIONS, SHAPE, SectionParser, known_by_data
 
 CONFIG = "config.yaml"
 OPTIONS = ("data", "fit", "text")  # sections that are arguments of a function
@@ -216,7 +216,7 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
         of_latents = {"shape": _top_latent(chosen[part])} if issubclass(cls, LatentPrior) else {}
         known = {k: v for k, v in {**of_latents, **facts}.items() if k in accepted and kwargs.get(k) is None}
         try:
-            _check_shapes(cls, accepted.values(), {**kwargs, **known}, facts)
+            _check_known_by_data(cls, accepted.values(), {**kwargs, **known}, facts)
             return cls(*args, **{**kwargs, **known})
         except InputError as error:  # of several bases the parser tells what each of them says, one after another
             refused.append(error)
@@ -236,11 +236,15 @@ def instantiate(part: str, config: Namespace, base: Any, skip: set[str], facts: 
         raise ours or InputError(f"{part}: {error}") from error
 
 
-def _check_shapes(
+def _check_known_by_data(
     cls: type, parameters: Iterable[inspect.Parameter], given: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> None:
-    """Check that a class has all shapes that it cannot do without: said, or of an entry of the data."""
-    needed = [p.name for p in parameters if p.default is p.empty and p.name.endswith(SHAPE) and p.name not in given]
+    """Check that a class has all that it cannot do without and the data may know: said, or known."""
+    needed = [p.name for p in parameters if p.default is p.empty and known_by_data(p.name) and p.name not in given]
+    if needed and needed[0] == NUM_ACTIONS:
+        raise InputError(
+            f"{cls.__name__} needs {NUM_ACTIONS}, and the data do not say how many actions they have: say {NUM_ACTIONS}"
+        )
     if needed:
         entry = needed[0].removesuffix(SHAPE)
         known = ", ".join("x" if name == "data_shape" else name.removesuffix(SHAPE) for name in facts if SHAPE in name)

@@ -2,18 +2,7 @@
 
 import pytest
 import torch
-from prior_cases import CASES, codes, context, naive_sample, prior
-
-
-def step_by_step(network, some, condition):
-    """Cached logits ``(batch, K, N)`` of given codes; what is not yet known is -1."""
-    flat, known = some.flatten(1), torch.full_like(some.flatten(1), -1)
-    with torch.no_grad():
-        steps, result = network.steps(len(some), condition), []
-        for i in range(flat.shape[1]):
-            result.append(steps(i, known).clone())
-            known[:, i] = flat[:, i]
-    return torch.stack(result, -1)
+from prior_cases import CASES, codes, context, naive_sample, prior, step_by_step
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -54,7 +54,7 @@ BAD = [
     (labelled, {"y": torch.zeros(12, 1, dtype=torch.int64)}, r"got shape \(N, 1\)"),
     (attributes, {"y": torch.zeros(12, 3)}, r"vectors of 2 attributes: floating point of shape \(N, 2\); got.*N, 3\)"),
     (attributes, {"y": torch.zeros(12, 2, dtype=torch.int64)}, "got torch.int64"),
-    (attributes, {"y": torch.full((12, 2), float("nan"))}, "got values from nan to nan"),
+    (attributes, {"y": torch.full((12, 2), float("nan"))}, "NaN or infinite numbers"),
     (
         completion,
         {"y": X, "mask": MASK.float()},

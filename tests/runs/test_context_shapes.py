@@ -5,6 +5,7 @@ import torch
 import yaml
 from image_context import SIDES, fields, recipe, trained, write_fields
 
+import pyro_vae
 from pyro_vae.data import Data, Pictures, Split, picture_kind
 from pyro_vae.data.picture_kinds import picture_facts, pictures_of
 from pyro_vae.errors import CorruptFileError, InputError
@@ -83,10 +84,13 @@ def test_a_run_of_before_has_none(run, tmp_path):
     assert old.context_shapes == {} and "context_shapes" not in old._described() and old.pictures is None
 
 
-def test_parts_of_other_shapes_are_refused():
-    with pytest.raises(InputError, match=r"image has shape \(1, 8, 6\) in train but \(1, 8, 7\) in test"):
-        other = {"x": torch.rand(4, 2, 8, 6), "image": torch.rand(4, 1, 8, 7)}
-        Data(Split(fields(4, 0)), test=Split(other), name="fields")
+def test_images_of_another_shape_in_another_part_are_refused_before_training(tmp_path):
+    other = {"x": torch.rand(4, 2, 8, 6), "image": torch.rand(4, 1, 8, 7)}
+    data = Data(Split(fields(20, 0)), Split(other), name="fields")
+    config = recipe(write_fields(tmp_path / "fields.npz"))
+    pair = built(config, **data_facts(data))
+    with pytest.raises(InputError, match=r"shape \(N, 1, 8, 6\); got shape \(N, 1, 8, 7\)"):
+        pyro_vae.fit(pair.model, pair.guide, data, epochs=1, progress=False)
 
 
 # ---------------------------------------------------------------------------- how data are looked at
