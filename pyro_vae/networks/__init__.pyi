@@ -9,6 +9,7 @@ from .context_encoder import ContextEncoder as ContextEncoder
 from .context_encoder import SkipDecoder as SkipDecoder
 from .conv import ConvDecoder as ConvDecoder
 from .conv import ConvEncoder as ConvEncoder
+from .cosine import CosineTransform as CosineTransform
 from .efficientnet import EfficientNetLite0Features as EfficientNetLite0Features
 from .image_features import ImageFeatures as ImageFeatures
 from .layers import activation as activation
