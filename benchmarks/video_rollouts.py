@@ -42,7 +42,8 @@ def main() -> None:
     truth = true_futures(batch["episode"], actions, image_size=size, given=given)  # (A, N, T, 3, size, size)
     how = {"seed": options.seed, "temperature": options.temperature}
     found = rollout_accuracy(model, contexts, truth, guide=guide, batch_size=options.contexts, **how)
-    print(f"{options.run}: {options.contexts} contexts of the test part, seed {options.seed}, {how['temperature']=}")
+    said = f"{options.contexts} contexts of the test part, seed {options.seed}, temperature {options.temperature:g}"
+    print(f"{options.run}: {said}")
     print(f"{'step':>4} {'accuracy':>16} {'PSNR rollout':>13} {'last frame':>11} {'reconstruction':>15}")
     for step in sorted({1, 2, 5, steps}):
         mean, error = found.accuracy_at(step)
