@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +21,8 @@ from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import cache_folder, data_folders, square
 from pyro_vae.data.parts import PARTS
 from pyro_vae.data.registry import check_counts, source
-from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.data.sources.cache_file import held
+from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.runtime import check_room
 
@@ -93,10 +92,10 @@ def load_vizdoom(
     name = Path("vizdoom") / f"clips-{size}px-{given}-{steps}-{clips}.npz"
     places = [folder / name for folder in data_folders(root)]
     shape = total, given + steps, 3, size, size
-    held = next((held for held in (_held(place, recipe, shape) for place in places) if held is not None), None)
-    if held is None:
-        held = _make(cache_folder() / name, recipe, counts, given, steps, size)
-    arrays = {key: dict(zip(PARTS, value.split(list(counts.values())), strict=True)) for key, value in held.items()}
+    found = next((kept for kept in (_held(place, recipe, shape) for place in places) if kept is not None), None)
+    if found is None:
+        found = _make(cache_folder() / name, recipe, counts, given, steps, size)
+    arrays = {key: dict(zip(PARTS, value.split(list(counts.values())), strict=True)) for key, value in found.items()}
     parts = {
         part: {
             "x": arrays["frames"][part][:, given:],
@@ -304,21 +303,16 @@ def _save(path: Path, arrays: dict[str, np.ndarray], recipe: str) -> None:
 
 def _held(path: Path, recipe: str, shape: tuple[int, ...]) -> dict[str, Tensor] | None:
     """The clips of a cache file, of all parts; None if there is none, or it is of others."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["recipe"]) != recipe:
-                return None
-            held = {key: arrays[key] for key in ("frames", "actions", "episode")}
-        types = {key: (value.dtype.name, value.shape) for key, value in held.items()}
-        right = {
-            "frames": ("uint8", shape),
-            "actions": ("int64", (shape[0], shape[1] - 1)),
-            "episode": ("int64", shape[:1]),
-        }
+    right = {
+        "frames": ("uint8", shape),
+        "actions": ("int64", (shape[0], shape[1] - 1)),
+        "episode": ("int64", shape[:1]),
+    }
+
+    def read(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        types = {key: (arrays[key].dtype.name, arrays[key].shape) for key in right}
         if types != right:
             raise ValueError(f"its arrays are {types}, not {right}")
-        return {key: torch.from_numpy(value) for key, value in held.items()}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptFileError(f"{path}: damaged ({error}); remove it, and it is made anew") from error
+        return {key: torch.from_numpy(arrays[key]) for key in right}
+
+    return held(path, recipe, read)
