@@ -108,29 +108,36 @@ def load_vizdoom(
     return RawData(parts, extras=(Actions(tuple(BUTTONS)), Clips()))
 
 
-def true_futures(episodes: Tensor, actions: Tensor, *, image_size: int | None = None, given: int = 6) -> Tensor:
+def true_futures(episodes: Tensor, frames: Tensor, actions: Tensor) -> Tensor:
     """What is seen when, after the frames given of clips, other actions are chosen: the episodes are played anew.
 
     Where the goal is reached, the game ends, and its last frame stays.
 
     Args:
         episodes: int64 (N,), of :func:`load_vizdoom`.
+        frames: given of these clips, as they were loaded, uint8 or in [0, 1] (N, T0, 3, size, size).
         actions: int64 (A, T), sequences of actions, each chosen in every episode.
-        image_size: pixels a side, 48 if None.
-        given: frames of the clip before, as they were loaded.
 
     Returns:
         uint8 (A, N, T, 3, size, size).
 
     Raises:
-        InputError: for an action that there is not, options out of range, and if vizdoom is missing or fails.
+        InputError: for an action that there is not, frames of another shape, or that are not what is seen when the
+            episodes are played (another version of vizdoom made them, or they are other clips'), and if vizdoom is
+            missing or fails.
     """
+    if frames.dim() != 5 or len(frames) != len(episodes) or frames.shape[2] != 3 or frames.shape[3] != frames.shape[4]:
+        raise InputError(
+            f"true_futures: frames must be ({len(episodes)}, T0, 3, size, size), those given of the episodes' clips, "
+            f"got {tuple(frames.shape)}"
+        )
+    given, size = frames.shape[1], _size(frames.shape[-1])
     check_counts(given=given)
-    size = _size(image_size)
     Actions(tuple(BUTTONS)).check_range(actions, "true_futures")
     if actions.shape[1] + given > MOST_FRAMES:
         raise InputError(f"true_futures: given and steps are at most {MOST_FRAMES} together")
     check_room("true_futures", len(actions) * len(episodes) * actions.shape[1] * 3 * size**2, "take fewer episodes")
+    last = frames[:, -1] if frames.dtype == torch.uint8 else (frames[:, -1] * 255).round().to(torch.uint8)
     found = torch.empty(len(actions), len(episodes), actions.shape[1], 3, size, size, dtype=torch.uint8)
     with _world() as world:
         for place, episode in enumerate(episodes.tolist()):
@@ -139,6 +146,11 @@ def true_futures(episodes: Tensor, actions: Tensor, *, image_size: int | None = 
                 world.begin(episode)
                 for action in before:
                     world.step(action)
+                if not torch.equal(resized([world.frame], size)[0], last[place].cpu()):
+                    raise InputError(
+                        f"true_futures: episode {episode} does not look as in the frames given: they are another "
+                        "clip's, or were made by another version of vizdoom (remove them from the cache folder)"
+                    )
                 target.copy_(resized([world.step(action) for action in branch], size))
     return found
 
