@@ -17,9 +17,9 @@ from pyro_vae.data.binarization import as_probability
 from pyro_vae.data.clips import FRAMES
 from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
-from pyro_vae.priors import Prior
 from pyro_vae.programs.context import X, takes
 from pyro_vae.runs import Run
+from pyro_vae.runs.learned_priors import code_priors
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,9 @@ def _actions_of(run: Run, model: nn.Module) -> tuple[Actions, int]:
 
 def _told_actions(model: nn.Module) -> bool:
     """Whether actions have a part in what a model draws: of a model of codes, all that is given is for its priors."""
-    priors = getattr(model, "priors", None)
-    if not isinstance(priors, nn.ModuleDict) or not all(isinstance(prior, Prior) for prior in priors.values()):
+    try:
+        priors = code_priors(model)
+    except InputError:
         return True
     return any(ACTIONS in prior.context for prior in priors.values())
 
