@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -19,13 +20,14 @@ from pyro_vae.programs.context import Context, X, declared_context, needed_to_ge
 logger = logging.getLogger(__name__)
 
 
-def read_given(model: nn.Module, pictures: Pictures | None, name: str) -> dict[str, Tensor]:
+def read_given(model: nn.Module, pictures: Pictures | None, name: str, said: Collection[str] = ()) -> dict[str, Tensor]:
     """What a model is given, as a file says it.
 
     Args:
         model: that is to be sampled.
         pictures: how its data are looked at, which may say what a picture is to it.
         name: of an image file, for a model that is given one picture; or of a ``.npz`` with what it is given by name.
+        said: what the model is given otherwise, and the file is not asked for.
 
     Returns:
         ``(n, ...)`` each; one of a picture.
@@ -35,7 +37,8 @@ def read_given(model: nn.Module, pictures: Pictures | None, name: str) -> dict[s
         InputError: for a model that is given nothing, or other than one picture; a file that is not there, or lacks
             what the model needs; a grey picture where one with colours is needed; and what the model does not accept.
     """
-    declared, needed = declared_context(model), needed_to_generate(model)
+    declared = {name: each for name, each in declared_context(model).items() if name not in said}
+    needed = [name for name in needed_to_generate(model) if name not in said]
     if not needed:
         raise InputError("--given is of conditional models, and this one is given nothing: leave it out")
     path = user_path(name)

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from torch import Tensor, nn
 
+from pyro_vae.cli.clips import CONTEXTS, sample_clips
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.given import in_rows, read_given
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import CHOICES, add_beam, check_beam, print_rows, remove_older
 from pyro_vae.data import Sound
+from pyro_vae.data.actions import ACTIONS
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, positive
 from pyro_vae.programs.context import X, declared_context, needed_to_generate, takes
@@ -111,7 +114,9 @@ def sample(arguments: Sequence[str]) -> None:
     from pyro_vae.plots.registry import saved_if_applicable
 
     parser = run_parser("sample", sample.__doc__)
-    parser.add_argument("--num", type=int | None, default=None, help=f"how many ({NUM})")
+    parser.add_argument(
+        "--num", type=int | None, default=None, help=f"how many ({NUM}; of --actions {CONTEXTS} contexts)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--y",
@@ -156,9 +161,18 @@ def sample(arguments: Sequence[str]) -> None:
         default=None,
         help="what to draw (a prior over texts); again, or with ; between them, for several; else texts are drawn",
     )
+    parser.add_argument(
+        "--actions",
+        type=str | None,
+        default=None,
+        help="of clips: what is done at each step after the frames given, e.g. forward*10, or forward*3,right*7; with "
+        "; between them, several for each context",
+    )
     parser.add_argument("--best-of", type=int, default=1, help="with --text: keep the best of so many, --num times")
-    parser.add_argument("--batch-size", type=int, default=64, help="with --text: images drawn at once")
+    parser.add_argument("--batch-size", type=int, default=64, help="with --text, --actions: drawn at once")
     options = parse(parser, arguments)
+    if options.num is None and options.actions is not None:
+        options.num = CONTEXTS if options.given is None else 1
     if options.num is None:
         options.num = NUM if options.given is None else NUM_GIVEN
     positive("--num", options.num)
@@ -170,6 +184,14 @@ def sample(arguments: Sequence[str]) -> None:
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "guidance")}
     check_beam({**how, "beams": options.beams})
     how["scales"] = scales
+    if options.actions is not None:
+        _refuse_beside_actions(options)
+        chosen = {name: how[name] for name in ("temperature", "top_k", "top_p")}
+        given = None
+        if options.given is not None:
+            given = in_rows(read_given(model, run.pictures, options.given, said=[ACTIONS]), options.num)
+        sample_clips(run, model, options.actions, options.num, options.seed, chosen, given, options.batch_size)
+        return
     if options.text is not None:
         if options.given is not None:
             raise InputError("--given and --text both say what is given: say one of them")
@@ -208,6 +230,13 @@ def sample(arguments: Sequence[str]) -> None:
     draw_picture = partial(prior_samples, model, n=num, seed=options.seed, batch=context, **how)
     if saved_if_applicable(draw_picture, picture):
         print(picture)
+
+
+def _refuse_beside_actions(options: Namespace) -> None:
+    unused = {"y": None, "scale": None, "beams": None, "guidance": 0.0, "text": None, "best_of": 1}
+    for name, default in unused.items():
+        if getattr(options, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is not for --actions: leave out either")
 
 
 def _sounds(sound: Sound, mean: Tensor, folder: Path, picture: Path, columns: int | None) -> None:

@@ -23,7 +23,7 @@ from pyro_vae.runs import Run
 
 CHOICES = ("temperature", "top_k", "top_p", "beams")
 MADE = "reconstruction"  # names of arrays, files and columns
-OURS = (".wav", ".mid")  # files that are one a datum
+OURS = (".wav", ".mid", ".gif")  # files that are one a datum
 MOST_ROWS, MOST_COLUMNS = 16, 3  # in a picture
 
 

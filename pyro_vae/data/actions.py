@@ -127,3 +127,14 @@ class Actions(Extra):
         values, counts = actions.unique_consecutive(return_counts=True)
         pairs = zip(values.tolist(), counts.tolist(), strict=True)
         return ",".join(self.names[value] + (f"*{count}" if count > 1 else "") for value, count in pairs)
+
+
+def actions_of(names: object) -> Actions:
+    """Actions of names that a file says, which is not trusted.
+
+    Raises:
+        ValueError: if they are not such.
+    """
+    if not isinstance(names, list):
+        raise ValueError(f"actions have a list of names, got {str(names)[:100]}")
+    return Actions(tuple(names))

@@ -44,7 +44,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         tensor([53., 80., 67.])
     """
     linear = torch.where(rgb <= LINEAR, rgb / SLOPE, ((rgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
-    t = _mixed(linear, torch.tensor(TO_XYZ)) / _column(WHITE, rgb)
+    t = _mixed(linear, torch.tensor(TO_XYZ, dtype=torch.float64)) / _column(WHITE, rgb)
     f = torch.where(t > DELTA**3, t.clamp(min=DELTA**3) ** (1 / 3), t / (3 * DELTA**2) + 4 / 29)
     x, y, z = f.unbind(-3)  # (..., H, W)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -3)

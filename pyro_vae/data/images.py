@@ -89,6 +89,8 @@ def square(x: Tensor, size: int, *, name: str = "data") -> Tensor:
     Raises:
         InputError: if x are no images, or binary, or would not fit the memory.
     """
+    if x.dim() > 3 and x.shape[-2:] == (size, size):
+        return x
     if x.dim() != 4:
         raise InputError(f"{name}: image_size is for images, but one x has shape {tuple(x.shape[1:])}; leave it out")
     if tuple(x.shape[-2:]) != (size, size) and x.dtype == torch.bool:

@@ -164,14 +164,13 @@ def load_data(
             Bernoulli(x/255)); ``"dynamic"`` (training data drawn anew for every batch, validation and test
             data as under static).
         binarization_seed: of the draws done once; each split has its own stream.
-        image_size: images are cut to their central square and resized to this many pixels a side, pictures
-            beside x too.
+        image_size: pixels a side of images, cut to their central square. They are resized; pictures beside x, too.
         limit: at most that many data of each split (the first ones), for quick trials.
         observed_quadrants: for completing images: 1 (the lower left quadrant is observed), 2 (the left half), 3 (all
             but the upper right quadrant). A batch then holds, beside x, the observed part ``y`` (0 elsewhere; it takes
             the place of labels) and ``mask``, True where observed.
-        colours: for colouring images: ``"lab"`` parts colour images into lightness and colour (CIE Lab). A batch then
-            holds the colours ``x`` = (a, b) / 128, (2, H, W), and the lightness ``image`` = L / 100, (1, H, W).
+        colours: ``"lab"`` parts images into lightness and colours. For colouring them, in CIE Lab: a batch then holds
+            the colours ``x`` = (a, b) / 128, (2, H, W), and the lightness ``image`` = L / 100, (1, H, W).
         num_labels: labels ``y`` that are known in training, evenly over classes. The first of each class are kept, and
             the others are -1, not known: for semi-supervised learning.
         options: what these data alone have (docs/data.md), such as ``scenes`` of ``emoji``, ``layout`` of an array

@@ -29,10 +29,10 @@ class VideoVQVAE(LatentCodeModel):
 
     A VQ-VAE of every frame by itself; what follows what is the prior's: it is uniform until a learned one, such as
     :class:`~pyro_vae.priors.FramePixelCNN`, takes its place in ``priors["codes"]``. That one is given the codes of the
-    frames before, nearest to encoder(frames), and the actions, of which ``actions[:, t]`` leads from the frame before to
-    x[:, t]. The encoder is therefore the model's, and its guide uses the same one: log p(x | frames, actions) is that of
-    the next frames, of a model that sees those before as codes. Samples are drawn in the space of codes alone, and
-    decoded at the end.
+    frames before, nearest to encoder(frames), and the actions, of which ``actions[:, t]`` leads from the frame before
+    to x[:, t]. The encoder is therefore the model's, and the guide uses the same one: log p(x | frames, actions) is
+    that of a model that sees the frames before as codes. Samples are drawn in the space of codes alone, and decoded at
+    the end.
 
     Sites: ``codes``, integers with event shape (T, *grid); ``z`` with event shape (T, code_dim, *grid), a point mass at
     the codebook's vectors; ``x`` with event shape ``data_shape``. The data plate is as long as the actions.

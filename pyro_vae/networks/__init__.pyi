@@ -24,6 +24,7 @@ from .quantizer import VectorQuantizer as VectorQuantizer
 from .recurrent import RecurrentEncoder as RecurrentEncoder
 from .seen import LogCounts as LogCounts
 from .seen import TableColumns as TableColumns
+from .segment_encoder import SegmentEncoder as SegmentEncoder
 from .text_encoder import TextEncoder as TextEncoder
 from .transformer_encoder import TransformerEncoder as TransformerEncoder
 from .vgg import VGGFeatures as VGGFeatures

@@ -1,5 +1,7 @@
 from .attributes import attribute_arithmetic as attribute_arithmetic
 from .attributes import attribute_correlation as attribute_correlation
+from .clips import branches as branches
+from .clips import rollouts as rollouts
 from .codes import code_maps as code_maps
 from .codes import codebook_usage as codebook_usage
 from .completion import completions as completions

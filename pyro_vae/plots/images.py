@@ -262,7 +262,7 @@ def _images(
     values: Tensor, title: str, rows: Sequence[str], columns: Sequence[str], axis: str, limits: Limits
 ) -> Figure:
     down, across, height, width = values.shape[0], values.shape[1], values.shape[-2], values.shape[-1]
-    side = 0.75  # inches an image is wide
+    side = 0.75 * max(1.0, (width / height) ** 0.5)  # inches an image is wide
     size = max(6.0, side * across + 1.2), side * down * height / width + 0.8 + 0.3 * bool(columns)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.data import Data, DataLike, Pictures, Sound, Split, as_data
+from pyro_vae.data import Actions, Data, DataLike, Pictures, Sound, Split, as_data
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, NotApplicable, why_not
 from pyro_vae.evaluation.codes import CodeStatistics, code_statistics
@@ -73,6 +73,7 @@ class Shown:
         seed: of all draws.
         options: of :func:`~pyro_vae.evaluation.latent_statistics` and ``code_statistics``: device, memory budget.
         pictures: how the data become pictures, if they are none by themselves.
+        actions: the names of the data's actions, if they have some.
     """
 
     model: Program
@@ -84,6 +85,7 @@ class Shown:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     pictures: Pictures | None = None
+    actions: Actions | None = None
 
     def __post_init__(self) -> None:
         """Hold what all data share."""
@@ -126,11 +128,12 @@ class Shown:
 
 def known_of(data: Data) -> dict[str, Any]:
     """What figures may know of data beside tensors, as arguments of :class:`Shown`."""
-    return {"sound": data.extra(Sound), "tokens": data.extra(Tokens), "pictures": data.extra(Pictures)}
+    kinds = {"sound": Sound, "tokens": Tokens, "pictures": Pictures, "actions": Actions}
+    return {name: data.extra(kind) for name, kind in kinds.items()}
 
 
 # what figures take
-SHOWN = ("model", "guide", "split", "records", "sound", "tokens", "pictures", "seed", "latents", "codes")
+SHOWN = ("model", "guide", "split", "records", "sound", "tokens", "pictures", "actions", "seed", "latents", "codes")
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,9 @@ def figure(
     """Register a function that draws a figure: ``pyro-vae figures`` and ``draw_all`` then draw it, under its name.
 
     Parameters of these names are taken from :class:`Shown`: ``model``, ``guide``, ``split``, ``records``, ``sound``,
-    ``tokens``, ``pictures``, ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable` where there
-    is nothing to show. A file of this folder is found by itself; one of your own registers when it is imported.
+    ``tokens``, ``pictures``, ``actions``, ``seed``, ``latents``, ``codes``. The function raises :class:`NotApplicable`
+    where there is nothing to show. A file of this folder is found by itself; one of your own registers when it is
+    imported.
 
     Args:
         section: of a report that has it; None: a report leaves it out.

@@ -135,8 +135,8 @@ class GatedPixelCNN(AutoregressivePrior):
         super().__init__(num_codes, shape, num_classes, coarser)
         if len(self.shape) != 2:
             raise InputError(
-                f"GatedPixelCNN needs a grid (height, width), got {self.shape}: WaveNet is for sequences, FramePixelCNN "
-                "for the grids of several frames"
+                f"GatedPixelCNN needs a grid (height, width), got {self.shape}: WaveNet is for sequences, "
+                "FramePixelCNN for the grids of several frames"
             )
         if kernel < 3 or kernel % 2 == 0:
             raise InputError(f"GatedPixelCNN: kernel must be odd and at least 3, got {kernel}")

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from pyro_vae.data import Actions, Classes, Data, Pictures, Sound, Tokenizer, Tokens, dataset_names, with_text
+from pyro_vae.data.actions import actions_of
 from pyro_vae.data.picture_kinds import picture_facts, pictures_of
 from pyro_vae.data.split import split_digest
 from pyro_vae.data.token_file import checked_facts, read_tokens, token_facts, write_tokens
@@ -122,7 +123,7 @@ class Run:
             classes = raw.pop("classes", None)
             self.classes = None if classes is None else tuple(map(str, classes))
             actions = raw.pop("actions", None)
-            self.actions = None if actions is None else Actions(tuple(actions))
+            self.actions = None if actions is None else actions_of(actions)
             tokens = raw.pop("tokens", None)
             self.token_facts = None if tokens is None else checked_facts(tokens)
             pictures = raw.pop("pictures", None)

@@ -15,17 +15,17 @@ def ramps(monkeypatch):
     called = []
 
     @source("ramps", "grey ramps, 8x8")
-    def load_ramps(root, image_size: int | None, *, steps: int = 8, down: bool = False) -> RawData:
+    def load_ramps(root, image_size: int | None, *, levels: int = 8, down: bool = False) -> RawData:
         """Load ramps.
 
         Args:
             image_size: pixels a side.
-            steps: how many grey levels
+            levels: how many grey levels
                 there are.
             down: from white to black.
         """
-        called.append((root, image_size, steps, down))
-        x = (torch.arange(8) * steps // 8).mul(255).div(steps).to(torch.uint8).expand(30, 1, 8, 8)
+        called.append((root, image_size, levels, down))
+        x = (torch.arange(8) * levels // 8).mul(255).div(levels).to(torch.uint8).expand(30, 1, 8, 8)
         x = x.flip(3) if down else x
         y = torch.arange(30) % 2
         parts = {"train": {"x": x[:20], "y": y[:20]}, "test": {"x": x[20:], "y": y[20:]}}
@@ -45,19 +45,23 @@ def test_a_new_dataset_is_one_function(ramps, tmp_path):
 
 
 def test_its_options_are_taken(ramps):
-    data = load_data("ramps", image_size=4, steps=2, down=True, binarization="threshold")
+    data = load_data("ramps", image_size=4, levels=2, down=True, binarization="threshold")
     assert ramps == [(None, 4, 2, True)]
     assert data.train.shape == (1, 4, 4) and data.train.tensors["x"].dtype == torch.bool
-    assert load_data("ramps", steps=None).train.shape == (1, 8, 8) and ramps[1] == (None, None, 8, False)
+    assert load_data("ramps", levels=None).train.shape == (1, 8, 8) and ramps[1] == (None, None, 8, False)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("ramps", {"step": 3}, "ramps: step is not for these data, which have steps, down; .* Did you mean 'steps'?"),
-        ("ramps", {"scenes": 3}, "ramps: scenes is not for these data, which have steps, down; leave it out"),
+        (
+            "ramps",
+            {"level": 3},
+            "ramps: level is not for these data, which have levels, down; .* Did you mean 'levels'?",
+        ),
+        ("ramps", {"scenes": 3}, "ramps: scenes is not for these data, which have levels, down; leave it out"),
         ("ramps", {"binarisation": "none"}, "Did you mean 'binarization'?"),
-        ("mnist5k", {"steps": 3}, "mnist5k: steps is not for these data, which have no options of their own"),
+        ("mnist5k", {"levels": 3}, "mnist5k: levels is not for these data, which have no options of their own"),
         ("ramp", {}, "unknown dataset 'ramp'. Did you mean 'ramps'?"),
     ],
 )
@@ -91,19 +95,19 @@ def test_its_options_are_known_to_configurations_and_the_command_line(ramps, tmp
     assert main(["datasets"]) == 0
     assert "of ramps: how many grey levels there are" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "mine.yaml").write_text(
-        "data: {name: ramps, steps: 4}\nmodel: {class_path: VAE, init_args: {likelihood: Gaussian}}\n"
+        "data: {name: ramps, levels: 4}\nmodel: {class_path: VAE, init_args: {likelihood: Gaussian}}\n"
         "guide: GaussianGuide\nfit: {epochs: 1, batch_size: 10, device: cpu, compile: 'off'}\n"
     )
     assert main(["train", "mine.yaml", "--out", "run", "--data.down", "true"]) == 0
     assert set(ramps) == {(None, None, 4, True)}
     written = (tmp_path / "run" / "config.yaml").read_text()
-    assert "  steps: 4\n" in written and "  down: true\n" in written and "scenes" not in written
+    assert "  levels: 4\n" in written and "  down: true\n" in written and "scenes" not in written
     assert main(["evaluate", "run", "--particles", "2"]) == 0
     capsys.readouterr()
-    assert main(["train", "vae", "--out", "other", "--data.step", "3"]) == 2
-    assert "unknown option --data.step. Did you mean --data.steps?" in capsys.readouterr().err
-    assert main(["train", "vae", "--out", "other", "--data.steps", "3"]) == 1
-    assert "mnist5k: steps is not for these data" in capsys.readouterr().err
+    assert main(["train", "vae", "--out", "other", "--data.level", "3"]) == 2
+    assert "unknown option --data.level. Did you mean --data.levels?" in capsys.readouterr().err
+    assert main(["train", "vae", "--out", "other", "--data.levels", "3"]) == 1
+    assert "mnist5k: levels is not for these data" in capsys.readouterr().err
 
 
 def test_configurations_that_say_all_options_at_their_defaults(tmp_path):

@@ -35,6 +35,8 @@ TOKENS = {  # lengths, and numbers of tokens
     **dict.fromkeys(("music-vae-16bar", "music-vae-16bar-flat"), (256, 131)),
 }
 GRIDS = {"wavenet": (512,)}
+CLIPS = {"video-codes": (10, 6, 5, 32), "video-codes-grid": (8, 2, 3, 24)}  # steps, frames given, actions, side
+BEFORE = {"frame-pixelcnn": {"codes_frames": (16, (2, 6, 6))}}  # frames' codes, of a prior over those of 8 frames
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -47,6 +49,8 @@ def test_it_builds(name):
         return
     if "prior" in config:
         present = UniformPrior(16, GRIDS.get(name, (7, 7)))
+        if name in BEFORE:
+            present = UniformPrior(16, (8, 6, 6), coarser=BEFORE[name], num_actions=3)
         text = {"text_length": 22, "num_words": 400} if "text" in config else None
         prior = build_prior(parse_prior_config(config, name), present, 10, text)
         assert isinstance(prior, Prior) and prior.num_codes == 16 and prior.num_words == (400 if text else None)
@@ -58,5 +62,9 @@ def test_it_builds(name):
     length, num_tokens = TOKENS.get(name, (None, None))
     shape = SHAPES.get(name, (1, 28, 28)) if length is None else (length,)
     facts = {"num_tokens": num_tokens, "context_shapes": CONTEXTS.get(name, {})}
+    if name in CLIPS:
+        steps, given, num_actions, side = CLIPS[name]
+        shape, context = (steps, 3, side, side), {"frames": (given, 3, side, side), "actions": (steps,)}
+        facts |= {"num_actions": num_actions, "context_shapes": context}
     parts = build(parse_config(experiment_parser(config), config, name), shape, **facts)
     assert isinstance(parts.model, torch.nn.Module) and isinstance(parts.guide, torch.nn.Module)

@@ -244,7 +244,7 @@ def test_what_its_class_refuses_is_said_in_the_class_own_sentence(prior, message
     monkeypatch.setitem(sys.modules, "zuko", None)
     config = parse_prior_config({"prior": {**prior, "class_path": f"pyro_vae.priors.{prior['class_path']}"}}, "here")
     with pytest.raises(InputError) as error:
-        build_latent_prior(config, (2,), (1, 6, 6))
+        build_latent_prior(config, (2,), {"data_shape": (1, 6, 6)})
     assert str(error.value).startswith(message)
 
 

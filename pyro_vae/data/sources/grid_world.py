@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.actions import Actions
+from pyro_vae.data.clips import Clips
 from pyro_vae.data.dataset import RawData
 from pyro_vae.data.parts import SPLIT_SEED
 from pyro_vae.data.registry import check_counts, source
@@ -47,8 +48,8 @@ class World:
 
 @source(
     "grid-world",
-    "clips of a world of 6x6 cells from above, 24x24 in colour: an agent that turns or goes forward, which fails in one "
-    "of five cases, and a light that goes to and fro; the next frame's probability is known exactly; 4,000 train / 500 "
+    "clips of a world of 6x6 cells from above, 24x24 in colour: an agent that turns or goes forward, and fails in one "
+    "of five cases, and a light that goes to and fro; the next frame's probability is known; 4,000 train / 500 "
     "validation / 500 test",
 )
 def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, given: int = 2) -> RawData:
@@ -58,14 +59,14 @@ def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, gi
     light in the first row moves a cell at every step, around the edge, and turns around with probability 0.1 before it.
 
     Args:
-        limit: at most so many clips of each part are drawn.
+        limit: the first so many clips of each part.
         clips: how many for training.
         steps: T, frames to be predicted.
         given: frames before them; from two frames on, they say all of the state that matters.
 
     Returns:
-        ``x`` uint8 (N, steps, 3, 24, 24), ``frames`` float32 (N, given, 3, 24, 24) in [0, 1], ``actions`` int64
-        (N, steps): actions[t] leads from the frame before to x[t].
+        ``x`` uint8 (N, steps, 3, 24, 24), ``frames`` uint8 (N, given, 3, 24, 24), ``actions`` int64 (N, steps):
+        actions[t] leads from the frame before to x[t].
 
     Raises:
         InputError: for numbers that are not positive, or less than two frames given.
@@ -77,17 +78,17 @@ def load_grid_world(limit: int | None, *, clips: int = CLIPS, steps: int = 8, gi
         )
     parts = {}
     for part, count in {"train": clips, "validation": HELD_OUT, "test": HELD_OUT}.items():
-        count = count if limit is None else min(count, limit)
-        numbers = count * (steps + 4 * given) * 3 * (SIDE * CELL) ** 2
-        check_room(f"grid-world: steps={steps}, given={given}", numbers, "give fewer, or a limit")
+        numbers = count * (steps + given) * 3 * (SIDE * CELL) ** 2
+        check_room(f"grid-world: steps={steps}, given={given}", numbers, "give fewer")
         seed = SPLIT_SEED + ("train", "validation", "test").index(part)
         frames, actions = draw_clips(count, given + steps, torch.Generator().manual_seed(seed))
+        frames, actions = frames[:limit], actions[:limit]
         parts[part] = {
             "x": frames[:, given:].contiguous(),
-            "frames": frames[:, :given].float() / 255,
+            "frames": frames[:, :given].contiguous(),
             "actions": actions[:, given - 1 :].contiguous(),
         }
-    return RawData(parts, extras=(Actions(ACTIONS),))
+    return RawData(parts, extras=(Actions(ACTIONS), Clips()))
 
 
 def draw_clips(count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -161,7 +162,7 @@ def _templates() -> Tensor:
     cells = torch.tensor([*COLOURS, *COLOURS[AGENT:] * 3], dtype=torch.uint8)[:, :, None, None].repeat(1, 1, CELL, CELL)
     nose = torch.tensor(NOSE, dtype=torch.uint8)[:, None]
     up = cells[AGENT].clone()
-    up[:, 0, 1:3] = nose
+    up[:, 0] = nose
     for heading in range(len(STEPS)):
         cells[AGENT + heading] = up.rot90(-heading, (1, 2))  # a quarter of a turn to the right each
     return cells
@@ -174,8 +175,19 @@ def render(world: World) -> Tensor:
     kinds[:, 0] = LANE
     kinds[rows, 0, world.light] = LIGHT
     kinds[rows, world.place[:, 0], world.place[:, 1]] = AGENT + world.heading
-    cells = _templates()[kinds]  # (N, 6, 6, 3, 4, 4)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(rows), 3, SIDE * CELL, SIDE * CELL)
+    return _joined(_templates()[kinds])
+
+
+def nearest(frames: Tensor) -> Tensor:
+    """Frames whose cells are the nearest ones that there are, uint8, of pictures in [0, 1] ``(..., 3, 24, 24)``."""
+    cells = frames.reshape(-1, 3, SIDE, CELL, SIDE, CELL).permute(0, 2, 4, 1, 3, 5).flatten(3)  # (N, 6, 6, 48)
+    kinds = torch.cdist(cells, (_templates().float() / 255).flatten(1)).argmin(-1)
+    return _joined(_templates()[kinds]).view(frames.shape)
+
+
+def _joined(cells: Tensor) -> Tensor:
+    """Frames ``(N, 3, 24, 24)`` of cells ``(N, 6, 6, 3, 4, 4)``."""
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, SIDE * CELL, SIDE * CELL)
 
 
 def read(frames: Tensor) -> tuple[World, Tensor]:
