@@ -407,8 +407,10 @@ def test_labels_that_are_texts_become_integers(caplog):
 # ------------------------------------------------------------------------------ files
 @pytest.mark.parametrize(
     ("shape", "layout"),
-    [((40, 6), None), ((40, 5, 4), None), ((40, 5, 4, 3), None), ((40, 2, 5, 4, 3), None), ((40, 2, 3, 5, 4), None)]
-    + [((40, 3, 3, 3), "NHWC"), ((40, 3, 3, 3, 3), "NTHWC")],  # whose shapes do not tell
+    [
+        *[(shape, None) for shape in ((40, 6), (40, 5, 4), (40, 5, 4, 3), (40, 2, 5, 4, 3), (40, 2, 3, 5, 4))],
+        *[((40, 3, 3, 3), "NHWC"), ((40, 3, 3, 3, 3), "NTHWC")],  # whose shapes do not tell
+    ],
 )
 def test_an_array_file_is_the_same_mapped(shape, layout, tmp_path):
     array = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
