@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.nn.functional import relu
 
 from pyro_vae.errors import InputError, positive
@@ -20,8 +21,8 @@ from pyro_vae.programs.context import Context
 class ContextEncoder(Condition):
     """An image ``(..., C, H, W)`` to a vector ``(..., dim)``, and to a grid of features at every scale.
 
-    It is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides, models. The grids are
-    for :class:`SkipDecoder`.
+    It is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides, models, whose context
+    are then images from 0 to 1. The grids are for :class:`SkipDecoder`.
 
     Args:
         image_shape: (C, H, W).
@@ -64,7 +65,7 @@ class ContextEncoder(Condition):
         positive("num_blocks", num_blocks)
         sizes = halved_sizes(self.image_shape, len(channels), "ContextEncoder")[1:]
         self.scales: list[Shape] = [(width, *size) for width, size in zip(channels, sizes, strict=True)]
-        self.accepts = Context("images", self.image_shape)
+        self.accepts = Context("images, from 0 to 1", self.image_shape, support=constraints.unit_interval)
         self.features = ScaleEncoder(self.image_shape, self.scales, num_blocks, activation, batch_norm)
         self.head = nn.Linear(math.prod(self.scales[-1]), dim) if dim is not None else None
 
