@@ -1,0 +1,51 @@
+"""The commands that the pages show are ones that there are, with options that they have."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from pyro_vae.cli import COMMANDS, command, main
+from pyro_vae.cli.parsing import _normal, parser_of
+from pyro_vae.recipes import recipe_names
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def shown(page):
+    """The words of each command in a page's blocks."""
+    for block in BLOCK.findall(page.read_text()):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|;(?= pyro-vae)|\|(?= )", re.sub(r"(^|\s)#.*", "", line)):
+                words = part.strip().removeprefix("$ ")
+                if words.startswith("pyro-vae ") and not set("…$") & set(words):
+                    yield shlex.split(re.sub(r"[\[\]](?![\d,])", " ", words))[1:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_of_pages_have_the_options_that_they_are_shown_with(page):
+    for name, *words in shown(page):
+        assert name in COMMANDS, f"{page.name}: pyro-vae {name}"
+        if not name.startswith("train"):
+            parser = parser_of(command(name))
+            known = {option for action in parser._actions for option in action.option_strings} | {"--on"}
+            for word in words:
+                option = _normal(word).split("=")[0]
+                assert not word.startswith("--") or option in known, f"{page.name}: pyro-vae {name} {' '.join(words)}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_trainings_of_pages_can_be_configured(page, tmp_path, monkeypatch):
+    """Of recipes of the package, whose options depend on their classes; nothing is trained."""
+    monkeypatch.setattr(import_module("pyro_vae.cli.train"), "train_run", lambda *a, **k: None)
+    for number, (name, *words) in enumerate(shown(page)):
+        if name == "train" and "--help" not in words and words[0] in recipe_names():
+            if "--out" in words:
+                place = words.index("--out")
+                words[place : place + 2] = []
+            assert main([name, *words, "--out", str(tmp_path / str(number))]) == 0, f"{page.name}: {shlex.join(words)}"
