@@ -2,14 +2,12 @@
 
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from pyro_vae.cli import COMMANDS, command, main
+from pyro_vae.cli import COMMANDS, command
 from pyro_vae.cli.parsing import _normal, parser_of
-from pyro_vae.recipes import recipe_names
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -36,16 +34,3 @@ def test_commands_of_pages_have_the_options_that_they_are_shown_with(page):
             for word in words:
                 option = _normal(word).split("=")[0]
                 assert not word.startswith("--") or option in known, f"{page.name}: pyro-vae {name} {' '.join(words)}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_trainings_of_pages_can_be_configured(page, tmp_path, monkeypatch):
-    """Of recipes of the package, whose options depend on their classes; nothing is trained."""
-    monkeypatch.setattr(import_module("pyro_vae.cli.train"), "train_run", lambda *a, **k: None)
-    for number, (name, *words) in enumerate(shown(page)):
-        if name == "train" and "--help" not in words and words[0] in recipe_names():
-            if "--out" in words:
-                place = words.index("--out")
-                words[place : place + 2] = []
-            assert main([name, *words, "--out", str(tmp_path / str(number))]) == 0, f"{page.name}: {shlex.join(words)}"
