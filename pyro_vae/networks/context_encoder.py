@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.networks.conditions import Condition
@@ -22,7 +23,7 @@ class ContextEncoder(Condition):
 
     The vector is linear in the coarsest grid, and normalized over its entries (mean 0, variance 1, then a gain and a
     bias each). The encoder is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides,
-    models. The grids are for :class:`SkipDecoder`.
+    models, whose context are then images from 0 to 1. The grids are for :class:`SkipDecoder`.
 
     Args:
         image_shape: (C, H, W).
@@ -65,7 +66,7 @@ class ContextEncoder(Condition):
         positive("num_blocks", num_blocks)
         sizes = halved_sizes(self.image_shape, len(channels), "ContextEncoder")[1:]
         self.scales: list[Shape] = [(width, *size) for width, size in zip(channels, sizes, strict=True)]
-        self.accepts = Context("images", self.image_shape)
+        self.accepts = Context("images, from 0 to 1", self.image_shape, support=constraints.unit_interval)
         self.features = ScaleEncoder(self.image_shape, self.scales, num_blocks, activation, batch_norm)
         self.head = None
         if dim is not None:  # normalized: however large the features have grown, a network behind it is not saturated

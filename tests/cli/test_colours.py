@@ -9,6 +9,7 @@ from command_line import run, write
 from PIL import Image
 
 from pyro_vae.data import LabPictures
+from pyro_vae.data.colours import coloured
 from pyro_vae.runs import Run
 
 SIZES = {"channels": [4, 4]}
@@ -65,7 +66,14 @@ def test_files_become_what_the_data_are(colours, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)
     x = np.stack([np.asarray(Image.open(data / "test" / f"{i}.png")) for i in range(2)])
     np.savez(tmp_path / "x.npz", x=np.moveaxis(x, -1, 1))
+    capsys.readouterr()
     assert run("score", folder, tmp_path / "x.npz", *arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    own = coloured({"x": torch.from_numpy(np.moveaxis(x, -1, 1).copy())}, "x")  # as they are to the model, by name
+    np.savez(tmp_path / "own.npz", **{name: value.numpy() for name, value in own.items()})
+    assert run("score", folder, tmp_path / "own.npz", *arguments) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {**again, "seconds": found["seconds"], "split": found["split"]} == found
     Image.new("L", (8, 8)).save(tmp_path / "grey.png")
     capsys.readouterr()
     assert run("score", folder, tmp_path / "grey.png", *arguments) == 1

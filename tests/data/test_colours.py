@@ -109,6 +109,13 @@ def test_what_has_no_colours(made, x, options, said):
         load_data("made-pictures", **{"colours": "lab", **options})
 
 
+def test_an_image_of_the_datas_own_is_not_lost(tmp_path):
+    np.savez(tmp_path / "pairs.npz", x=images(20, 3).numpy(), image=images(20, 1).numpy())
+    assert load_data(str(tmp_path / "pairs.npz")).train.shape == images(1, 3).shape[1:]
+    with pytest.raises(InputError, match="these data have an 'image' of their own"):
+        load_data(str(tmp_path / "pairs.npz"), colours="lab")
+
+
 def test_sequences_have_no_colours():
     with pytest.raises(InputError, match="colours is not for these data"):
         load_data("grammar", colours="lab", limit=10)

@@ -155,6 +155,8 @@ def test_the_source():
     assert torch.equal(controls.test.tensors["image"][1:], data.test.tensors["image"][:-1])
     with pytest.raises(InputError, match="frames must be from 2 to 64"):
         load_data("moving-scenes", frames=1)
+    with pytest.raises(InputError, match="shuffled is of two scenes or more"):  # the only one's image would be its own
+        load_data("moving-scenes", limit=1, shuffled=True)
 
 
 # ------------------------------------------------------------------------------------------- motions

@@ -41,6 +41,8 @@ def load_moving_scenes(limit: int | None, *, frames: int = 10, scenes: int = 8_0
     if not 2 <= frames <= 64 or scenes > 100_000:
         raise InputError(f"moving-scenes: frames must be from 2 to 64, scenes at most 100,000; got {frames}, {scenes}")
     sizes = {part: min(size, limit or size) for part, size in (SIZES | {"train": scenes}).items()}
+    if shuffled and min(sizes.values()) < 2:
+        raise InputError("moving-scenes: shuffled is of two scenes or more in every part; one has its own image alone")
     numbers = 3 * IMAGE**2 + 2 * frames * GRID**2
     check_room(f"moving-scenes: scenes={scenes}, frames={frames}", 4 * sum(sizes.values()) * numbers, "give a limit")
     parts = {}
