@@ -60,7 +60,9 @@ class FieldGuide(PyroModule):
             raise InputError(f"FieldGuide: initial_scale must be above min_scale, {min_scale}, got {initial_scale}")
         self.context, self.min_scale = model.context, below_one("min_scale", min_scale)
         shape = (model.data_shape[0] + model.image_shape[0], *model.data_shape[1:])
-        self.encoder = ContextEncoder(shape, channels, context_dim, num_blocks, activation, batch_norm)
+        self.encoder = ContextEncoder(
+            shape, channels, context_dim, num_blocks, activation, batch_norm, normalized=False
+        )
         self.moments = nn.Linear(context_dim, 2 * model.latent_dim)
         with torch.no_grad():  # softplus(s + log(e - 1)) is the scale
             self.moments.bias[model.latent_dim :] += math.log(math.expm1(initial_scale)) - math.log(math.expm1(1))

@@ -73,7 +73,9 @@ class ForecastGuide(PyroModule):
                 raise InputError(f"{name}_penalty: must be 0 or a positive number, got {weight}")
         self.model = model if any(self.weights.values()) else None
         shape = (model.data_shape[0] + model.image_shape[0], *model.data_shape[1:])
-        self.encoder = ContextEncoder(shape, channels, context_dim, num_blocks, activation, batch_norm)
+        self.encoder = ContextEncoder(
+            shape, channels, context_dim, num_blocks, activation, batch_norm, normalized=False
+        )
         self.moments = nn.Linear(context_dim, 2 * sum(self.dims))
 
     def forward(self, x: Tensor, image: Tensor) -> None:

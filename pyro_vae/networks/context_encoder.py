@@ -21,9 +21,8 @@ from pyro_vae.programs.context import Context
 class ContextEncoder(Condition):
     """An image ``(..., C, H, W)`` to a vector ``(..., dim)``, and to a grid of features at every scale.
 
-    The vector is linear in the coarsest grid, and normalized over its entries (mean 0, variance 1, then a gain and a
-    bias each). The encoder is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides,
-    models, whose context are then images from 0 to 1. The grids are for :class:`SkipDecoder`.
+    It is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides, models, whose context
+    are then images from 0 to 1. The grids are for :class:`SkipDecoder`.
 
     Args:
         image_shape: (C, H, W).
@@ -33,6 +32,9 @@ class ContextEncoder(Condition):
         num_blocks: residual blocks at every scale.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks, each channel over data and pixels.
+        normalized: the vector has mean 0 and variance 1 over its entries, then a gain and a bias each, so that no
+            network behind it is saturated, however large the features have grown. False: the activation is applied to
+            it, and how large the image's numbers are is seen in it.
 
     Attributes:
         scales: shapes of the grids, (channels, height, width), finest first.
@@ -58,6 +60,7 @@ class ContextEncoder(Condition):
         num_blocks: int = 1,
         activation: str = "relu",
         batch_norm: bool = False,
+        normalized: bool = True,
     ) -> None:
         super().__init__()
         self.image_shape, self.dim = tuple(image_shape), 0 if dim is None else positive("dim", dim)
@@ -69,9 +72,10 @@ class ContextEncoder(Condition):
         self.accepts = Context("images, from 0 to 1", self.image_shape, support=constraints.unit_interval)
         self.features = ScaleEncoder(self.image_shape, self.scales, num_blocks, activation, batch_norm)
         self.head = None
-        if dim is not None:  # normalized: however large the features have grown, a network behind it is not saturated
+        if dim is not None:
+            last = nn.LayerNorm(dim) if normalized else make_activation(activation)
             linear = nn.Linear(math.prod(self.scales[-1]), dim)
-            self.head = nn.Sequential(make_activation(activation), nn.Flatten(-3), linear, nn.LayerNorm(dim))
+            self.head = nn.Sequential(make_activation(activation), nn.Flatten(-3), linear, last)
 
     def grids(self, image: Tensor) -> list[Tensor]:
         """Features ``(..., *scale)`` of images ``(..., C, H, W)`` at every scale, finest first.
