@@ -34,12 +34,12 @@ def main() -> None:
     run = Run(options.run)
     model, guide = run.programs()
     data = run.data()
-    names, steps, size = data.extra(Actions).names, run.data_shape[0], run.data_shape[-1]
+    names, steps = data.extra(Actions).names, run.data_shape[0]
     place = torch.arange(options.contexts) * len(data.test) // options.contexts
     batch = data.test.batch(place)
-    contexts, given = {"frames": batch["frames"]}, batch["frames"].shape[1]
+    contexts = {"frames": batch["frames"]}
     actions = torch.arange(len(names))[:, None].expand(len(names), steps)
-    truth = true_futures(batch["episode"], actions, image_size=size, given=given)  # (A, N, T, 3, size, size)
+    truth = true_futures(batch["episode"], batch["frames"], actions)  # (A, N, T, 3, size, size)
     how = {"seed": options.seed, "temperature": options.temperature}
     found = rollout_accuracy(model, contexts, truth, guide=guide, batch_size=options.contexts, **how)
     said = f"{options.contexts} contexts of the test part, seed {options.seed}, temperature {options.temperature:g}"

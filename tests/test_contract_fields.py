@@ -6,6 +6,7 @@ from contract import PairContract
 
 from pyro_vae import likelihoods
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation import posterior_moments
 from pyro_vae.guides import EmptyGuide, FieldGuide
 from pyro_vae.models import FieldRegressor, FieldVAE
 from pyro_vae.networks import ContextEncoder
@@ -61,9 +62,21 @@ class TestFieldWithCorrelatedErrors(PairContract):
 
 class TestRegressor(PairContract):
     learning_rate = 0.01
+    has_latents = False
+    has_continuous_latents = False
 
     def make_pair(self):
         return FieldRegressor((2, 6, 5), (1, 6, 5), **SIZES), EmptyGuide(), fields()
+
+
+def test_a_guide_starts_as_narrow_as_it_is_said():
+    model = FieldVAE((2, 6, 5), (1, 6, 5), 3, **SIZES)
+    for scale in (0.01, 0.1, 1.0):
+        guide = FieldGuide(model, initial_scale=scale, **SIZES)
+        sigma = posterior_moments(model, guide, fields())["z.scale"]
+        assert 0.5 * scale < sigma.mean().item() < 2 * scale
+    with pytest.raises(InputError, match="initial_scale"):
+        FieldGuide(model, initial_scale=0.0, **SIZES)
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -19,6 +19,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.programs.context import X, takes
 from pyro_vae.runs import Run
+from pyro_vae.runs.learned_priors import code_priors
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,12 @@ def sample_clips(
         given = {name: value for name, value in batch.items() if name not in (X, ACTIONS) and takes(model, name)}
     if any(len(sequence) < steps for sequence in sequences):
         logger.info("the last action of a sequence goes on to %d steps, and what follows by it is left out", steps)
+    if not _told_actions(model):
+        logger.warning(
+            "%s: what is drawn does not depend on the actions: the model's prior is not told them (one that is: "
+            "pyro-vae train-prior)",
+            run.path,
+        )
     full = torch.stack([torch.cat([each, each[-1:].expand(steps - len(each))]) for each in sequences])  # (A, T)
     made = roll_out(model, given, full, seed=seed, batch_size=batch_size, **how)  # (A, N, T, C, H, W)
     frames = as_probability(given[FRAMES].cpu())
@@ -106,12 +113,20 @@ def _actions_of(run: Run, model: nn.Module) -> tuple[Actions, int]:
         InputError: if there are none.
     """
     if run.actions is None or not takes(model, ACTIONS):
-        raise InputError(
-            f"--actions is not for this run: its {'data have' if run.actions is None else 'model takes'} none"
-        )
+        why = "its data do not say what actions are called" if run.actions is None else "its model takes none"
+        raise InputError(f"--actions is not for this run: {why}")
     if not isinstance(run.pictures, Clips):
         raise InputError("--actions is of data that are clips (pyro_vae.data.Clips), and the run's are none")
     return run.actions, run.context_shapes[ACTIONS][0]
+
+
+def _told_actions(model: nn.Module) -> bool:
+    """Whether actions have a part in what a model draws: of a model of codes, all that is given is for its priors."""
+    try:
+        priors = code_priors(model)
+    except InputError:
+        return True
+    return any(ACTIONS in prior.context for prior in priors.values())
 
 
 def write_gif(path: Path, given: Tensor, made: Tensor) -> None:
@@ -119,7 +134,7 @@ def write_gif(path: Path, given: Tensor, made: Tensor) -> None:
 
     Args:
         path: where to.
-        given, made: frames in [0, 1], ``(T, C, H, W)`` each, C = 1 or 3.
+        given, made: frames in [0, 1], or uint8, ``(T, C, H, W)`` each, C = 1 or 3.
 
     Raises:
         InputError: if it cannot be written.
@@ -129,7 +144,9 @@ def write_gif(path: Path, given: Tensor, made: Tensor) -> None:
     times = max(1, -(-SIDE // max(given.shape[-2:])))
 
     def image(frame: Tensor, border: float) -> Image.Image:
-        large = frame.clamp(0, 1).repeat_interleave(times, 1).repeat_interleave(times, 2).expand(3, -1, -1)
+        large = (
+            as_probability(frame).clamp(0, 1).repeat_interleave(times, 1).repeat_interleave(times, 2).expand(3, -1, -1)
+        )
         framed = torch.nn.functional.pad(large, (BORDER,) * 4, value=border)
         return Image.fromarray((framed * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 

@@ -231,7 +231,7 @@ def like_the_runs(
     Raises:
         InputError: for an x of another shape.
     """
-    if colours is not None:
+    if colours is not None and "image" not in tensors:  # else they are colours with their lightness
         tensors = coloured(tensors, label)
     if tuple(tensors[X].shape[1:]) != shape:
         raise InputError(f"{label}: one x has shape {tuple(tensors[X].shape[1:])}, but the run's have {shape}")

@@ -13,6 +13,8 @@ from .dataset import RawData as RawData
 from .dataset import as_data as as_data
 from .dataset import as_split as as_split
 from .dataset import held_out as held_out
+from .motions import Motions as Motions
+from .motions import mirrored as mirrored
 from .music.melody import Melody as Melody
 from .picture_kinds import picture_kind as picture_kind
 from .pictures import Pictures as Pictures

@@ -44,7 +44,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         tensor([53., 80., 67.])
     """
     linear = torch.where(rgb <= LINEAR, rgb / SLOPE, ((rgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
-    t = _mixed(linear, torch.tensor(TO_XYZ)) / _column(WHITE, rgb)
+    t = _mixed(linear, torch.tensor(TO_XYZ, dtype=torch.float64)) / _column(WHITE, rgb)
     f = torch.where(t > DELTA**3, t.clamp(min=DELTA**3) ** (1 / 3), t / (3 * DELTA**2) + 4 / 29)
     x, y, z = f.unbind(-3)  # (..., H, W)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -3)
@@ -118,9 +118,14 @@ def coloured(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         x = (a, b) / 128 float32 ``(N, 2, H, W)`` and image = L / 100 float32 ``(N, 1, H, W)`` in place of x.
 
     Raises:
-        InputError: for data that are no colour images, or would not fit the memory.
+        InputError: for data that are no colour images, have an image of their own, or would not fit the memory.
     """
     x = tensors["x"]
+    if "image" in tensors:
+        raise InputError(
+            f"{name}: colours make the entry 'image' of x, its lightness, and these data have an 'image' of their own: "
+            "leave colours out, or take data without it"
+        )
     if x.dim() != 4 or x.shape[1] != 3:
         kind = "grey images, which have none" if x.dim() == 4 and x.shape[1] == 1 else "no images of three channels"
         raise InputError(

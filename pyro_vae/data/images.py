@@ -139,7 +139,10 @@ def fitted(x: Tensor, height: int, width: int, *, name: str) -> Tensor:
     result = x.new_empty(*x.shape[:2], height, width)
     step = max(1, CHUNK_ELEMENTS // x[0].numel())
     for source, target in zip(x.split(step), result.split(step), strict=True):
-        target.copy_(F.interpolate(source, size=(height, width), mode="bilinear", antialias=True))
+        resized = F.interpolate(source, size=(height, width), mode="bilinear", antialias=True)
+        if source.is_floating_point():  # means of what is there are within it, but for their rounding
+            resized = resized.clamp(*source.aminmax())
+        target.copy_(resized)
     return result
 
 

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 from pyro_vae.data.clips import Clips
 from pyro_vae.data.colours import LabPictures
+from pyro_vae.data.motions import Motions
 from pyro_vae.data.pictures import Pictures
 from pyro_vae.errors import InputError
 
 Kind = TypeVar("Kind", bound=type[Pictures])
 
-KINDS: dict[str, type[Pictures]] = {cls.kind: cls for cls in (Clips, LabPictures)}
+KINDS: dict[str, type[Pictures]] = {cls.kind: cls for cls in (Clips, LabPictures, Motions)}
 
 
 def picture_kind(cls: Kind) -> Kind:

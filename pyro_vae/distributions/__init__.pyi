@@ -18,6 +18,7 @@ from .logit_laplace import LogitLaplace as LogitLaplace
 from .relaxed_codes import RelaxedCodes as RelaxedCodes
 from .relaxed_codes import RelaxedUniformCodes as RelaxedUniformCodes
 from .reparameterized_mixture import ReparameterizedMixture as ReparameterizedMixture
+from .rotated import Rotated as Rotated
 from .sequences import PaddedText as PaddedText
 from .sequences import Sequences as Sequences
 from .uniform_codes import UniformCodes as UniformCodes

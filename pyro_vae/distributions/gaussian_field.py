@@ -33,6 +33,10 @@ class GaussianField(TorchDistribution):
             Mahalanobis term lambda (P^T r)^2 / sigma^2.
         gradient: mu, not negative.
 
+    Raises:
+        ValueError: for a scale that is no single number, directions of other fields, a negative gradient; and, of
+            ``log_prob``, for fields of another shape.
+
     Example:
         >>> import torch
         >>> from pyro_vae.distributions import GaussianField
@@ -48,6 +52,12 @@ class GaussianField(TorchDistribution):
     def __init__(self, loc: Tensor, scale: Tensor | float, directions: Tensor, gradient: float = 0.0) -> None:
         self.loc, self.directions, self.gradient = loc, directions.to(loc), gradient
         self.scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
+        if self.scale.dim():
+            raise ValueError(f"scale must be one number, got shape {tuple(self.scale.shape)}")
+        if directions.shape[1:] != loc.shape[-DIMS:] or directions.dim() != 1 + DIMS:
+            raise ValueError(f"directions must be (K, *{tuple(loc.shape[-DIMS:])}), got {tuple(directions.shape)}")
+        if not gradient >= 0:
+            raise ValueError(f"gradient must be at least 0, got {gradient}")
         super().__init__(loc.shape[:-DIMS], loc.shape[-DIMS:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianField:
@@ -78,6 +88,8 @@ class GaussianField(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x) of fields ``(..., C, H, W)``, nats."""
+        if value.shape[-DIMS:] != self.event_shape:  # it would be repeated to fit
+            raise ValueError(f"fields must have shape {tuple(self.event_shape)}, got {tuple(value.shape[-DIMS:])}")
         r = value - self.loc
         square = r.square().sum((-3, -2, -1))
         square = square + (r.flatten(-DIMS) @ self.directions.flatten(1).T).square().sum(-1)

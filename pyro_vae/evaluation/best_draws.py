@@ -27,7 +27,7 @@ class BestOfDraws(Result):
 
     Attributes:
         errors: of each draw, ascending, ``(num_data, num_draws)``, float64.
-        variance: of the draws around their mean, a mean over a datum's numbers, ``(num_data,)``.
+        variance: of the draws around their mean, a mean over a datum's numbers, ``(num_data,)``; of one draw NaN.
         unit: of what the errors are in.
         split: the name of the data.
     """
@@ -69,7 +69,8 @@ class BestOfDraws(Result):
         found = {
             f"error of the best of {n} draws" if n > 1 else "error of a draw": self.best_of(n) for n in self.counts
         }
-        found["deviation of draws"] = self.variance.sqrt()
+        if self.num_draws > 1:
+            found["deviation of draws"] = self.variance.sqrt()
         return {label: "{:.4f} +- {:.4f}".format(*mean_and_error(value)) for label, value in found.items()}
 
     def arrays(self) -> dict[str, Tensor]:

@@ -49,7 +49,13 @@ class RolloutAccuracy(Result):
         return sorted({1, max(1, last // 2), last})
 
     def accuracy_at(self, step: int) -> tuple[float, float]:
-        """Accuracy at a step, counted from 1, and its standard error over contexts."""
+        """Accuracy at a step, counted from 1, and its standard error over contexts.
+
+        Raises:
+            InputError: if there is no such step.
+        """
+        if not 1 <= step <= self.hits.shape[2]:
+            raise InputError(f"steps are counted from 1 to {self.hits.shape[2]}, got {step}")
         return mean_and_error(self.hits[:, :, step - 1].mean(0))
 
     def psnr(self, errors: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from .deep_markov import DeepMarkovGuide as DeepMarkovGuide
 from .dvae import DVAEGuide as DVAEGuide
 from .field import FieldGuide as FieldGuide
 from .flow import FlowGuide as FlowGuide
+from .forecast import ForecastGuide as ForecastGuide
 from .gaussian import GaussianGuide as GaussianGuide
 from .hierarchical import HierarchicalGuide as HierarchicalGuide
 from .ladder import LadderGuide as LadderGuide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyro
@@ -10,7 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from pyro_vae.errors import below_one
+from pyro_vae.errors import InputError, below_one
 from pyro_vae.models.field import FieldVAE
 from pyro_vae.networks import ContextEncoder, diagonal_normal
 
@@ -26,9 +27,12 @@ class FieldGuide(PyroModule):
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks.
         min_scale: lower bound of sigma.
+        initial_scale: about where sigma starts. Far below 1, codes tell data apart from the first step on, before the
+            decoder has learned to do without them.
 
     Raises:
-        InputError: for sizes that are not positive, data too small for so many scales, an unknown activation.
+        InputError: for an initial_scale that is not above min_scale, sizes that are not positive, data too small for
+            so many scales, an unknown activation.
 
     Source: Sohn et al. 2015, NeurIPS 28; Deshpande et al. 2017, arXiv:1612.01958.
 
@@ -49,12 +53,17 @@ class FieldGuide(PyroModule):
         activation: str = "relu",
         batch_norm: bool = False,
         min_scale: float = 1e-4,
+        initial_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not (initial_scale > min_scale and math.isfinite(initial_scale)):
+            raise InputError(f"FieldGuide: initial_scale must be above min_scale, {min_scale}, got {initial_scale}")
         self.context, self.min_scale = model.context, below_one("min_scale", min_scale)
         shape = (model.data_shape[0] + model.image_shape[0], *model.data_shape[1:])
         self.encoder = ContextEncoder(shape, channels, context_dim, num_blocks, activation, batch_norm)
         self.moments = nn.Linear(context_dim, 2 * model.latent_dim)
+        with torch.no_grad():  # softplus(s + log(e - 1)) is the scale
+            self.moments.bias[model.latent_dim :] += math.log(math.expm1(initial_scale)) - math.log(math.expm1(1))
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """Sample z given data ``x`` (batch, *data_shape) and their images (batch, *image_shape)."""

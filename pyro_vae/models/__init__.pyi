@@ -14,6 +14,8 @@ from .dvae import DVAE as DVAE
 from .features import FeatureVAE as FeatureVAE
 from .field import FieldRegressor as FieldRegressor
 from .field import FieldVAE as FieldVAE
+from .forecast import ForecastRegressor as ForecastRegressor
+from .forecast import ForecastVAE as ForecastVAE
 from .gaussian import VAE as VAE
 from .hierarchical import HierarchicalVAE as HierarchicalVAE
 from .language import LanguageModel as LanguageModel

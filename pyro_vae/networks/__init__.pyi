@@ -9,6 +9,7 @@ from .context_encoder import ContextEncoder as ContextEncoder
 from .context_encoder import SkipDecoder as SkipDecoder
 from .conv import ConvDecoder as ConvDecoder
 from .conv import ConvEncoder as ConvEncoder
+from .cosine import CosineTransform as CosineTransform
 from .efficientnet import EfficientNetLite0Features as EfficientNetLite0Features
 from .image_features import ImageFeatures as ImageFeatures
 from .layers import activation as activation
@@ -23,6 +24,7 @@ from .quantizer import VectorQuantizer as VectorQuantizer
 from .recurrent import RecurrentEncoder as RecurrentEncoder
 from .seen import LogCounts as LogCounts
 from .seen import TableColumns as TableColumns
+from .segment_encoder import SegmentEncoder as SegmentEncoder
 from .text_encoder import TextEncoder as TextEncoder
 from .transformer_encoder import TransformerEncoder as TransformerEncoder
 from .vgg import VGGFeatures as VGGFeatures

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.distributions import constraints
 
 from pyro_vae.errors import InputError, positive
 from pyro_vae.networks.conditions import Condition
 from pyro_vae.networks.conv import halved_sizes
 from pyro_vae.networks.features import Shape
+from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, ScaleEncoder
 from pyro_vae.programs.context import Context
@@ -20,8 +21,9 @@ from pyro_vae.programs.context import Context
 class ContextEncoder(Condition):
     """An image ``(..., C, H, W)`` to a vector ``(..., dim)``, and to a grid of features at every scale.
 
-    It is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides, models. The grids are
-    for :class:`SkipDecoder`.
+    The vector is linear in the coarsest grid, and normalized over its entries (mean 0, variance 1, then a gain and a
+    bias each). The encoder is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides,
+    models, whose context are then images from 0 to 1. The grids are for :class:`SkipDecoder`.
 
     Args:
         image_shape: (C, H, W).
@@ -64,9 +66,12 @@ class ContextEncoder(Condition):
         positive("num_blocks", num_blocks)
         sizes = halved_sizes(self.image_shape, len(channels), "ContextEncoder")[1:]
         self.scales: list[Shape] = [(width, *size) for width, size in zip(channels, sizes, strict=True)]
-        self.accepts = Context("images", self.image_shape)
+        self.accepts = Context("images, from 0 to 1", self.image_shape, support=constraints.unit_interval)
         self.features = ScaleEncoder(self.image_shape, self.scales, num_blocks, activation, batch_norm)
-        self.head = nn.Linear(math.prod(self.scales[-1]), dim) if dim is not None else None
+        self.head = None
+        if dim is not None:  # normalized: however large the features have grown, a network behind it is not saturated
+            linear = nn.Linear(math.prod(self.scales[-1]), dim)
+            self.head = nn.Sequential(make_activation(activation), nn.Flatten(-3), linear, nn.LayerNorm(dim))
 
     def grids(self, image: Tensor) -> list[Tensor]:
         """Features ``(..., *scale)`` of images ``(..., C, H, W)`` at every scale, finest first.
@@ -85,7 +90,7 @@ class ContextEncoder(Condition):
         """
         if self.head is None:
             raise InputError("this ContextEncoder has grids only: say dim, the size of its vector")
-        return relu(self.head(relu(grids[-1]).flatten(-3)))
+        return self.head(grids[-1])
 
     def forward(self, y: Tensor) -> Tensor:
         """The vector ``(..., dim)`` of images ``(..., C, H, W)``."""

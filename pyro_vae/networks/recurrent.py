@@ -128,6 +128,55 @@ class RecurrentSteps:
         self.h, self.c = ([part[rows] for part in parts] for parts in (self.h, self.c))
 
 
+class Reader(nn.Module):
+    """The last states of recurrent layers that read sequences ``(batch, L, in_dim)`` in both directions, or forwards.
+
+    Args:
+        cell: ``"lstm"`` or ``"gru"``.
+        in_dim: of what is read at each step.
+        hidden_dim: of a state.
+        num_layers: each reads what both directions of the one before it say.
+        bidirectional: False: it reads forwards alone.
+        dropout: of what each layer reads.
+
+    Attributes:
+        out_dim: of the last states, side by side.
+    """
+
+    def __init__(
+        self, cell: Cell, in_dim: int, hidden_dim: int, num_layers: int, bidirectional: bool, dropout: SequenceDropout
+    ) -> None:
+        super().__init__()
+        positive("num_layers", num_layers)
+        directions = 2 if bidirectional else 1
+        in_dims = [in_dim] + (num_layers - 1) * [directions * hidden_dim]
+        self.layers = nn.ModuleList(
+            nn.ModuleList(Recurrent(cell, size, hidden_dim, 1, 0.0) for _ in range(directions)) for size in in_dims
+        )
+        self.bidirectional, self.out_dim, self.dropout = bidirectional, directions * hidden_dim, dropout
+
+    def forward(self, h: Tensor, lengths: Tensor) -> Tensor:
+        """The last states ``(batch, out_dim)``, 0 of what is empty.
+
+        Args:
+            h: ``(batch, L, in_dim)``.
+            lengths: how much of each is read, ``(batch,)``.
+        """
+        place = torch.arange(h.shape[1], device=h.device)
+        mirrored = lengths[:, None] - 1 - place  # the last one first; behind the end as it is
+        mirrored = torch.where(mirrored >= 0, mirrored, place)  # (batch, L), its own inverse
+        for i, layer in enumerate(self.layers):
+            h, final = self.dropout(h), i + 1 == len(self.layers)
+            read = [layer[0](h)]
+            if self.bidirectional:
+                backwards = layer[1](_at(h, mirrored))
+                read.append(backwards if final else _at(backwards, mirrored))
+            h = torch.cat(read, -1) if not final else h
+        last = (lengths - 1).clamp(min=0)[:, None]  # both have read all there
+        states = torch.cat([_at(states, last).squeeze(1) for states in read], -1)
+        return torch.where(lengths[:, None] > 0, states, 0.0)
+
+
 class RecurrentEncoder(nn.Module):
     r"""Tokens to a vector: ``(..., T)`` to ``(..., outputs)``, linear in the last states of two recurrent networks.
 
@@ -179,13 +228,8 @@ class RecurrentEncoder(nn.Module):
         self.data_shape = sequence_shape("RecurrentEncoder", data_shape)
         self.dropout = SequenceDropout(below_one("RecurrentEncoder: dropout", dropout))
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
-        self.bidirectional = bidirectional
-        directions = 2 if bidirectional else 1
-        in_dims = [embedding_dim] + (num_layers - 1) * [directions * hidden_dim]
-        self.layers = nn.ModuleList(
-            nn.ModuleList(Recurrent(cell, in_dim, hidden_dim, 1, 0.0) for _ in range(directions)) for in_dim in in_dims
-        )
-        self.out = nn.Linear(directions * hidden_dim, outputs)
+        self.reader = Reader(cell, embedding_dim, hidden_dim, num_layers, bidirectional, self.dropout)
+        self.out = nn.Linear(self.reader.out_dim, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens, int64 ``(..., T)``, to ``(..., outputs)``.
@@ -198,21 +242,7 @@ class RecurrentEncoder(nn.Module):
 
     def _encode(self, x: Tensor) -> Tensor:
         lengths = lengths_of(x)  # (batch,)
-        x = x[:, : longest(lengths, x)]
-        place = torch.arange(x.shape[1], device=x.device)
-        mirrored = lengths[:, None] - 1 - place  # the last token first; behind the end as it is
-        mirrored = torch.where(mirrored >= 0, mirrored, place)  # (batch, L), its own inverse
-        h = self.embedding(x)  # (batch, L, embedding_dim)
-        for i, layer in enumerate(self.layers):
-            h, final = self.dropout(h), i + 1 == len(self.layers)
-            read = [layer[0](h)]
-            if self.bidirectional:
-                backwards = layer[1](_at(h, mirrored))
-                read.append(backwards if final else _at(backwards, mirrored))
-            h = torch.cat(read, -1) if not final else h
-        last = (lengths - 1).clamp(min=0)[:, None]  # both have read all there
-        states = torch.cat([_at(states, last).squeeze(1) for states in read], -1)
-        return self.out(torch.where(lengths[:, None] > 0, states, 0.0))
+        return self.out(self.reader(self.embedding(x[:, : longest(lengths, x)]), lengths))
 
 
 def sequence_shape(who: str, data_shape: Sequence[int]) -> tuple[int]:

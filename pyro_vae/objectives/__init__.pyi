@@ -11,4 +11,5 @@ from .importance_weighted import IWAE as IWAE
 from .matching import Matching as Matching
 from .mmd import MMD as MMD
 from .perceptual import Perceptual as Perceptual
+from .rare_values import RareValues as RareValues
 from .weighted_total_correlation import WeightedTotalCorrelation as WeightedTotalCorrelation

@@ -9,20 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import Split
-from pyro_vae.errors import InputError, not_negative, unknown
-from pyro_vae.objectives.base import Terms
-from pyro_vae.objectives.evidence_bound import ELBO
-from pyro_vae.programs.densities import total
+from pyro_vae.errors import not_negative, unknown
+from pyro_vae.objectives.mean_penalty import IMAGE_DIMS, MeanPenalty, wide
 from pyro_vae.programs.image_features import FrozenFeatures
 from pyro_vae.programs.pair import Pair
-from pyro_vae.programs.session import in_evaluation
-from pyro_vae.programs.sites import Site, density_of, innermost, is_factor, kept
+from pyro_vae.programs.sites import Site
 from pyro_vae.programs.traces import TracePair
 
-FEATURES, IMAGE_DIMS, ROWS = "features", 3, 2
+FEATURES = "features"
 
 
-class Perceptual(ELBO):
+class Perceptual(MeanPenalty):
     r"""The ELBO, and a penalty on the difference between the features of data and of reconstructions.
 
     .. math:: -ELBO + \sum_l w_l\, E_{q(z|x)} \lVert \phi_l(x) - \phi_l(\hat x(z)) \rVert^2,
@@ -61,6 +58,8 @@ class Perceptual(ELBO):
         ['train/penalty/perceptual/0']
     """
 
+    kind, looks_at = "perceptual/", "features"
+
     def __init__(
         self,
         features: nn.Module,
@@ -79,36 +78,19 @@ class Perceptual(ELBO):
 
     def prepare(self, pair: Pair, split: Split) -> Self:
         """The same objective for a pair and data that have images with features."""
-        rows = split.batch(slice(0, ROWS))
-        with in_evaluation([pair.model, pair.guide], rows, seed=0) as batch:
-            traces = pair.traces(batch, self.num_particles)
-            site = self._image(traces)
-            if bool(_mean(site).isnan().any()):  # torch's way to say that there is none
-                raise InputError(_no_mean(site))
-            self._networks.to(batch["x"].device)
-            self._penalties(traces)
+        self.check_images(pair, split)
         return super().prepare(pair, split)
 
-    def pair_terms(self, pair: TracePair) -> Terms:
-        """The loss and its parts from one pair of traces."""
-        terms = super().pair_terms(pair)
-        penalties = self._penalties(pair)
-        together = total([*penalties.values()])  # (K, N)
-        terms.loss = terms.loss + together.mean()
-        terms.penalty |= {f"perceptual/{layer}": value.detach().mean() for layer, value in penalties.items()}
-        terms.signals = {name: signal - together.detach() for name, signal in terms.signals.items()}
-        return terms
-
-    def _penalties(self, pair: TracePair) -> dict[str, Tensor]:
+    def penalties(self, site: Site, pair: TracePair) -> dict[str, Tensor]:
         """w_l |phi_l(x) - phi_l(x^(z))|^2 by layer, nats, ``(K, N)``."""
-        site, phi = self._image(pair), self._networks[FEATURES]
+        phi = self._networks[FEATURES]
         with torch.no_grad():
             of_data = phi(site["value"])
-        of_mean = phi(_mean(site))
+        of_mean = phi(self.mean(site))
         found = {}
         for layer, weight in self._weights(of_mean).items():
             shape = of_data[layer].shape[site["value"].dim() - IMAGE_DIMS :]
-            difference = _wide(of_mean[layer]) - _wide(of_data[layer])
+            difference = wide(of_mean[layer]) - wide(of_data[layer])
             found[layer] = pair.per_datum(weight * difference.square().sum(tuple(range(-len(shape), 0))), site)
         return found
 
@@ -119,57 +101,3 @@ class Perceptual(ELBO):
             if layer not in features:
                 raise unknown("layer in Perceptual's weight", layer, features)
         return {layer: float(value) for layer, value in self.weight.items()}
-
-    def _image(self, pair: TracePair) -> Site:
-        """The data site with the images.
-
-        Raises:
-            InputError: if there is none, several, or one that cannot be used.
-        """
-        sites = {name: site for name, site in pair.observed().items() if not is_factor(site)}
-        if self.site is not None and self.site not in sites:
-            raise unknown("data site of Perceptual", self.site, sites)
-        images = [n for n, s in sites.items() if s["fn"].event_dim == IMAGE_DIMS and not density_of(s)]
-        if self.site is None and len(images) != 1:
-            found = ", ".join(f"'{name}' {tuple(site['fn'].event_shape)}" for name, site in sites.items()) or "none"
-            raise InputError(
-                "Perceptual is for data that are images, one data site with event shape (channels, height, width); "
-                f"the model has {len(images)} such sites (data sites: {found})"
-                + (": say which, site=..." if images else "")
-            )
-        site = sites[images[0] if self.site is None else self.site]
-        if site["name"] not in images:
-            raise InputError(
-                f"data site '{site['name']}' has event shape {tuple(site['fn'].event_shape)}, and features are of "
-                "images (channels, height, width)"
-            )
-        if kept(site) is not None:
-            raise InputError(f"data site '{site['name']}' leaves out pixels (a mask), and features are of whole images")
-        return site
-
-
-def _mean(site: Site) -> Tensor:
-    """E[x | z], ``(..., batch, *event)``, with its gradient.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if hasattr(innermost(site["fn"]), "mean_along"):
-        raise InputError(_no_mean(site))
-    try:
-        mean = site["fn"].mean
-    except (NotImplementedError, AttributeError) as error:
-        raise InputError(_no_mean(site)) from error
-    return mean.expand(*site["fn"].batch_shape, *site["fn"].event_shape)
-
-
-def _no_mean(site: Site) -> str:
-    return (
-        f"data site '{site['name']}': {type(innermost(site['fn'])).__name__} has no mean given the latents, and "
-        "Perceptual looks at the features of that: take another likelihood, such as likelihoods.Gaussian"
-    )
-
-
-def _wide(value: Tensor) -> Tensor:
-    """In float32 at least."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -22,6 +22,7 @@ from .latent_walks import interpolations as interpolations
 from .latent_walks import traversals as traversals
 from .likelihood import likelihood_gap as likelihood_gap
 from .likelihood import worst_data as worst_data
+from .motions import futures as futures
 from .over_time import sequences as sequences
 from .posterior import aggregated_posterior as aggregated_posterior
 from .posterior import draws_over_prior as draws_over_prior

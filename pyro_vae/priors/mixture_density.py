@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.errors import InputError, below_one, positive
@@ -25,6 +25,8 @@ class MixtureDensityPrior(LatentPrior):
         activation: its nonlinearity, by name.
         argument: name of the context.
         min_scale: lower bound of sigma.
+        shared: mu and sigma are parameters, the same for every y, which says the weights w alone: what z stands for is
+            then the same everywhere, and y says how probable it is.
 
     Raises:
         InputError: for no component, a min_scale that is not in [0, 1), or no shape; when it is used, without y.
@@ -47,16 +49,21 @@ class MixtureDensityPrior(LatentPrior):
         activation: str = "tanh",
         argument: str = "y",
         min_scale: float = 1e-3,
+        shared: bool = False,
     ) -> None:
         super().__init__(shape)
         k = positive("MixtureDensityPrior: num_components", num_components)
         self.condition = condition if condition is not None else OneHot(10)
         self.argument, self.context = argument, {argument: self.condition.accepts}
         self.min_scale = below_one("min_scale", min_scale)
-        self.sizes = [k, 2 * k * self.size]
+        self.sizes = [k, 0 if shared else 2 * k * self.size]
         self.network = MLP(self.condition.dim, hidden_dims, sum(self.sizes), activation)
-        with torch.no_grad():  # components start apart
-            self.network.out.bias[k:].view(k, 2, self.size)[:, 0].normal_(std=0.5)
+        start = torch.zeros(k, 2, self.size)
+        start[:, 0].normal_(std=0.5)  # components start apart
+        self.moments = nn.Parameter(start.flatten()) if shared else None
+        if not shared:
+            with torch.no_grad():
+                self.network.out.bias[k:].view(k, 2, self.size)[:, 0].copy_(start[:, 0])
 
     def forward(self, **context: Tensor) -> DiagonalMixture:
         """p(z | y), of the batch shape of y's features.
@@ -68,6 +75,8 @@ class MixtureDensityPrior(LatentPrior):
         if y is None:
             raise InputError(f"the MixtureDensityPrior needs '{self.argument}': {self.condition.accepts.what}")
         logits, moments = self.network(self.condition(y)).split(self.sizes, -1)  # (batch, K), (batch, K * 2 D)
+        if self.moments is not None:
+            moments = self.moments.expand(*logits.shape[:-1], -1)
         normal = diagonal_normal(moments.unflatten(-1, (self.sizes[0], -1)), self.min_scale)  # (batch, K, D)
         loc, scale = (t.unflatten(-1, self.shape) for t in (normal.loc, normal.scale))
         return DiagonalMixture(logits.log_softmax(-1), loc, scale, len(self.shape))

@@ -1,5 +1,7 @@
 """``pyro-vae sample --actions``: what is written, and what is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,29 @@ def test_clips_are_written_and_older_ones_removed(run, capsys):
     assert (run / "figures" / "clips.png").is_file()
     assert main(["sample", str(run), "--actions", "forward", "--num", "2"]) == 0
     assert sorted(file.name for file in (run / "samples").iterdir()) == ["000.gif", "001.gif"]
+
+
+def test_a_prior_that_is_not_told_the_actions_is_named(run, tmp_path, caplog):
+    """One that is not learned yet, and one that was told none; of one that is told them there is no such word."""
+    said = "does not depend on the actions"
+    small = ["frame-pixelcnn", "--prior.channels", "4", "--prior.num_layers", "1", "--fit.epochs", "1"]
+    small += ["--fit.compile", "off"]
+    for name, options, ignored in (
+        ("uniform", None, True),
+        ("without", ["--conditional", "false"], True),
+        ("told", [], False),
+    ):
+        other = shutil.copytree(run, tmp_path / name)
+        if options is not None:
+            assert main(["-q", "train-prior", str(other), *small, *options]) == 0
+        drawn = []
+        for action in ("left", "forward"):
+            caplog.clear()
+            assert main(["sample", str(other), "--actions", f"{action}*4", "--num", "2"]) == 0
+            assert (said in caplog.text) == ignored
+            with np.load(other / "samples.npz") as arrays:
+                drawn.append(arrays["x.mean"])
+        assert np.array_equal(*drawn) == ignored
 
 
 def test_frames_of_ones_own_are_given(run, tmp_path, capsys):
@@ -79,7 +104,7 @@ def test_a_run_without_actions_is_refused(tmp_path, capsys):
         main(["-q", "train", "vae", "--data.name", str(tmp_path / "x.npz"), "--out", str(tmp_path / "r"), *small]) == 0
     )
     assert main(["sample", str(tmp_path / "r"), "--actions", "forward*4"]) == 1
-    assert "--actions is not for this run: its data have none" in capsys.readouterr().err
+    assert "--actions is not for this run: its data do not say what actions are called" in capsys.readouterr().err
 
 
 def test_given_frames_have_a_white_border_and_others_a_black_one(tmp_path):
@@ -92,3 +117,15 @@ def test_given_frames_have_a_white_border_and_others_a_black_one(tmp_path):
             times.append(image.info["duration"])
     assert borders[0] == 255 and borders[-1] == 0
     assert sum(times) == 5 * 150  # frames that are alike may be one that stays longer
+
+
+def test_frames_may_be_bytes_or_floats_beyond(tmp_path):
+    frames = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8)
+    seen = []
+    for some in (frames, frames / 255, torch.where(frames < 128, frames / 255 - 1, frames / 255 + 1)):
+        write_gif(tmp_path / "clip.gif", some[:1], some[1:])
+        with Image.open(tmp_path / "clip.gif") as image:
+            seen.append(np.asarray(image.convert("RGB"))[BORDER:-BORDER:20, BORDER:-BORDER:20])
+    assert np.array_equal(seen[0], seen[1])
+    assert np.abs(seen[0] - frames[0].permute(1, 2, 0).numpy().astype(float)).mean() < 12  # a GIF has 256 colours
+    assert np.array_equal(seen[2], np.where(frames[0].permute(1, 2, 0) < 128, 0, 255))

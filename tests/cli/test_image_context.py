@@ -6,7 +6,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from image_context import SIDES, fields, trained
+import yaml
+from image_context import SIDES, fields, recipe, trained, write_fields
 from PIL import Image
 
 import pyro_vae
@@ -95,7 +96,9 @@ def test_what_is_given_wrongly_is_refused(run, tmp_path, capsys):
     image = fields(3, 5)["image"].numpy()
     assert "no such file" in refused(capsys, "sample", run, "--given", tmp_path / "none.png")
     assert "given image" in given(picture=image)
-    assert "images: floating point of shape (N, 1, 8, 6); got shape (N, 1, 8, 5)" in given(image=image[..., :5])
+    right = "images, from 0 to 1: floating point of shape (N, 1, 8, 6); got "
+    assert f"{right}shape (N, 1, 8, 5)" in given(image=image[..., :5])
+    assert f"{right}values from" in given(image=255 * image)
     image[1, 0, 2, 3] = np.nan
     assert "NaN or infinite" in given(image=image)
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG")
@@ -103,6 +106,14 @@ def test_what_is_given_wrongly_is_refused(run, tmp_path, capsys):
     assert "y is not for this model" in refused(
         capsys, "sample", run, "--y", 1, "--given", grey_picture(tmp_path / "grey.png")
     )
+
+
+def test_images_of_another_range_are_refused_before_training(tmp_path, capsys):
+    """Pictures given later are from 0 to 1: they would be all but black to a model of levels to 255."""
+    data = write_fields(tmp_path / "fields.npz", image=lambda image: 255 * image)
+    (tmp_path / "fields.yaml").write_text(yaml.safe_dump(recipe(data)))
+    said = refused(capsys, "train", tmp_path / "fields.yaml", "--out", tmp_path / "run")
+    assert "takes images, from 0 to 1" in said and "got values from" in said
 
 
 def test_a_grey_picture_is_refused_where_one_with_colours_is_needed(tmp_path, capsys):

@@ -49,7 +49,7 @@ def test_names_and_descriptions():
         "state-space",
     }
     expected |= {"emoji", "emoji-names", "shapes", "toy-table", "toy-counts", "toy-topics", "grammar", "verses"}
-    expected |= {"tunes", "grid-world", "vizdoom", "coloured-shapes"}
+    expected |= {"tunes", "grid-world", "vizdoom", "coloured-shapes", "moving-scenes"}
     assert names.keys() == expected
     assert all(text and "\n" not in text for text in names.values())
 

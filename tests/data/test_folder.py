@@ -96,6 +96,14 @@ def test_square_takes_the_middle():
         square(x.bool(), 4)
 
 
+def test_resized_images_stay_within_what_they_were():
+    """By rounding alone white was above 1, which data in [0, 1] must not be."""
+    for side in range(20, 60, 3):
+        for size in (7, 16, 28, 45):
+            resized = square(torch.cat([torch.ones(1, 1, side, side), torch.zeros(1, 1, side, side)]), size)
+            assert resized.max() == 1 and resized.min() == 0, (side, size)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".bmp"])
 @pytest.mark.parametrize("keep", [0, 0.1, 0.6])
 def test_truncated_image_is_named(tmp_path, suffix, keep):

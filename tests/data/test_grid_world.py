@@ -150,3 +150,15 @@ def test_what_cannot_be_has_probability_zero():
     assert still.isinf().all()
     with pytest.raises(InputError, match="none of grid-world"):
         frame_log_prob(x, before + 1, actions)
+
+
+def test_actions_that_are_not_those_of_the_frames_are_refused():
+    frames, actions = draw_clips(4, 6, generator(2))
+    x, before, actions = frames[:, 2:], frames[:, :2], actions[:, 1:]
+    for exact in (frame_log_prob, frame_entropy):
+        for wrong in (actions.T[:3], actions.flatten(), frames[:, 0, 0, 0, :4].long()[:, :3], torch.zeros(4, 5).long()):
+            with pytest.raises(InputError, match=r"actions must be \(4, 4\)"):
+                exact(x, before, wrong)
+        for wrong in (3, -1):
+            with pytest.raises(InputError, match="from 0 to 2"):
+                exact(x, before, torch.full((4, 4), wrong))

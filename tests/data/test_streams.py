@@ -405,15 +405,21 @@ def test_labels_that_are_texts_become_integers(caplog):
 
 
 # ------------------------------------------------------------------------------ files
-@pytest.mark.parametrize("shape", [(40, 6), (40, 5, 4), (40, 5, 4, 3)])
-def test_an_array_file_is_the_same_mapped(shape, tmp_path):
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        *[(shape, None) for shape in ((40, 6), (40, 5, 4), (40, 5, 4, 3), (40, 2, 5, 4, 3), (40, 2, 3, 5, 4))],
+        *[((40, 3, 3, 3), "NHWC"), ((40, 3, 3, 3, 3), "NTHWC")],  # whose shapes do not tell
+    ],
+)
+def test_an_array_file_is_the_same_mapped(shape, layout, tmp_path):
     array = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     np.save(tmp_path / "x.npy", array)
-    ours, theirs = (load_data(str(tmp_path / "x.npy"), in_memory=kept) for kept in (False, True))
+    ours, theirs = (load_data(str(tmp_path / "x.npy"), in_memory=kept, layout=layout) for kept in (False, True))
     for part, split in theirs.splits.items():
         assert not ours.splits[part].in_memory
         equal(ours.splits[part].batch(slice(None)), split.batch(slice(None)))
-    drawn = load_data(str(tmp_path / "x.npy"), in_memory=False, binarization="dynamic", limit=3)
+    drawn = load_data(str(tmp_path / "x.npy"), in_memory=False, layout=layout, binarization="dynamic", limit=3)
     assert len(drawn.test) == 3
     values = drawn.test.fixed().batch(slice(None))["x"]
     assert set(values.unique().tolist()) <= {0.0, 1.0}

@@ -29,11 +29,14 @@ def test_clips_are_deterministic_and_played_anew(empty_home, monkeypatch, tmp_pa
     assert data.extra(Actions).names[:3] == ("left", "right", "forward") and data.extra(Clips) is not None
     assert list(tmp_path.iterdir()) == []  # the game leaves nothing where it is started
     episodes = data.train.column("episode")
-    futures = source.true_futures(episodes[:4], actions[:4], image_size=16, given=2)
+    futures = source.true_futures(episodes[:4], frames[:4], actions[:4])
     assert all(torch.equal(futures[i, i], x[i]) for i in range(4))  # actions[t] leads to x[t]: not off by one
-    both = source.true_futures(episodes[:4], TURNS, image_size=16, given=2)  # they part with the first action
-    again = source.true_futures(episodes[1:2], TURNS[:, :2], image_size=16, given=2)
+    both = source.true_futures(episodes[:4], frames[:4] / 255, TURNS)  # they part with the first action
+    again = source.true_futures(episodes[1:2], frames[1:2], TURNS[:, :2])
     assert (both[0] != both[1]).flatten(2).any(2).all() and torch.equal(again, both[:, 1:2, :2])
+    for wrong in (frames[1:5], frames[:4, 1:], x[:4, :2]):  # other clips', and other times'
+        with pytest.raises(InputError, match="does not look as in the frames given"):
+            source.true_futures(episodes[:4], wrong, TURNS)
     cached = next((empty_home / ".cache" / "pyro_vae" / "vizdoom").iterdir())
     monkeypatch.setattr(source, "_world", None)  # not needed any more
     assert torch.equal(load_data("vizdoom", **SMALL).train.column("x"), x)
@@ -71,7 +74,10 @@ def test_what_cannot_be_is_refused(empty_home):
         with pytest.raises(InputError, match=message):
             load_data("vizdoom", **options)
     with pytest.raises(InputError, match="from 0 to 4"):
-        source.true_futures(torch.tensor([0]), torch.tensor([[5]]))
+        source.true_futures(torch.tensor([0]), torch.zeros(1, 2, 3, 16, 16), torch.tensor([[5]]))
+    for frames in (torch.zeros(2, 2, 3, 16, 16), torch.zeros(1, 3, 16, 16), torch.zeros(1, 2, 3, 16, 12)):
+        with pytest.raises(InputError, match=r"frames must be \(1, T0, 3, size, size\)"):
+            source.true_futures(torch.tensor([0]), frames, TURNS)
 
 
 def test_a_missing_extra_is_named(empty_home, monkeypatch):

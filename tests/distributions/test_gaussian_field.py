@@ -100,3 +100,20 @@ def test_a_large_field_takes_no_matrix():
     square = double.rsample((50,)).sub(double.loc)
     q = 2 * (double.log_prob(double.loc) - double.log_prob(double.loc + square))  # chi-squared of 8192 degrees
     assert abs(float(q.mean()) / 8192 - 1) < 5 * np.sqrt(2 / 8192 / 100)
+
+
+@pytest.mark.parametrize(
+    "said, changed",
+    [
+        ("scale", {"scale": torch.ones(SHAPE[-1])}),  # it would be laid over columns
+        ("directions", {"directions": torch.ones(1, 1, *SHAPE[1:])}),
+        ("directions", {"directions": torch.ones(SHAPE)}),
+        ("gradient", {"gradient": -0.1}),
+    ],
+)
+def test_what_is_of_another_shape_is_refused(said, changed):
+    right = {"loc": torch.zeros(5, *SHAPE), "scale": 1.0, "directions": torch.ones(1, *SHAPE), "gradient": 0.1}
+    with pytest.raises(ValueError, match=said):
+        GaussianField(**{**right, **changed})
+    with pytest.raises(ValueError, match="fields must have shape"):  # and none is repeated to fit
+        GaussianField(**right).log_prob(torch.zeros(5, 1, *SHAPE[1:]))

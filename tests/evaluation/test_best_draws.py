@@ -93,6 +93,7 @@ def test_a_regressor_has_one_answer():
     pictures = LabPictures()
     error = (pictures.images(mean, batch) - pictures.images(batch["x"], batch)).double().square().mean((1, 2, 3)).sqrt()
     torch.testing.assert_close(seen.best_of(1), error)
+    assert [*best_of_draws(model, batch, num_draws=1).rows] == ["error of a draw"]
     assert "pictures" in seen.to_dict()["unit"] and json.dumps(seen.to_dict())
 
 

@@ -4,6 +4,8 @@ import json
 import math
 
 import code_pairs
+import pyro
+import pyro.distributions as dist
 import pytest
 import token_pairs
 import torch
@@ -30,6 +32,14 @@ SUMMARIES = {  # without numbers of each datum
 }
 FAST = {"num_chains": 2, "num_temperatures": 3, "num_leapfrog": 1}
 N = 4
+
+
+def following(x=None, *, frames, actions):
+    """Three frames that are like the last one given."""
+    with pyro.plate("data", len(actions)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        mean = frames[:, -1:] + z[..., None, None, None] * actions[..., None, None, None]  # (n, 3, 1, 2, 2)
+        return pyro.sample("x", dist.Normal(mean, 0.1).to_event(4), obs=x)
 
 
 def image_pair():
@@ -67,6 +77,7 @@ def results():
         evaluation.token_accuracy(token_pairs.model, token_pairs.guide, token_pairs.letters(N).train),
         evaluation.interpolation_smoothness(token_pairs.model, token_pairs.guide, token_pairs.letters(), pairs=2),
         evaluation.best_of_draws(FieldRegressor((2, 4, 4), (1, 4, 4), channels=(2,), context_dim=2), fields(N), 2),
+        evaluation.rollout_accuracy(following, {"frames": torch.rand(N, 2, 1, 2, 2)}, torch.rand(2, N, 3, 1, 2, 2)),
         Scores(torch.arange(4.0), "how many"),
     ]
     return {type(each).__name__: each for each in found}

@@ -75,6 +75,14 @@ def test_it_is_what_a_loop_says(truth):
     assert error == pytest.approx(float(found.hits[..., -1].mean(0).std() / N**0.5))
 
 
+def test_steps_are_counted_from_one(truth):
+    frames, branches = truth
+    found = rollout_accuracy(Believer([0, 1, 2], noise=0.3), {"frames": frames}, branches)
+    for step in (0, -1, T + 1):
+        with pytest.raises(InputError, match=f"counted from 1 to {T}, got {step}"):
+            found.accuracy_at(step)
+
+
 def test_branches_that_are_the_same_share_the_hit(truth):
     frames, branches = truth
     branches[1] = branches[0]  # at a wall

@@ -5,11 +5,12 @@ import torch
 from token_cases import some_sequences
 from torch import nn
 
-from pyro_vae.networks import RecurrentEncoder, TransformerEncoder
+from pyro_vae.networks import RecurrentEncoder, SegmentEncoder, TransformerEncoder
 
 MADE = {
     "lstm": lambda length: RecurrentEncoder((length,), 6, 4, 5, 7, num_layers=2),
     "gru": lambda length: RecurrentEncoder((length,), 6, 4, 5, 7, cell="gru", bidirectional=False),
+    "segments": lambda length: SegmentEncoder((length,), 6, 4, length // 3, 5, 7, 8),  # of three places each
     "transformer": lambda length: TransformerEncoder((length,), 6, 4, width=8, heads=2),
 }
 
@@ -48,7 +49,7 @@ def test_two_directions_by_hand():
     encoder, x = RecurrentEncoder((6,), 6, 4, 5, 7, num_layers=2), some_sequences(6, 6, 6)
     rnn = nn.LSTM(5, 7, 2, batch_first=True, bidirectional=True)
     own = {}
-    for i, layer in enumerate(encoder.layers):
+    for i, layer in enumerate(encoder.reader.layers):
         for direction, suffix in zip(layer, ("", "_reverse"), strict=True):
             own |= {f"{n.removesuffix('_l0')}_l{i}{suffix}": v for n, v in direction.layers[0].state_dict().items()}
     rnn.load_state_dict(own)

@@ -221,7 +221,7 @@ def test_of_every_likelihood_the_mean_has_a_gradient(likelihood):
         pyro_vae.programs.pair.examine(*as_programs(model, guide), {"x": x}), pyro_vae.data.Split({"x": x})
     )
     pair_ = objective._pair.traces({"x": x}, 1)
-    loss = sum(v.mean() for v in objective._penalties(pair_).values())
+    loss = sum(v.mean() for v in objective.penalties(objective.image_site(pair_), pair_).values())
     (gradient,) = torch.autograd.grad(loss, [model.decoder.mlp.out.bias])
     assert loss.isfinite() and gradient.isfinite().all() and gradient.abs().max() > 0
 

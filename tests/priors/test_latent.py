@@ -433,3 +433,17 @@ def test_pseudo_inputs_between_tokens_are_refused():
     x = torch.tensor([[1, 2, 3, 0, 0, 0]] * 4)
     with pytest.raises(InputError, match="none between integers, tokens say"):
         fit(model, guide, Split({"x": x}, integers=True), epochs=1, device="cpu", progress=False)
+
+
+def test_a_mixture_density_with_shared_components_has_the_same_ones_for_every_context():
+    torch.manual_seed(0)
+    prior = MixtureDensityPrior((2,), OneHot(3), 4, shared=True)
+    y, z = torch.tensor([0, 2, 1, 1]), torch.randn(4, 2)
+    found = prior(y=y)
+    assert found.batch_shape == (4,) and found.sample((5,)).shape == (5, 4, 2)
+    loc, raw = prior.moments.view(4, 2, 2).unbind(1)
+    scale = diagonal_normal(torch.cat([loc, raw], -1), 1e-3).scale
+    each = torch.distributions.Normal(loc, scale).log_prob(z[:, None]).sum(-1)  # (4, K)
+    wanted = (prior.network(prior.condition(y)).log_softmax(-1) + each).logsumexp(-1)
+    torch.testing.assert_close(found.log_prob(z), wanted)
+    assert torch.equal(found.log_prob(torch.zeros(4, 2))[2], found.log_prob(torch.zeros(4, 2))[3])

@@ -20,10 +20,12 @@ SHAPES = {
     "tabular": (7,),
     "counts": (100,),
     "topics": (200,),
+    "forecasting": (20, 8, 8),
     "colorization": (2, 32, 32),
     "colorization-shapes": (2, 32, 32),
 }
 CONTEXTS = {  # shapes of what data have beside x
+    "forecasting": {"image": (3, 32, 32)},
     **{name: {"image": (1, 32, 32)} for name in ("colorization", "colorization-shapes", "mdn")},
 }
 TOKENS = {  # lengths, and numbers of tokens

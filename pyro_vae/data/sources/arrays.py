@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
@@ -36,6 +35,7 @@ LAYOUTS: dict[str, str] = {  # what becomes of x, (N, ...)
     "NTCHW": "clips, (N, frames, channels, height, width)",
     "NTHWC": "clips with channels last, (N, frames, height, width, channels)",
 }
+CHANNELS_LAST = ("NHWC", "NTHWC")
 COLOURS = (1, 3)  # numbers of channels that images usually have
 
 
@@ -56,28 +56,31 @@ def with_channels(arrays: Mapping[str, Tensor], labels: Mapping[str, str], layou
         InputError: naming the array, for an unknown layout, one of another number of axes, and arrays of one axis or
             more than five.
     """
+    layout = _layout({name: tuple(x.shape) for name, x in arrays.items()}, labels, layout)
+    return {name: _moved(x, layout) for name, x in arrays.items()}
+
+
+def _layout(shapes: Mapping[str, tuple[int, ...]], labels: Mapping[str, str], layout: Layout | None) -> Layout | None:
+    """What the axes of arrays are, as :func:`with_channels` says it; None: vectors."""
     if layout is not None and layout not in LAYOUTS:
         raise unknown("layout", str(layout), LAYOUTS)
-    for name, x in arrays.items():
-        if not 2 <= x.dim() <= 5:
+    for name, shape in shapes.items():
+        if not 2 <= len(shape) <= 5:
             raise InputError(
-                f"{labels[name]} has shape {tuple(x.shape)}; expected (N, D), (N, H, W), (N, C, H, W) or "
-                "(N, H, W, 1 or 3), or clips (N, T, C, H, W)"
+                f"{labels[name]} has shape {shape}; expected (N, D), (N, H, W), (N, C, H, W) or (N, H, W, 1 or 3), or "
+                "clips (N, T, C, H, W)"
             )
-        if layout is not None and x.dim() != len(layout):
-            raise InputError(
-                f"{labels[name]} has shape {tuple(x.shape)}, but layout {layout} is {LAYOUTS[layout]}; say another one"
-            )
-    if not arrays:
-        return {}
-    first = next(iter(arrays))
-    shape = tuple(arrays[first].shape)
-    if layout is None:
-        layout = _likely(shape)
-        if layout is not None and _another_is_as_good(shape):
-            others = ", ".join(other for other in LAYOUTS if len(other) == len(shape) and other != layout)
-            logger.info("%s: shape %s read as %s; else say layout=%s", labels[first], shape, LAYOUTS[layout], others)
-    return {name: _moved(x, layout) for name, x in arrays.items()}
+        if layout is not None and len(shape) != len(layout):
+            text = f"{labels[name]} has shape {shape}, but layout {layout} is {LAYOUTS[layout]}"
+            raise InputError(f"{text}; say another one")
+    if not shapes or layout is not None:
+        return layout
+    first, shape = next(iter(shapes.items()))
+    layout = _likely(shape)
+    if layout is not None and _another_is_as_good(shape):
+        others = ", ".join(other for other in LAYOUTS if len(other) == len(shape) and other != layout)
+        logger.info("%s: shape %s read as %s; else say layout=%s", labels[first], shape, LAYOUTS[layout], others)
+    return layout
 
 
 def _likely(shape: tuple[int, ...]) -> Layout | None:
@@ -99,7 +102,7 @@ def _another_is_as_good(shape: tuple[int, ...]) -> bool:
 def _moved(x: Tensor, layout: Layout | None) -> Tensor:
     if layout == "NHW":
         return x.unsqueeze(1)
-    return x.movedim(-1, -3).contiguous() if layout in ("NHWC", "NTHWC") else x
+    return x.movedim(-1, -3).contiguous() if layout in CHANNELS_LAST else x
 
 
 def pictures_beside(tensors: Mapping[str, Tensor], labels: Mapping[str, str]) -> dict[str, Tensor]:
@@ -333,11 +336,10 @@ def part_of_arrays(tensors: dict[str, Tensor], path: Path, part: str | None) -> 
 def _mapped(path: Path, layout: Layout | None) -> Parts:
     array, label = map_array(path), f"{path}: 'x'"
     _check_kind(array, label, is_x=True)
-    moved = with_channels({"x": torch.empty(array.shape, device="meta")}, {"x": label}, layout)["x"]
-    if moved.dim() > array.ndim:
-        array = array[:, None]  # grey images
-    elif tuple(moved.shape) != array.shape:
-        array = np.moveaxis(array, -1, 1)  # (N, C, H, W)
+    layout = _layout({"x": array.shape}, {"x": label}, layout)
+    if layout == "NHW":
+        array = array[:, None]
+    array = np.moveaxis(array, -1, -3) if layout in CHANNELS_LAST else array  # a view
     rows = Mapped({"x": array}, str(path))
     return {part: Part(rows, places) for part, places in random_order(len(rows)).items()}
 

@@ -232,7 +232,7 @@ def frame_log_prob(x: Tensor, frames: Tensor, actions: Tensor | None) -> Tensor:
         float64 ``(N, T)``.
 
     Raises:
-        InputError: if the frames before are none of this world.
+        InputError: if the frames before are none of this world, and for actions of another shape or out of range.
 
     Example:
         >>> import torch
@@ -242,6 +242,7 @@ def frame_log_prob(x: Tensor, frames: Tensor, actions: Tensor | None) -> Tensor:
         >>> [round(p, 2) for p in exact.exp().unique().tolist()]
         [0.02, 0.08, 0.1, 0.18, 0.72, 0.9]
     """
+    _check_actions(x, actions)
     before, after, right = _transitions(x, frames)
     n, steps = x.shape[:2]
     named = [torch.full((n * steps,), a) for a in range(len(ACTIONS))] if actions is None else [actions.flatten()]
@@ -258,6 +259,7 @@ def frame_entropy(x: Tensor, frames: Tensor, actions: Tensor) -> Tensor:
     Args:
         x, frames, actions: as for :func:`frame_log_prob`; of x only the frames that are before others matter.
     """
+    _check_actions(x, actions)
     before, _, _ = _transitions(x, frames)
     after = acted(before, actions.flatten())
     open_ = (after.place != before.place).any(1) | (after.heading != before.heading)
@@ -275,6 +277,16 @@ def _agent_probability(before: World, after: World, action: Tensor) -> Tensor:
         ((after.place == world.place).all(1) & (after.heading == world.heading)).double() for world in (wanted, before)
     )
     return (1 - SLIP) * reached + SLIP * stayed
+
+
+def _check_actions(x: Tensor, actions: Tensor | None) -> None:
+    """Check that there is an action for every frame."""
+    if actions is not None:
+        if actions.shape != x.shape[:2]:
+            raise InputError(
+                f"grid-world: actions must be {tuple(x.shape[:2])}, as x has frames, got {tuple(actions.shape)}"
+            )
+        Actions(ACTIONS).check_range(actions, "grid-world")
 
 
 def _transitions(x: Tensor, frames: Tensor) -> tuple[World, World, Tensor]:

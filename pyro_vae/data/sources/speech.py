@@ -9,8 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-import zipfile
-import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from pyro_vae.data.images import cache_folder, data_folders
 from pyro_vae.data.parts import PARTS, SPLIT_SEED
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.sound import PEAK, Encoding, Sound
-from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.data.sources.cache_file import held
+from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.runtime import check_room
 
@@ -121,18 +121,14 @@ def _split(count: int) -> dict[str, torch.Tensor]:
 
 def _held(path: Path, recipe: str, shape: tuple[int, int]) -> np.ndarray | None:
     """The recordings of a cache file, int16 ``(N, length)``; None if there is none, or it is of other utterances."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["recipe"]) != recipe:
-                return None
-            x = arrays["x"]
-            if x.dtype != np.int16 or x.shape != shape:
-                raise ValueError(f"its array x is {x.shape} of {x.dtype}, not {shape} of int16")
-            return x
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptFileError(f"{path}: damaged ({error}); remove it, and it is made anew") from error
+
+    def read(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        x = arrays["x"]
+        if x.dtype != np.int16 or x.shape != shape:
+            raise ValueError(f"its array x is {x.shape} of {x.dtype}, not {shape} of int16")
+        return x
+
+    return held(path, recipe, read)
 
 
 def _make(path: Path, script: list[Utterance], recipe: str, sound: Sound, length: int) -> np.ndarray:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +23,8 @@ from pyro_vae.data.music.melody import Melody
 from pyro_vae.data.music.windows import in_any_key, same_tunes, windows
 from pyro_vae.data.parts import PARTS, SPLIT_SEED
 from pyro_vae.data.registry import check_counts, source
-from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.data.sources.cache_file import held
+from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -134,19 +133,15 @@ def _tunes(root: Path | None) -> Tunes:
     """All tunes, of the cache or read anew."""
     recipe = json.dumps([READER, *COLLECTIONS])
     places = [folder / CACHE for folder in data_folders(root)]
-    held = next((held for held in (_held(place, recipe) for place in places) if held is not None), None)
-    return _read(cache_folder() / CACHE, recipe) if held is None else held
+    found = next((kept for kept in (_held(place, recipe) for place in places) if kept is not None), None)
+    return _read(cache_folder() / CACHE, recipe) if found is None else found
 
 
 def _held(path: Path, recipe: str) -> Tunes | None:
     """The tunes of a cache file; None if there is none, or they were read otherwise."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["recipe"]) != recipe:
-                return None
-            titles, lengths, events = arrays["titles"], arrays["lengths"], arrays["events"]
+
+    def read(arrays: Mapping[str, np.ndarray]) -> Tunes:
+        titles, lengths, events = arrays["titles"], arrays["lengths"], arrays["events"]
         if titles.dtype.kind != "U" or lengths.dtype != np.int64 or events.dtype != np.uint8:
             raise ValueError("its arrays have other types")
         if len(titles) != len(lengths) or lengths.min() < 16 or lengths.sum() != len(events):
@@ -154,8 +149,8 @@ def _held(path: Path, recipe: str) -> Tunes | None:
         if events.max() >= NUM_EVENTS:
             raise ValueError(f"an event is above {NUM_EVENTS - 1}")
         return Tunes(titles.tolist(), [canonical(some) for some in np.split(events, lengths.cumsum()[:-1])])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptFileError(f"{path}: damaged ({error}); remove it, and it is made anew") from error
+
+    return held(path, recipe, read)
 
 
 def _read(path: Path, recipe: str) -> Tunes:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +21,8 @@ from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import cache_folder, data_folders, square
 from pyro_vae.data.parts import PARTS
 from pyro_vae.data.registry import check_counts, source
-from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.data.sources.cache_file import held
+from pyro_vae.errors import InputError
 from pyro_vae.files import write_atomically
 from pyro_vae.runtime import check_room
 
@@ -93,10 +92,10 @@ def load_vizdoom(
     name = Path("vizdoom") / f"clips-{size}px-{given}-{steps}-{clips}.npz"
     places = [folder / name for folder in data_folders(root)]
     shape = total, given + steps, 3, size, size
-    held = next((held for held in (_held(place, recipe, shape) for place in places) if held is not None), None)
-    if held is None:
-        held = _make(cache_folder() / name, recipe, counts, given, steps, size)
-    arrays = {key: dict(zip(PARTS, value.split(list(counts.values())), strict=True)) for key, value in held.items()}
+    found = next((kept for kept in (_held(place, recipe, shape) for place in places) if kept is not None), None)
+    if found is None:
+        found = _make(cache_folder() / name, recipe, counts, given, steps, size)
+    arrays = {key: dict(zip(PARTS, value.split(list(counts.values())), strict=True)) for key, value in found.items()}
     parts = {
         part: {
             "x": arrays["frames"][part][:, given:],
@@ -109,29 +108,36 @@ def load_vizdoom(
     return RawData(parts, extras=(Actions(tuple(BUTTONS)), Clips()))
 
 
-def true_futures(episodes: Tensor, actions: Tensor, *, image_size: int | None = None, given: int = 6) -> Tensor:
+def true_futures(episodes: Tensor, frames: Tensor, actions: Tensor) -> Tensor:
     """What is seen when, after the frames given of clips, other actions are chosen: the episodes are played anew.
 
     Where the goal is reached, the game ends, and its last frame stays.
 
     Args:
         episodes: int64 (N,), of :func:`load_vizdoom`.
+        frames: given of these clips, as they were loaded, uint8 or in [0, 1] (N, T0, 3, size, size).
         actions: int64 (A, T), sequences of actions, each chosen in every episode.
-        image_size: pixels a side, 48 if None.
-        given: frames of the clip before, as they were loaded.
 
     Returns:
         uint8 (A, N, T, 3, size, size).
 
     Raises:
-        InputError: for an action that there is not, options out of range, and if vizdoom is missing or fails.
+        InputError: for an action that there is not, frames of another shape, or that are not what is seen when the
+            episodes are played (another version of vizdoom made them, or they are other clips'), and if vizdoom is
+            missing or fails.
     """
+    if frames.dim() != 5 or len(frames) != len(episodes) or frames.shape[2] != 3 or frames.shape[3] != frames.shape[4]:
+        raise InputError(
+            f"true_futures: frames must be ({len(episodes)}, T0, 3, size, size), those given of the episodes' clips, "
+            f"got {tuple(frames.shape)}"
+        )
+    given, size = frames.shape[1], _size(frames.shape[-1])
     check_counts(given=given)
-    size = _size(image_size)
     Actions(tuple(BUTTONS)).check_range(actions, "true_futures")
     if actions.shape[1] + given > MOST_FRAMES:
         raise InputError(f"true_futures: given and steps are at most {MOST_FRAMES} together")
     check_room("true_futures", len(actions) * len(episodes) * actions.shape[1] * 3 * size**2, "take fewer episodes")
+    last = frames[:, -1] if frames.dtype == torch.uint8 else (frames[:, -1] * 255).round().to(torch.uint8)
     found = torch.empty(len(actions), len(episodes), actions.shape[1], 3, size, size, dtype=torch.uint8)
     with _world() as world:
         for place, episode in enumerate(episodes.tolist()):
@@ -140,6 +146,11 @@ def true_futures(episodes: Tensor, actions: Tensor, *, image_size: int | None = 
                 world.begin(episode)
                 for action in before:
                     world.step(action)
+                if not torch.equal(resized([world.frame], size)[0], last[place].cpu()):
+                    raise InputError(
+                        f"true_futures: episode {episode} does not look as in the frames given: they are another "
+                        "clip's, or were made by another version of vizdoom (remove them from the cache folder)"
+                    )
                 target.copy_(resized([world.step(action) for action in branch], size))
     return found
 
@@ -304,21 +315,16 @@ def _save(path: Path, arrays: dict[str, np.ndarray], recipe: str) -> None:
 
 def _held(path: Path, recipe: str, shape: tuple[int, ...]) -> dict[str, Tensor] | None:
     """The clips of a cache file, of all parts; None if there is none, or it is of others."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["recipe"]) != recipe:
-                return None
-            held = {key: arrays[key] for key in ("frames", "actions", "episode")}
-        types = {key: (value.dtype.name, value.shape) for key, value in held.items()}
-        right = {
-            "frames": ("uint8", shape),
-            "actions": ("int64", (shape[0], shape[1] - 1)),
-            "episode": ("int64", shape[:1]),
-        }
+    right = {
+        "frames": ("uint8", shape),
+        "actions": ("int64", (shape[0], shape[1] - 1)),
+        "episode": ("int64", shape[:1]),
+    }
+
+    def read(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        types = {key: (arrays[key].dtype.name, arrays[key].shape) for key in right}
         if types != right:
             raise ValueError(f"its arrays are {types}, not {right}")
-        return {key: torch.from_numpy(value) for key, value in held.items()}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptFileError(f"{path}: damaged ({error}); remove it, and it is made anew") from error
+        return {key: torch.from_numpy(arrays[key]) for key in right}
+
+    return held(path, recipe, read)
