@@ -86,3 +86,14 @@ def test_shapes_that_do_not_fit_are_refused():
         FieldVAE((2,), (1, 6, 5), 3, **SIZES)
     with pytest.raises(InputError, match="images"):
         ContextEncoder((1, 6, 5), (6, 8))(torch.rand(2, 1, 6, 6))
+
+
+def test_what_images_have_in_common_drowns_no_difference():
+    """A mixture's weights behind features of a large mean once were the same for every image."""
+    encoder = ContextEncoder((1, 8, 8), (4,), 5)
+    with torch.no_grad():
+        encoder.head[2].bias.add_(1000.0)
+    image = 0.6 + 0.01 * torch.rand(50, 1, 8, 8)
+    assert (encoder(image).std(0) > 0.9).all()
+    plain = ContextEncoder((1, 8, 8), (4,), 5, normalized=False)
+    torch.testing.assert_close(plain(image), plain.head[2](plain.grids(image)[-1].relu().flatten(1)).relu())

@@ -12,8 +12,8 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.networks.conditions import Condition
 from pyro_vae.networks.conv import halved_sizes
 from pyro_vae.networks.features import Shape
+from pyro_vae.networks.layers import FeatureNorm, apply_batched, check_event_shape
 from pyro_vae.networks.layers import activation as make_activation
-from pyro_vae.networks.layers import apply_batched, check_event_shape
 from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, ScaleEncoder
 from pyro_vae.programs.context import Context
 
@@ -32,9 +32,9 @@ class ContextEncoder(Condition):
         num_blocks: residual blocks at every scale.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks, each channel over data and pixels.
-        normalized: the vector has mean 0 and variance 1 over its entries, then a gain and a bias each, so that no
-            network behind it is saturated, however large the features have grown. False: the activation is applied to
-            it, and how large the image's numbers are is seen in it.
+        normalized: each entry of the vector has mean 0 and variance 1 over data, then a gain and a bias: what all
+            images have in common, however large it is beside that in which they differ, saturates no network behind it.
+            False: the activation is applied instead.
 
     Attributes:
         scales: shapes of the grids, (channels, height, width), finest first.
@@ -73,7 +73,7 @@ class ContextEncoder(Condition):
         self.features = ScaleEncoder(self.image_shape, self.scales, num_blocks, activation, batch_norm)
         self.head = None
         if dim is not None:
-            last = nn.LayerNorm(dim) if normalized else make_activation(activation)
+            last = FeatureNorm(dim) if normalized else make_activation(activation)
             linear = nn.Linear(math.prod(self.scales[-1]), dim)
             self.head = nn.Sequential(make_activation(activation), nn.Flatten(-3), linear, last)
 
