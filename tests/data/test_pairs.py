@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyro_vae.data import Classes, RawData, Split, load_data, source
+from pyro_vae.data import Classes, RawData, Split, load_data, registry, source
 from pyro_vae.errors import CorruptFileError, InputError
 
 N = 20
@@ -167,17 +167,18 @@ def test_pairs_that_are_none_are_refused(tmp_path):
 
 
 # ---------------------------------------------------------------------------- generators
-@source("test-pairs", "made for a test")
-def made(*, size: int = 4) -> RawData:
-    """Pairs of a generator.
+def test_a_generator_gives_any_entries(monkeypatch):
+    monkeypatch.setattr(registry, "_sources", {each.name: each for each in registry.sources()})
 
-    Args:
-        size: of a side.
-    """
-    tensors = {"x": torch.rand(N, 2, size, size), "image": torch.rand(N, 1, size, size), "actions": torch.arange(N)}
-    return RawData({"train": tensors, "test": {name: value[:3] for name, value in tensors.items()}})
+    @source("test-pairs", "made for a test")
+    def made(*, size: int = 4) -> RawData:
+        """Pairs of a generator.
 
+        Args:
+            size: of a side.
+        """
+        tensors = {"x": torch.rand(N, 2, size, size), "image": torch.rand(N, 1, size, size), "actions": torch.arange(N)}
+        return RawData({"train": tensors, "test": {name: value[:3] for name, value in tensors.items()}})
 
-def test_a_generator_gives_any_entries():
     data = load_data("test-pairs", size=5)
     assert data.test.shapes == {"x": (2, 5, 5), "image": (1, 5, 5), "actions": ()}

@@ -174,6 +174,7 @@ def test_a_run_may_itself_be_reached_through_a_link(run, tmp_path):
 CHANGED = {  # key of config.yaml -> another value; None: not in this configuration
     "data.binarization": "static",
     "data.limit": 50,
+    "data.colours": "lab",
     "model.latent_dim": 3,
     "model.hidden_dims": [9],
     "model.likelihood": "pyro_vae.likelihoods.ContinuousBernoulli",
