@@ -17,11 +17,9 @@ def no_global_state():
     """Seed torch; afterwards Pyro's parameter store must be empty and its settings (validation) what they were."""
     torch.manual_seed(0)
     settings, dtype = pyro.settings.get(), torch.get_default_dtype()
-    loggers = [logging.getLogger(), logging.getLogger("pyro_vae")]
-    levels = [logger.level for logger in loggers]
+    logging.getLogger().setLevel(logging.INFO)  # as commands have it; one with -q changes its whole process
+    logging.getLogger("pyro_vae").setLevel(logging.NOTSET)
     yield
-    for logger, level in zip(loggers, levels, strict=True):  # a command with -q says so of its whole process
-        logger.setLevel(level)
     left = dict(pyro.get_param_store().items())
     pyro.clear_param_store()  # one test's fault is not the next one's
     assert left == {}, "the test left parameters in Pyro's global store"

@@ -32,6 +32,7 @@ class TestField(PairContract):
         return model, FieldGuide(model, **SIZES), fields()
 
 
+@pytest.mark.slow
 class TestCoarserField(PairContract):
     """x on a coarser grid than the image, z of a standard prior."""
 
@@ -51,6 +52,7 @@ class TestFieldWithMixturePrior(PairContract):
         return model, FieldGuide(model, **SIZES), fields()
 
 
+@pytest.mark.slow
 class TestFieldWithCorrelatedErrors(PairContract):
     learning_rate = 0.01
 

@@ -26,6 +26,7 @@ def lines_of(name, cases):
         return list(guarded(BY_NAME[name], cases, CPU))
 
 
+@pytest.mark.slow  # the command does the same
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ("compiled_step", "mixed_precision")])
 def test_every_pair_agrees_here(name, cases):
     lines = lines_of(name, cases)

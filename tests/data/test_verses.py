@@ -120,6 +120,7 @@ def test_without_the_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not HERE, reason="needs Debian's bible-kjv-text")
+@pytest.mark.slow
 def test_the_verses_themselves():
     found = dict(verses.read_verses(verses.SYSTEM / verses.NAME))
     assert len(found) == 31_102 and len({name.partition(":")[0] for name in found}) == 1_189

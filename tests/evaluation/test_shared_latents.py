@@ -177,6 +177,7 @@ class BayesianGuide(nn.Module):
             pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
 
 
+@pytest.mark.slow
 def test_weights_with_priors_are_trained_measured_drawn_and_reported(tmp_path, caplog):
     torch.manual_seed(0)
     x = torch.randn(60, 2) @ torch.randn(2, 3) + 2.0

@@ -441,7 +441,7 @@ def test_an_error_of_the_program_s_own_is_told_as_it_is(tmp_path, caplog):
     assert "no figure 'kl_per_unit': AttributeError: of the guide's own" in caplog.text
 
 
-@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("dims", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_data_of_one_or_two_numbers_are_points(dims, tmp_path, caplog):
     """x = z + noise: reconstructions lie near the data, draws have the model's spread; a number alone is no curve."""
 

@@ -314,7 +314,7 @@ def test_statistics_of_latents_are_those_of_the_bound(real, discrete_guide):
         assert abs(statistics[name].kl - value.mean()) < 0.1 * (1 + value.mean().abs())
 
 
-@pytest.mark.parametrize("discrete_guide", [True, False])
+@pytest.mark.parametrize("discrete_guide", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_report_shows_what_there_is(real, discrete_guide, tmp_path, caplog):
     pair = ClusteredLatent(discrete_guide=discrete_guide)
     data = Data(Split({"x": real}), test=Split({"x": real}))

@@ -525,6 +525,7 @@ def test_auto_goes_by_the_number_of_steps(steps, mode):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="the compiler of torch needs a C++ compiler")
+@pytest.mark.slow
 def test_compiled_training_is_training(caplog):
     """The first shape of batch is compiled, the last batch of an epoch runs as a graph."""
     with caplog.at_level(logging.INFO, LOGGER):

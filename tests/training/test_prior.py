@@ -220,13 +220,9 @@ def test_a_label_that_model_or_prior_does_not_know_has_no_number(classes):
     model, guide = pair()
     with pytest.raises(InputError, match=f"from 0 to {min(2, both - 1)}"):
         pyro_vae.fit_prior(model, guide, unknown, made(), epochs=1, **FAST)
-    with pytest.raises(
-        InputError, match="class labels from 0 to 2.* for the model, and vectors of 1 attribute.* for its"
-    ):
+    with pytest.raises(InputError, match=r"labels from 0 to 2.* for the model, and vectors of 1 attribute"):
         pyro_vae.fit_prior(model, guide, data, MixtureDensityPrior((2,), Attributes(1)), epochs=1, **FAST)
-    with pytest.raises(
-        InputError, match="class labels from 0 to 2.* for the model, and vectors of 1 attribute.* for its"
-    ):
+    with pytest.raises(InputError, match=r"labels from 0 to 2.* for the model, and vectors of 1 attribute"):
         pair(MixtureDensityPrior((2,), Attributes(1)))
 
 
