@@ -15,7 +15,7 @@ from pyro_vae.errors import InputError, NotApplicable, positive
 from pyro_vae.evaluation.generate import draw
 from pyro_vae.evaluation.results import Result, mean_and_error, metric, not_finite
 from pyro_vae.programs.context import X, needed_to_generate
-from pyro_vae.programs.program import Batch, Program
+from pyro_vae.programs.program import Batch, Program, as_program
 from pyro_vae.programs.session import as_split, generated, in_evaluation
 from pyro_vae.programs.sites import is_discrete, kept
 from pyro_vae.runtime import derived_seed
@@ -141,7 +141,7 @@ def best_of_draws(
         True
     """
     positive("num_draws", num_draws), positive("batch_size", batch_size)
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     split = as_split(data, program).fixed()
     _check_real(program, split, site)
     errors, variances = [], []
@@ -166,7 +166,7 @@ def best_of_draws(
 @metric
 def draws_given_context(model: Callable[..., Any], split: Split, seed: int) -> BestOfDraws:
     """Of every model that is given real numbers, such as an image: 8 draws of each datum."""
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     given = [name for name in needed_to_generate(program, split.keys) if name in split.keys]
     if not any(split.batch(slice(0, 1))[name].is_floating_point() for name in given):
         raise NotApplicable("the model is given no real numbers")
@@ -206,7 +206,7 @@ def draws_given(
     Returns:
         ``(num_draws, n, *event)``, on the CPU.
     """
-    program, n = model if isinstance(model, Program) else Program(model), len(next(iter(batch.values())))
+    program, n = as_program(model), len(next(iter(batch.values())))
     wanted = {name: batch[name] for name in needed_to_generate(program, batch) if name in batch}
     repeated = {name: value.repeat(num_draws, *(1,) * (value.dim() - 1)) for name, value in wanted.items()}
     mean = draw(program, n * num_draws, seed=seed, site=site, batch=repeated, batch_size=batch_size).mean

@@ -19,7 +19,7 @@ from pyro_vae.evaluation.codes import number_of_codes, support_or_none
 from pyro_vae.programs.context import X
 from pyro_vae.programs.enumeration import drawn_given_data, summed_sites
 from pyro_vae.programs.handlers import AtMean, Scaled, Searched, Tempered
-from pyro_vae.programs.program import Batch, Program, as_programs
+from pyro_vae.programs.program import Batch, Program, as_program, as_programs
 from pyro_vae.programs.session import as_batch, as_split, check_pair, generated, in_evaluation
 from pyro_vae.programs.sites import data_first, in_data_plate, mean_of
 from pyro_vae.programs.traces import is_latent, plate_dims, traced
@@ -116,7 +116,7 @@ def draw(
     for name, value in given.items():
         if len(value) != num_samples and name != X:
             raise InputError(f"batch: '{name}' has {len(value)} rows, but num_samples is {num_samples}")
-    program = _program(model)
+    program = as_program(model)
     run = Scaled(scales or {})(program)
     parts: dict[str, list[Tensor]] = {}
     with in_evaluation([program], given, seed) as given:
@@ -278,7 +278,7 @@ def decoded(
     beams: int | None = None,
 ) -> tuple[Trace, str]:
     """As :func:`decode`, with the whole trace of the model and the name of the data site."""
-    program = _program(model)
+    program = as_program(model)
     count = _length(values)
     given = as_batch(model, batch or {})
     with in_evaluation([program], {**{f"held {n}": v for n, v in values.items()}, **given}, seed) as moved:
@@ -317,10 +317,6 @@ class _Hold(Messenger):
             )
         msg["value"] = value
         msg["done"] = True
-
-
-def _program(model: Callable[..., Any]) -> Program:
-    return model if isinstance(model, Program) else Program(model)
 
 
 def _check_latents(names: Iterable[str], trace: Trace, site: str) -> None:

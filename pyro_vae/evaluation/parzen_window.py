@@ -16,7 +16,7 @@ from pyro_vae.evaluation.chunks import MEMORY_BUDGET
 from pyro_vae.evaluation.results import PerDatum, nats, not_finite
 from pyro_vae.programs.context import X, needed_to_generate
 from pyro_vae.programs.data_sites import observed_data
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.program import Program, as_program
 from pyro_vae.programs.session import as_split, generated, in_evaluation
 from pyro_vae.programs.sites import Site, data_first, innermost, kept, mean_of, mean_or_none
 from pyro_vae.programs.traces import traced
@@ -215,7 +215,7 @@ def _flat(split: Split, who: str) -> Tensor:
 
 def _samples(model: Callable[..., Any], split: Split, count: int, draws: bool, seed: int) -> tuple[Tensor, str]:
     """Samples of a model, ``(count, D)`` float64 on the CPU, and what they are."""
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     first = split.batch(slice(0, BATCH))
     needed = needed_to_generate(program, first)
     if needed:

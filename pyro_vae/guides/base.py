@@ -21,7 +21,7 @@ from pyro_vae.programs.context import X, accepted_arguments, required_arguments
 from pyro_vae.programs.data_sites import site_of_run
 from pyro_vae.programs.enumeration import is_countable
 from pyro_vae.programs.once import ModelRun, begun_run
-from pyro_vae.programs.program import Program, evaluation_mode, without_param_statements
+from pyro_vae.programs.program import as_program, evaluation_mode, without_param_statements
 from pyro_vae.programs.sites import REAL, density_of, elementwise, factors, innermost
 from pyro_vae.programs.traces import is_latent, traced
 from pyro_vae.runtime import same_random_state
@@ -36,7 +36,7 @@ def data_and_latent_shapes(model: Callable[..., Any]) -> tuple[tuple[int, ...], 
         InputError: if the model has no such data site, has no latent site, or has one that is not real-valued or
             not in the data plate; if the model needs context.
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     needed = required_arguments(program)
     if needed:
         raise InputError(

@@ -14,7 +14,7 @@ from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import is_image, labelled_columns, pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, declared_context
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.program import as_program
 from pyro_vae.programs.session import generated, in_evaluation
 from pyro_vae.programs.sites import Site, data_first
 from pyro_vae.programs.traces import is_latent
@@ -55,7 +55,7 @@ def completions(model: Callable[..., Any], split: Split, rows: int = 10, draws: 
         >>> len(pyro_vae.plots.completions(model, split, rows=2, draws=3).axes)
         1
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     declared = declared_context(program)
     if not all(name in declared and declared[name].shape == split.shape for name in ("y", "mask")):
         raise NotApplicable("the model takes no observed part y with a mask")

@@ -14,7 +14,7 @@ from pyro_vae.evaluation.generate import draw
 from pyro_vae.plots.images import is_image, labelled_columns
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import declared_context, num_attributes, num_classes
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.program import as_program
 
 MAX_CLASSES, MAX_ATTRIBUTES = 20, 12
 
@@ -49,7 +49,7 @@ def progression(model: Callable[..., Any], split: Split, rows: int = 8, steps: i
         >>> len(pyro_vae.plots.progression(model, split, rows=2).axes)
         1
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     declared = declared_context(program)
     if set(declared) != {"y"} or not is_image(split.shape):
         raise NotApplicable("the model takes no label or attributes y, or the data are no images")

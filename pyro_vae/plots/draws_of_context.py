@@ -15,7 +15,7 @@ from pyro_vae.plots.images import is_image, kind, labelled_columns, pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X, declared_context, needed_to_generate
-from pyro_vae.programs.program import Batch, Program
+from pyro_vae.programs.program import Batch, as_program
 
 
 @figure(
@@ -59,7 +59,7 @@ def context_draws(
         >>> len(pyro_vae.plots.context_draws(model, split, rows=2, draws=3).axes)
         1
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     declared = declared_context(program)
     given = [name for name in needed_to_generate(program, split.keys) if name in split.keys and name in declared]
     images = [name for name in given if is_image(declared[name].shape) and declared[name].dtype.is_floating_point]

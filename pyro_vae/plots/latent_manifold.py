@@ -18,7 +18,7 @@ from pyro_vae.plots.images import Limits, is_image, kind, mosaic, range_in_words
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X, needed_to_generate
-from pyro_vae.programs.program import Batch, Program
+from pyro_vae.programs.program import Batch, as_program
 from pyro_vae.programs.session import generated, in_evaluation
 from pyro_vae.programs.sites import factors, in_data_plate, mean_of
 from pyro_vae.programs.traces import Site, is_latent
@@ -82,7 +82,7 @@ def manifold(
         >>> len(pyro_vae.plots.manifold(model, n=5).axes)
         1
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     if needed_to_generate(program):
         raise NotApplicable(f"the model needs {', '.join(needed_to_generate(program))}")
     x = {name: value for name, value in (batch or {}).items() if name == X}

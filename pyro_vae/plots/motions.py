@@ -16,7 +16,7 @@ from pyro_vae.plots.drawing import Figure
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, needed_to_generate
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.program import as_program
 
 SIDE = 1.25  # inches of a panel
 NUM_DRAWN = 100  # futures of each image that are grouped
@@ -56,7 +56,7 @@ def futures(
     """
     if not isinstance(pictures, Motions):
         raise NotApplicable("the data are no motions over a picture")
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     batch = pick(split, rows, seed)
     if "image" not in needed_to_generate(program, batch):
         raise NotApplicable("the model is given no image")

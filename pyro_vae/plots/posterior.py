@@ -20,7 +20,7 @@ from pyro_vae.plots.axes import MAX_CLASSES, class_colours, class_labels, class_
 from pyro_vae.plots.images import pick
 from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.programs.context import X, declared_context, needed_to_generate, num_classes
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.program import Program, as_program
 from pyro_vae.programs.session import generated, in_evaluation
 from pyro_vae.programs.sites import in_data_plate
 from pyro_vae.programs.traces import is_latent
@@ -133,7 +133,7 @@ def draws_over_prior(
     batch = pick(split, max_points, seed)
     if len(batch[X]) < 3:
         raise NotApplicable(f"{len(batch[X])} data are too few")
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     if needed := needed_to_generate(program, batch):
         raise NotApplicable(f"the model needs {', '.join(needed)}: it has no p(z) without")
     name = _first_plane(program, batch)

@@ -31,7 +31,7 @@ from pyro_vae.plots.registry import NotApplicable, figure
 from pyro_vae.plots.view import View
 from pyro_vae.programs.context import X, declared_context, needed_to_generate, takes, unwrapped
 from pyro_vae.programs.handlers import scaled, tempered
-from pyro_vae.programs.program import Batch, Program
+from pyro_vae.programs.program import Batch, Program, as_program
 from pyro_vae.programs.session import generated, in_evaluation
 from pyro_vae.programs.site_priors import WithPriors
 from pyro_vae.programs.sites import in_data_plate
@@ -161,7 +161,7 @@ def scaled_samples(
         >>> len(pyro_vae.plots.scaled_samples(model, scales=(0.5, 1.0), n=4).axes)
         1
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     if sites is None:
         sites = _sites_with_scale(program, batch or {})
     if not sites or not scales:
@@ -229,7 +229,7 @@ def uniform_and_learned(
         >>> [axes.get_title() for axes in pyro_vae.plots.uniform_and_learned(model).axes]
         ['uniform prior', 'learned prior']
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     classes = _classes(program) if "y" in needed_to_generate(program) else []
     given = next((len(value) for name, value in (batch or {}).items() if name != X), SIDE * SIDE)
     count = PER_CLASS * len(classes) or given
@@ -350,7 +350,7 @@ def pseudo_inputs(model: Callable[..., Any], n: int = NUM_PRIOR_SAMPLES, picture
         >>> pyro_vae.plots.pseudo_inputs(model).get_suptitle()
         '10 of 10 pseudo-inputs'
     """
-    program = model if isinstance(model, Program) else Program(model)
+    program = as_program(model)
     found = next((module for module in program.modules() if hasattr(type(module), "pseudo_inputs")), None)
     if found is None:
         raise NotApplicable("no prior of the model is made of posteriors at pseudo-inputs")

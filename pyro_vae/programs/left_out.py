@@ -11,7 +11,7 @@ from torch import nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.context import Context, declared_context, unwrapped
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.program import as_program
 
 
 class LeftOut(nn.Module):
@@ -24,7 +24,7 @@ class LeftOut(nn.Module):
 
     def __init__(self, model: Callable[..., Any], names: Collection[str]) -> None:
         super().__init__()
-        self.inner_program = model if isinstance(model, Program) else Program(model)
+        self.inner_program = as_program(model)
         self.names = frozenset(names)
 
     @property

@@ -186,6 +186,11 @@ def _modules_of(function: Callable[..., Any]) -> dict[str, nn.Module]:
     return found
 
 
+def as_program(model: Callable[..., Any]) -> Program:
+    """Wrap one program, with a private store of its own; a Program is returned as it is."""
+    return model if isinstance(model, Program) else Program(model)
+
+
 def as_programs(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Program, Program]:
     """Wrap a model and its guide, which share one private store; Programs are returned as they are.
 

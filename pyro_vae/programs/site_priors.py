@@ -17,7 +17,7 @@ from pyro_vae.errors import InputError, unknown
 from pyro_vae.programs.context import Context, X, accepted_arguments, declared_context, narrowed, unwrapped
 from pyro_vae.programs.enumeration import is_countable, summed_sites
 from pyro_vae.programs.handlers import Replaced
-from pyro_vae.programs.program import Batch, Program, prime
+from pyro_vae.programs.program import Batch, Program, as_program, prime
 from pyro_vae.programs.sites import (
     REAL,
     Site,
@@ -65,7 +65,7 @@ class WithPriors(nn.Module):
 
     def __init__(self, model: Callable[..., Any], priors: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.inner_program = model if isinstance(model, Program) else Program(model)
+        self.inner_program = as_program(model)
         self.names = tuple(priors)
         _tell(priors)
         self.learned = nn.ModuleList(priors.values())
