@@ -18,13 +18,12 @@ import numpy as np
 import torch
 
 from pyro_vae.data.dataset import Classes, RawData
-from pyro_vae.data.images import cache_folder, data_folders
+from pyro_vae.data.images import cache_folder
 from pyro_vae.data.parts import PARTS, SPLIT_SEED
 from pyro_vae.data.registry import check_counts, source
 from pyro_vae.data.sound import PEAK, Encoding, Sound
-from pyro_vae.data.sources.cache_file import held
+from pyro_vae.data.sources.cache_file import find_kept, held, keep
 from pyro_vae.errors import InputError
-from pyro_vae.files import write_atomically
 from pyro_vae.runtime import check_room
 
 logger = logging.getLogger(__name__)
@@ -89,9 +88,7 @@ def load_speech(
     check_room(f"speech: length={length}", len(script) * length * 4, "give a smaller length or sample_rate")
     recipe = json.dumps([PEAK, sound.sample_rate, length, SPEAKERS, WORDS, [list(asdict(u).values()) for u in script]])
     name = Path("speech") / f"speech-{sound.sample_rate}hz-{length}.npz"
-    places = [folder / name for folder in data_folders(root)]
-    shape = len(script), length
-    words = next((held for held in (_held(place, recipe, shape) for place in places) if held is not None), None)
+    words = find_kept(root, name, lambda path: _held(path, recipe, (len(script), length)))
     if words is None:
         words = _make(cache_folder() / name, script, recipe, sound, length)
     x = sound.encode(torch.from_numpy(words).to(torch.float32).div_(FULL_SCALE)).unsqueeze(1)  # (N, 1, length)
@@ -147,7 +144,7 @@ def _make(path: Path, script: list[Utterance], recipe: str, sound: Sound, length
 
         for _ in pool.map(record, range(len(script))):
             pass
-    write_atomically(path, lambda temporary: np.savez_compressed(temporary, x=x, recipe=np.array(recipe)))
+    keep(path, recipe, {"x": x})
     return x
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import RawData
-from pyro_vae.data.images import cache_folder, data_folders
+from pyro_vae.data.images import cache_folder
 from pyro_vae.data.music.abc_notation import read_abc, read_tune, title_of
 from pyro_vae.data.music.abc_tune import NotUnderstood
 from pyro_vae.data.music.events import NUM_EVENTS, canonical, transposed
@@ -23,9 +23,8 @@ from pyro_vae.data.music.melody import Melody
 from pyro_vae.data.music.windows import in_any_key, same_tunes, windows
 from pyro_vae.data.parts import PARTS, SPLIT_SEED
 from pyro_vae.data.registry import check_counts, source
-from pyro_vae.data.sources.cache_file import held
+from pyro_vae.data.sources.cache_file import find_kept, held, keep
 from pyro_vae.errors import InputError
-from pyro_vae.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +131,8 @@ def _parts(groups: np.ndarray) -> np.ndarray:
 def _tunes(root: Path | None) -> Tunes:
     """All tunes, of the cache or read anew."""
     recipe = json.dumps([READER, *COLLECTIONS])
-    places = [folder / CACHE for folder in data_folders(root)]
-    found = next((kept for kept in (_held(place, recipe) for place in places) if kept is not None), None)
-    return _read(cache_folder() / CACHE, recipe) if found is None else found
+    kept = find_kept(root, CACHE, lambda path: _held(path, recipe))
+    return _read(cache_folder() / CACHE, recipe) if kept is None else kept
 
 
 def _held(path: Path, recipe: str) -> Tunes | None:
@@ -182,15 +180,9 @@ def _read(path: Path, recipe: str) -> Tunes:
         "titles": np.array(titles),
         "lengths": np.array([len(some) for some in events], np.int64),
         "events": np.concatenate(events).astype(np.uint8),
-        "recipe": np.array(recipe),
     }
-    write_atomically(path, lambda temporary: _save(temporary, arrays))
+    keep(path, recipe, arrays)
     return Tunes(titles, events)
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
 
 
 def _corpus() -> list[Path]:

@@ -18,12 +18,11 @@ from torch import Tensor
 from pyro_vae.data.actions import Actions
 from pyro_vae.data.clips import Clips
 from pyro_vae.data.dataset import RawData
-from pyro_vae.data.images import cache_folder, data_folders, square
+from pyro_vae.data.images import cache_folder, square
 from pyro_vae.data.parts import PARTS
 from pyro_vae.data.registry import check_counts, source
-from pyro_vae.data.sources.cache_file import held
+from pyro_vae.data.sources.cache_file import find_kept, held, keep
 from pyro_vae.errors import InputError
-from pyro_vae.files import write_atomically
 from pyro_vae.runtime import check_room
 
 logger = logging.getLogger(__name__)
@@ -90,12 +89,11 @@ def load_vizdoom(
     check_room(f"vizdoom: {total:,} clips", total * (given + steps) * 3 * size**2, "make fewer or smaller ones")
     recipe = json.dumps([MAKER, SCENARIO, CHOSEN, LONGEST_RUN, WALK, BLOCKED, TICS, size, given, steps, clips])
     name = Path("vizdoom") / f"clips-{size}px-{given}-{steps}-{clips}.npz"
-    places = [folder / name for folder in data_folders(root)]
     shape = total, given + steps, 3, size, size
-    found = next((kept for kept in (_held(place, recipe, shape) for place in places) if kept is not None), None)
-    if found is None:
-        found = _make(cache_folder() / name, recipe, counts, given, steps, size)
-    arrays = {key: dict(zip(PARTS, value.split(list(counts.values())), strict=True)) for key, value in found.items()}
+    kept = find_kept(root, name, lambda path: _held(path, recipe, shape))
+    if kept is None:
+        kept = _make(cache_folder() / name, recipe, counts, given, steps, size)
+    arrays = {key: dict(zip(PARTS, value.split(list(counts.values())), strict=True)) for key, value in kept.items()}
     parts = {
         part: {
             "x": arrays["frames"][part][:, given:],
@@ -303,14 +301,8 @@ def _make(path: Path, recipe: str, counts: dict[str, int], given: int, steps: in
                 frames[place], actions[place], episodes[place] = resized(clip[0], size), torch.tensor(clip[1]), episode
                 place, episode = place + 1, episode + 1
     made = {"frames": frames, "actions": actions, "episode": episodes}
-    arrays = {key: value.numpy() for key, value in made.items()}
-    write_atomically(path, lambda temporary: _save(temporary, arrays, recipe))
+    keep(path, recipe, {key: value.numpy() for key, value in made.items()})
     return made
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray], recipe: str) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, recipe=np.array(recipe), **arrays)
 
 
 def _held(path: Path, recipe: str, shape: tuple[int, ...]) -> dict[str, Tensor] | None:
