@@ -16,6 +16,34 @@ from pyro_vae.models.field import FieldVAE
 from pyro_vae.networks import ContextEncoder, diagonal_normal
 
 
+class FieldEncoder(nn.Module):
+    """A field and the image that it lies over, as channels of one grid, to a vector ``(batch, dim)``.
+
+    Args:
+        data_shape, image_shape: (channels, height, width) of both; the image is averaged to the field's sides.
+        channels, dim, num_blocks, activation, batch_norm: of the :class:`~pyro_vae.networks.ContextEncoder`, whose
+            vector is not normalized here: how large the field's numbers are is to be seen in it.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        dim: int,
+        num_blocks: int,
+        activation: str,
+        batch_norm: bool,
+    ) -> None:
+        super().__init__()
+        both = (data_shape[0] + image_shape[0], *data_shape[1:])
+        self.both = ContextEncoder(both, channels, dim, num_blocks, activation, batch_norm, normalized=False)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """The vector of fields ``(batch, *data_shape)`` and their images ``(batch, *image_shape)``."""
+        return self.both(torch.cat([x, adaptive_avg_pool2d(image, x.shape[-2:])], -3))
+
+
 class FieldGuide(PyroModule):
     """q(z | x, image) = N(mu(x, image), diag sigma(x, image)^2), from both as channels of one grid.
 
@@ -59,17 +87,14 @@ class FieldGuide(PyroModule):
         if not (initial_scale > min_scale and math.isfinite(initial_scale)):
             raise InputError(f"FieldGuide: initial_scale must be above min_scale, {min_scale}, got {initial_scale}")
         self.context, self.min_scale = model.context, below_one("min_scale", min_scale)
-        shape = (model.data_shape[0] + model.image_shape[0], *model.data_shape[1:])
-        self.encoder = ContextEncoder(
-            shape, channels, context_dim, num_blocks, activation, batch_norm, normalized=False
-        )
+        how = (channels, context_dim, num_blocks, activation, batch_norm)
+        self.encoder = FieldEncoder(model.data_shape, model.image_shape, *how)
         self.moments = nn.Linear(context_dim, 2 * model.latent_dim)
         with torch.no_grad():  # softplus(s + log(e - 1)) is the scale
             self.moments.bias[model.latent_dim :] += math.log(math.expm1(initial_scale)) - math.log(math.expm1(1))
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """Sample z given data ``x`` (batch, *data_shape) and their images (batch, *image_shape)."""
-        smaller = adaptive_avg_pool2d(image, x.shape[-2:])  # of x's sides
-        features = self.moments(self.encoder(torch.cat([x, smaller], -3)))  # (batch, 2 * latent_dim)
+        features = self.moments(self.encoder(x, image))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
             return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))

@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 
 import pyro
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 
 from pyro_vae.errors import InputError, below_one
+from pyro_vae.guides.field import FieldEncoder
 from pyro_vae.models.forecast import ForecastVAE
-from pyro_vae.networks import ContextEncoder, diagonal_normal
+from pyro_vae.networks import diagonal_normal
 from pyro_vae.programs.handlers import penalty
 
 SMALLEST = 1e-6  # of a squared length, below which a cell has no direction
@@ -72,16 +71,13 @@ class ForecastGuide(PyroModule):
             if not (weight >= 0 and math.isfinite(weight)):
                 raise InputError(f"{name}_penalty: must be 0 or a positive number, got {weight}")
         self.model = model if any(self.weights.values()) else None
-        shape = (model.data_shape[0] + model.image_shape[0], *model.data_shape[1:])
-        self.encoder = ContextEncoder(
-            shape, channels, context_dim, num_blocks, activation, batch_norm, normalized=False
-        )
+        how = (channels, context_dim, num_blocks, activation, batch_norm)
+        self.encoder = FieldEncoder(model.data_shape, model.image_shape, *how)
         self.moments = nn.Linear(context_dim, 2 * sum(self.dims))
 
     def forward(self, x: Tensor, image: Tensor) -> None:
         """Sample z_d and z_m given trajectories ``x`` (batch, 2 T, h, w) and their images."""
-        smaller = adaptive_avg_pool2d(image, x.shape[-2:])  # of x's sides
-        moments = self.moments(self.encoder(torch.cat([x, smaller], -3)))  # (batch, 2 * dims)
+        moments = self.moments(self.encoder(x, image))  # (batch, 2 * dims)
         directions, magnitudes = moments.split([2 * dim for dim in self.dims], -1)
         with pyro.plate("data", x.shape[0], dim=-1):
             z_d = pyro.sample("direction", diagonal_normal(directions, self.min_scale).to_event(1))
