@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.cli.tokens import print_rows, remove_older, savez
+from pyro_vae.cli.output import savez
+from pyro_vae.cli.tokens import print_rows, remove_older
 from pyro_vae.data import Actions, Clips
 from pyro_vae.data.actions import ACTIONS
 from pyro_vae.data.binarization import as_probability

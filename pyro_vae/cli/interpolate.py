@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pyro_vae.cli.context import said_context
 from pyro_vae.cli.inputs import given_data, of_files
+from pyro_vae.cli.output import savez
 from pyro_vae.cli.parsing import parse, run_parser
-from pyro_vae.cli.tokens import add_choices, choices, print_rows, read_things, remove_older, savez
+from pyro_vae.cli.tokens import add_choices, choices, print_rows, read_things, remove_older
 from pyro_vae.data.sources.arrays import ARRAYS
 from pyro_vae.data.texts import LINES, TABLES
 from pyro_vae.data.tokens import Tokens

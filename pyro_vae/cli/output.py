@@ -1,4 +1,4 @@
-"""Files of numbers that a command is told to write: arrays or tables, by their suffix."""
+"""Files of numbers that commands write: arrays, or tables, by the suffix that they are told."""
 
 from __future__ import annotations
 
@@ -66,6 +66,16 @@ def write_numbers(path: Path, ids: Sequence[str] | Sequence[int], arrays: Mappin
 
         table = pandas.DataFrame(_columns(ids, arrays))
         write_atomically(path, lambda file: table.to_parquet(file, engine="pyarrow", index=False))
+
+
+def savez(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays into an ``.npz`` file and print where it is.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    print(path)
 
 
 def _columns(ids: Sequence[str] | Sequence[int], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

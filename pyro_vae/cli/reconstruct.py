@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.cli.context import said_context
 from pyro_vae.cli.inputs import given_data, of_files
+from pyro_vae.cli.output import savez
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import (
     add_choices,
@@ -45,7 +46,6 @@ def reconstruct(arguments: Sequence[str]) -> None:
     import numpy as np
 
     from pyro_vae.data import Split
-    from pyro_vae.files import write_atomically
 
     parser = run_parser("reconstruct", reconstruct.__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="files in place of the run's data: images, WAV, texts, …")
@@ -94,9 +94,7 @@ def reconstruct(arguments: Sequence[str]) -> None:
     mean = _reconstructed(model, guide, Split(batch, missing=True, name="data"), options.seed, **how)  # (n, *shape)
     arrays = {"name": np.array(names), **{key: value.cpu().numpy() for key, value in batch.items()}}
     arrays["x.mean"] = mean.numpy()
-    file = run.path / "reconstructions.npz"
-    write_atomically(file, lambda path: np.savez_compressed(path, **arrays))
-    print(file)
+    savez(run.path / "reconstructions.npz", arrays)
     if run.sound is not None:
         print(_write_sounds(run, sounds, stems, batch[X].cpu(), mean))
     _draw(run, pictures, names, batch, mean)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_vae.cli.clips import CONTEXTS, sample_clips
 from pyro_vae.cli.context import describe_y, example_y, parse_y
 from pyro_vae.cli.given import in_rows, read_given
+from pyro_vae.cli.output import savez
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.cli.tokens import CHOICES, add_beam, check_beam, print_rows, remove_older
 from pyro_vae.data import Sound
@@ -59,7 +60,6 @@ def sample_texts(
     """
     import numpy as np
 
-    from pyro_vae.files import write_atomically
     from pyro_vae.plots.registry import saved_if_applicable
     from pyro_vae.text_to_image.contact_sheet import contact_sheet
     from pyro_vae.text_to_image.ranker import load_ranker
@@ -88,8 +88,7 @@ def sample_texts(
     if best.scores is not None:
         values["score"] = best.scores.numpy()
     arrays, picture = run.path / "samples.npz", run.file("figures/samples.png")
-    write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
-    print(arrays)
+    savez(arrays, values)
     title = f"Best of {best_of}" if best_of > 1 else "Samples"
     title += ": mean of p(x | z), z ~ p(z | text)"
     if saved_if_applicable(lambda: contact_sheet(best.images, texts, best.scores, title), picture):
@@ -105,10 +104,8 @@ MOST_ROWS = 32  # things that tokens stand for, in a picture
 
 def sample(arguments: Sequence[str]) -> None:
     """Draw from a trained model: a picture, the arrays, sound as WAV files, texts, melodies."""
-    import numpy as np
 
     from pyro_vae.evaluation.generate import draw
-    from pyro_vae.files import write_atomically
     from pyro_vae.plots import prior_samples
     from pyro_vae.plots.draws_of_context import draws_of_given
     from pyro_vae.plots.registry import saved_if_applicable
@@ -213,8 +210,7 @@ def sample(arguments: Sequence[str]) -> None:
     drawn = draw(model, num, seed=options.seed, batch=context, beams=options.beams, **how)
     values = {k: v.cpu().numpy() for k, v in (context | drawn.values).items() if k != X or k in drawn.values}
     arrays, picture = run.path / "samples.npz", pictures / "samples.png"
-    write_atomically(arrays, lambda path: np.savez_compressed(path, **values))
-    print(arrays)
+    savez(arrays, values)
     if tokens is not None:
         _write_tokens(tokens, drawn.mean, sounds, picture, {**how, "beams": options.beams})
         return

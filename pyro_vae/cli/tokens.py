@@ -13,11 +13,12 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
+from pyro_vae.cli.output import savez
 from pyro_vae.cli.texts import of_texts
 from pyro_vae.data.images import shown
 from pyro_vae.data.tokens import Tokens
 from pyro_vae.errors import InputError, printable
-from pyro_vae.files import user_path, write_atomically
+from pyro_vae.files import user_path
 from pyro_vae.programs.context import X
 from pyro_vae.runs import Run
 
@@ -179,13 +180,3 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, thing in rows:
         print(printable(f"{name:<{width}}  {' '.join(thing.splitlines())}").rstrip())
-
-
-def savez(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays into an ``.npz`` file and print where it is.
-
-    Raises:
-        InputError: if it cannot be written.
-    """
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-    print(path)

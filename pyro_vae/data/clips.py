@@ -79,6 +79,5 @@ class Clips(Pictures):
 
 def strip(frames: Tensor) -> Tensor:
     """Frames ``(..., T, C, H, W)`` side by side, floats ``(..., C, H, T W)`` in [0, 1]."""
-    frames = frames if frames.is_floating_point() else as_probability(frames)
-    side_by_side = frames.clamp(0, 1).movedim(-4, -2)  # (..., C, H, T, W)
+    side_by_side = as_probability(frames).clamp(0, 1).movedim(-4, -2)  # (..., C, H, T, W)
     return side_by_side.flatten(-2)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.data.binarization import as_probability
 from pyro_vae.data.dataset import Data
 from pyro_vae.data.pictures import Pictures
 from pyro_vae.data.split import Split
@@ -143,7 +144,7 @@ def coloured(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     step = max(1, CHUNK // x[0].numel())
     for start in range(0, n, step):
         some = x[start : start + step]
-        lab = rgb_to_lab(some.float() / 255 if some.dtype == torch.uint8 else some.float())
+        lab = rgb_to_lab(as_probability(some).float())
         light[start : start + step], ab[start : start + step] = lab[:, :1] / LIGHTNESS, lab[:, 1:] / COLOUR
     return {**tensors, "x": ab, "image": light.clamp(0, 1)}
 

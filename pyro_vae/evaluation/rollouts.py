@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.actions import ACTIONS
+from pyro_vae.data.binarization import as_probability
 from pyro_vae.data.clips import FRAMES
 from pyro_vae.errors import InputError, positive
 from pyro_vae.evaluation.generate import draw, reconstruct
@@ -197,8 +198,7 @@ def rollout_accuracy(
     hits, errors, copied, reconstructed = [], [], [], []
     for start in range(0, branches.shape[1], positive_size):
         some = {name: value[start : start + positive_size] for name, value in contexts.items()}
-        truth = branches[:, start : start + positive_size]  # (A, n, T, ...)
-        truth = truth if truth.is_floating_point() else truth.float() / 255
+        truth = as_probability(branches[:, start : start + positive_size])  # (A, n, T, ...)
         seen = roll_out(
             model, some, actions, seed=derived_seed(seed, f"contexts {start}"), batch_size=batch_size, **how
         )
@@ -213,8 +213,7 @@ def rollout_accuracy(
         errors.append(own)
         last = some[FRAMES][:, -1:] if FRAMES in some and some[FRAMES].shape[2:] == truth.shape[3:] else None
         if last is not None:
-            last = last if last.is_floating_point() else last.float() / 255
-            copied.append(_mean_square(last - truth))
+            copied.append(_mean_square(as_probability(last) - truth))
         if guide is not None:
             pair = as_programs(model, guide)
             made = [
