@@ -17,7 +17,7 @@ def no_global_state():
     """Seed torch; afterwards Pyro's parameter store must be empty and its settings (validation) what they were."""
     torch.manual_seed(0)
     settings, dtype = pyro.settings.get(), torch.get_default_dtype()
-    logging.getLogger().setLevel(logging.INFO)  # as commands have it; one with -q changes its whole process
+    logging.getLogger().setLevel(logging.WARNING)  # Python's own; commands say theirs
     logging.getLogger("pyro_vae").setLevel(logging.NOTSET)
     yield
     left = dict(pyro.get_param_store().items())

@@ -165,10 +165,9 @@ def command(name: str) -> Callable[[Sequence[str]], None]:
 def _log(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    if level != logging.INFO:
-        logging.getLogger().setLevel(logging.WARNING if level == logging.WARNING else logging.INFO)
-        logging.getLogger("pyro_vae").setLevel(level)
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger().setLevel(max(level, logging.INFO))
+    logging.getLogger("pyro_vae").setLevel(logging.NOTSET if level == logging.INFO else level)  # of this command alone
 
 
 def _refused(message: str, status: int = 1) -> int:

@@ -227,3 +227,16 @@ def test_a_value_of_another_kind_of_a_command_on_a_run(tmp_path, capsys):
 def test_resume_has_an_option_for_all_that_may_change():
     options = {name for action in parser_of(command("resume"))._actions for name in action.option_strings}
     assert {f"--{name}" for name in HARMLESS if not name.startswith("first.")} <= options
+
+
+def test_quiet_is_of_one_command_alone(caplog):
+    """A process that calls several commands hears of each what it is asked for."""
+    for arguments, levels in (
+        (["--version"], ("INFO", "NOTSET")),
+        (["-q", "--version"], ("WARNING", "WARNING")),
+        (["-v", "--version"], ("INFO", "DEBUG")),
+        (["--version"], ("INFO", "NOTSET")),
+    ):
+        assert main(arguments) == 0
+        found = (logging.getLogger(name).level for name in (None, "pyro_vae"))
+        assert tuple(map(logging.getLevelName, found)) == levels
