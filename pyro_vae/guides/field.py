@@ -13,16 +13,17 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from pyro_vae.errors import InputError, below_one
 from pyro_vae.models.field import FieldVAE
-from pyro_vae.networks import ContextEncoder, diagonal_normal
+from pyro_vae.networks import ContextEncoder, PlaceEncoder, diagonal_normal
 
 
 class FieldEncoder(nn.Module):
-    """A field and the image that it lies over, as channels of one grid, to a vector ``(batch, dim)``.
+    """A field and the image that it lies over, as channels of one grid, to a vector ``(batch, dim)``, or one a place.
 
     Args:
         data_shape, image_shape: (channels, height, width) of both; the image is averaged to the field's sides.
         channels, dim, num_blocks, activation, batch_norm: of the :class:`~pyro_vae.networks.ContextEncoder`, whose
             vector is not normalized here: how large the field's numbers are is to be seen in it.
+        local: vectors of every place, ``(batch, height, width, dim)``, with ``channels[0]`` channels before.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class FieldEncoder(nn.Module):
         num_blocks: int,
         activation: str,
         batch_norm: bool,
+        local: bool = False,
     ) -> None:
         super().__init__()
-        both = (data_shape[0] + image_shape[0], *data_shape[1:])
-        self.both = ContextEncoder(both, channels, dim, num_blocks, activation, batch_norm, normalized=False)
+        both, how = (data_shape[0] + image_shape[0], *data_shape[1:]), (dim, num_blocks, activation, batch_norm)
+        self.both = PlaceEncoder(both, channels[0], *how) if local else ContextEncoder(both, channels, *how, False)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """The vector of fields ``(batch, *data_shape)`` and their images ``(batch, *image_shape)``."""
+        """The vectors of fields ``(batch, *data_shape)`` and their images ``(batch, *image_shape)``."""
         return self.both(torch.cat([x, adaptive_avg_pool2d(image, x.shape[-2:])], -3))
 
 

@@ -28,8 +28,9 @@ class ForecastGuide(PyroModule):
 
     Args:
         model: the generative model, whose sizes are taken.
-        channels: of the features at every scale, finest first.
-        context_dim: of the vector that the moments are linear in.
+        channels: of the features at every scale, finest first; if the model's latents are local, the first are those at
+            every cell.
+        context_dim: of the vector, or of those of the cells, that the moments are linear in.
         num_blocks: residual blocks at every scale.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks.
@@ -72,16 +73,17 @@ class ForecastGuide(PyroModule):
                 raise InputError(f"{name}_penalty: must be 0 or a positive number, got {weight}")
         self.model = model if any(self.weights.values()) else None
         how = (channels, context_dim, num_blocks, activation, batch_norm)
-        self.encoder = FieldEncoder(model.data_shape, model.image_shape, *how)
+        self.encoder = FieldEncoder(model.data_shape, model.image_shape, *how, local=model.local)
         self.moments = nn.Linear(context_dim, 2 * sum(self.dims))
 
     def forward(self, x: Tensor, image: Tensor) -> None:
         """Sample z_d and z_m given trajectories ``x`` (batch, 2 T, h, w) and their images."""
-        moments = self.moments(self.encoder(x, image))  # (batch, 2 * dims)
+        moments = self.moments(self.encoder(x, image))  # (batch, 2 * dims), local: (batch, h, w, 2 * dims)
+        rank = moments.dim() - 1
         directions, magnitudes = moments.split([2 * dim for dim in self.dims], -1)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z_d = pyro.sample("direction", diagonal_normal(directions, self.min_scale).to_event(1))
-            z_m = pyro.sample("magnitude", diagonal_normal(magnitudes, self.min_scale).to_event(1))
+            z_d = pyro.sample("direction", diagonal_normal(directions, self.min_scale).to_event(rank))
+            z_m = pyro.sample("magnitude", diagonal_normal(magnitudes, self.min_scale).to_event(rank))
             if self.model is not None:
                 self._penalize(x, image, z_d, z_m)
 

@@ -13,9 +13,21 @@ from pyro_vae.distributions import Rotated
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods import Gaussian, Laplace, Likelihood
 from pyro_vae.models.base import LatentPriorModel
-from pyro_vae.networks import MLP, ContextEncoder, CosineTransform, SkipDecoder, diagonal_normal
+from pyro_vae.networks import MLP, ContextEncoder, CosineTransform, PlaceDecoder, SkipDecoder, diagonal_normal
 from pyro_vae.networks.features import Shape
 from pyro_vae.priors import LatentPrior
+
+
+def _scale_of(scales: Sequence[Shape], shape: Shape) -> int:
+    """Which scale has the sides of a grid.
+
+    Raises:
+        InputError: if none has.
+    """
+    sides = [scale[1:] for scale in scales]
+    if shape[1:] not in sides:
+        raise InputError(f"data on a grid of {shape[1:]} places: the image's features have {sides}")
+    return sides.index(shape[1:])
 
 
 class MotionField(nn.Module):
@@ -26,30 +38,41 @@ class MotionField(nn.Module):
         scales: shapes of the image's features, finest first.
         shape: of the coefficients, (2 c, h, w).
         likelihood: of them, whose further features d's decoder gives as well.
-        how: options of :class:`~pyro_vae.networks.SkipDecoder`.
+        local: the vectors lie at every cell.
+        how: options of :class:`~pyro_vae.networks.SkipDecoder` and :class:`~pyro_vae.networks.PlaceDecoder`.
     """
 
     def __init__(
-        self, dims: tuple[int, int], scales: Sequence[Shape], shape: Shape, likelihood: Likelihood, **how: Any
+        self,
+        dims: tuple[int, int],
+        scales: Sequence[Shape],
+        shape: Shape,
+        likelihood: Likelihood,
+        local: bool = False,
+        **how: Any,
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        self.direction = SkipDecoder(dims[0], scales, likelihood.feature_shape(shape), **how)
-        self.magnitude = SkipDecoder(dims[1], scales, (1, *shape[1:]), **how)
+        self.scale = _scale_of(scales, shape) if local else None
+        seen: Any = scales if self.scale is None else scales[self.scale]
+        decoder: Any = PlaceDecoder if local else SkipDecoder
+        self.direction = decoder(dims[0], seen, likelihood.feature_shape(shape), **how)
+        self.magnitude = decoder(dims[1], seen, (1, *shape[1:]), **how)
         self.magnitude.set_output_bias(torch.ones(1, *shape[1:]))  # at 0, m has no slope
 
     def forward(self, direction: Tensor, magnitude: Tensor, grids: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """d ``(..., 2 c, h, w)``, m ``(..., 1, h, w)`` > 1, and the likelihood's features ``(..., P 2 c, h, w)``.
 
         Args:
-            direction: ``(..., dims[0])``.
-            magnitude: ``(..., dims[1])``.
+            direction: ``(..., dims[0])``; local: ``(..., h, w, dims[0])``.
+            magnitude: ``(..., dims[1])``; local: ``(..., h, w, dims[1])``.
             grids: features of the image, ``(..., *scale)``.
         """
-        features = self.direction(direction, grids)
+        seen = grids if self.scale is None else grids[self.scale]
+        features = self.direction(direction, seen)
         d, rest = features[..., : self.channels, :, :], features[..., self.channels :, :, :]
         d = d * (1 + d.square().sum(-3, keepdim=True)).rsqrt()
-        m = (1 + self.magnitude(magnitude, grids).square()).sqrt()
+        m = (1 + self.magnitude(magnitude, seen).square()).sqrt()
         return d, m, torch.cat([m * d, rest], -3) if rest.shape[-3] else m * d
 
 
@@ -99,7 +122,7 @@ class ForecastRegressor(LatentPriorModel):
         likelihood: Likelihood | None,
         coefficients: int | None,
         channels: Sequence[int],
-        context_dim: int,
+        context_dim: int | None,
         **how: Any,
     ) -> None:
         """Check the shapes; make the transform, the likelihood and the image's encoder."""
@@ -156,7 +179,12 @@ class ForecastVAE(ForecastRegressor):
     With all coefficients the density is of x: the cosine transform is orthonormal. With fewer it is one of these
     coefficients, and every result says so.
 
-    Sites: ``direction`` with event shape (direction_dim,), ``magnitude`` (magnitude_dim,); ``x`` with event shape
+    One vector z_d and one z_m say what the whole scene does, as in the paper. With ``local``, there are vectors at every
+    cell, independent of one another given the image: what an object does depends on what is around it alone, and two
+    objects go their ways by themselves.
+
+    Sites: ``direction`` with event shape (direction_dim,), ``magnitude`` (magnitude_dim,), or with ``local``
+    (h, w, direction_dim) and (h, w, magnitude_dim); ``x`` with event shape
     ``data_shape``, or, with fewer coefficients, ``coefficients`` (2 c, h, w) and the deterministic ``trajectories``
     ``data_shape`` of their mean. The context ``image`` is always needed; the data plate is as long as it.
 
@@ -174,9 +202,10 @@ class ForecastVAE(ForecastRegressor):
         prior_hidden_dims: widths of the prior network's layers, from that vector to the moments of z; none: linear.
         activation: the networks' nonlinearity, by name.
         batch_norm: normalize inside the blocks.
-        prior: p(z_d | image), learned, of shape (direction_dim,), in place of the Gaussian;
-            :class:`~pyro_vae.priors.MixtureDensityPrior` with a :class:`~pyro_vae.networks.ContextEncoder` and
-            ``argument="image"``.
+        prior: p(z_d | image), learned, of the shape of that site, in place of the Gaussian;
+            :class:`~pyro_vae.priors.MixtureDensityPrior` with a :class:`~pyro_vae.networks.ContextEncoder`, or with
+            ``local`` a :class:`~pyro_vae.networks.ContextPlaces`, and ``argument="image"``.
+        local: z_d and z_m are grids; ``context_dim`` is not used then.
 
     Raises:
         InputError: for shapes that do not fit each other, more coefficients than frames, sizes that are not positive,
@@ -210,28 +239,37 @@ class ForecastVAE(ForecastRegressor):
         activation: str = "relu",
         batch_norm: bool = False,
         prior: LatentPrior | None = None,
+        local: bool = False,
     ) -> None:
         LatentPriorModel.__init__(self)
         how = {"num_blocks": num_blocks, "activation": activation, "batch_norm": batch_norm}
         self.dims = positive("direction_dim", direction_dim), positive("magnitude_dim", magnitude_dim)
-        self._look(data_shape, image_shape, likelihood, coefficients, channels, context_dim, **how)
-        self.field = MotionField(self.dims, self.encoder.scales, self.shape, self.likelihood, **how)
-        self.take_prior(prior, "direction", (direction_dim,))
+        self.local = local
+        self._look(data_shape, image_shape, likelihood, coefficients, channels, None if local else context_dim, **how)
+        self.field = MotionField(self.dims, self.encoder.scales, self.shape, self.likelihood, local, **how)
+        places = self.shape[1:] if local else ()
+        self.take_prior(prior, "direction", (*places, direction_dim))
         dims = self.dims if prior is None else self.dims[1:]
-        self.moments = MLP(context_dim, prior_hidden_dims, 2 * sum(dims), activation)
+        seen = self.encoder.scales[self.field.scale][0] if self.field.scale is not None else context_dim
+        self.moments = MLP(seen, prior_hidden_dims, 2 * sum(dims), activation)
 
     def priors(self, image: Tensor, grids: Sequence[Tensor]) -> tuple[Any, Any]:
-        """p(z_d | image) and p(z_m | image), event shapes (direction_dim,) and (magnitude_dim,).
+        """p(z_d | image) and p(z_m | image), of the event shapes of their sites.
 
         Args:
             image: ``(batch, channels, height, width)``, which a learned prior is given.
             grids: its features.
         """
-        moments = self.moments(self.encoder.vector(grids))  # (batch, 2 * dims)
-        magnitude = diagonal_normal(moments[..., -2 * self.dims[1] :]).to_event(1)
+        if self.field.scale is None:
+            seen = self.encoder.vector(grids)  # (batch, context_dim)
+        else:
+            seen = grids[self.field.scale].movedim(-3, -1)  # (batch, h, w, channels)
+        moments = self.moments(seen)  # (batch, 2 * dims), (batch, h, w, 2 * dims)
+        rank = moments.dim() - 1
+        magnitude = diagonal_normal(moments[..., -2 * self.dims[1] :]).to_event(rank)
         if self.latent_prior is not None:
             return self.latent_prior(image=image), magnitude
-        return diagonal_normal(moments[..., : 2 * self.dims[0]]).to_event(1), magnitude
+        return diagonal_normal(moments[..., : 2 * self.dims[0]]).to_event(rank), magnitude
 
     def forward(self, x: Tensor | None = None, *, image: Tensor) -> Tensor:
         """Run the program on trajectories ``x`` (batch, 2 T, h, w), or draw a future of each image."""

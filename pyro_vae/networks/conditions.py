@@ -17,10 +17,11 @@ from pyro_vae.programs.context import Context, attribute_context, label_context
 
 
 class Condition(nn.Module):
-    """A map from the argument ``y``, one value a datum, to features ``(batch, dim)``.
+    """A map from the argument ``y``, one value a datum, to features ``(batch, *places, dim)``.
 
     Attributes:
         dim: how many features.
+        places: sides of the grid at each place of which there are features; (), none, if it is not said.
         accepts: which y are right.
 
     Example:
@@ -36,6 +37,7 @@ class Condition(nn.Module):
     """
 
     dim: int
+    places: tuple[int, ...] = ()
     accepts: Context
 
     def forward(self, y: Tensor) -> Tensor:

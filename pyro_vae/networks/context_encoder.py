@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -18,11 +19,57 @@ from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, ScaleEnco
 from pyro_vae.programs.context import Context
 
 
+MIN_DEVIATION = 1e-3  # of a channel: one that hardly varies over data is not blown up
+
+
+class Standardize(nn.Module):
+    """(image - mean) / deviation, each channel, by moments of the first training data, which ``fit`` shows it.
+
+    Where images differ little from one another, as grey shapes on a bright ground, all that they have in common would
+    drown what tells them apart. Before ``fit``, and in a loop of one's own that does not call :meth:`initialize`, images
+    stay as they are.
+
+    Args:
+        channels: of the images.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import Standardize
+        >>> standardize = Standardize(1)
+        >>> images = 0.7 + 0.03 * torch.randn(50, 1, 8, 8)
+        >>> standardize.initialize(images)
+        >>> round(standardize(images).std().item(), 2)
+        1.0
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    initialized: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def initialize(self, image: Tensor) -> None:
+        """Take mean and deviation of images ``(..., C, H, W)``, over data and pixels."""
+        by_channel = image.detach().movedim(-3, 0).flatten(1)  # (C, everything else)
+        self.mean.copy_(by_channel.mean(1).view_as(self.mean))
+        self.deviation.copy_(by_channel.std(1, correction=0).clamp(min=MIN_DEVIATION).view_as(self.deviation))
+        self.initialized.fill_(True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images ``(..., C, H, W)``, standardized."""
+        return (image - self.mean) / self.deviation
+
+
 class ContextEncoder(Condition):
     """An image ``(..., C, H, W)`` to a vector ``(..., dim)``, and to a grid of features at every scale.
 
     It is a :class:`Condition`, so that whatever takes one can be given an image: priors, guides, models, whose context
-    are then images from 0 to 1. The grids are for :class:`SkipDecoder`.
+    are then images from 0 to 1. They are standardized first (:class:`Standardize`). The grids are for
+    :class:`SkipDecoder`.
 
     Args:
         image_shape: (C, H, W).
@@ -70,6 +117,7 @@ class ContextEncoder(Condition):
         sizes = halved_sizes(self.image_shape, len(channels), "ContextEncoder")[1:]
         self.scales: list[Shape] = [(width, *size) for width, size in zip(channels, sizes, strict=True)]
         self.accepts = Context("images, from 0 to 1", self.image_shape, support=constraints.unit_interval)
+        self.standardize = Standardize(self.image_shape[0])
         self.features = ScaleEncoder(self.image_shape, self.scales, num_blocks, activation, batch_norm)
         self.head = None
         if dim is not None:
@@ -84,7 +132,7 @@ class ContextEncoder(Condition):
             InputError: for images of another shape.
         """
         check_event_shape(image, self.image_shape, "ContextEncoder")
-        return self.features(image)
+        return self.features(self.standardize(image))
 
     def vector(self, grids: Sequence[Tensor]) -> Tensor:
         """The vector ``(..., dim)`` of what :meth:`grids` gave.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae.distributions import DiagonalMixture
@@ -19,7 +21,8 @@ class MixtureDensityPrior(LatentPrior):
     Args:
         shape: see :class:`LatentPrior`.
         condition: what y is, and its features c(y), ``(batch, condition.dim)``; :class:`~pyro_vae.networks.OneHot` of
-            10 classes if not given.
+            10 classes if not given. If it has places, such as :class:`~pyro_vae.networks.ContextPlaces`, z is a grid,
+            shape = (*places, ...), and what is at each place, given y, is a mixture of its own, independent of others.
         num_components: K.
         hidden_dims: widths of the network's layers; none: linear, which for a class label is a table.
         activation: its nonlinearity, by name.
@@ -29,7 +32,8 @@ class MixtureDensityPrior(LatentPrior):
             then the same everywhere, and y says how probable it is.
 
     Raises:
-        InputError: for no component, a min_scale that is not in [0, 1), or no shape; when it is used, without y.
+        InputError: for no component, a min_scale that is not in [0, 1), no shape, or one that does not begin with the
+            condition's places; when it is used, without y.
 
     Source: Bishop 1994, "Mixture density networks", Aston University, NCRG/94/004.
 
@@ -56,17 +60,25 @@ class MixtureDensityPrior(LatentPrior):
         self.condition = condition if condition is not None else OneHot(10)
         self.argument, self.context = argument, {argument: self.condition.accepts}
         self.min_scale = below_one("min_scale", min_scale)
-        self.sizes = [k, 0 if shared else 2 * k * self.size]
+        self.places = self.condition.places
+        self.each = self.shape[len(self.places) :]  # the event at a place
+        if not self.each or self.shape[: len(self.places)] != self.places:
+            raise InputError(
+                f"MixtureDensityPrior: shape must begin with the places of its condition, {self.places}, and go on "
+                f"with the shape at each; got {self.shape}"
+            )
+        size = math.prod(self.each)
+        self.sizes = [k, 0 if shared else 2 * k * size]
         self.network = MLP(self.condition.dim, hidden_dims, sum(self.sizes), activation)
-        start = torch.zeros(k, 2, self.size)
+        start = torch.zeros(k, 2, size)
         start[:, 0].normal_(std=0.5)  # components start apart
         self.moments = nn.Parameter(start.flatten()) if shared else None
         if not shared:
             with torch.no_grad():
-                self.network.out.bias[k:].view(k, 2, self.size)[:, 0].copy_(start[:, 0])
+                self.network.out.bias[k:].view(k, 2, size)[:, 0].copy_(start[:, 0])
 
-    def forward(self, **context: Tensor) -> DiagonalMixture:
-        """p(z | y), of the batch shape of y's features.
+    def forward(self, **context: Tensor) -> TorchDistribution:
+        """p(z | y), of the batch shape of y.
 
         Raises:
             InputError: without y.
@@ -74,9 +86,10 @@ class MixtureDensityPrior(LatentPrior):
         y = context.get(self.argument)
         if y is None:
             raise InputError(f"the MixtureDensityPrior needs '{self.argument}': {self.condition.accepts.what}")
-        logits, moments = self.network(self.condition(y)).split(self.sizes, -1)  # (batch, K), (batch, K * 2 D)
+        logits, moments = self.network(self.condition(y)).split(self.sizes, -1)  # (batch, *places, K), (…, K * 2 D)
         if self.moments is not None:
             moments = self.moments.expand(*logits.shape[:-1], -1)
-        normal = diagonal_normal(moments.unflatten(-1, (self.sizes[0], -1)), self.min_scale)  # (batch, K, D)
-        loc, scale = (t.unflatten(-1, self.shape) for t in (normal.loc, normal.scale))
-        return DiagonalMixture(logits.log_softmax(-1), loc, scale, len(self.shape))
+        normal = diagonal_normal(moments.unflatten(-1, (self.sizes[0], -1)), self.min_scale)  # (batch, *places, K, D)
+        loc, scale = (t.unflatten(-1, self.each) for t in (normal.loc, normal.scale))
+        mixture = DiagonalMixture(logits.log_softmax(-1), loc, scale, len(self.each))
+        return mixture.to_event(len(self.places)) if self.places else mixture
