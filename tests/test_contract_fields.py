@@ -4,6 +4,7 @@ import pytest
 import torch
 from contract import PairContract
 
+import pyro_vae
 from pyro_vae import likelihoods
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import posterior_moments
@@ -99,3 +100,21 @@ def test_what_images_have_in_common_drowns_no_difference():
     assert (encoder(image).std(0) > 0.9).all()
     plain = ContextEncoder((1, 8, 8), (4,), 5, normalized=False)
     torch.testing.assert_close(plain(image), plain.head[2](plain.grids(image)[-1].relu().flatten(1)).relu())
+
+
+def test_images_are_standardized_by_the_first_training_data():
+    """Grey shapes of little contrast on a bright ground: what differs has deviation 1 before the first layer."""
+    image = 0.7 + 0.03 * torch.randn(20, 1, 8, 8).clamp(-3, 3)
+    model = FieldVAE((2, 8, 8), (1, 8, 8), 3, **SIZES)
+    guide = FieldGuide(model, **SIZES)
+    standardize = model.encoder.standardize
+    assert torch.equal(standardize(image), image)  # nothing is known of the data yet
+    data = {"x": torch.randn(20, 2, 8, 8), "image": image}
+    pyro_vae.fit(model, guide, data, epochs=1, batch_size=10, progress=False, device="cpu")
+    torch.testing.assert_close(standardize.mean.squeeze(), image.mean())
+    torch.testing.assert_close(standardize.deviation.squeeze(), image.std(correction=0))
+    torch.testing.assert_close(standardize(image).std(correction=0), torch.tensor(1.0))
+    assert guide.encoder.both.standardize.mean.shape == (3, 1, 1)  # the field's channels and the image's
+    flat = torch.full((4, 1, 8, 8), 0.5)
+    standardize.initialize(flat)
+    assert torch.equal(standardize(flat), torch.zeros(4, 1, 8, 8))

@@ -9,7 +9,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation import ais, bidirectional
 from pyro_vae.guides import EmptyGuide, ForecastGuide
 from pyro_vae.models import ForecastRegressor, ForecastVAE
-from pyro_vae.networks import ContextEncoder
+from pyro_vae.networks import ContextEncoder, ContextPlaces
 from pyro_vae.priors import MixtureDensityPrior
 
 SIZES = {"channels": (6, 8), "context_dim": 7}
@@ -59,6 +59,17 @@ class TestForecastOfFewCoefficients(PairContract):
         assert ais(model, guide, batch, **few).per_datum.isfinite().all()
         with pytest.raises(InputError, match="draws features of its data and no data"):
             bidirectional(model, guide, len(batch["x"]), batch={"image": batch["image"]}, **few)
+
+
+class TestForecastOfEveryCell(PairContract):
+    """Latents at every cell, the directions' prior a mixture of its own at each."""
+
+    learning_rate = 0.01
+
+    def make_pair(self):
+        prior = MixtureDensityPrior((4, 4, 2), ContextPlaces((3, 8, 8), (6,)), num_components=2, argument="image")
+        model = ForecastVAE((2 * FRAMES, 4, 4), (3, 8, 8), 2, 1, channels=(6,), prior=prior, local=True)
+        return model, ForecastGuide(model, **SIZES), motions()
 
 
 class TestForecastRegressor(PairContract):

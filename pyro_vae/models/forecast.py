@@ -18,18 +18,6 @@ from pyro_vae.networks.features import Shape
 from pyro_vae.priors import LatentPrior
 
 
-def _scale_of(scales: Sequence[Shape], shape: Shape) -> int:
-    """Which scale has the sides of a grid.
-
-    Raises:
-        InputError: if none has.
-    """
-    sides = [scale[1:] for scale in scales]
-    if shape[1:] not in sides:
-        raise InputError(f"data on a grid of {shape[1:]} places: the image's features have {sides}")
-    return sides.index(shape[1:])
-
-
 class MotionField(nn.Module):
     r"""Coefficients of the motion of every cell, m d: how far, and which way, |d| < 1.
 
@@ -53,8 +41,13 @@ class MotionField(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = shape[0]
-        self.scale = _scale_of(scales, shape) if local else None
-        seen: Any = scales if self.scale is None else scales[self.scale]
+        self.local = local
+        if local and scales[-1][1:] != shape[1:]:
+            raise InputError(
+                f"latents of every cell look at the coarsest scale of the image's features, {scales[-1][1:]}: it must "
+                f"be the data's, {tuple(shape[1:])}; channels must have so many scales"
+            )
+        seen: Any = scales[-1] if local else scales
         decoder: Any = PlaceDecoder if local else SkipDecoder
         self.direction = decoder(dims[0], seen, likelihood.feature_shape(shape), **how)
         self.magnitude = decoder(dims[1], seen, (1, *shape[1:]), **how)
@@ -68,7 +61,7 @@ class MotionField(nn.Module):
             magnitude: ``(..., dims[1])``; local: ``(..., h, w, dims[1])``.
             grids: features of the image, ``(..., *scale)``.
         """
-        seen = grids if self.scale is None else grids[self.scale]
+        seen: Any = grids[-1] if self.local else grids
         features = self.direction(direction, seen)
         d, rest = features[..., : self.channels, :, :], features[..., self.channels :, :, :]
         d = d * (1 + d.square().sum(-3, keepdim=True)).rsqrt()
@@ -179,9 +172,9 @@ class ForecastVAE(ForecastRegressor):
     With all coefficients the density is of x: the cosine transform is orthonormal. With fewer it is one of these
     coefficients, and every result says so.
 
-    One vector z_d and one z_m say what the whole scene does, as in the paper. With ``local``, there are vectors at every
-    cell, independent of one another given the image: what an object does depends on what is around it alone, and two
-    objects go their ways by themselves.
+    One vector z_d and one z_m say what the whole scene does, as in the paper. With ``local``, there are vectors at
+    every cell, independent of one another given the image: what an object does depends on what is around it alone, and
+    two objects go their ways by themselves.
 
     Sites: ``direction`` with event shape (direction_dim,), ``magnitude`` (magnitude_dim,), or with ``local``
     (h, w, direction_dim) and (h, w, magnitude_dim); ``x`` with event shape
@@ -205,7 +198,7 @@ class ForecastVAE(ForecastRegressor):
         prior: p(z_d | image), learned, of the shape of that site, in place of the Gaussian;
             :class:`~pyro_vae.priors.MixtureDensityPrior` with a :class:`~pyro_vae.networks.ContextEncoder`, or with
             ``local`` a :class:`~pyro_vae.networks.ContextPlaces`, and ``argument="image"``.
-        local: z_d and z_m are grids; ``context_dim`` is not used then.
+        local: z_d and z_m are grids, of the sides of the last one of the image's scales; ``context_dim`` is not used.
 
     Raises:
         InputError: for shapes that do not fit each other, more coefficients than frames, sizes that are not positive,
@@ -250,7 +243,7 @@ class ForecastVAE(ForecastRegressor):
         places = self.shape[1:] if local else ()
         self.take_prior(prior, "direction", (*places, direction_dim))
         dims = self.dims if prior is None else self.dims[1:]
-        seen = self.encoder.scales[self.field.scale][0] if self.field.scale is not None else context_dim
+        seen = self.encoder.scales[-1][0] if local else context_dim
         self.moments = MLP(seen, prior_hidden_dims, 2 * sum(dims), activation)
 
     def priors(self, image: Tensor, grids: Sequence[Tensor]) -> tuple[Any, Any]:
@@ -260,11 +253,9 @@ class ForecastVAE(ForecastRegressor):
             image: ``(batch, channels, height, width)``, which a learned prior is given.
             grids: its features.
         """
-        if self.field.scale is None:
-            seen = self.encoder.vector(grids)  # (batch, context_dim)
-        else:
-            seen = grids[self.field.scale].movedim(-3, -1)  # (batch, h, w, channels)
-        moments = self.moments(seen)  # (batch, 2 * dims), (batch, h, w, 2 * dims)
+        # (batch, context_dim), local: (batch, h, w, channels)
+        seen = grids[-1].movedim(-3, -1) if self.local else self.encoder.vector(grids)
+        moments = self.moments(seen)  # (batch, 2 * dims), local: (batch, h, w, 2 * dims)
         rank = moments.dim() - 1
         magnitude = diagonal_normal(moments[..., -2 * self.dims[1] :]).to_event(rank)
         if self.latent_prior is not None:

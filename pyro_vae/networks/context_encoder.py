@@ -18,7 +18,6 @@ from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, ScaleEncoder
 from pyro_vae.programs.context import Context
 
-
 MIN_DEVIATION = 1e-3  # of a channel: one that hardly varies over data is not blown up
 
 
@@ -26,8 +25,8 @@ class Standardize(nn.Module):
     """(image - mean) / deviation, each channel, by moments of the first training data, which ``fit`` shows it.
 
     Where images differ little from one another, as grey shapes on a bright ground, all that they have in common would
-    drown what tells them apart. Before ``fit``, and in a loop of one's own that does not call :meth:`initialize`, images
-    stay as they are.
+    drown what tells them apart. Before ``fit``, and in a loop of one's own that does not call :meth:`initialize`,
+    images stay as they are.
 
     Args:
         channels: of the images.

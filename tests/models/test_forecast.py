@@ -16,7 +16,14 @@ from pyro_vae.errors import InputError
 from pyro_vae.guides import EmptyGuide, ForecastGuide
 from pyro_vae.likelihoods import Bernoulli, Gaussian, Laplace
 from pyro_vae.models import ForecastRegressor, ForecastVAE
-from pyro_vae.networks import ContextEncoder, CosineTransform
+from pyro_vae.networks import (
+    ContextEncoder,
+    ContextPlaces,
+    CosineTransform,
+    PlaceDecoder,
+    PlaceEncoder,
+    diagonal_normal,
+)
 from pyro_vae.objectives import ELBO
 from pyro_vae.priors import MixtureDensityPrior
 from pyro_vae.programs.program import Program, as_programs
@@ -32,7 +39,7 @@ def batch(n=6):
 
 def pair(**options):
     torch.manual_seed(0)
-    model = ForecastVAE(SHAPE, IMAGE, 3, 2, **SIZES, **options)
+    model = ForecastVAE(SHAPE, IMAGE, 3, 2, **SIZES | options)
     return model, ForecastGuide(model, **SIZES)
 
 
@@ -54,8 +61,6 @@ def log_densities(model, z_d, z_m, given):
 
 
 def _scale(raw):
-    from pyro_vae.networks import diagonal_normal
-
     return diagonal_normal(torch.cat([torch.zeros_like(raw), raw], -1)).scale
 
 
@@ -210,3 +215,66 @@ def test_a_killed_training_is_gone_on_with_to_the_same_end(tmp_path):
     for a, b in zip((whole, guide), again, strict=True):
         for (name, value), other in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
             assert torch.equal(value, other), name
+
+
+def test_latents_of_every_cell_are_independent_given_the_image_and_their_densities_add_up():
+    prior = MixtureDensityPrior((4, 4, 3), ContextPlaces(IMAGE, (6,)), num_components=2, argument="image")
+    model, guide = pair(local=True, channels=(6,), prior=prior)
+    given = batch(5)
+    with torch.no_grad():
+        drawn = traced(Program(guide.eval()), **given)
+        trace = traced(poutine.replay(Program(model.eval()), trace=drawn), **given)
+        trace.compute_log_prob()
+        z_d, z_m = (drawn.nodes[name]["value"] for name in ("direction", "magnitude"))
+        assert z_d.shape == (5, 4, 4, 3) and z_m.shape == (5, 4, 4, 2)
+        grids = model.encoder.grids(given["image"])
+        mean, spread = model.moments(grids[0].movedim(1, -1)).chunk(2, -1)
+        wanted = torch.distributions.Normal(mean, _scale(spread)).log_prob(z_m).sum((1, 2, 3))
+        torch.testing.assert_close(trace.nodes["magnitude"]["log_prob"], wanted)
+        features = prior.condition(given["image"])
+        places = torch.zeros(5)
+        for i in range(4):
+            for j in range(4):
+                logits, moments = prior.network(features[:, i, j]).split([2, 12], -1)
+                loc, raw = moments.view(5, 2, 2, 3).unbind(2)
+                scale = diagonal_normal(torch.cat([loc, raw], -1), 1e-3).scale
+                each = torch.distributions.Normal(loc, scale).log_prob(z_d[:, None, i, j]).sum(-1)
+                places += (logits.log_softmax(-1) + each).logsumexp(-1)
+        torch.testing.assert_close(trace.nodes["direction"]["log_prob"], places)
+
+
+def test_what_cells_do_moves_with_the_image():
+    """Away from the borders, networks of places commute with shifts by whole cells."""
+    torch.manual_seed(1)
+    image, x, z = torch.rand(2, 3, 32, 32), torch.randn(2, 4, 16, 16), torch.randn(2, 16, 16, 3)
+    seen, decoder = ContextPlaces((3, 32, 32), (6,)).eval(), PlaceDecoder(3, (6, 16, 16), (4, 16, 16))
+    encoder = PlaceEncoder((4, 16, 16), 6, 5, 1, "relu", False)
+
+    def moved(steps):
+        shifted = image.roll((-2 * steps, 2 * steps), (2, 3))
+        features = seen(shifted)
+        grids = seen.encoder.grids(shifted)[-1]
+        decoded = decoder(z.roll((-steps, steps), (1, 2)), grids).movedim(1, -1)
+        back = (features, encoder(x.roll((-steps, steps), (2, 3))), decoded)
+        return [t.roll((steps, -steps), (1, 2))[:, 7:9, 7:9] for t in back]
+
+    with torch.no_grad():
+        for still, shifted in zip(moved(0), moved(2), strict=True):
+            torch.testing.assert_close(shifted, still, rtol=1e-4, atol=1e-5)
+            assert still.std() > 1e-3
+
+
+def test_grids_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"shape must begin with the places of its condition, \(4, 4\)"):
+        MixtureDensityPrior((4, 3, 2), ContextPlaces(IMAGE, (6,)), argument="image")
+    with pytest.raises(InputError, match="shape must begin with the places"):
+        MixtureDensityPrior((4, 4), ContextPlaces(IMAGE, (6,)), argument="image")
+    with pytest.raises(InputError, match=r"latent site 'direction' has \(4, 4, 3\)"):
+        pair(
+            local=True, channels=(6,), prior=MixtureDensityPrior((3,), ContextEncoder(IMAGE, (6,), 5), argument="image")
+        )
+    with pytest.raises(InputError, match=r"scale of the image's features, \(2, 2\): it must be the data's, \(4, 4\)"):
+        pair(local=True)
+    model, _ = pair(local=True, channels=(6,))
+    with pytest.raises(InputError, match="PlaceDecoder expects"):
+        model.field.direction(torch.zeros(5, 4, 4, 2), torch.zeros(5, 6, 4, 4))
