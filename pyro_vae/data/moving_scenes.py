@@ -61,6 +61,17 @@ def draw_scenes(count: int, generator: torch.Generator) -> Scenes:
     return Scenes(kind, place)
 
 
+def redrawn(scenes: Scenes, generator: torch.Generator) -> Scenes:
+    """Other objects at the same places, of kinds drawn anew.
+
+    Args:
+        scenes: n of them.
+        generator: of the draws.
+    """
+    kind = torch.randint(NUM_KINDS, scenes.kind.shape, generator=generator)
+    return Scenes(torch.where(scenes.kind >= 0, kind, -1), scenes.place)
+
+
 def apart() -> Tensor:
     """Which places two objects can be at, a cell or more apart, the first one before the second, bool ``(36, 36)``."""
     place = torch.arange(PLACES)
@@ -190,6 +201,21 @@ def log_prob(x: Tensor, scenes: Scenes) -> Tensor:
     found = [ratios[rows, scenes.place[:, i].clamp(min=0), scenes.kind[:, i].clamp(min=0)] for i in range(2)]
     of_objects = sum(torch.where(scenes.kind[:, i] >= 0, found[i], 0.0) for i in range(2))
     return _log_still(x) + of_objects
+
+
+def log_prob_of_places(x: Tensor, scenes: Scenes) -> Tensor:
+    """log p(x | where objects are), exactly: of what kind they are is averaged over; nats, float64 ``(n,)``.
+
+    The mean of ``log_prob(x, scenes) - log_prob_of_places(x, scenes)`` is the information between kinds and
+    trajectories, given the places.
+
+    Args:
+        x: ``(n, 2 T, 8, 8)``, pixels.
+        scenes: of which the places are looked at, and how many objects there are.
+    """
+    ratios = _log_ratios(x).logsumexp(2) - math.log(NUM_KINDS)  # (n, places)
+    found = ratios.gather(1, scenes.place.clamp(min=0))  # (n, 2)
+    return _log_still(x) + torch.where(scenes.kind >= 0, found, 0.0).sum(1)
 
 
 def log_marginal(x: Tensor) -> Tensor:

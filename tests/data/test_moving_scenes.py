@@ -111,6 +111,19 @@ def test_motions_are_as_probable_and_as_fast_as_the_table_says():
     assert ((p > 0).sum(-1) >= 2).all() and (p == 0).any()
 
 
+def test_without_kinds_the_density_is_the_mean_over_all_kinds_at_the_places():
+    scenes, x, _ = drawn(30, 5)
+    alone = scenes.kind[:, 1] < 0
+    found = ours.log_prob_of_places(x, scenes)
+    every = []
+    for first in range(12):
+        for second in range(12):
+            kind = torch.tensor([first, second]).expand(30, 2)
+            every.append(ours.log_prob(x, ours.Scenes(torch.where(scenes.kind >= 0, kind, -1), scenes.place)))
+    assert alone.any() and not alone.all()
+    torch.testing.assert_close(found, torch.stack(every).logsumexp(0) - math.log(144))
+
+
 def test_mirrored_scenes_are_as_probable():
     scenes, x, _ = drawn(200, 5)
     images = ours.draw_images(scenes, torch.full((200,), 0.2))
@@ -153,6 +166,14 @@ def test_the_source():
     controls = load_data("moving-scenes", limit=40, frames=6, shuffled=True)
     assert torch.equal(controls.test.tensors["x"], data.test.tensors["x"])
     assert torch.equal(controls.test.tensors["image"][1:], data.test.tensors["image"][:-1])
+    others = load_data("moving-scenes", limit=40, frames=6, other_kinds=True)
+    assert torch.equal(others.test.tensors["x"], data.test.tensors["x"])
+    shown, moved = (ours.read_scenes(d.test.tensors["image"]) for d in (others, data))
+    assert torch.equal(shown.place, moved.place)
+    same = (shown.kind == moved.kind)[moved.kind >= 0].float().mean()
+    assert same < 0.3  # 1/12 of them
+    with pytest.raises(InputError, match="two controls: take one"):
+        load_data("moving-scenes", limit=40, shuffled=True, other_kinds=True)
     with pytest.raises(InputError, match="frames must be from 2 to 64"):
         load_data("moving-scenes", frames=1)
     with pytest.raises(InputError, match="shuffled is of two scenes or more"):  # the only one's image would be its own
