@@ -152,7 +152,8 @@ class SkipDecoder(nn.Module):
     """A vector ``(..., in_dim)`` to a grid ``(..., *out_shape)``, which sees features of an image at every scale.
 
     The vector is laid over the coarsest grid, joined with the image's features there, enlarged, joined with those of
-    the next scale, and so on. What is made of the image is computed once a datum, not once a particle.
+    the next scale, and so on; at every scale it says a gain and a shift of each channel, so that "this colour wherever
+    the image has an object" is a product. What is made of the image is computed once a datum, not once a particle.
 
     Args:
         in_dim: size of the vector.
@@ -164,6 +165,8 @@ class SkipDecoder(nn.Module):
 
     Raises:
         InputError: for an out_shape of other sides; sizes that are not positive; an unknown activation.
+
+    Source: Perez et al. 2018, arXiv:1709.07871 (gains and shifts of channels).
 
     Example:
         >>> import torch
@@ -198,6 +201,7 @@ class SkipDecoder(nn.Module):
         self.skipped = last
         self.first = nn.Linear(in_dim, math.prod(self.scales[-1]))
         self.join = nn.ModuleList(nn.Conv2d(scale[0], scale[0], 1) for scale in self.scales)
+        self.modulate = nn.ModuleList(nn.Linear(in_dim, 2 * scale[0]) for scale in self.scales)
         self.blocks = nn.ModuleList(ConvBlocks(s[0], num_blocks, activation, batch_norm) for s in self.scales)
         self.enlarge = nn.ModuleList(
             Enlarge(coarse, fine, activation) for fine, coarse in zip(self.scales, self.scales[1:], strict=False)
@@ -214,6 +218,8 @@ class SkipDecoder(nn.Module):
         h = self.first(z).unflatten(-1, self.scales[-1])  # (..., *coarsest)
         for i in range(len(self.scales) - 1, -1, -1):
             h = h + apply_batched(self.join[i], grids[self.skipped + i], 3)  # (..., *scales[i])
+            gain, shift = self.modulate[i](z)[..., None, None].chunk(2, -3)  # (..., channels, 1, 1)
+            h = h * (1 + gain) + shift
             h = apply_batched(self.blocks[i], h, 3)
             if i > 0:
                 h = apply_batched(self.enlarge[i - 1], h, 3)
