@@ -13,6 +13,9 @@ from pyro_vae.distributions import DiagonalMixture
 from pyro_vae.errors import InputError, below_one, positive
 from pyro_vae.networks import MLP, Condition, OneHot, diagonal_normal
 from pyro_vae.priors.latent import LatentPrior
+from pyro_vae.priors.mixture import components_at
+
+NEAR = 0.1  # of a network's first weights: how much components depend on the context where they start
 
 
 class MixtureDensityPrior(LatentPrior):
@@ -76,6 +79,20 @@ class MixtureDensityPrior(LatentPrior):
         if not shared:
             with torch.no_grad():
                 self.network.out.bias[k:].view(k, 2, size)[:, 0].copy_(start[:, 0])
+
+    @torch.no_grad()
+    def start_at(self, z: Tensor) -> None:
+        """Start where draws ``(N, *shape)`` are, all but the same for every y."""
+        k = self.sizes[0]
+        values = z.reshape(-1, math.prod(self.each))  # at places: of all of them
+        moments, logits = components_at(values, k, self.min_scale)
+        out = self.network.out
+        out.bias[:k].copy_(logits)
+        if self.moments is not None:
+            self.moments.copy_(moments.flatten())
+        else:
+            out.weight[k:].mul_(NEAR)
+            out.bias[k:].copy_(moments.flatten())
 
     def forward(self, **context: Tensor) -> TorchDistribution:
         """p(z | y), of the batch shape of y.

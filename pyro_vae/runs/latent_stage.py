@@ -111,6 +111,7 @@ def _train(run: Run, config: Namespace | None, recipe: str, site: str | None, pr
                 data,
                 prior,
                 site=name,
+                start_at_draws=True,
                 seed=config.seed,
                 out=folder,
                 resume=resumed,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pyro_vae.data import Data, DataLike, as_data
 from pyro_vae.errors import InputError
@@ -24,12 +25,16 @@ from pyro_vae.programs.site_priors import (
     check_context_of,
     site_to_replace,
 )
+from pyro_vae.programs.traces import traced
+from pyro_vae.runtime import private_seed
+from pyro_vae.training.batches import EpochBatches
 from pyro_vae.training.fitting import FitResult, fit
 from pyro_vae.training.schedules import owner
 
 logger = logging.getLogger(__name__)
 
 COMPARED = 1000  # data, of which the KL is told under both priors
+STARTED_FROM, BATCH = 5_000, 500  # data whose draws a prior starts at
 
 
 def fit_prior(
@@ -39,6 +44,7 @@ def fit_prior(
     prior: nn.Module,
     *,
     site: str | None = None,
+    start_at_draws: bool = False,
     **options: Any,
 ) -> FitResult:
     r"""Fit a prior over a latent of a trained pair to the guide's draws, and put it into the model.
@@ -54,6 +60,8 @@ def fit_prior(
         prior: a module whose call gives a distribution of the site's event shape, such as
             :class:`~pyro_vae.priors.MixturePrior`; it is trained in place.
         site: the latent site; None: the first in the model's order whose distribution depends on no other site.
+        start_at_draws: a prior with a method ``start_at``, such as a mixture, is given the guide's draws of 5,000
+            training data first, to start where they are, whatever it was before; others start as they are.
         options: of :func:`~pyro_vae.fit`, but for ``objective``: epochs, learning_rate, patience, seed, out, ….
 
     Returns:
@@ -83,6 +91,10 @@ def fit_prior(
     site, _ = site_of_prior(*programs, data, prior, site)
     alone = PriorOfSite(site, prior), GuideOfSite(site, programs[1])
     reconnect(*alone)
+    if start_at_draws and hasattr(prior, "start_at"):
+        seed = options.get("seed", 0)
+        with private_seed(seed):
+            prior.start_at(_draws(alone[1], data, seed))
     try:
         with held((), programs[1].parameters()):
             result = fit(*alone, data, **options)
@@ -94,6 +106,16 @@ def fit_prior(
     both = WithPriors(owner(programs[0]), {site: prior}).eval()
     _tell_gain(site, owner(programs[0]), both, owner(programs[1]), data)
     return replace(result, model=both, guide=owner(programs[1]).eval())
+
+
+def _draws(guide: GuideOfSite, data: Data, seed: int) -> Tensor:
+    """Draws of the site for the first batches of training data, ``(5,000 or fewer, *event)``."""
+    batches, found = EpochBatches(data.train, BATCH, seed), list[Tensor]()
+    for index in range(min(len(batches), STARTED_FROM // BATCH)):
+        rows = batches.batch(0, index)
+        with in_evaluation([guide.guide], rows, seed=seed + index) as batch:
+            found.append(traced(guide, **batch).nodes[guide.site]["value"].cpu())
+    return torch.cat(found)
 
 
 def _tell_gain(site: str, before: nn.Module, after: nn.Module, guide: nn.Module, data: Data) -> None:
