@@ -447,3 +447,40 @@ def test_a_mixture_density_with_shared_components_has_the_same_ones_for_every_co
     wanted = (prior.network(prior.condition(y)).log_softmax(-1) + each).logsumexp(-1)
     torch.testing.assert_close(found.log_prob(z), wanted)
     assert torch.equal(found.log_prob(torch.zeros(4, 2))[2], found.log_prob(torch.zeros(4, 2))[3])
+
+
+def clusters(n=600):
+    """Three narrow heaps far from where mixtures start."""
+    which = torch.randint(3, (n,))
+    centers = torch.tensor([[8.0, 0.0], [-6.0, 5.0], [0.0, -9.0]])
+    return centers[which] + torch.tensor([0.1, 0.4]) * torch.randn(n, 2), centers
+
+
+@pytest.mark.parametrize("kind", ["mixture", "shared", "own"])
+def test_mixtures_start_where_draws_are(kind):
+    torch.manual_seed(0)
+    z, centers = clusters()
+    if kind == "mixture":
+        prior = MixturePrior((2,), num_components=3)
+        start = prior()
+    else:
+        prior = MixtureDensityPrior((2,), OneHot(3), 3, shared=kind == "shared")
+        start = prior(y=torch.zeros(1, dtype=torch.long))
+    assert start.log_prob(z).mean() < -20
+    prior.start_at(z)
+    found = prior() if kind == "mixture" else prior(y=torch.zeros(1, dtype=torch.long))
+    exact = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(3)),
+        torch.distributions.Independent(torch.distributions.Normal(centers, torch.tensor([0.1, 0.4]).expand(3, 2)), 1),
+    )
+    lacks = exact.log_prob(z).mean() - found.log_prob(z).mean()
+    assert -0.05 < lacks < (0.05 if kind == "mixture" else 2.0)  # features of y are added to what starts at the draws
+
+
+def test_components_that_no_value_is_near_to_are_wide_and_rare():
+    torch.manual_seed(0)
+    z = torch.tensor([[1.0, 2.0]]).repeat(50, 1)
+    prior = MixturePrior((2,), num_components=4)
+    prior.start_at(z)
+    assert prior().log_prob(z).isfinite().all() and prior().sample((100,)).isfinite().all()
+    assert all(p.isfinite().all() for p in prior.parameters())

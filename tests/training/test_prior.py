@@ -311,3 +311,27 @@ def test_a_prior_that_is_worse_than_the_one_before_is_told(start, caplog):
     numbers = [float(word) for word in told.message.split() if word.replace(".", "").isdigit()]
     assert numbers == pytest.approx([now, before], rel=0.03)
     assert numbers[0] - numbers[1] == pytest.approx(now - before, abs=0.003 + 0.02 * start)  # at the same draws
+
+
+def test_a_prior_may_start_at_the_draws_of_the_guide(fitted):
+    """Asked for, it is given draws of the exact posteriors before the first step; the random state stays."""
+    ppca, x, _, _ = fitted
+
+    class Seen(Gaussian):
+        draws = None
+
+        def start_at(self, z):
+            self.draws = z
+
+    state = torch.get_rng_state()
+    asked, plain = Seen(2), Seen(2)
+    one = {"epochs": 1, "learning_rate": 1e-6} | FAST
+    torch.set_rng_state(state)
+    pyro_vae.fit_prior(ppca.model, ppca.exact_guide, x, plain, **one)
+    pyro_vae.fit_prior(ppca.model, ppca.exact_guide, x, asked, start_at_draws=True, **one)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert plain.draws is None and asked.draws.shape == (2000, 2)
+    means = ppca.posterior_mean(x)
+    covariance = torch.cov(means.T) + ppca.posterior_covariance
+    torch.testing.assert_close(asked.draws.mean(0), means.mean(0), atol=0.08, rtol=0)
+    torch.testing.assert_close(torch.cov(asked.draws.T), covariance, atol=0.25, rtol=0)
