@@ -16,7 +16,9 @@ def explore(arguments: Sequence[str]) -> None:
     from pyro_vae.reports import write_explorer
 
     parser = run_parser("explore", explore.__doc__)
-    parser.add_argument("--site", type=str | None, default=None, help="the latent site (the one that the model draws first)")
+    parser.add_argument(
+        "--site", type=str | None, default=None, help="the latent site (the one that the model draws first)"
+    )
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data is shown")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
     options = parse(parser, arguments)

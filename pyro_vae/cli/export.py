@@ -29,7 +29,10 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str | None, default=None, help=f"the folder to write into (DIR/{FOLDER})")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help="how much numbers up to 1 may differ, others relative to them"
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="how much numbers up to 1 may differ, others relative to them",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise that files are compared with the run on")
     options = parse(parser, arguments)

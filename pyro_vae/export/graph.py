@@ -48,7 +48,9 @@ class Recorded:
         weights = [t.detach() for t in (*recording.parameters, *recording.buffers)]
         with torch.no_grad():
             pure = functionalize(recording.graph, remove="mutations")
-            trace = make_fx(pure, None if table is None else dict(table), tracing_mode="fake", _allow_non_fake_inputs=True)
+            trace = make_fx(
+                pure, None if table is None else dict(table), tracing_mode="fake", _allow_non_fake_inputs=True
+            )
             self.module = trace(*weights, *examples.values())
         graph = self.module.graph
         _simplify(graph)
@@ -175,11 +177,11 @@ def _for_any(first: Recorded, second: Recorded) -> fx.GraphModule:
         raise NotExportable("it does other things for other numbers of data")
     root, graph, made = nn.Module(), fx.Graph(), dict[fx.Node, fx.Node]()
     places, given = first.places()
-    for i, (node, weight) in enumerate(zip(places, first.weights, strict=True)):
+    for i, weight in enumerate(first.weights):
         root.register_buffer(f"weight_{i}", weight)
     for name, node in given.items():
         made[node] = graph.placeholder("".join(c if c.isalnum() else "_" for c in f"input_{name}"))
-    for i, node in enumerate(places):
+    for i, node in enumerate(places):  # after the inputs
         made[node] = graph.get_attr(f"weight_{i}")
     size = graph.call_function(_aten.sym_size.int, (made[next(iter(given.values()))], 0))
 

@@ -1,4 +1,4 @@
-"""Random numbers as an input: what a program draws is made of noise that it is given, so that the same noise draws the same."""
+"""Random numbers as an input: what a program draws is made of noise that it is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a pair that can be exported, as functions of tensors: encoder, decoder and sampler, of any two programs."""
+"""The parts of any two programs that can be exported, as functions of tensors: encoder, decoder, sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from pyro_vae.programs.handlers import LastSite
 from pyro_vae.programs.program import Program
 from pyro_vae.programs.session import generated
 from pyro_vae.programs.sites import (
-    Site,
     data_first,
     in_data_plate,
     innermost,
@@ -121,7 +120,9 @@ class Part:
         for a, b in zip(one, more, strict=True):
             differing = [i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n]
             if len(differing) != 1:
-                raise NotExportable(f"site '{a.site}' is drawn once for all data, and is no function of one datum's noise")
+                raise NotExportable(
+                    f"site '{a.site}' is drawn once for all data, and is no function of one datum's noise"
+                )
             dim = differing[0]
             name = unused(f"noise_{a.site}", [*self.inputs, *draws])
             shape = (1, *(n for i, n in enumerate(a.shape) if i != dim))
@@ -154,9 +155,12 @@ def encoder(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> Part
     }
     if not sites:
         raise NotExportable("the guide samples no latent site in a plate at dim -1: there is nothing to encode into")
-    model_nodes = traced(poutine.replay(model, trace=poutine.trace(Settled(settled.plan)(guide)).get_trace(**given)),
-                         **batch).nodes
-    masked = any(kept(n) is not None for n in (masked_like(nodes[s], model_nodes[s]) for s in sites if s in model_nodes))
+    model_nodes = traced(
+        poutine.replay(model, trace=poutine.trace(Settled(settled.plan)(guide)).get_trace(**given)), **batch
+    ).nodes
+    masked = any(
+        kept(n) is not None for n in (masked_like(nodes[s], model_nodes[s]) for s in sites if s in model_nodes)
+    )
     if masked:
         given = {**given, **_taken(model, batch)}
 
@@ -180,7 +184,9 @@ def encoder(model: Program, guide: Program, batch: Mapping[str, Tensor]) -> Part
     return Part("encoder", nn.ModuleList([model, guide]), run, dict(given), roles, about=about)
 
 
-def decoder(model: Program, batch: Mapping[str, Tensor], latents: Mapping[str, Tensor], site: str | None = None) -> Part:
+def decoder(
+    model: Program, batch: Mapping[str, Tensor], latents: Mapping[str, Tensor], site: str | None = None
+) -> Part:
     """From latents, and context, to the mean of p(x | .), or to the probabilities of classes.
 
     Args:
@@ -203,7 +209,9 @@ def decoder(model: Program, batch: Mapping[str, Tensor], latents: Mapping[str, T
 
     def run(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         held = {name: given[name] for name in values}
-        return start.run(Held(held)(model), len(next(iter(held.values()))), {n: given[new] for new, n in context.items()})
+        return start.run(
+            Held(held)(model), len(next(iter(held.values()))), {n: given[new] for new, n in context.items()}
+        )
 
     roles: dict[str, Role] = {name: "latent" if name in values else "context" for name in inputs}
     return Part("decoder", nn.ModuleList([model]), run, inputs, roles, about=start.about)
@@ -229,6 +237,7 @@ def sampler(model: Program, batch: Mapping[str, Tensor], site: str | None = None
     """From noise, and context, to the mean of p(x | z) at z ~ p(z)."""
     start = _Start(model, batch, site)
     if not start.context:  # nothing says how many, but noise
+
         def run(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return start.run(model, len(given[X]), {})
 
@@ -265,8 +274,8 @@ class _Start:
         node = self.nodes[self.site]
         if hasattr(innermost(node["fn"]), "mean_along"):
             raise NotExportable(
-                f"site '{self.site}' is drawn one number after another, each given those before it, which is no function "
-                "of fixed size"
+                f"site '{self.site}' is drawn one number after another, each given those before it, which is "
+                "no function of fixed size"
             )
         self.what = MEAN if mean_or_none(node["fn"]) is not None else PROBS
         if self.what == PROBS and not isinstance(innermost(node["fn"]), torch.distributions.Categorical):

@@ -21,15 +21,30 @@ SAME = {  # which change the shape alone
     *(aten.clone, aten._to_copy, aten.contiguous, aten.flatten, aten.lift_fresh_copy),
 }
 UNARY = {
-    **{getattr(aten, name): name for name in ("neg", "exp", "log", "log1p", "sigmoid", "tanh", "relu", "sqrt", "rsqrt")},
+    **{
+        getattr(aten, name): name for name in ("neg", "exp", "log", "log1p", "sigmoid", "tanh", "relu", "sqrt", "rsqrt")
+    },
     **{getattr(aten, name): name for name in ("abs", "erf", "sin", "cos", "reciprocal", "expm1")},
 }
 BINARY = {
     **{getattr(aten, name): name for name in ("add", "sub", "mul", "div", "maximum", "minimum", "pow")},
     **{getattr(aten, name): name for name in ("gt", "ge", "lt", "le", "eq", "ne")},
 }
-WITH_NUMBERS = {aten.gelu: "gelu", aten.elu: "elu", aten.leaky_relu: "leaky_relu", aten.clamp: "clamp", aten.softplus: "softplus"}
-KEPT = {aten.upsample_nearest2d, aten.softplus, aten.elu, aten.gelu, aten.leaky_relu, aten._softmax}  # no decompositions
+WITH_NUMBERS = {
+    aten.gelu: "gelu",
+    aten.elu: "elu",
+    aten.leaky_relu: "leaky_relu",
+    aten.clamp: "clamp",
+    aten.softplus: "softplus",
+}
+KEPT = {
+    aten.upsample_nearest2d,
+    aten.softplus,
+    aten.elu,
+    aten.gelu,
+    aten.leaky_relu,
+    aten._softmax,
+}  # no decompositions
 
 
 @dataclass
@@ -76,8 +91,9 @@ def plain(part: Part, latent: str, contexts: Mapping[str, Tensor]) -> Plain:
     if latent not in graph.inputs:
         raise NotExportable(f"what it gives does not depend on site '{latent}'")
     _, places = graph.places()
-    alive, varied = _reached({places[latent]}, graph.module.graph), _reached(
-        {place for name, place in places.items() if name != latent}, graph.module.graph
+    alive, varied = (
+        _reached({places[latent]}, graph.module.graph),
+        _reached({place for name, place in places.items() if name != latent}, graph.module.graph),
     )
     numbers = _static_values(graph, latent, contexts)
     return _Writer(alive, varied, numbers, places[latent], graph.module.graph).made
@@ -247,11 +263,9 @@ def _matmul(writer: _Writer, node: fx.Node, value: Tensor) -> None:
 def _convolution(writer: _Writer, node: fx.Node, value: Tensor) -> None:
     told = _numbers_of(node)
     if value.dim() != 4:
-        raise NotExportable("it has a convolution of other than two dimensions, which the page's executor does not have")
-    writer.add(
-        node, "convolution", [a for a in node.args[:3] if a is not None], stride=told["stride"], padding=told["padding"],
-        dilation=told["dilation"], transposed=told["transposed"], groups=told["groups"],
-    )  # fmt: skip
+        raise NotExportable("it has a convolution of other than two dimensions, which the page does not have")
+    how = {name: told[name] for name in ("stride", "padding", "dilation", "transposed", "groups")}
+    writer.add(node, "convolution", [a for a in node.args[:3] if a is not None], **how)
 
 
 def _reduce(writer: _Writer, node: fx.Node, value: Tensor) -> None:

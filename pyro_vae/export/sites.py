@@ -1,4 +1,4 @@
-"""What a guide's and a model's sites give where nothing is drawn: decided once from a run, then followed without looking at numbers."""
+"""What sites give where nothing is drawn: decided once from a run, then followed without looking at numbers."""
 
 from __future__ import annotations
 

@@ -113,7 +113,9 @@ def export_pair(
     programs = as_programs(model, guide)
     elsewhere = {t.device.type for p in programs for t in (*p.parameters(), *p.buffers())} - {"cpu"}
     if elsewhere:
-        raise InputError(f"the programs are on {', '.join(elsewhere)}, and exported from the CPU: model.cpu(), guide.cpu()")
+        raise InputError(
+            f"the programs are on {', '.join(elsewhere)}, and exported from the CPU: model.cpu(), guide.cpu()"
+        )
     split = as_split(data, *programs)
     check_pair(*programs, split)
     found, kept, left_out = {}, {}, {}
@@ -247,7 +249,10 @@ def _told(part: Part, graph: Graph, file: Path, model: Program) -> dict[str, Any
         entry = {**one(name, examples[name]), "role": part.roles[name]}
         if name in part.draws:
             draw = part.draws[name]
-            entry |= {"kind": f"standard {draw.kind}" if draw.kind == "normal" else "uniform on (0, 1)", "site": draw.site}
+            entry |= {
+                "kind": f"standard {draw.kind}" if draw.kind == "normal" else "uniform on (0, 1)",
+                "site": draw.site,
+            }
         elif name in context:
             entry["what"] = context[name].what
         elif part.about.get(name):

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path, principal_components
+from pyro_vae.evaluation.encoding import NO_FREE_SITE, free_sites, mean_path
 from pyro_vae.evaluation.latent_units import latent_statistics
 from pyro_vae.export.parts import NotExportable, Part, lowest_given_top
-from pyro_vae.export.plain import Plain, plain
+from pyro_vae.export.plain import plain
 from pyro_vae.files import write_atomically
 from pyro_vae.plots.images import evenly, grey_range, is_image
 from pyro_vae.programs.context import X, declared_context, num_classes
 from pyro_vae.programs.program import Program, as_programs, prime
 from pyro_vae.programs.session import in_evaluation
 from pyro_vae.programs.sites import factors
+from pyro_vae.reports.explored import Explored
 from pyro_vae.reports.explorer_page import explorer_page
 from pyro_vae.reports.stored import TrainedPair
 from pyro_vae.runs.measurements import part_of
@@ -41,113 +38,6 @@ KL_DATA = 200  # data over which the units' KL is a mean
 MOST_NUMBERS = 8_000_000  # of a decoder within the page: 43 MB of text
 SIDE, MOST_BYTES = 15, 12_000_000  # of a grid of pictures, in the place of a decoder
 CHECKED = 3  # points at which the page compares itself with Python
-REACH = 3.0  # prior deviations that a slider goes to
-
-
-@dataclass
-class Blob:
-    """Arrays one after another, by place and length."""
-
-    parts: list[np.ndarray] = field(default_factory=list)
-    count: int = 0
-
-    def put(self, values: Any, dtype: str = "<f4") -> list[int]:
-        """Add numbers; where they begin, and how many they are."""
-        array = np.ascontiguousarray(np.asarray(values), dtype=dtype).reshape(-1)
-        self.parts.append(array)
-        self.count += array.size
-        return [self.count - array.size, array.size]
-
-    def text(self) -> str:
-        """In base64."""
-        return base64.b64encode(b"".join(part.tobytes() for part in self.parts)).decode()
-
-
-@dataclass
-class Explored:
-    """What the page shows.
-
-    Attributes:
-        name: of the run; lead: what it is, in a sentence.
-        site: the latent site; event: its shape; others: sites that are at the model's means.
-        shape: of a picture, (C, H, W); limits: black and white.
-        means: of the guide, ``(n, dim)``; labels: of these data, or None; classes: the names of labels.
-        kl: of each unit, ``(dim,)``.
-        loc, scale: of the prior, if it is Gaussian.
-        thumbs: places of the data to pick among all; pictures: they, ``(THUMBS, C, H, W)``.
-        contexts: names of what the model is given; thumb_contexts: that of each of those data.
-        of_classes: whether these are classes, and not the data's own context.
-        program: the decoder; None: ``grid``, pictures ``(contexts, side, side, C, H, W)``, and why.
-    """
-
-    name: str
-    lead: str
-    site: str
-    event: tuple[int, ...]
-    others: list[str]
-    shape: tuple[int, int, int]
-    limits: tuple[float, float]
-    means: Tensor
-    labels: list[int] | None
-    classes: list[str] | None
-    kl: Tensor
-    loc: Tensor | None
-    scale: Tensor | None
-    thumbs: list[int]
-    pictures: Tensor
-    contexts: list[str]
-    thumb_contexts: list[int]
-    of_classes: bool
-    checks: list[tuple[Tensor, int, Tensor]] = field(default_factory=list)
-    program: Plain | None = None
-    grid: Tensor | None = None
-    why: str = ""
-
-    @property
-    def start(self) -> Tensor:
-        """Where the page begins, ``(dim,)``: in the middle of the prior, or of the data."""
-        return self.means.mean(0) if self.loc is None else self.loc
-
-    def ends(self, points: Tensor, loc: Tensor | None, scale: Tensor | None) -> tuple[list[float], list[float]]:
-        """From where to where coordinates are shown, of ``(n, k)``."""
-        low, high = points.min(0).values, points.max(0).values
-        margin = 0.05 * (high - low) + 1e-3
-        low, high = low - margin, high + margin
-        if loc is not None and scale is not None:
-            low, high = torch.minimum(low, loc - REACH * scale), torch.maximum(high, loc + REACH * scale)
-        return low.tolist(), high.tolist()
-
-    def planes(self) -> list[dict[str, Any]]:
-        """Planes through latent space: two units, and two principal components if there are more."""
-        dim = self.means.shape[1]
-        order = self.kl.argsort(descending=True, stable=True)[:2].sort().values
-        axes = torch.zeros(2, dim)
-        axes[range(len(order)), order] = 1
-        prior = (None, None) if self.loc is None or self.scale is None else (self.loc @ axes.T, self.scale @ axes.T)
-        names = [unit_name(self.site, self.event, int(i)) for i in order]
-        title = "the two units" if dim == 2 else "the two units of largest KL"
-        found = [self._plane(title, names, torch.zeros(dim), axes, *prior)]
-        if dim > 2 and len(self.means) > 2:
-            components = principal_components(self.means, 2)
-            share = [f"component {i + 1} ({100 * float(e):.0f} %)" for i, e in enumerate(components.explained)]
-            found.append(
-                self._plane("the means' two principal components", share, self.means.mean(0), components.directions.T)
-            )
-        return found
-
-    def _plane(
-        self, title: str, names: list[str], origin: Tensor, axes: Tensor, loc: Tensor | None = None,
-        scale: Tensor | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        points = (self.means - origin) @ axes.T
-        low, high = self.ends(points, loc, scale)
-        return {"title": title, "names": names, "origin": origin, "directions": axes, "points": points, "low": low, "high": high}
-
-
-def unit_name(site: str, event: Sequence[int], index: int) -> str:
-    """What a unit of a site is called: ``z[3]``, ``z[0,2,1]``."""
-    place = np.unravel_index(index, tuple(event)) if event else ()
-    return f"{site}[{','.join(map(str, place))}]" if event else site
 
 
 def write_explorer(
@@ -183,9 +73,7 @@ def write_explorer(
             :func:`~pyro_vae.reports.write_report`.
     """
     trained = TrainedPair.of(run, model, guide, data, trust=trust)
-    explored = explore(trained, part_of(trained.data, split), site, seed)
-    file, floats, marks = trained.path / PAGE, Blob(), Blob()
-    text = explorer_page(explored, floats, marks)
+    file, text = trained.path / PAGE, explorer_page(explore(trained, part_of(trained.data, split), site, seed))
     write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
     logger.info("%s: %.1f MB", file, len(text) / 1e6)
     return file
@@ -217,7 +105,9 @@ def explore(trained: TrainedPair, split: Split, site: str | None, seed: int) -> 
             raise InputError(f"{trained.path}: {error}") from error
         if part.draws:
             drawn = next(iter(part.draws.values())).site
-            raise InputError(f"{trained.path}: site '{drawn}' has no mean and is drawn: no page shows one picture of '{site}'")
+            raise InputError(
+                f"{trained.path}: site '{drawn}' has no mean and is drawn: no page shows one picture of '{site}'"
+            )
         contexts, names, of_classes = _contexts(programs[0], part, site, trained.run)
         labels = split.tensors.get("y") if "y" in split.keys else None
         labels = labels if labels is not None and labels.dim() == 1 and not labels.is_floating_point() else None
@@ -258,7 +148,7 @@ def _contexts(model: Program, part: Part, site: str, run: Run | None) -> tuple[d
         return {}, [], False
     declared = declared_context(model)
     if len(given) == 1:
-        ((name, value),) = given.items()
+        (name,) = given
         count = num_classes(declared[name]) if name in declared else None
         if count is not None:
             known = None if run is None else run.classes
@@ -284,7 +174,9 @@ def _unit_kl(trained: TrainedPair, split: Split, site: str, means: Tensor, seed:
     """KL of each unit, nats; where units have none of their own, the variance of the means tells their order."""
     some = split if len(split) <= KL_DATA else split.subset(KL_DATA)
     try:
-        found = latent_statistics(trained.model, trained.guide, some, num_particles=4, seed=seed).sites[site].kl_per_unit
+        found = (
+            latent_statistics(trained.model, trained.guide, some, num_particles=4, seed=seed).sites[site].kl_per_unit
+        )
     except InputError as error:  # a pair that cannot be measured can be looked at
         logger.info("KL of units: %s", error)
         found = means.new_empty(0)
@@ -327,8 +219,3 @@ def _add_decoder(explored: Explored, part: Part, contexts: Mapping[str, Tensor],
     points = torch.stack([explored.start, explored.means[0], explored.means[-1] + 0.5 * noise][:CHECKED])
     if explored.grid is None:
         explored.checks = [(z, i % count, made(z[None], i % count)[0]) for i, z in enumerate(points)]
-
-
-def as_json(value: Any) -> str:
-    """JSON that may stand in a page's script."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

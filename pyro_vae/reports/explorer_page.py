@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pyro_vae import __version__
+from pyro_vae.export.plain import Plain
 from pyro_vae.reports import html
-
-if TYPE_CHECKING:
-    from pyro_vae.export.plain import Plain
-    from pyro_vae.reports.explorer import Blob, Explored
+from pyro_vae.reports.explored import Explored, unit_name
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccaa33", "#66ccee", "#aa3377", "#999999", "#dd7722", "#33aa99", "#775533")
 SHOWN, MOST = 24, 256  # sliders at once, and at all
 
 
-def explorer_page(explored: Explored, floats: Blob, marks: Blob) -> str:
-    """The whole page.
+@dataclass
+class Blob:
+    """Arrays one after another, by place and length."""
 
-    Args:
-        explored: what it shows.
-        floats, marks: where its float32 and its bytes are gathered.
-    """
-    from pyro_vae.reports.explorer import as_json
+    parts: list[np.ndarray] = field(default_factory=list)
+    count: int = 0
 
-    planes = explored.planes()
+    def put(self, values: Any, dtype: str = "<f4") -> list[int]:
+        """Add numbers; where they begin, and how many they are."""
+        array = np.ascontiguousarray(np.asarray(values), dtype=dtype).reshape(-1)
+        self.parts.append(array)
+        self.count += array.size
+        return [self.count - array.size, array.size]
+
+    def text(self) -> str:
+        """In base64."""
+        return base64.b64encode(b"".join(part.tobytes() for part in self.parts)).decode()
+
+
+def explorer_page(explored: Explored) -> str:
+    """The whole page, which needs nothing from anywhere else."""
+    planes, floats, marks = explored.planes(), Blob(), Blob()
     data = _data(explored, planes, floats, marks)
     folder = resources.files("pyro_vae.reports")
     style, script = ((folder / f"page.explorer.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -49,7 +62,11 @@ def explorer_page(explored: Explored, floats: Blob, marks: Blob) -> str:
     wrong = html.warning("This browser computes other pictures than Python did: do not trust them.")
     opening = f'<style>{style}</style><div id="wrong" hidden>{wrong}</div>'
     return html.page(
-        f"Latents of {explored.name}", explored.lead, opening, parts, f"Made with pyro_vae {__version__}; needs no network."
+        f"Latents of {explored.name}",
+        explored.lead,
+        opening,
+        parts,
+        f"Made with pyro_vae {__version__}; needs no network.",
     )
 
 
@@ -120,11 +137,14 @@ def _picture(explored: Explored, planes: list[dict[str, Any]]) -> str:
         what = "Class" if explored.of_classes else "Given"
         buttons.append(f'<label>{what} <select id="context">{_option(explored.contexts)}</select></label>')
     plane = planes[0]
-    about = f"Across {plane['names'][0]}, up {plane['names'][-1]}." if len(planes) == 1 or explored.grid is not None else ""
+    about = (
+        f"Across {plane['names'][0]}, up {plane['names'][-1]}." if len(planes) == 1 or explored.grid is not None else ""
+    )
     choice = ""
     if not about:
         names = [f"{p['title']}: {', '.join(p['names'])}" for p in planes]
         choice = f'<div class="controls"><label>Plane <select id="which-plane">{_option(names)}</select></label></div>'
+    title = plane["title"].removeprefix("the ").capitalize() if about else "Plane through latent space"
     legend = ""
     if explored.labels is not None:
         present = sorted(set(explored.labels))[:20]
@@ -138,7 +158,7 @@ def _picture(explored: Explored, planes: list[dict[str, Any]]) -> str:
         '<div class="explorer"><div><h3>Picture</h3>'
         '<canvas id="picture" role="img" aria-label="mean of p(x | z)"></canvas>'
         f'<div class="controls">{"".join(buttons)}</div></div>'
-        f"<div><h3>{escape(plane['title'].removeprefix('the ').capitalize() if about else 'Plane through latent space')}</h3>"
+        f"<div><h3>{escape(title)}</h3>"
         '<canvas id="plane" tabindex="0" role="application" '
         'aria-label="plane through latent space: click, or use the arrow keys"></canvas>'
         f"{choice}{html.note(about) if about else ''}{legend}</div></div>"
@@ -146,8 +166,6 @@ def _picture(explored: Explored, planes: list[dict[str, Any]]) -> str:
 
 
 def _sliders(explored: Explored) -> str:
-    from pyro_vae.reports.explorer import unit_name
-
     low, high = explored.ends(explored.means, explored.loc, explored.scale)
     order = explored.kl.argsort(descending=True, stable=True).tolist()[:MOST]
 
@@ -160,7 +178,9 @@ def _sliders(explored: Explored) -> str:
 
     text = f'<div class="sliders">{"".join(map(one, order[:SHOWN]))}</div>'
     if len(order) > SHOWN:
-        text += html.folded(f"the other {len(order) - SHOWN}", f'<div class="sliders">{"".join(map(one, order[SHOWN:]))}</div>')
+        text += html.folded(
+            f"the other {len(order) - SHOWN}", f'<div class="sliders">{"".join(map(one, order[SHOWN:]))}</div>'
+        )
     return html.note("Those that tell most of the data (by KL) come first.") + text
 
 
@@ -169,19 +189,23 @@ def _morph() -> str:
         html.note("Choose two data, A and B; the way is between the guide's means of them.")
         + '<div class="controls"><button type="button" data-pick="0">choose A</button>'
         '<button type="button" data-pick="1">choose B</button>'
-        '<label>way <select id="kind"><option value="spherical">on an arc</option><option value="linear">straight</option>'
-        "</select></label>"
-        '<label class="way">A <input type="range" id="way" min="0" max="1" step="any" value="0" aria-label="from A to B"> B'
-        '</label></div><div id="thumbs"></div>'
+        '<label>way <select id="kind"><option value="spherical">on an arc</option>'
+        '<option value="linear">straight</option></select></label>'
+        '<label class="way">A <input type="range" id="way" min="0" max="1" step="any" value="0" '
+        'aria-label="from A to B">'
+        ' B</label></div><div id="thumbs"></div>'
     )
 
 
 def _words(explored: Explored) -> str:
-    said = [f"The picture is the mean of p(x | {explored.site}); points are the guide's means of {len(explored.means):,} data."]
+    said = [
+        f"The picture is the mean of p(x | {explored.site}); points are the guide's means of "
+        f"{len(explored.means):,} data."
+    ]
     if explored.others:
         said.append(
-            f"The model's other latents, {', '.join(explored.others)}, are at the means that it gives them, so that this is "
-            "one picture of many that go with a point."
+            f"The model's other latents, {', '.join(explored.others)}, are at the means that it gives them, so that "
+            "this is one picture of many that go with a point."
         )
     if explored.contexts and not explored.of_classes:
         said.append("The model is given more than latents: here what goes with one of the data below.")
@@ -192,7 +216,12 @@ def _words(explored: Explored) -> str:
         return "".join(map(html.text, said))
     side = explored.grid.shape[1]
     return "".join(map(html.text, said)) + html.warning(
-        f"The decoder does not run in this page ({explored.why}). It has {side} x {side} pictures that Python made, to 1/255; "
-        "what is between them is a mixture of the four nearest, and not what the model would make. Other units than these two "
-        "stay where they are."
+        f"The decoder does not run in this page ({explored.why}). It has {side} x {side} pictures that Python made, to "
+        "1/255; what is between them is a mixture of the four nearest, and not what the model would make. Other units "
+        "than these two stay where they are."
     )
+
+
+def as_json(value: Any) -> str:
+    """JSON that may stand in a page's script."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
