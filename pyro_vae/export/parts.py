@@ -19,6 +19,7 @@ from pyro_vae.programs.program import Program
 from pyro_vae.programs.session import generated
 from pyro_vae.programs.sites import (
     data_first,
+    elementwise_support,
     in_data_plate,
     innermost,
     is_point_mass,
@@ -214,7 +215,8 @@ def decoder(
         )
 
     roles: dict[str, Role] = {name: "latent" if name in values else "context" for name in inputs}
-    return Part("decoder", nn.ModuleList([model]), run, inputs, roles, about=start.about)
+    about = {**{name: _values_of(start.nodes[name]["fn"]) for name in values}, **start.about}
+    return Part("decoder", nn.ModuleList([model]), run, inputs, roles, about=about)
 
 
 def lowest_given_top(model: Program, batch: Mapping[str, Tensor], top: str, values: Tensor) -> Part:
@@ -317,6 +319,15 @@ class _Start:
         except Exception:  # a program that was not written to be run without data may fail in any way
             return False
         return True
+
+
+def _values_of(fn: Any) -> str:
+    """In words what a latent site's values are."""
+    support = elementwise_support(fn)
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if support is not None and support.is_discrete and low is not None and high is not None:
+        return f"integers from {int(torch.as_tensor(low).min())} to {int(torch.as_tensor(high).max())}"
+    return "values of the latent site"
 
 
 def _taken(program: Program, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

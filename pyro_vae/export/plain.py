@@ -295,7 +295,9 @@ def _where(writer: _Writer, node: fx.Node, value: Tensor) -> None:
 
 
 def _batch_norm(writer: _Writer, node: fx.Node, of: fx.Node) -> None:
-    """One factor and one number to be added for each channel."""
+    """One factor and one number to be added for each channel; the present mean and variance are those of training."""
+    if of.target is aten.native_batch_norm.default and of.args[5]:
+        raise NotExportable("it normalizes by the batch, of which there is none in the page")
     weight, bias, mean, variance = (writer.numbers[0][a] if isinstance(a, fx.Node) else None for a in of.args[1:5])
     factor = (variance.double() + of.args[-1]).rsqrt()
     factor = factor if weight is None else factor * weight.double()
@@ -332,6 +334,7 @@ WRITERS: dict[Any, Callable[[_Writer, fx.Node, Tensor], None]] = {
 }
 NORMS: dict[Any, Callable[[_Writer, fx.Node, fx.Node], None]] = {
     aten._native_batch_norm_legit_no_training: _batch_norm,
+    aten.native_batch_norm: _batch_norm,
     aten.native_group_norm: _group_norm,
     aten.native_layer_norm: _layer_norm,
 }

@@ -16,6 +16,7 @@ import pyro_vae
 from pyro_vae import guides, models
 from pyro_vae.errors import InputError
 from pyro_vae.export import export_pair, write
+from pyro_vae.programs.program import as_programs
 
 NEAR = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -103,11 +104,12 @@ def test_a_hierarchy(tmp_path, to):
     guide = guides.LadderGuide(model, [6, 6])
     exported = export_pair(model, guide, digits(), tmp_path, to=to)
     x, noise = digits(6), [torch.randn(6, 2), torch.randn(6, 4)]
+    of_model, guide = as_programs(model, guide)
     with torch.no_grad():
         nodes = pyro.poutine.trace(guide).get_trace(x=x).nodes
         top = nodes["z2"]["fn"]
         at_means = pyro.poutine.trace(pyro.poutine.condition(guide, {"z2": top.mean})).get_trace(x=x).nodes["z1"]["fn"]
-        drawn = pyro.poutine.condition(model, {"z2": noise[0]})
+        drawn = pyro.poutine.condition(of_model, {"z2": noise[0]})
         below = pyro.poutine.trace(drawn).get_trace(num_samples=6).nodes["z1"]["fn"].base_dist
     found = dict(zip(names(exported, "encoder")[1], run(exported.files["encoder"], x), strict=True))
     for name, q in (("z2", top), ("z1", at_means)):
@@ -132,6 +134,7 @@ def test_codes(tmp_path, to):
     found = dict(zip(names(exported, "encoder")[1], run(exported.files["encoder"], x), strict=True))
     assert found["codes"].dtype == torch.int64 and (found["codes"] != codes).double().mean() < 1e-3
     assert names(exported, "decoder") == [["codes"], ["x.mean"]]
+    assert told(exported, "decoder")["inputs"][0]["what"] == "integers from 0 to 7"
     mean = pyro_vae.decode(model, {"codes": codes[:5]})
     torch.testing.assert_close(run(exported.files["decoder"], codes[:5])[0], mean, **NEAR)
     uniform = (codes[:5].float() + 0.5) / 8  # the prior is uniform: codes are where the numbers are

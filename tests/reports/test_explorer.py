@@ -17,6 +17,7 @@ from pyro_vae import guides, models
 from pyro_vae.data import Split, as_data
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import posterior_moments
+from pyro_vae.programs.program import as_program
 from pyro_vae.reports import explorer, write_explorer
 
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
@@ -95,7 +96,9 @@ def python(name, run, z):
     """What the package makes of points; of classes the third one."""
     if name == "layers":  # the lower latents at the means that the model gives them
         with torch.no_grad():
-            trace = pyro.poutine.trace(pyro.poutine.condition(run["model"], {"z2": z})).get_trace(num_samples=len(z))
+            trace = pyro.poutine.trace(pyro.poutine.condition(as_program(run["model"]), {"z2": z})).get_trace(
+                num_samples=len(z)
+            )
         return pyro_vae.decode(run["model"], {"z2": z, "z1": trace.nodes["z1"]["fn"].mean})
     given = {"y": torch.full((len(z),), 2)} if name == "given" else None
     return pyro_vae.decode(run["model"], {"z": z}, batch=given)
@@ -149,6 +152,7 @@ def test_the_pictures_are_pythons(runs, tmp_path):
         assert ("at the means that it gives them" in text) == (name == "layers")
 
 
+@pytest.mark.slow
 @browser
 def test_a_page_that_computes_otherwise_says_so(runs, tmp_path):
     text = write_explorer(**runs["own"]).read_text()
