@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Kind = Literal["normal", "uniform"]
@@ -128,6 +129,16 @@ class Noise(TorchDispatchMode):
 
     def _of(self, kind: Kind, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return self.source(Draw(kind, shape, dtype, self.site()))
+
+
+class NewOfShape(TorchFunctionMode):
+    """A mode in which ``tensor.new(shape)``, of torch's Laplace, has that shape, which it has not where it is traced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function; ``new`` of a shape as ``new_empty``."""
+        if func is Tensor.new and len(args) == 2 and isinstance(args[1], torch.Size):
+            return args[0].new_empty(args[1])
+        return func(*args, **(kwargs or {}))
 
 
 def standard(draw: Draw, generator: torch.Generator | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.export.noise import Draw, Noise, NoNoise, standard
+from pyro_vae.export.noise import Draw, NewOfShape, Noise, NoNoise, standard
 from pyro_vae.export.sites import MEAN, PROBS, Held, Reached, Settled, UpTo, moments_of, read
 from pyro_vae.programs.context import X, accepted_arguments, data_argument, takes
 from pyro_vae.programs.handlers import LastSite
@@ -84,7 +84,7 @@ class Part:
             return value.movedim(0, dim)
 
         watch = LastSite()
-        with Noise(source, lambda: watch.name), watch:
+        with NewOfShape(), Noise(source, lambda: watch.name), watch:
             return tuple(self.run({name: inputs[name] for name in self.inputs}).values())
 
     def outputs(self) -> list[str]:
