@@ -132,7 +132,7 @@ class Noise(TorchDispatchMode):
 
 
 class NewOfShape(TorchFunctionMode):
-    """A mode in which ``tensor.new(shape)``, of torch's Laplace, has that shape, which it has not where it is traced."""
+    """A mode in which ``tensor.new(shape)``, as in torch's Laplace, has that shape where it is traced, too."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function; ``new`` of a shape as ``new_empty``."""

@@ -79,7 +79,8 @@ def export_pair(
     p(x | .), of classes their probabilities. The sampler makes z ~ p(z), and of it that mean, from noise that is an
     input: standard normal numbers, or uniform ones between 0 and 1. All take any number of data.
 
-    Each file is run on data, and compared with the pair, before it has its name.
+    Each exported graph (of ONNX the file itself) is run on data, and compared with the pair, before its file has its
+    name.
 
     Args:
         model, guide: Pyro programs, on the CPU.
