@@ -8,6 +8,9 @@ from . import (
     evaluation as evaluation,
 )
 from . import (
+    export as export,
+)
+from . import (
     guides as guides,
 )
 from . import (

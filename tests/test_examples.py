@@ -30,6 +30,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
             "Disentanglement",
             "FeatureError",
             "EvidenceBound",
+            "Exported",
             "LatentStatistics",
         ),
         *("LikelihoodGap", "LogLikelihood", "ParzenEstimate", "RefinedBound", "Result", "Scores", "SiteStatistics"),
@@ -50,7 +51,14 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
         "Tokens",
     },
 }
-RESULTS_OF_TYPING = {"Compile", "Mode", "NetworkKind", "Outputs", "Scorer"}  # names of types: nothing to document
+RESULTS_OF_TYPING = {
+    "Compile",
+    "Format",
+    "Mode",
+    "NetworkKind",
+    "Outputs",
+    "Scorer",
+}  # names of types: nothing to document
 
 
 def modules():

@@ -26,12 +26,24 @@ MAY = {  # room: what it may import beside the base
     # plots: pictures for loggers; evaluation: a prior fitted afterwards against the one before
     "training": {"data", "evaluation", "objectives", "plots", "programs", "recording"},
     "evaluation": {"data", "objectives", "programs", "recording"},  # objectives: kernels, and MMD of two samples
+    "export": {"data", "programs", "recording"},
     "plots": {"data", "distributions", "evaluation", "programs"},
     "recipes": set(),
     "runs": {"data", "evaluation", "objectives", "programs", "recipes", "training", *FAMILIES - {"distributions"}},
     "text_to_image": {"data", "evaluation", "guides", "models", "plots", "programs", "runs", "training"},
-    "reports": {"data", "evaluation", "plots", "programs", "recipes", "runs", "training"},
-    "cli": {"data", "evaluation", "plots", "programs", "recipes", "recording", "reports", "runs", "text_to_image"}
+    "reports": {"data", "evaluation", "export", "plots", "programs", "recipes", "runs", "training"},
+    "cli": {
+        "data",
+        "evaluation",
+        "export",
+        "plots",
+        "programs",
+        "recipes",
+        "recording",
+        "reports",
+        "runs",
+        "text_to_image",
+    }
     | {"training"},
 }
 
@@ -126,7 +138,7 @@ def test_every_room_is_known():
 
 
 def test_who_works_for_every_program_knows_no_family():
-    for name in ("programs", "recording", "objectives", "training", "evaluation", "plots"):
+    for name in ("programs", "recording", "objectives", "training", "evaluation", "export", "plots"):
         assert not MAY[name] & {"models", "guides", "priors", "likelihoods", "networks"}
 
 

@@ -55,6 +55,14 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
         "score",
         "Bound the log-likelihood of single data, or files of one's own, and list the lowest: anomalies.",
     ),
+    "export": (
+        "export",
+        "Write a run's encoder, decoder and sampler as files that other programs run: torch.export, ONNX.",
+    ),
+    "explore": (
+        "explore",
+        "Write a page (explorer.html) on which a run's latents are moved by hand, and decoded in the browser.",
+    ),
     "feature-error": (
         "feature_errors",
         "Measure how far reconstructions are from data in the features of a frozen network, and in pixels.",
