@@ -74,8 +74,8 @@ def _check_numbers(who: str, found: Tensor, again: Tensor) -> None:
         apart = (found - again).abs().max().item()
         raise InputError(
             f"the {who} gives other numbers in every call, also in evaluation mode (up to {apart:.4g} apart): it draws "
-            "random numbers, as dropout by a function without training=self.training does, or a z that is sampled in the "
-            "place of its mean; give what is not random"
+            "random numbers, as dropout by a function without training=self.training does, or a z that is sampled in "
+            "the place of its mean; give what is not random"
         )
 
 

@@ -134,9 +134,10 @@ class Decoder(Network):
         found, count = self.called(flat), math.prod(self.feature_shape)
         shapes = {(len(flat), *self.feature_shape), (len(flat), count)}
         if not isinstance(found, Tensor) or tuple(found.shape) not in shapes:
+            wanted = (len(flat), *self.feature_shape)
             raise InputError(
-                f"for z {tuple(flat.shape)} the decoder must give one tensor of shape {(len(flat), *self.feature_shape)}, "
-                f"as data and likelihood want it, or that flat; it gave {_described(found)}"
+                f"for z {tuple(flat.shape)} the decoder must give one tensor of shape {wanted}, as data and likelihood "
+                f"want it, or that flat; it gave {_described(found)}"
             )
         return found.reshape(*leading, *self.feature_shape)
 

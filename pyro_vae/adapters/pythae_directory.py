@@ -179,8 +179,8 @@ def _said_by_loss(folder: Path, loss: str) -> Likelihood:
     if loss == "bce":
         return Bernoulli()
     logger.warning(
-        "warning: %s: its loss is mse: x given z is taken as Gaussian of standard deviation 1, as pythae's get_nll takes "
-        "it; what pythae up to 0.1.0 trained is the ELBO of deviation 0.71. Another: likelihood=Gaussian(scale)",
+        "warning: %s: its loss is mse: x given z is taken as Gaussian of standard deviation 1, as by pythae's get_nll; "
+        "what pythae up to 0.1.0 trained is the ELBO of deviation 0.71. Another: likelihood=Gaussian(scale)",
         folder,
     )
     return Gaussian(1.0)
