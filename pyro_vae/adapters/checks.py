@@ -15,6 +15,7 @@ from pyro_vae.likelihoods import Likelihood
 logger = logging.getLogger(__name__)
 
 DRAWS = 8  # of z for each datum
+FEW = 20  # data of which the mean is nearly each of them
 CLEAR = 1.0  # nats a datum
 SURE = 3.0  # standard errors
 
@@ -110,8 +111,8 @@ def warn_of_readings(model: DecoderModel, guide: EncoderGuide, x: Tensor) -> Non
             bounds[best].mean(),
             best,
         )
-    if type(model.likelihood).initial_bias is Likelihood.initial_bias:
-        return  # one that knows none
+    if len(x) < FEW or type(model.likelihood).initial_bias is Likelihood.initial_bias:  # which knows none
+        return
     constant = model.likelihood.initial_bias(x.mean(0)).expand(len(x), *model.feature_shape)
     plain = model.likelihood(constant, len(model.data_shape)).log_prob(x)
     if _clearly_above(plain, own):
