@@ -104,7 +104,7 @@ def warn_of_readings(model: DecoderModel, guide: EncoderGuide, x: Tensor) -> Non
     if _clearly_above(bounds[best], own):
         logger.warning(
             "warning: of %d data the ELBO is %.2f nats with the encoder's second output as spread='%s', and %.2f as "
-            "'%s', which it may be: the first is a bound, too, but a loose one, if it is not what was trained",
+            "'%s': it may be that, unless the loss weighted the KL (a beta-VAE). A wrong reading is a loose bound",
             len(x),
             own.mean(),
             guide.encoder.spread,
