@@ -27,7 +27,7 @@ MAY = {  # room: what it may import beside the base
     "training": {"data", "evaluation", "objectives", "plots", "programs", "recording"},
     "evaluation": {"data", "objectives", "programs", "recording"},  # objectives: kernels, and MMD of two samples
     "plots": {"data", "distributions", "evaluation", "programs"},
-    "adapters": {"data", "likelihoods", "models", "networks", "programs", "training"},
+    "adapters": {"data", "likelihoods", "models", "programs", "training"},
     "recipes": set(),
     "runs": {"data", "evaluation", "objectives", "programs", "recipes", "training", *FAMILIES - {"distributions"}},
     "text_to_image": {"data", "evaluation", "guides", "models", "plots", "programs", "runs", "training"},
