@@ -1,4 +1,7 @@
 from . import (
+    adapters as adapters,
+)
+from . import (
     data as data,
 )
 from . import (

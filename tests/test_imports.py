@@ -28,6 +28,7 @@ MAY = {  # room: what it may import beside the base
     "evaluation": {"data", "objectives", "programs", "recording"},  # objectives: kernels, and MMD of two samples
     "export": {"data", "programs", "recording"},
     "plots": {"data", "distributions", "evaluation", "programs"},
+    "adapters": {"data", "likelihoods", "models", "programs", "training"},
     "recipes": set(),
     "runs": {"data", "evaluation", "objectives", "programs", "recipes", "training", *FAMILIES - {"distributions"}},
     "text_to_image": {"data", "evaluation", "guides", "models", "plots", "programs", "runs", "training"},

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
 from pyro_vae.cli.context import labels_of, said_context
+from pyro_vae.cli.parsing import recipe_of
 from pyro_vae.cli.texts import of_texts
 from pyro_vae.data import Actions, Classes, Data, Sound, Split, Tokens, dataset_names, load_data, with_text
 from pyro_vae.data.binarization import Binarization
@@ -44,10 +45,22 @@ from pyro_vae.runs import Run
 from pyro_vae.runs.codes import TOKENIZER
 from pyro_vae.runs.learned_priors import PRIORS
 from pyro_vae.runs.measurements import SplitName, part_of
+from pyro_vae.runs.own_pair import OwnPair
 
 logger = logging.getLogger(__name__)
 
 WHAT = "image or WAV files, a folder of them, a .npy, .npz, .txt or .csv file, or a dataset's name, for the run's data"
+
+
+def run_or_pair(path: Path, trust: bool) -> Run:
+    """A run directory; or, of a YAML file, the pair of one's own that it names, which was trained elsewhere.
+
+    Raises:
+        InputError: as :class:`~pyro_vae.runs.Run` and :class:`~pyro_vae.runs.own_pair.OwnPair`.
+    """
+    if path.suffix in (".yaml", ".yml") and not path.is_dir():
+        return OwnPair(path, recipe_of(str(path), trust), trust=trust)
+    return Run(path, trust=trust)
 
 
 def add_data_arguments(parser: ArgumentParser) -> None:

@@ -76,10 +76,10 @@ MODULES = "Base class for all neural network modules"  # what torch's own docstr
 MANY = 12  # options, in a usage that lists them
 
 
-def run_parser(command: str, description: str | None) -> ArgumentParser:
-    """A parser of a command on a run directory."""
+def run_parser(command: str, description: str | None, or_else: str = "") -> ArgumentParser:
+    """A parser of a command on a run directory, or on something else that its help says."""
     parser = make_parser(command, description)
-    parser.add_argument("dir", type=Path, help="the run directory (--on DIR says the same)")
+    parser.add_argument("dir", type=Path, help=f"the run directory (--on DIR says the same){or_else}")
     add_trust(parser)
     return parser
 

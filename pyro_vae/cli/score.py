@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.cli.inputs import add_data_arguments, chosen_data
+from pyro_vae.cli.inputs import add_data_arguments, chosen_data, run_or_pair
 from pyro_vae.cli.output import check_output, write_numbers
 from pyro_vae.cli.parsing import parse, run_parser
 from pyro_vae.errors import positive, printable
 from pyro_vae.programs.context import X
 from pyro_vae.programs.left_out import averaged_names, without_averaged
-from pyro_vae.runs import Run
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
     PARTICLES,
@@ -39,7 +38,7 @@ def score(arguments: Sequence[str]) -> None:
     from pyro_vae.evaluation.scoring import score as measure
     from pyro_vae.runtime import as_device
 
-    parser = run_parser("score", score.__doc__)
+    parser = run_parser("score", score.__doc__, "; or a .yaml file that names data and a pair trained elsewhere")
     add_data_arguments(parser)
     parser.add_argument("--out", type=str | None, default=None, help="a file to write: .npz, .csv or .parquet")
     parser.add_argument("--force", action="store_true", help="replace that file if it is there")
@@ -54,7 +53,7 @@ def score(arguments: Sequence[str]) -> None:
     check_options(particles=options.particles, limit=options.limit, **common)
     positive("lowest", options.lowest)
     out = None if options.out is None else check_output(options.out, (".npz", ".csv", ".parquet"), options.force)
-    run = Run(options.dir, trust=options.trust)
+    run = run_or_pair(options.dir, options.trust)
     model, guide = run.programs()
     split = chosen_data(run, model, guide, options)
     started = time.monotonic()

@@ -156,17 +156,12 @@ class Run:
             InputError: if the directory holds a run already, or something else that training would replace, or cannot
                 be written.
         """
-        sound, classes, tokens = data.extra(Sound), data.extra(Classes), data.extra(Tokens)
-        actions, pictures = data.extra(Actions), data.extra(Pictures)
         if not is_first_process(config):
             run = cls.__new__(cls)
-            run.path, run.data_shape, run.recipe, run.config = Path(path), data.train.shape, recipe, config
-            run.trust, run._changed, run.model_of = True, False, None
-            run.sound, run.classes, run.data_digest = sound, None if classes is None else classes.names, {}
-            run.actions = actions
-            run.token_facts = None if tokens is None else token_facts(tokens)
-            run.context_shapes, run.pictures = context_shapes(data), pictures
+            run.take(Path(path), config, recipe, data)
             return run
+        sound, classes, tokens = data.extra(Sound), data.extra(Classes), data.extra(Tokens)
+        actions, pictures = data.extra(Actions), data.extra(Pictures)
         path = Path(path)
         check_seed(config.seed)
         check_free(path)
@@ -196,6 +191,16 @@ class Run:
                 write_tokens(path / TOKENS, tokens)
             write_config(path / CONFIG, experiment_parser(config.as_dict()), config, head)
         return cls(path, trust=True)  # the user has just configured it himself
+
+    def take(self, path: Path, config: Namespace, recipe: str, data: Data) -> None:
+        """Be what a configuration and its data say, without a directory's files."""
+        self.path, self.trust, self._changed, self.config, self.recipe = path, True, False, config, recipe
+        classes, tokens = data.extra(Classes), data.extra(Tokens)
+        self.data_shape, self.context_shapes = data.train.shape, context_shapes(data)
+        self.sound, self.actions, self.pictures = data.extra(Sound), data.extra(Actions), data.extra(Pictures)
+        self.classes = None if classes is None else classes.names
+        self.token_facts = None if tokens is None else token_facts(tokens)
+        self.data_digest, self.model_of = {}, None
 
     def data(self) -> Data:
         """The data that the run was configured with; with ``text``, the captions' tokens, if a prior has learned it.

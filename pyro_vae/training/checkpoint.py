@@ -259,7 +259,13 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def load_tensors(path: Path) -> Any:
+    """What ``torch.save`` has written of tensors, plain values and mappings, on the CPU; no code of it is run.
+
+    Raises:
+        ValueError: if its parts are packed, or its tensors larger than the file, or of an odd kind.
+        Exception: of many kinds, if bytes are damaged.
+    """
     if not path.is_file():
         raise ValueError("it is no file")
     size = path.stat().st_size
@@ -268,11 +274,16 @@ def _read(path: Path) -> dict[str, Any]:
     if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
         raise ValueError("its parts are packed, or overlap")
     state = torch.load(path, map_location="cpu", weights_only=True)
+    _check_tensors(state, 2 * size + MOST_SHARED)
+    return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    state = load_tensors(path)
     whole = state if isinstance(state, dict) else {}
     odd = next((key for key, kind in SCHEMA.items() if not isinstance(whole.get(key), kind)), None)
     if odd or not all(isinstance(text, str) for pair in (whole.get("experiment") or {}).items() for text in pair):
         raise ValueError(f"it is not one that pyro_vae's training saved ({odd or 'experiment'})")
-    _check_tensors(state, 2 * size + MOST_SHARED)
     digest = state.pop("digest", None)  # older ones have none
     if digest is not None and digest != state_digest(state):
         raise ValueError("its contents are not those that were saved, bits have changed")

@@ -1,0 +1,5 @@
+"""Variational autoencoders that were trained elsewhere, as pairs of programs that can be measured."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
