@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint types dist clean
 
 demo: .venv/installed
 	@rm -rf runs/demo
@@ -15,10 +15,19 @@ test: .venv/tested
 lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) types
+
+types: .venv/tested
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+dist: .venv/tested
+	@rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[datasets]"
 	@touch $@
 
 .venv/tested: .venv/installed

@@ -169,7 +169,7 @@ def captured_step(case: Case) -> Iterator[Line]:
     if not any(line.endswith("step captured as a CUDA graph") for line in said):
         yield refused("captured step", case.name, said[-1] if said else "it was not captured")
         return
-    yield agreement("captured step", case, outcome(step, row[step.names.index("loss")]))
+    yield agreement("captured step", case, outcome(step, row[step.names.index("loss")]))  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 @registered

@@ -189,7 +189,7 @@ def load_data(
     check_binarization(binarization, binarization_seed)
     check_counts(image_size=image_size, limit=limit, num_labels=num_labels)
     root, name = _check_root(root), str(name)
-    found, options = find_source(name), {key: value for key, value in options.items() if value is not None}
+    found, options = find_source(name), {key: value for key, value in options.items() if value is not None}  # pyright: ignore[reportAssignmentType]
     _check_options(shown(name), found, options)
     for_images = {"image_size": image_size, "observed_quadrants": observed_quadrants, "colours": colours}
     for_images["binarization"] = None if binarization == "none" else binarization
@@ -312,7 +312,7 @@ def prepared(
     later = later and binarization == "dynamic"
     if binarization != "none" and not later:
         how = "threshold" if binarization == "threshold" else "static"
-        held = {**held, "x": binarize(held["x"], how, seed=binarization_seed, part=part, name=name)}
+        held = {**held, "x": binarize(held["x"], how, seed=binarization_seed, part=part, name=name)}  # pyright: ignore[reportGeneralTypeIssues, reportIndexIssue]
     drawn = "dynamic" if later else "none"
     texts = {"names": names, "captions": captions}
     return Split(held, mask=mask, integers=kind == torch.int64, missing=missing, binarization=drawn, **texts, name=name)

@@ -37,7 +37,7 @@ class BagOfWords(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
-    support = constraints.independent(constraints.nonnegative_integer, 1)
+    support = constraints.independent(constraints.nonnegative_integer, 1)  # pyright: ignore[reportAssignmentType]
     has_rsample = False
 
     def __init__(self, logits: Tensor, total_count: int = 100, validate_args: bool | None = None) -> None:

@@ -36,7 +36,7 @@ class ContinuousBernoulli(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
-    support = constraints.unit_interval
+    support = constraints.unit_interval  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:

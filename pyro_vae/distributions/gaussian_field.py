@@ -46,7 +46,7 @@ class GaussianField(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.independent(constraints.real, DIMS)
+    support = constraints.independent(constraints.real, DIMS)  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor | float, directions: Tensor, gradient: float = 0.0) -> None:

@@ -31,7 +31,7 @@ class GaussianMixture(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.independent(constraints.real, 1)
+    support = constraints.independent(constraints.real, 1)  # pyright: ignore[reportAssignmentType]
     has_rsample = False
 
     def __init__(self, log_weights: Tensor, loc: Tensor, scale_tril: Tensor) -> None:

@@ -44,7 +44,7 @@ class LogitLaplace(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "log_scale": constraints.real}
-    support = constraints.unit_interval
+    support = constraints.unit_interval  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(self, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:

@@ -130,7 +130,7 @@ def draw(
                 if is_latent(node) and in_data_plate(node):
                     parts.setdefault(name, []).append(data_first(node["value"], node).cpu())
             parts.setdefault(f"{found}.mean", []).append(mean_of(trace.nodes[found]).cpu())
-    return Drawn({name: torch.cat(values) for name, values in parts.items()}, found)
+    return Drawn({name: torch.cat(values) for name, values in parts.items()}, found)  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def reconstruct(

@@ -234,8 +234,8 @@ def _samples(model: Callable[..., Any], split: Split, count: int, draws: bool, s
                     "estimate is of data as the model makes them"
                 )
             parts.append(value.flatten(1) if value.dim() > 1 else value[:, None])
-    _check_all_has_a_density(program, split, site)
-    return torch.cat(parts), what
+    _check_all_has_a_density(program, split, site)  # pyright: ignore[reportPossiblyUnboundVariable]
+    return torch.cat(parts), what  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def _as_samples(site: Site, draws: bool) -> tuple[Tensor, str]:

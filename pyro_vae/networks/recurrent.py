@@ -106,7 +106,7 @@ class RecurrentSteps:
 
     def __init__(self, layers: Recurrent, batch: int, state: Tensor | None) -> None:
         self.lstm = layers.parts == 2
-        self.weights = [[w.detach() for w in layer.all_weights[0]] for layer in layers.layers]
+        self.weights = [[w.detach() for w in layer.all_weights[0]] for layer in layers.layers]  # pyright: ignore[reportIndexIssue]
         if state is None:
             state = self.weights[0][0].new_zeros(batch, layers.state_dim)
         states = layers.parted(state.detach())
@@ -167,13 +167,13 @@ class Reader(nn.Module):
         mirrored = torch.where(mirrored >= 0, mirrored, place)  # (batch, L), its own inverse
         for i, layer in enumerate(self.layers):
             h, final = self.dropout(h), i + 1 == len(self.layers)
-            read = [layer[0](h)]
+            read = [layer[0](h)]  # pyright: ignore[reportIndexIssue]
             if self.bidirectional:
-                backwards = layer[1](_at(h, mirrored))
+                backwards = layer[1](_at(h, mirrored))  # pyright: ignore[reportIndexIssue]
                 read.append(backwards if final else _at(backwards, mirrored))
             h = torch.cat(read, -1) if not final else h
         last = (lengths - 1).clamp(min=0)[:, None]  # both have read all there
-        states = torch.cat([_at(states, last).squeeze(1) for states in read], -1)
+        states = torch.cat([_at(states, last).squeeze(1) for states in read], -1)  # pyright: ignore[reportPossiblyUnboundVariable]
         return torch.where(lengths[:, None] > 0, states, 0.0)
 
 

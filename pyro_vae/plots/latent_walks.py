@@ -161,8 +161,8 @@ def traversals(
         values.append(view(decoded, 2))  # (units, steps, *shape)
         names += [_name(site, unit, draws[site].shape[1:]) for unit in units]
     columns = [f"{100 * quantile:g}%" for quantile in QUANTILES]
-    title = f"{split.name}: {kind(decoded)} of p(x | z),\none unit moved over the quantiles of its draws"
-    return grid(torch.cat(values), title, rows=names, columns=columns, limits=view.limits)
+    title = f"{split.name}: {kind(decoded)} of p(x | z),\none unit moved over the quantiles of its draws"  # pyright: ignore[reportPossiblyUnboundVariable]
+    return grid(torch.cat(values), title, rows=names, columns=columns, limits=view.limits)  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def _order_in_model(

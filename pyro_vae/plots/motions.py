@@ -127,6 +127,6 @@ def k_means(points: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         count = member.sum(1)
         sums = torch.einsum("npk,npd->nkd", member, points)
         means = torch.where(count.unsqueeze(2) > 0, sums / count.clamp(min=1).unsqueeze(2), means)
-    order = count.argsort(dim=1, descending=True, stable=True)
+    order = count.argsort(dim=1, descending=True, stable=True)  # pyright: ignore[reportPossiblyUnboundVariable]
     means = means.gather(1, order.unsqueeze(2).expand_as(means))
-    return means, count.gather(1, order) / points.shape[1]
+    return means, count.gather(1, order) / points.shape[1]  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -49,7 +49,7 @@ class TextNetwork:
             for block in prior.blocks
         ]
         start = torch.zeros_like(places[0])
-        norm, last = prior.text_head
+        norm, last = prior.text_head  # pyright: ignore[reportGeneralTypeIssues]
         return TransformerSteps(prior.blocks, memories, table, places, start, norm, last.weight, last.bias, batch)
 
 

@@ -227,7 +227,7 @@ def scaled(fn: Any, factor: float) -> Any | None:
         family = next((family for family in _FAMILIES if isinstance(base, family)), None)
         if family is None:
             return None
-        parameters = {name: getattr(base, name) for name in family.arg_constraints}
+        parameters = {name: getattr(base, name) for name in family.arg_constraints}  # pyright: ignore[reportGeneralTypeIssues]
         return family(**parameters | {"scale": factor * base.scale})
 
     return rewrapped(fn, change)

@@ -74,7 +74,7 @@ class ModelRun(Messenger):
             Differs: as soon as one is answered otherwise than it was.
         """
         for message, answer in self._said:
-            told: Message = {**message, "infer": dict(message["infer"] or {})}
+            told: Message = {**message, "infer": dict(message["infer"] or {})}  # pyright: ignore[reportAssignmentType]
             if told["type"] == "param" and getattr(told["fn"], "__func__", None) is not ParamStoreDict.get_param:
                 told["fn"] = lambda *_, answer=answer, **__: answer  # a PyroModule's own, whose fn is for one call only
             apply_stack(told)

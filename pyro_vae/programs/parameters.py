@@ -90,7 +90,7 @@ def await_weights(program: Callable[..., Any], saved: Mapping[str, Tensor]) -> l
         else:
             continue
         if isinstance(owner, ParameterStore) or key.partition(".")[0] in ("modules_used", "parameters_used"):
-            owner.awaited[key] = value
+            owner.awaited[key] = value  # pyright: ignore[reportIndexIssue]
             kept.append(name)
     return kept
 

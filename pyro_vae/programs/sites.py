@@ -192,7 +192,7 @@ def may_leave(q: Any, p: Any) -> bool:
         return theirs is None or not constraints.is_dependent(theirs)
     bounds = [_bounds(constraint) for constraint in (theirs, ours)]
     if bounds[0] is not None and bounds[1] is not None:
-        (low, high), (least, most) = bounds
+        (low, high), (least, most) = bounds  # pyright: ignore[reportGeneralTypeIssues]
         return low < least or high > most or ours.is_discrete != theirs.is_discrete
     return type(ours) is not type(theirs) or bool(vars(ours)) or hasattr(ours, "lower_bound")
 

@@ -260,7 +260,7 @@ def measure(
         InputError: as :func:`check_options`; for an unknown split, another name in ``given``; as the estimators.
     """
     check_options(particles=particles, limit=limit, memory_mib=memory_mib, seed=seed, device=device)
-    trained, model = model, without_averaged(model, given)
+    trained, model = model, without_averaged(model, given)  # pyright: ignore[reportAssignmentType]
     part = part_of(data, split, limit)
     started = time.monotonic()
     place = as_device(device)

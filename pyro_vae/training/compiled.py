@@ -46,7 +46,7 @@ class Step(nn.Module):
         objective.of_process(rank, world)
         self.model: nn.Module = model if kl_weight is None else KLWeighted(model, kl_weight)
         if world > 1:
-            guide = _WithRankNoise(guide, rank, world, objective)
+            guide = _WithRankNoise(guide, rank, world, objective)  # pyright: ignore[reportAssignmentType]
         self.guide: nn.Module = guide if kl_weight is None else KLWeighted(guide, kl_weight, of_guide=True)
 
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,7 @@ class CompiledStep:
         assert recording is not None
         what = self._what
         shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items())
-        note = f"{what} step recorded for {shapes}: {len(recording.graph.graph.nodes)} operations, {recorded:.1f} s"
+        note = f"{what} step recorded for {shapes}: {len(recording.graph.graph.nodes)} operations, {recorded:.1f} s"  # pyright: ignore[reportPossiblyUnboundVariable]
         if compiled:
             note += recording.compile(batch, self._tolerance)
         logger.info(note)

@@ -255,7 +255,8 @@ def make_optimizer(
         state_after_a_step(made)  # can it take one?
     labels = [pattern or "" for pattern, _ in parts]
     if len(made.param_groups) != len(labels):
-        labels, own = [str(i) for i in range(len(made.param_groups))], [None] * len(made.param_groups)
+        labels = [str(i) for i in range(len(made.param_groups))]
+        own = [None for _ in labels]
     labels = ["learning_rate" + (f"/{label}" if i and label else "") for i, label in enumerate(labels)]
     return Optimization(made, None if of.scheduled else of.rate, labels, own)
 

@@ -353,8 +353,8 @@ def _split_at_random(tensors: dict[str, Tensor], path: Path) -> Parts:
     return {part: {key: tensor[index] for key, tensor in tensors.items()} for part, index in order.items()}
 
 
-def _given_splits(tensors: dict[str, Tensor], path: Path) -> Parts:
-    parts: Parts = {}
+def _given_splits(tensors: dict[str, Tensor], path: Path) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         key, _, part = name.rpartition("_")
         if not key or part not in PARTS:

@@ -17,6 +17,7 @@ from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import SYSTEM, cache_folder, data_folders
 from pyro_vae.data.parts import PARTS, hold_out_last
 from pyro_vae.data.registry import source
+from pyro_vae.data.torchvision_datasets import torchvision_datasets
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.runtime import check_room
 
@@ -169,10 +170,9 @@ def _existing(folder: Path, file: str) -> Path | None:
 
 
 def _download(name: str, root: Path | None) -> Path:
-    import torchvision.datasets
-
+    datasets = torchvision_datasets(f"{name}, of which there is no local copy,")
     try:
-        getattr(torchvision.datasets, TORCHVISION_CLASS[name])(cache_folder(), train=True, download=True)
+        getattr(datasets, TORCHVISION_CLASS[name])(cache_folder(), train=True, download=True)
     except (OSError, RuntimeError) as error:
         debian = ", install Debian's package dataset-fashion-mnist" if name == "fashion-mnist" else ""
         looked = ", ".join(str(place) for place in _places(name, root))

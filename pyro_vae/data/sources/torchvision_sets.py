@@ -20,6 +20,7 @@ from pyro_vae.data.dataset import RawData
 from pyro_vae.data.images import FORMATS, cache_folder, data_folders, square
 from pyro_vae.data.parts import Parts, hold_out_last
 from pyro_vae.data.registry import source
+from pyro_vae.data.torchvision_datasets import torchvision_datasets
 from pyro_vae.errors import CorruptFileError, InputError
 
 
@@ -86,9 +87,7 @@ def load_celeba(root: Path | None, image_size: int | None, limit: int | None) ->
 
 
 def _open(class_name: str, root: Path | None, **options: Any) -> Any:
-    import torchvision.datasets
-
-    kind: Callable[..., Any] = getattr(torchvision.datasets, class_name)
+    kind: Callable[..., Any] = getattr(torchvision_datasets(class_name), class_name)
     places = data_folders(root)
     try:
         with _arrays_only():
