@@ -121,6 +121,16 @@ class PlaceEncoder(nn.Module):
         num_blocks: residual blocks; each sees two places further.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks.
+
+    Raises:
+        InputError: for an unknown activation; when it is used, for a grid of another shape.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import PlaceEncoder
+        >>> encoder = PlaceEncoder((5, 8, 8), channels=12, dim=3, num_blocks=1, activation="relu", batch_norm=False)
+        >>> encoder(torch.zeros(4, 5, 8, 8)).shape
+        torch.Size([4, 8, 8, 3])
     """
 
     def __init__(
