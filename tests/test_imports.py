@@ -31,8 +31,9 @@ MAY = {  # room: what it may import beside the base
     "runs": {"data", "evaluation", "objectives", "programs", "recipes", "training", *FAMILIES - {"distributions"}},
     "text_to_image": {"data", "evaluation", "guides", "models", "plots", "programs", "runs", "training"},
     "reports": {"data", "evaluation", "plots", "programs", "recipes", "runs", "training"},
+    "sweeps": {"data", "evaluation", "plots", "recipes", "runs", "training"},
     "cli": {"data", "evaluation", "plots", "programs", "recipes", "recording", "reports", "runs", "text_to_image"}
-    | {"training"},
+    | {"sweeps", "training"},
 }
 
 

@@ -15,7 +15,8 @@ from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, exit_sta
 
 COMMANDS = {  # name: the module of this folder that has it, which is loaded when it is used; what it does
     "train": ("train", "Train a recipe, or a YAML file of one's own, into a new run directory."),
-    "resume": ("train", "Go on with an interrupted run, to the result that it would have had."),
+    "resume": ("train", "Go on with an interrupted run, to the result that it would have had; or with a sweep."),
+    "sweep": ("sweep", "Train a recipe with several seeds and settings, measure all, and rank them by validation."),
     "train-prior": (
         "second_stage",
         "Learn priors over a trained run's codes or latents, parts of it from then on.",
