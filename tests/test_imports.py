@@ -32,8 +32,9 @@ MAY = {  # room: what it may import beside the base
     "text_to_image": {"data", "evaluation", "guides", "models", "plots", "programs", "runs", "training"},
     "reports": {"data", "evaluation", "plots", "programs", "recipes", "runs", "training"},
     "sweeps": {"data", "evaluation", "plots", "recipes", "runs", "training"},
+    "sharing": {"reports", "runs"},
     "cli": {"data", "evaluation", "plots", "programs", "recipes", "recording", "reports", "runs", "text_to_image"}
-    | {"sweeps", "training"},
+    | {"sharing", "sweeps", "training"},
 }
 
 

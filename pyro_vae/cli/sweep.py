@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pyro_vae.cli.parsing import add_trust, make_parser
-from pyro_vae.cli.train import parse_training
+from pyro_vae.cli.training import parse_training
 from pyro_vae.data import dataset_names
 from pyro_vae.errors import InputError, UsageError, exit_status
 from pyro_vae.files import user_path

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from pyro_vae.cli.parsing import (
-    add_trust,
-    make_parser,
-    only_parser_wanted,
-    parse,
-    parse_over,
-    recipe_of,
-    run_parser,
-)
+from pyro_vae.cli.parsing import add_trust, make_parser, parse, run_parser
+from pyro_vae.cli.training import parse_training
 from pyro_vae.errors import UsageError, exit_status
 from pyro_vae.recording import Compile
 from pyro_vae.runs import Run
-from pyro_vae.runs.config import add_experiment_arguments, experiment_parser, load_configured_data, parse_config
-from pyro_vae.runs.known import full_name
+from pyro_vae.runs.config import load_configured_data
+from pyro_vae.sweeps.plan import is_sweep
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -43,44 +32,6 @@ def train(arguments: Sequence[str]) -> None:
     run = Run.create(out, config, arguments[0], data)
     logging.info("%s", data.description)
     train_run(run, data, resume=False)
-
-
-def parse_training(parser: ArgumentParser, arguments: Sequence[str], usage: str) -> Namespace:
-    """The configuration of a training from a command line that begins with its recipe, over what that says.
-
-    Args:
-        parser: with the command's own options; it gets those of the recipe's sections.
-        arguments: of the command line.
-        usage: the command in short.
-
-    Raises:
-        UsageError: if there is no recipe, or an option is not understood.
-    """
-    if not arguments or arguments[0].startswith("-"):
-        add_experiment_arguments(parser, {})
-        if not {"--help", "-h"} & {*arguments} and not only_parser_wanted():
-            raise UsageError(f"the recipe comes first: {usage} [--section.option value …]")
-        parse(parser, ["--help"])
-    trust = "--trust" in arguments
-    recipe = recipe_of(arguments[0], trust)
-    add_experiment_arguments(parser, recipe)
-    if any(a in ("-h", "--help") or re.search(r"\.help\b", a) for a in arguments):
-        parse(parser, _with_full_names(arguments))
-    read = partial(parse_config, experiment_parser(recipe), recipe, f"recipe {arguments[0]}", trust=trust)
-    return parse_over(parser, arguments, read)
-
-
-def _with_full_names(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which ``--model.help BIVA`` names the class by its path: it need not have been imported."""
-    found: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if equals and name.endswith(".help"):
-            argument = f"{name}={full_name(value)}"
-        elif found and found[-1].endswith(".help"):
-            argument = full_name(argument)
-        found.append(argument)
-    return found
 
 
 def resume(arguments: Sequence[str]) -> None:
@@ -103,7 +54,7 @@ def resume(arguments: Sequence[str]) -> None:
     for name, (kind, text) in known.items():
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
     options = parse(parser, arguments)
-    if (options.dir / "sweep.json").is_file():
+    if is_sweep(options.dir):
         from pyro_vae.cli.sweep import go_on
 
         changed = [name for name in known if options[name] is not None]

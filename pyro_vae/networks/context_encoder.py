@@ -18,6 +18,7 @@ from pyro_vae.networks.layers import activation as make_activation
 from pyro_vae.networks.stages import ConvBlocks, Enlarge, PixelOutput, ScaleEncoder
 from pyro_vae.programs.context import Context
 
+
 MIN_DEVIATION = 1e-3  # of a channel: one that hardly varies over data is not blown up
 
 

@@ -115,7 +115,8 @@ class _Sweep:
         if self.done:
             logger.info("%d runs are done already", len(self.done))
         total = (self.plan.search or len(self.plan.settings)) * len(self.plan.seeds) * self.epochs
-        begun, often = self._epochs(), 1.0 if sys.stderr.isatty() else 60.0
+        begun = self._epochs()
+        often = {"smoothing": 0, "mininterval": 1.0 if sys.stderr.isatty() else 60.0}
         with (
             Interrupts() as signals,
             tqdm(
@@ -131,9 +132,8 @@ class _Sweep:
                     ended = self._look()
                     if ended or time.monotonic() - looked > LOOK:
                         looked = time.monotonic()
-                        bar.set_postfix_str(
-                            f"{len(self.done)} done, {len(self.at_work)} at work, {len(self.failed)} failed"
-                        )
+                        said = f"{len(self.done)} done, {len(self.at_work)} at work, {len(self.failed)} failed"
+                        bar.set_postfix_str(said, refresh=False)
                         bar.update(min(self._epochs(), total) - bar.n)
             finally:
                 for worker in self.at_work.values():

@@ -61,7 +61,7 @@ def test_the_error_over_both_is_the_true_one(paired):
 
 
 def experiments(repeats, trainings, n, seeds, data, rest, paired, same_data=False):
-    """Two ways of training that are equally good; data are hard for both alike, and, paired, seeds are good for both."""
+    """Two ways of training that are equally good; data are hard for both, and, paired, seeds are good for both."""
     chance = np.random.default_rng(7)
     held = [of - of.mean() for of in chance.standard_normal((2, n)) * data]
     for _ in range(repeats):
