@@ -26,6 +26,7 @@ from pyro_vae.runs.learned_priors import prior_folders
 from pyro_vae.runs.measurements import not_together, stored_weights_digest, weights_digest
 from pyro_vae.runs.run import Run
 
+FOREIGN = " Its configuration names code outside pyro_vae, which is not here and is needed: `--trust`."
 HEAD = {"library_name": "pyro-vae", "tags": ["pyro", "variational-autoencoder"]}
 
 
@@ -118,6 +119,8 @@ def _evaluation(split: str, evaluation: Mapping[str, Any]) -> str:
         text += f" Pareto k-hat of a datum's weights: {evaluation['pareto_k_max']:.2f} at most"
         above = evaluation.get("pareto_k_above")
         text += f", above 0.7 for {100 * above:.1f}% of the data." if isinstance(above, int | float) else "."
+    else:
+        text += " Pareto k-hat of its weights: not known."
     if isinstance(evaluation.get("elbo"), int | float):
         text += f" ELBO: {_number(evaluation['elbo'])} ± {_number(evaluation.get('elbo_standard_error'))} nats."
     return " ".join([text, *(f"**Note.** {_clean(words)}" for words in evaluation.get("warnings", []))])
