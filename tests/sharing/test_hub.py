@@ -133,6 +133,10 @@ def changed_score(files):
     files["evaluation-test.json"] = json.dumps(stored | {"log_likelihood": -1.0}).encode()
 
 
+def cut_weights(files):
+    files["model.safetensors"] = files["model.safetensors"][:-9]
+
+
 DAMAGES = {
     "weights that are cut": (
         lambda files: files.update({"model.safetensors": files["model.safetensors"][:-9]}),

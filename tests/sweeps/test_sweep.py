@@ -107,8 +107,9 @@ def test_a_sweep_is_what_train_makes_and_stays_as_it_is(here, tmp_path, capsys):
     seeds = json.loads((tmp_path / "comparison.json").read_text())["seeds"]
     assert [group["seeds"] for group in seeds["groups"]] == [[3, 4]] * 3
     assert [one["paired_seeds"] for one in seeds["comparisons"]] == [[3, 4]] * 2
-    ours, theirs = ([np.load(sweep / f"learning_rate={rate},seed={seed}/evaluation-test.npz")["log_likelihood"].mean() for seed in (3, 4)] for rate in ("1e-2", "1e-3"))  # fmt: skip
-    of_seeds = np.subtract(ours, theirs)
+    rates = [[sweep / f"learning_rate={rate},seed={seed}" for seed in (3, 4)] for rate in ("1e-2", "1e-3")]
+    means = [[np.load(run / "evaluation-test.npz")["log_likelihood"].mean() for run in runs] for runs in rates]
+    of_seeds = np.subtract(*means)
     found = seeds["comparisons"][0]
     assert found["mean"] == pytest.approx(of_seeds.mean()) and found["name"] == "learning_rate=1e-2"
     assert found["seeds"]["standard_error"] == pytest.approx(of_seeds.std(ddof=1) / np.sqrt(2))
