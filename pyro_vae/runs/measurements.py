@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -386,23 +385,6 @@ def weights_digest(model: nn.Module, guide: nn.Module) -> str:
     for name, value in sorted(named_weights(model, guide).items()):
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def stored_weights_digest(file: Path) -> str:
-    """:func:`weights_digest` of a weights file as it lies there: of a run without learned priors.
-
-    Raises:
-        CorruptFileError: if it cannot be read.
-    """
-    found = hashlib.sha256()
-    try:
-        with safetensors.safe_open(file, "pt") as opened:
-            for name in sorted(opened.keys()):
-                found.update(name.encode())
-                found.update(opened.get_tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CorruptFileError(f"{file} cannot be read as weights: {error}") from error
     return found.hexdigest()
 
 

@@ -21,9 +21,9 @@ from pyro_vae.reports.stored import (
     train_command,
     trusted,
 )
-from pyro_vae.runs.directory import CONFIG, WEIGHTS
+from pyro_vae.runs.directory import CONFIG, WEIGHTS, stored_weights_digest
 from pyro_vae.runs.learned_priors import prior_folders
-from pyro_vae.runs.measurements import not_together, stored_weights_digest, weights_digest
+from pyro_vae.runs.measurements import not_together, weights_digest
 from pyro_vae.runs.run import Run
 
 FOREIGN = " Its configuration names code outside pyro_vae, which is not here and is needed: `--trust`."

@@ -11,8 +11,8 @@ import yaml
 
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import read_yaml
-from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
-from pyro_vae.runs.measurements import not_together, read_json, read_together, stored_weights_digest
+from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, stored_weights_digest
+from pyro_vae.runs.measurements import not_together, read_json, read_together
 from pyro_vae.runs.sections import flattened
 from pyro_vae.sweeps.plan import Member, Plan
 from pyro_vae.training.metrics import METRICS
