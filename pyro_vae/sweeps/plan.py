@@ -158,9 +158,10 @@ def read_plan(folder: str | Path) -> Plan:
         CorruptFileError: if its file is damaged.
 
     Example:
+        >>> from pathlib import Path
         >>> from pyro_vae.sweeps import Plan, read_plan
-        >>> Plan("vae", "", [], [3], {}).begun().write(tmp_path)
-        >>> read_plan(tmp_path).runs()[0].name
+        >>> Plan("vae", "", [], [3], {}).begun().write(Path("runs/sweep"))
+        >>> read_plan("runs/sweep").runs()[0].name
         'seed=3'
     """
     folder = Path(folder)
