@@ -88,14 +88,14 @@ def test_the_error_over_data_alone_calls_recipes_better_that_are_not():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainings", [3, 4, 6, 10])
+@pytest.mark.parametrize("trainings", [3, 10])
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("seeds, data", [(0.1, 2.0), (0.4, 2.0), (1.0, 0.3)])
 @pytest.mark.parametrize("question", ["seeds", "both"])
 def test_sizes_over_ratios_of_variances(question, seeds, data, paired, trainings):
-    size = rejected(question, 3000, trainings, seeds, data, paired)
+    size = rejected(question, 1500, trainings, seeds, data, paired)
     print(f"{question} {'paired' if paired else 'welch'} S={trainings} seeds {seeds} data {data}: {size:.4f}")
-    assert 0.02 <= size <= 0.065
+    assert 0.02 <= size <= 0.06 + 3 * math.sqrt(0.05 * 0.95 / 1500)
 
 
 def test_one_training_of_a_kind_says_that_seeds_are_not_known():

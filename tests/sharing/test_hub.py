@@ -26,6 +26,12 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pyro_vae.runs.measurements.metrics", dict)  # which take long
+        return train(tmp_path_factory)
+
+
+def train(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharing")
     (folder / "my.yaml").write_text(yaml.safe_dump(CONFIG))
     assert main(["train", str(folder / "my.yaml"), "--out", str(folder / "run")]) == 0
@@ -95,6 +101,7 @@ def test_a_run_without_a_measurement_of_its_weights_says_so(run, hub, caplog):
     assert not MEASURED & set(files) and "is not of the weights" in caplog.text  # removed from the repository too
 
 
+@pytest.mark.slow
 def test_checkpoints_and_figures_go_only_where_asked(run, hub, tmp_path):
     push(run, "me/all", everything=True, figures=True)
     assert {"checkpoints/last.pt", "figures/samples.png"} <= set(hub.files("me/all"))
