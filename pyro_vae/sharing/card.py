@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def _measured(run: Run) -> list[str]:
             left.append(f"A measurement of {split} is of other weights than these, or damaged: it is not told.")
             continue
         found.append(_evaluation(split, evaluation))
-        command = _hidden(run, evaluate_command(run, evaluation, None).replace(str(run.path), "DIR"))
+        command = evaluate_command(run, evaluation, None)
+        command = command.replace(f"evaluate {shlex.quote(str(run.path))} ", "evaluate DIR ", 1)
         found.append(f"```\n{command}\n```")
     for name, measurement in stored_measurements(run.path).items():
         value, error = measurement.get("log_likelihood"), measurement.get("standard_error")

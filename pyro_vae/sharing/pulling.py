@@ -8,12 +8,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import TEMPORARY, read_yaml
+from pyro_vae.files import TEMPORARY, locked, read_yaml
 from pyro_vae.runs.directory import CONFIG, WEIGHTS
 from pyro_vae.runs.known import foreign_names
 from pyro_vae.runs.measurements import SPLITS, not_together
@@ -98,13 +98,23 @@ def _beside(out: Path) -> Iterator[Path]:
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = out.absolute().with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{out.name}")
+        for left in temporary.parent.glob(f"{TEMPORARY}????????-{out.name}"):
+            _remove_left(left)
         temporary.mkdir()
     except OSError as error:
         raise InputError(f"cannot write {out.parent}: {error.strerror}") from error
     try:
-        yield temporary
+        with locked(temporary):
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what a pull that was killed has left, unless another one is at work in it."""
+    if folder.is_dir() and not folder.is_symlink():
+        with suppress(InputError), locked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_file(path: Path, name: str, listed: Any) -> None:

@@ -32,7 +32,7 @@ class Process:
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], run: Path, log: Path) -> None:
-        self.log, self._stopped = log, False
+        self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._begin = log.stat().st_size if log.exists() else 0
         with log.open("ab") as file:
@@ -60,7 +60,6 @@ class Process:
 
     def stop(self) -> None:
         """Have it save and end; returns at once."""
-        self._stopped = True
         if self._process.stdin is not None and not self._process.stdin.closed:
             try:
                 self._process.stdin.close()

@@ -63,12 +63,12 @@ def check_member(folder: Path, plan: Plan, run: Member) -> None:
         InputError: names the option that was not.
     """
     config = _configuration(folder / run.name)
-    expected: dict[str, Any] = {"seed": run.seed}
-    expected |= {key: yaml.safe_load(text) for key, text in plan.settings[run.setting].items()}
-    for key, value in expected.items():
-        if key in config and not _same(config[key], value):
+    expected = {"seed": str(run.seed), **plan.settings[run.setting]}
+    for key, text in expected.items():
+        value = yaml.safe_load(text)
+        if key in config and str(config[key]) != text and not _same(config[key], value):  # "off" is a text here
             raise InputError(
-                f"{folder / run.name} is not the run that its name says: its {key} is {config[key]!r}, not {value!r}. "
+                f"{folder / run.name} is not the run that its name says: its {key} is {config[key]!r}, not {text}. "
                 f"Remove or rename the directory, and resume"
             )
 

@@ -62,6 +62,7 @@ def weights(pair):
 
 
 def test_a_run_goes_and_comes_back(run, hub, tmp_path, capsys, caplog):
+    (tmp_path / ".pyro_vae-01234567-back").mkdir()  # of a pull that was killed
     assert main(["push", str(run), "me/vae"]) == 0
     assert set(hub.files("me/vae")) == {".gitattributes", "README.md", *LOADED, *MEASURED}
     assert main(["pull", "me/vae", str(tmp_path / "back")]) == 0

@@ -1,14 +1,17 @@
 """What a sweep says belongs to it: grids, ranges, names, extension, and a file that is read without trust."""
 
 import json
+from contextlib import nullcontext
 
 import optuna
 import pytest
+import yaml
 
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.sweeps import Plan, read_plan
 from pyro_vae.sweeps.search import next_setting
 from pyro_vae.sweeps.settings import Range, parse_grid, parse_range, run_name, setting_name, spelled
+from pyro_vae.sweeps.stages import check_member
 
 GRID = {"fit.learning_rate": ["1e-3", "3e-4"], "model.latent_dim": ["10", "20"]}
 
@@ -151,3 +154,26 @@ def test_a_search_depends_on_what_was_measured_alone_and_goes_where_it_is_good()
 def test_a_search_that_has_tried_all_ends():
     found = plan(search=9, grid={"a.b": ["1", "2"]}, settings=({"a.b": "1"}, {"a.b": "2"}))
     assert next_setting(found, [0.0, None]) is None
+
+
+@pytest.mark.parametrize(
+    "key, text, stored, same",
+    [
+        ("fit.learning_rate", "1e-3", 0.001, True),
+        ("fit.learning_rate", "1e-3", 0.01, False),
+        ("fit.compile", "off", "off", True),
+        ("fit.compile", "off", "on", False),
+        ("model.hidden_dims", "[200, 100]", [200, 100], True),
+        ("model.hidden_dims", "[200, 100]", [200], False),
+        ("fit.patience", "null", None, True),
+        ("fit.patience", "3", None, False),
+    ],
+)
+def test_a_run_is_the_one_that_its_name_says(tmp_path, key, text, stored, same):
+    section, option = key.split(".")
+    several = plan(grid={key: [text]}, seeds=[3])
+    folder = tmp_path / several.runs()[0].name
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump({section: {"init_args": {option: stored}}, "seed": 3}))
+    with nullcontext() if same else pytest.raises(InputError, match=key):
+        check_member(tmp_path, several, several.runs()[0])
