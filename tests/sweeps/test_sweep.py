@@ -75,6 +75,7 @@ def left(run):
     return {name: value.tolist() for name, value in load_file(run / "model.safetensors").items()}, lines
 
 
+@pytest.mark.slow
 def test_a_sweep_is_what_train_makes_and_stays_as_it_is(here, tmp_path, capsys):
     file = recipe(tmp_path)
     assert main(swept(tmp_path, *GRID, "--seeds", "2", "--seed", "3", "--fit.batch_size", "20")) == 0
