@@ -116,12 +116,10 @@ class _Sweep:
             logger.info("%d runs are done already", len(self.done))
         total = (self.plan.search or len(self.plan.settings)) * len(self.plan.seeds) * self.epochs
         begun = self._epochs()
-        often = {"smoothing": 0, "mininterval": 1.0 if sys.stderr.isatty() else 60.0}
+        often = {"mininterval": 1.0 if sys.stderr.isatty() else 60.0}
         with (
             Interrupts() as signals,
-            tqdm(
-                total=total, initial=begun, unit="epoch", smoothing=0, mininterval=often, disable=not self.progress
-            ) as bar,
+            tqdm(total=total, initial=begun, unit="epoch", smoothing=0, disable=not self.progress, **often) as bar,
         ):
             try:
                 looked = 0.0

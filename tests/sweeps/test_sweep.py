@@ -55,7 +55,7 @@ class Here:
 def here(monkeypatch):
     monkeypatch.setattr(sweep_module, "PAUSE", 0.0)
     monkeypatch.setattr("pyro_vae.runs.measurements.metrics", dict)  # which take long
-    monkeypatch.setattr("pyro_vae.cli.sweep.run_sweep", functools.partial(run_sweep, start=Here, progress=False))
+    monkeypatch.setattr("pyro_vae.cli.sweep.run_sweep", functools.partial(run_sweep, start=Here))
 
 
 def recipe(folder, **fit):
@@ -139,7 +139,7 @@ def test_a_run_that_fails_does_not_stop_the_others(here, tmp_path, monkeypatch, 
         def __init__(self, commands, run, log):
             super().__init__(commands if run.name != "seed=0" else [["nonsense"]], run, log)
 
-    monkeypatch.setattr("pyro_vae.cli.sweep.run_sweep", functools.partial(run_sweep, start=Failing, progress=False))
+    monkeypatch.setattr("pyro_vae.cli.sweep.run_sweep", functools.partial(run_sweep, start=Failing))
     assert main(swept(tmp_path, "--seeds", "2")) == 1
     said = json.loads((tmp_path / "sweep" / "results.json").read_text())
     assert said["failed"] == {"seed=0": "it failed here"} and said["settings"][0]["seeds"] == [1]
