@@ -44,6 +44,12 @@ from . import (
     runs as runs,
 )
 from . import (
+    sharing as sharing,
+)
+from . import (
+    sweeps as sweeps,
+)
+from . import (
     text_to_image as text_to_image,
 )
 from . import (

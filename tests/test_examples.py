@@ -35,7 +35,7 @@ NO_EXAMPLE = {  # public classes without an example of their own, and why
         ),
         *("LikelihoodGap", "LogLikelihood", "ParzenEstimate", "RefinedBound", "Result", "Scores", "SiteStatistics"),
         *("FitResult", "Quantized", "SceneScore", "Shown", "Terms"),
-        *("MutualInformation", "RolloutAccuracy", "Smoothness", "TokenAccuracy"),
+        *("MutualInformation", "RolloutAccuracy", "SeedComparison", "Smoothness", "TokenAccuracy"),
     },
     "errors": {"NotApplicable", "NotRecordable"},
     "made from data or a training, in docs": {

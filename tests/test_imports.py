@@ -33,19 +33,10 @@ MAY = {  # room: what it may import beside the base
     "runs": {"data", "evaluation", "objectives", "programs", "recipes", "training", *FAMILIES - {"distributions"}},
     "text_to_image": {"data", "evaluation", "guides", "models", "plots", "programs", "runs", "training"},
     "reports": {"data", "evaluation", "export", "plots", "programs", "recipes", "runs", "training"},
-    "cli": {
-        "data",
-        "evaluation",
-        "export",
-        "plots",
-        "programs",
-        "recipes",
-        "recording",
-        "reports",
-        "runs",
-        "text_to_image",
-    }
-    | {"training"},
+    "sweeps": {"data", "evaluation", "plots", "recipes", "runs", "training"},
+    "sharing": {"reports", "runs"},
+    "cli": {"data", "evaluation", "export", "plots", "programs", "recipes", "recording", "reports", "runs"}
+    | {"sharing", "sweeps", "text_to_image", "training"},
 }
 
 

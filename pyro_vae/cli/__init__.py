@@ -15,7 +15,8 @@ from pyro_vae.errors import InputError, NonFiniteLossError, UsageError, exit_sta
 
 COMMANDS = {  # name: the module of this folder that has it, which is loaded when it is used; what it does
     "train": ("train", "Train a recipe, or a YAML file of one's own, into a new run directory."),
-    "resume": ("train", "Go on with an interrupted run, to the result that it would have had."),
+    "resume": ("train", "Go on with an interrupted run, to the result that it would have had; or with a sweep."),
+    "sweep": ("sweep", "Train a recipe with several seeds and settings, measure all, and rank them by validation."),
     "train-prior": (
         "second_stage",
         "Learn priors over a trained run's codes or latents, parts of it from then on.",
@@ -68,6 +69,8 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
         "Measure how far reconstructions are from data in the features of a frozen network, and in pixels.",
     ),
     "figures": ("show", "Draw every figure that applies to a run, and print where they are."),
+    "push": ("hub", "Put a trained run into a repository of a hub, with a card of what was measured."),
+    "pull": ("hub", "Get a run from a repository of a hub into a new directory; nothing in it is run."),
     "recipes": ("show", "List the recipes, or print one: pyro-vae recipes NAME."),
     "check": ("check", "Check this machine: every way of training agrees, resumes exactly, and what a step takes."),
     "datasets": ("show", "List the datasets that --data.name knows; paths to arrays, or folders, work too."),

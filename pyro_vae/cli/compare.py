@@ -8,12 +8,14 @@ from pathlib import Path
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.reports import write_comparison
 from pyro_vae.runs.measurements import MEMORY_MIB, PARTICLES, SplitName
+from pyro_vae.sweeps.plan import is_sweep
+from pyro_vae.sweeps.results import finished_runs
 
 
 def compare(arguments: Sequence[str]) -> None:
     """Set runs side by side (comparison.html), with paired differences and their errors."""
     parser = make_parser("compare", compare.__doc__)
-    parser.add_argument("dirs", nargs="*", type=Path, help="the run directories, two or more")
+    parser.add_argument("dirs", nargs="*", type=Path, help="run directories, two or more; or a sweep: its runs")
     parser.add_argument("--against", type=Path | None, default=None, help="the run to compare with (the first)")
     parser.add_argument("--split", type=SplitName, default="test", help="which part of the data")
     parser.add_argument(
@@ -32,6 +34,7 @@ def compare(arguments: Sequence[str]) -> None:
     )
     options = parse(parser, arguments)
     names = ("against", "split", "particles", "limit", "memory_mib", "seed", "device", "trust")
-    page = write_comparison(options.dirs, options.out, progress=True, **{name: options[name] for name in names})
+    runs = [run for path in options.dirs for run in (finished_runs(path) if is_sweep(path) else [path])]
+    page = write_comparison(runs, options.out, progress=True, **{name: options[name] for name in names})
     print(page)
     print(page.with_suffix(".json"))

@@ -133,6 +133,11 @@ def parser_of(command: Callable[[Sequence[str]], None], arguments: Sequence[str]
     raise AssertionError(f"{command.__name__} parses nothing")
 
 
+def only_parser_wanted() -> bool:
+    """Whether :func:`parser_of` is at work, so that the next :func:`parse` ends the command."""
+    return _wanted.get()
+
+
 def _normal(argument: str) -> str:
     """An option with the spelling that parsers know; its value as it is."""
     name, *value = argument.split("=", 1)
@@ -248,7 +253,11 @@ def _spelled_in(key: str) -> str:
     return re.escape(key).replace("_", "[-_]")
 
 
-RECIPES = {"train": ["vae"], "train-prior": ["DIR", "pixelcnn"]}  # of which their options are, in the place of any
+RECIPES = {
+    "train": ["vae"],
+    "sweep": ["vae"],
+    "train-prior": ["DIR", "pixelcnn"],
+}  # of which their options are, in the place of any
 
 
 def completion_script(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from pyro_vae.cli.parsing import add_trust, make_parser, parse, parse_over, recipe_of, run_parser
+from pyro_vae.cli.parsing import add_trust, make_parser, parse, run_parser
+from pyro_vae.cli.training import parse_training
 from pyro_vae.errors import UsageError, exit_status
 from pyro_vae.recording import Compile
 from pyro_vae.runs import Run
-from pyro_vae.runs.config import add_experiment_arguments, experiment_parser, load_configured_data, parse_config
-from pyro_vae.runs.known import full_name
+from pyro_vae.runs.config import load_configured_data
+from pyro_vae.sweeps.plan import is_sweep
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -22,18 +21,7 @@ def train(arguments: Sequence[str]) -> None:
     parser.add_argument("recipe", help="a recipe's name (see pyro-vae recipes), or a .yaml file of one's own")
     parser.add_argument("--out", type=str, required=True, help="the run directory to make")
     add_trust(parser, "of a .yaml file")
-    if not arguments or arguments[0].startswith("-"):
-        if "--help" in arguments or "-h" in arguments:
-            add_experiment_arguments(parser, {})
-            parser.parse_args(list(arguments))
-        raise UsageError("the recipe comes first: pyro-vae train RECIPE --out DIR [--section.option value …]")
-    trust = "--trust" in arguments
-    recipe = recipe_of(arguments[0], trust)
-    add_experiment_arguments(parser, recipe)
-    if any(a in ("-h", "--help") or re.search(r"\.help\b", a) for a in arguments):
-        parse(parser, _with_full_names(arguments))
-    read = partial(parse_config, experiment_parser(recipe), recipe, f"recipe {arguments[0]}", trust=trust)
-    namespace = parse_over(parser, arguments, read)
+    namespace = parse_training(parser, arguments, "pyro-vae train RECIPE --out DIR")
     data = load_configured_data(namespace)
     config = namespace.clone(with_meta=False)
     out = config.pop("out")
@@ -46,22 +34,10 @@ def train(arguments: Sequence[str]) -> None:
     train_run(run, data, resume=False)
 
 
-def _with_full_names(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which ``--model.help BIVA`` names the class by its path: it need not have been imported."""
-    found: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if equals and name.endswith(".help"):
-            argument = f"{name}={full_name(value)}"
-        elif found and found[-1].endswith(".help"):
-            argument = full_name(argument)
-        found.append(argument)
-    return found
-
-
 def resume(arguments: Sequence[str]) -> None:
-    """Go on with an interrupted run, to the result that it would have had."""
+    """Go on with an interrupted run, to the result that it would have had; or with a sweep."""
     parser = run_parser("resume", resume.__doc__)
+    parser.add_argument("--jobs", type=int | None, default=None, help="of a sweep: how many runs at once (1)")
     known: dict[str, tuple[type | Any, str]] = {
         "fit.epochs": (int, "train for more epochs, also where training had ended"),
         "fit.checkpoint_every": (float, "seconds between checkpoints"),
@@ -78,6 +54,16 @@ def resume(arguments: Sequence[str]) -> None:
     for name, (kind, text) in known.items():
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
     options = parse(parser, arguments)
+    if is_sweep(options.dir):
+        from pyro_vae.cli.sweep import go_on
+
+        changed = [name for name in known if options[name] is not None]
+        if changed:
+            raise UsageError(f"{options.dir} is a sweep, whose runs cannot change: leave --{changed[0]} out")
+        go_on(options.dir, options.jobs or 1, options.trust)
+        return
+    if options.jobs is not None:
+        raise UsageError(f"--jobs is of a sweep, and {options.dir} is none")
     run = Run(options.dir, trust=options.trust)
     for name in known:
         section, key = name.split(".")

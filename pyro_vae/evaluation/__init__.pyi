@@ -54,6 +54,8 @@ from .rollouts import roll_out as roll_out
 from .rollouts import rollout_accuracy as rollout_accuracy
 from .scoring import DatumScores as DatumScores
 from .scoring import score as score
+from .seeds import SeedComparison as SeedComparison
+from .seeds import compare_seeds as compare_seeds
 from .shared import given_shared as given_shared
 from .smoothness import Smoothness as Smoothness
 from .smoothness import interpolation_smoothness as interpolation_smoothness

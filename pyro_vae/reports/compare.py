@@ -16,6 +16,7 @@ from pyro_vae.errors import CorruptFileError, InputError, unknown
 from pyro_vae.evaluation.results import mean_and_error
 from pyro_vae.files import write_atomically, write_json
 from pyro_vae.reports.comparison_page import comparison_page
+from pyro_vae.reports.seed_groups import in_words, seed_groups
 from pyro_vae.reports.stored import EVALUATION, TrainedPair, made, page_command, stored_evaluations, trusted
 from pyro_vae.runs.measurements import (
     MEMORY_MIB,
@@ -172,7 +173,9 @@ def write_comparison(
 ) -> Path:
     """Write ``comparison.html``, one page that needs no other file, and ``comparison.json``.
 
-    Differences are paired: the same data, datum by datum. They come from ``evaluation-<split>.npz`` where every run has
+    Differences are paired: the same data, datum by datum. Runs that differ in their seeds alone are also taken
+    together, and one such group is compared with another over seeds and data
+    (:func:`~pyro_vae.evaluation.compare_seeds`). The numbers come from ``evaluation-<split>.npz`` where every run has
     one of the same data and of its present weights; else all runs are measured anew, alike, and their directories are
     left as they are.
 
@@ -216,13 +219,15 @@ def write_comparison(
         "data": {"name": pairs[0].data.name, "description": pairs[0].described_data()},
         "data_digest": measured[0].result["data_digest"],
         "measured": "by pyro-vae evaluate" if stored else "for this page",
+        "seeds": seed_groups(pairs, names, [found.per_datum for found in measured], base),
         "differences": _configured_differently(pairs, names),
         "warnings": _warnings(pairs, names, measured),
         "made": made(),
         "command": _command(pairs, out, against, None if split == "test" else split, particles, limit),
     }
     comparison = plain(comparison)
-    logger.info("%s", "\n".join(_in_words(row) for row in comparison["runs"]))  # before it is written: disks are full
+    lines = [_in_words(row) for row in comparison["runs"]] + in_words(comparison["seeds"])
+    logger.info("%s", "\n".join(lines))  # before it is written: disks are full
     for words in _unlike(names, measured):
         logger.warning("warning: %s", words)
     write_json(Path(out) / JSON, comparison)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyro_vae.reports import html
 from pyro_vae.reports.report_page import likelihood_table
+from pyro_vae.reports.seed_groups import seeds_section
 
 BOUNDS = {"log_likelihood": "log-likelihood, nats", "elbo": "ELBO, nats"}
 MOST_COLUMNS = 4  # runs whose options have a column each; of more, options are told by value
@@ -22,6 +23,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     kl = list(dict.fromkeys(site for run in runs for site in run.get("kl", {})))
     sections = {
         f"Differences from {against}": _differences(comparison),
+        "Seeds": seeds_section(comparison["seeds"]),
         "Likelihood": likelihood_table({run["name"]: run for run in runs}),
         "KL by latent site": html.table(
             ["run", *kl, "all"],

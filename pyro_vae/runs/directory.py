@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import torch
 from jsonargparse import Namespace
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_json
 from pyro_vae.runs.sections import CONFIG, is_first_process
 from pyro_vae.training import FitResult
@@ -74,3 +77,20 @@ def write_summary(folder: Path, result: FitResult, config: Namespace, **head: An
     }
     if is_first_process(config):
         write_json(folder / SUMMARY, summary)
+
+
+def stored_weights_digest(file: Path) -> str:
+    """:func:`~pyro_vae.runs.measurements.weights_digest` of a weights file, of a run without learned priors.
+
+    Raises:
+        CorruptFileError: if it cannot be read.
+    """
+    found = hashlib.sha256()
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            for name in sorted(opened.keys()):
+                found.update(name.encode())
+                found.update(opened.get_tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CorruptFileError(f"{file} cannot be read as weights: {error}") from error
+    return found.hexdigest()

@@ -27,6 +27,7 @@ SUMMARIES = {  # without numbers of each datum
         "Disentanglement",
         "LatentStatistics",
         "MutualInformation",
+        "SeedComparison",
         "Smoothness",
     ),
 }
@@ -79,6 +80,7 @@ def results():
         evaluation.best_of_draws(FieldRegressor((2, 4, 4), (1, 4, 4), channels=(2,), context_dim=2), fields(N), 2),
         evaluation.rollout_accuracy(following, {"frames": torch.rand(N, 2, 1, 2, 2)}, torch.rand(2, N, 3, 1, 2, 2)),
         Scores(torch.arange(4.0), "how many"),
+        evaluation.compare_seeds(torch.randn(3, N), torch.randn(3, N), paired=True),
     ]
     return {type(each).__name__: each for each in found}
 
