@@ -1,4 +1,4 @@
-"""The tutorials parse, are in their index, and use names, arguments and commands that there are; slow: they run as scripts."""
+"""The tutorials parse, are in their index, use names and arguments that there are; slow: they run as scripts."""
 
 import ast
 import importlib
