@@ -6,11 +6,11 @@ from .conditions import OneHot as OneHot
 from .conditions import make_decoder as make_decoder
 from .conditions import make_encoder as make_encoder
 from .context_encoder import ContextEncoder as ContextEncoder
+from .context_encoder import SkipDecoder as SkipDecoder
 from .context_encoder import Standardize as Standardize
 from .context_places import ContextPlaces as ContextPlaces
 from .context_places import PlaceDecoder as PlaceDecoder
 from .context_places import PlaceEncoder as PlaceEncoder
-from .context_encoder import SkipDecoder as SkipDecoder
 from .conv import ConvDecoder as ConvDecoder
 from .conv import ConvEncoder as ConvEncoder
 from .cosine import CosineTransform as CosineTransform
