@@ -17,7 +17,7 @@ lint: .venv/tested
 	$(BIN)/ruff format --check .
 
 docs: .venv/documented
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -d docs/_build/doctrees docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 .venv/installed: pyproject.toml

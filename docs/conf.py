@@ -31,6 +31,7 @@ extensions = [
     "generated_pages",
     "links_to_names",
     "links_to_files",
+    "short_sidebar",
 ]
 exclude_patterns = ["_build", "images", "_extensions", "_templates", "_static"]
 templates_path = ["_templates"]

@@ -102,7 +102,7 @@ def recipe_page() -> str:
     """The page of the recipes, each with its YAML."""
     head = (
         "What ``pyro-vae train NAME --out DIR`` trains (second stages: ``train-prior DIR NAME``, ``train-ranker``). "
-        "Any value is changed by an option: ``--fit.epochs 20``. ``pyro-vae recipes NAME`` prints one, to be edited.\n\n"
+        "Any value is changed by an option: ``--fit.epochs 20``. ``pyro-vae recipes NAME`` prints one, to edit.\n\n"
     )
     parts = [title("Recipes"), head]
     for name in recipe_names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -133,7 +134,16 @@ def _is_member(owner: type, name: str) -> bool:
     """Whether a class has a member of the name, or gives it to its objects."""
     if hasattr(owner, name) or any(name in getattr(base, "__annotations__", {}) for base in owner.__mro__):
         return True
-    return owner.__module__.startswith("pyro_vae") and f"self.{name} =" in inspect.getsource(owner)
+    return (
+        owner.__module__.startswith("pyro_vae")
+        and re.search(rf"self\.{name}\b.*=", inspect.getsource(owner)) is not None
+    )
+
+
+def is_of_others(name: str) -> bool:
+    """Whether a role's name is a full one of another package."""
+    package, _, rest = name.partition(".")
+    return bool(rest) and package != "pyro_vae" and importlib.util.find_spec(package) is not None
 
 
 def docstrings(value: Any) -> Iterator[tuple[str, str]]:

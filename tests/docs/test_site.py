@@ -109,7 +109,7 @@ def test_names_in_docstrings_are_names_of_the_package(extensions):
             module = owner.rpartition(".")[0] or getattr(value, "__module__", "pyro_vae")
             for _, said in names.ROLE.findall(text):
                 meant = names.target(said, module, owner)
-                assert meant and names.documented(meant[0]), f"{home}: {said}"
+                assert (meant and names.documented(meant[0])) or names.is_of_others(said), f"{home}: {said}"
 
 
 def test_a_name_that_is_none_is_found(extensions):
