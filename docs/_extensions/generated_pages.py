@@ -132,7 +132,7 @@ def pages() -> dict[str, str]:
     """Every page that is made, by its path from docs/."""
     made = {f"reference/{room.short}.rst": room_page(room) for room in public_names.rooms()}
     made |= {"reference/inside.rst": inside_page(), "reference/commands.rst": command_page()}
-    made |= {"reference/recipes.rst": recipe_page()}
+    made |= {"reference/all-recipes.rst": recipe_page()}
     written = [page for page in DOCS.rglob("*.md") if not {"reference", "_build"} & set(page.parts)]
     linked = set().union(*(outside(page) for page in [*written, *PAGES]))
     files = dict(file_pages(linked))
