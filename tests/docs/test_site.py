@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-MADE = {"commands", "all-recipes", "overview", "changelog", "files/index"}  # pages of docs/reference/ that the build makes
+MADE = {
+    "commands",
+    "all-recipes",
+    "overview",
+    "changelog",
+    "files/index",
+}  # docs/reference/: made by the build
 FENCE = re.compile(r"^(```+|~~~+|:::+).*?^\1 *$", re.DOTALL | re.MULTILINE)
 TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:)([^)\s]+)\)")
@@ -52,7 +58,8 @@ def entries(page):
     for block in TOCTREE.findall(page.read_text()):
         for line in block.splitlines():
             if line.strip() and not line.startswith(":"):
-                yield (page.parent / line.strip()).relative_to(DOCS).as_posix()
+                name = re.sub(r".*<(.*)>$", r"\1", line.strip())
+                yield (page.parent / name).relative_to(DOCS).as_posix()
 
 
 def anchors(page):
