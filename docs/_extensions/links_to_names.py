@@ -23,7 +23,7 @@ def with_full_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
     def full(match: re.Match[str]) -> str:
         meant = public_names.target(match[2], module, owner)
         where = meant and public_names.documented(meant[0])
-        if meant is None and public_names.is_of_others(match[2]):
+        if where is None and public_names.is_of_others(match[2]):
             return match[0]
         if meant is None or where is None:
             logger.warning("%s: %s is no name of the package", name, match[0], type="ref", subtype="name")
