@@ -31,9 +31,11 @@ def title(text: str, line: str = "=") -> str:
     return f"{text}\n{line * len(text)}\n\n"
 
 
-def block(text: str, language: str) -> str:
-    """A block of code of reStructuredText."""
-    return f".. code-block:: {language}\n\n" + "".join(f"   {line}\n" if line else "\n" for line in text.splitlines())
+def block(text: str, language: str, style: str = "") -> str:
+    """A block of code of reStructuredText, with a class for its style."""
+    options = f"   :class: {style}\n" if style else ""
+    lines = "".join(f"   {line}\n" if line else "\n" for line in text.splitlines())
+    return f".. code-block:: {language}\n{options}\n{lines}"
 
 
 def table(heading: str, names: list[str], own: bool) -> str:
@@ -87,14 +89,15 @@ def command_page() -> str:
     )
     done = subprocess.run([sys.executable, "-c", code, *COMMANDS], capture_output=True, text=True, check=True, env=ran)
     said = json.loads(done.stdout.splitlines()[-1])
-    parts = [
-        title("Commands"),
-        block(USAGE.format(commands=columns({f"  {n}": w for n, (_, w) in COMMANDS.items()})), "none"),
-    ]
+    rows = "".join(f"   * - :ref:`{name} <command-{name}>`\n     - {what}\n" for name, (_, what) in COMMANDS.items())
+    usage = USAGE.format(commands="").replace("\ncommands:\n\n", "")
+    parts = [title("Commands"), block(usage, "none", "help"), f"\n.. list-table::\n\n{rows}"]
     for name, (_, what) in COMMANDS.items():
         if "usage: pyro-vae" not in said[name]:
             raise RuntimeError(f"pyro-vae {name} --help printed no usage: {said[name][:200]!r}")
-        parts.append(f"\n.. _command-{name}:\n\n" + title(name, "-") + f"{what}\n\n" + block(said[name], "none"))
+        parts.append(
+            f"\n.. _command-{name}:\n\n" + title(name, "-") + f"{what}\n\n" + block(said[name], "none", "help")
+        )
     return "".join(parts)
 
 
