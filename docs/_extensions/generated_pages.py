@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import public_names
 from links_to_files import DOCS, PAGES, ROOT, outside, page_of, relinked
 
-from pyro_vae.cli import COMMANDS, USAGE, columns
+from pyro_vae.cli import COMMANDS, USAGE
 from pyro_vae.recipes import recipe_names, recipe_text
 
 if TYPE_CHECKING:
