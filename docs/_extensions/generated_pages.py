@@ -76,7 +76,8 @@ def inside_page() -> str:
 
 def command_page() -> str:
     """The page of the commands: what each prints under ``--help``."""
-    ran = {"COLUMNS": "100", "PYTHONPATH": str(ROOT), **{k: v for k, v in os.environ.items() if k != "COLUMNS"}}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    ran = os.environ | {"COLUMNS": "100", "PYTHONPATH": path}
     code = (
         "import contextlib, io, json, sys\n"
         "from pyro_vae.cli import main\n"
