@@ -11,6 +11,7 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,29 @@ def with_full_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
             return f":py:{match[1]}:`~{where}.{meant[1]}`"
         return f":py:class:`{match[2].rpartition('pyro_vae.')[2]} <{where}>`"  # a field, described by its class
 
+    lines[:] = _with_returns_as_text(lines)
     lines[:] = public_names.ROLE.sub(full, "\n".join(lines)).split("\n")
+
+
+def _with_returns_as_text(lines: list[str]) -> list[str]:
+    """Keep napoleon from taking what a sentence on a returned value says before a colon for the value's type."""
+    found: list[str] = []
+    for line in lines:
+        found.append(line)
+        if line.strip() in ("Returns:", "Yields:"):
+            found.append(f"{line[: len(line) - len(line.lstrip())]}    :")
+    return found
+
+
+class ExactNames(SphinxPostTransform):
+    """References mean the name that they say, never another one that ends alike: 'mean' is no distribution's mean."""
+
+    default_priority = 5  # before references are resolved
+
+    def run(self, **options: Any) -> None:
+        """Take the license to guess from the references of the page."""
+        for node in self.document.findall(pending_xref):
+            node.attributes.pop("refspecific", None)
 
 
 def is_of_others(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
@@ -87,4 +110,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", with_full_names, priority=400)
     app.connect("autodoc-skip-member", is_of_others)
     app.connect("missing-reference", resolved)
+    app.add_post_transform(ExactNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

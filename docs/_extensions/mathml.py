@@ -6,6 +6,7 @@ and not a red text at a reader's. MathJax and KaTeX would be megabytes to ship, 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -17,10 +18,24 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 
+SPELLED = (  # what TeX knows and docutils does not, in words of both
+    (re.compile(r"\\dots\b"), r"\\ldots"),
+    (re.compile(r"\\([bB]igg?)m?(?![a-zA-Z])"), r"\\\1l"),
+    (re.compile(r"\\textstyle\b"), ""),
+)
+
+
+def spelled(formula: str) -> str:
+    """A formula in commands that docutils knows."""
+    for pattern, other in SPELLED:
+        formula = pattern.sub(other, formula)
+    return formula
+
+
 def converted(node: nodes.Node, block: bool) -> str:
     """The MathML of a formula; its LaTeX, and a warning, where docutils does not know it."""
     try:
-        return str(tex2mathml(node.astext(), as_block=block))
+        return str(tex2mathml(spelled(node.astext()), as_block=block))
     except MathError as error:
         logger.warning("formula %r: %s", node.astext(), error, location=node)
         return f"<code>{nodes.Text(node.astext()).astext()}</code>"
