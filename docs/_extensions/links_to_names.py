@@ -15,6 +15,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
+LETTER = re.compile(r"^(\s+\w+(?:, \w+)*: \w)\.(?=\s|$)")  # "dim: K.", of which K. would be the first item of a list
 
 
 def with_full_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -35,7 +36,7 @@ def with_full_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
             return f":py:{match[1]}:`~{where}.{meant[1]}`"
         return f":py:class:`{match[2].rpartition('pyro_vae.')[2]} <{where}>`"  # a field, described by its class
 
-    lines[:] = _with_returns_as_text(lines)
+    lines[:] = [LETTER.sub(r"\1\\.", line) for line in _with_returns_as_text(lines)]
     lines[:] = public_names.ROLE.sub(full, "\n".join(lines)).split("\n")
 
 
