@@ -23,7 +23,7 @@ SPELLED = (  # what TeX knows and docutils does not, in words of both
     (re.compile(r"\\([bB]igg?)m?(?![a-zA-Z])"), r"\\\1l"),
     (re.compile(r"\\textstyle\b"), ""),
     # an index of a letter with an accent stands beside it, not below it
-    (re.compile(r"\\(?:hat|tilde|bar|vec|dot)\s*(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)(?=\s*[_^])"), r"{\g<0>}"),
+    (re.compile(r"\\(?:hat|tilde|bar|vec|dot)\s*(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)(?=\s*[_^])"), r"{\g<0>{}}"),
 )
 
 
