@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types dist clean
+.PHONY: demo test lint types docs dist clean
 
 demo: .venv/installed
 	@rm -rf runs/demo
@@ -25,6 +25,10 @@ dist: .venv/tested
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
+docs: .venv/documented
+	$(BIN)/python -m sphinx -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[datasets]"
@@ -34,5 +38,9 @@ dist: .venv/tested
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
 	@touch $@
 
+.venv/documented: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info docs/_build

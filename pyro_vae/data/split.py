@@ -432,7 +432,7 @@ class Split:
         return (self.source.read(some)["x"].to(self.device) for some in self.source.slices())
 
     def _binarized(self, places: Tensor) -> Tensor:
-        """x at these places (B,) as :meth:`batches` has it, bool (B, *shape)."""
+        """x at these places (B,) as :meth:`batches` has it, bool ``(B, *shape)``."""
         x = self.tensors["x"]
         result = torch.empty((len(places), *x.shape[1:]), dtype=torch.bool, device=self.device)
         size = chunk_size(x)

@@ -132,7 +132,7 @@ class EncoderGuide(PyroModule):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Sample every latent site given data ``x`` (batch, *data_shape)."""
+        """Sample every latent site given data ``x``, ``(batch, *data_shape)``."""
         sizes = list(self.sizes.values())
         features = self.encoder(x if self.seen is None else self.seen(x))
         paired, rest = features.split([2 * sum(sizes), sum(self.more.values())], -1)

@@ -73,7 +73,7 @@ class BIVAGuide(PyroModule):
         self.heads_td = nn.ModuleList(FeatureGaussian(shapes[i], sizes[i], act) for i in below_top)
 
     def forward(self, x: Tensor) -> None:
-        """Sample z1_bu, …, zL, …, z1_td given data ``x`` (batch, *data_shape)."""
+        """Sample z1_bu, …, zL, …, z1_td given data ``x``, ``(batch, *data_shape)``."""
         check_event_shape(x, self.model.data_shape, "guide")
         top, features, drawn, h = self.num_stages, {}, {}, x
         with pyro.plate("data", x.shape[0], dim=-1):

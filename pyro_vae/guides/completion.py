@@ -52,7 +52,7 @@ class CompletionGuide(PyroModule):
         self.encoder = make_encoder(encoder, (2 * channels, *rest), hidden_dims, 2 * model.latent_dim, activation)
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        """Sample z given data ``x``, their observed part ``y`` and ``mask``, each (batch, *data_shape)."""
+        """Sample z given data ``x``, their observed part ``y`` and ``mask``, each ``(batch, *data_shape)``."""
         features = self.encoder(torch.cat([x, visible(y, mask)], -self.rank))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
             return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))

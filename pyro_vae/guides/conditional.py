@@ -56,7 +56,7 @@ class ConditionalGuide(PyroModule):
         self.encoder = encoder
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Sample z given data ``x`` (batch, *data_shape) and their context ``y`` (batch, ...)."""
+        """Sample z given data ``x``, ``(batch, *data_shape)`` and their context ``y`` (batch, ...)."""
         features = self.encoder(x, self.condition(y))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
             return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))

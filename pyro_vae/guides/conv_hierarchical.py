@@ -94,7 +94,7 @@ class ConvLadderGuide(PyroModule):
         )
 
     def forward(self, x: Tensor) -> None:
-        """Sample z_L, …, z_1 given data ``x`` (batch, *data_shape)."""
+        """Sample z_L, …, z_1 given data ``x``, ``(batch, *data_shape)``."""
         check_event_shape(x, self.model.data_shape, "guide")
         scales, top = self.upward(x), len(self.model.stages) + 1  # each (batch, *scales[s])
         q_top = diagonal_normal(apply_batched(self.top, scales[-1], 3))  # (batch, latent_dim)

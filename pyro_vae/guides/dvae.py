@@ -54,7 +54,7 @@ class DVAEGuide(PyroModule):
         self.register_buffer("temperature", positive_temperature(temperature))
 
     def forward(self, x: Tensor) -> None:
-        """Sample the codes of data ``x`` (batch, *data_shape)."""
+        """Sample the codes of data ``x``, ``(batch, *data_shape)``."""
         logits = self.encoder(x)  # (batch, K, *grid)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # also under mixed precision
         report = {"report": {"perplexity": _perplexity(logits)}}

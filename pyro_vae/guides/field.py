@@ -96,7 +96,7 @@ class FieldGuide(PyroModule):
             self.moments.bias[model.latent_dim :] += math.log(math.expm1(initial_scale)) - math.log(math.expm1(1))
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """Sample z given data ``x`` (batch, *data_shape) and their images (batch, *image_shape)."""
+        """Sample z given data ``x``, ``(batch, *data_shape)`` and their images ``(batch, *image_shape)``."""
         features = self.moments(self.encoder(x, image))  # (batch, 2 * latent_dim)
         with pyro.plate("data", x.shape[0], dim=-1):
             return pyro.sample("z", diagonal_normal(features, self.min_scale).to_event(1))

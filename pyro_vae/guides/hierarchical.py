@@ -60,7 +60,7 @@ class HierarchicalGuide(PyroModule):
         )
 
     def forward(self, x: Tensor) -> None:
-        """Sample z_1, …, z_L given data ``x`` (batch, *data_shape)."""
+        """Sample z_1, …, z_L given data ``x``, ``(batch, *data_shape)``."""
         check_event_shape(x, self.data_shape, "guide")
         z = x.flatten(1)  # (batch, pixels)
         with pyro.plate("data", x.shape[0], dim=-1):

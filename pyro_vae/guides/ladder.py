@@ -85,7 +85,7 @@ class LadderGuide(PyroModule):
         )
 
     def forward(self, x: Tensor, **context: Any) -> None:
-        """Sample z_L, …, z_1 given data ``x`` (batch, *data_shape)."""
+        """Sample z_L, …, z_1 given data ``x``, ``(batch, *data_shape)``."""
         check_event_shape(x, self.data_shape, "guide")
         d, evidence = self.bottom(x), {}  # (batch, pixels or features)
         for name, layers, head in zip(self.names, self.upward, self.heads, strict=True):

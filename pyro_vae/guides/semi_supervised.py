@@ -90,7 +90,7 @@ class SemiSupervisedGuide(PartlyLabelledGuide):
         )
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Run q on data ``x`` (batch, *data_shape) and labels ``y`` (batch,), -1 where one is not known."""
+        """Run q on data ``x``, ``(batch, *data_shape)`` and labels ``y`` (batch,), -1 where one is not known."""
         logits = self.classifier(x)  # (batch, C)
         with pyro.plate("data", x.shape[0], dim=-1):
             c = self.condition(self.label(logits, y))  # (..., batch, C)
@@ -141,7 +141,7 @@ class StackedSemiSupervisedGuide(PartlyLabelledGuide):
         self.style = MLP(model.latent_dim + num_classes, latent_hidden_dims, 2 * model.style_dim, activation)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Run q on data ``x`` (batch, *data_shape) and labels ``y`` (batch,), -1 where one is not known."""
+        """Run q on data ``x``, ``(batch, *data_shape)`` and labels ``y`` (batch,), -1 where one is not known."""
         q = diagonal_normal(self.encoder(x), self.min_scale)
         with pyro.plate("data", x.shape[0], dim=-1):
             z1 = pyro.sample("z1", q.to_event(1))  # (..., batch, latent_dim)

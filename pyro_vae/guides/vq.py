@@ -43,7 +43,7 @@ class VQGuide(PyroModule):
         self.to_codes = CONV[len(model.grid)](channels or own, model.quantizer.dim, 1)
 
     def forward(self, x: Tensor) -> None:
-        """Sample the codes of data ``x`` (batch, *data_shape)."""
+        """Sample the codes of data ``x``, ``(batch, *data_shape)``."""
         quantized = self.model.quantizer(self.to_codes(self.encoder(x)))  # of (batch, code_dim, *grid)
         with pyro.plate("data", x.shape[0], dim=-1):
             sample_quantized("", quantized, len(self.model.grid))

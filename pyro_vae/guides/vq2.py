@@ -52,7 +52,7 @@ class VQ2Guide(PyroModule):
                 )
 
     def forward(self, x: Tensor) -> None:
-        """Sample the codes of data ``x`` (batch, *data_shape), the coarsest first."""
+        """Sample the codes of data ``x``, ``(batch, *data_shape)``, the coarsest first."""
         h, features = x, {}
         for level in self.model.levels:
             h = features[level] = self.encoders[level](h)  # (batch, channels, *grid)

@@ -97,7 +97,7 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def feature_shape(self, data_shape: Sequence[int]) -> tuple[int, ...]:
-        """The features that a decoder must give for data (C, *rest): ``(P * C, *rest)``."""
+        """The features that a decoder must give for data ``(C, *rest)``: ``(P * C, *rest)``."""
         channels, *rest = data_shape
         return (self.num_parameters * channels, *rest)
 

@@ -47,7 +47,7 @@ class LocationScale(WithSpread):
 
 
 class Gaussian(LocationScale):
-    """log p(x) = -(x - mu)^2 / (2 s^2) - log s - log(2 pi)/2 nats per element: a density, which may exceed 1.
+    """``log p(x) = -(x - mu)^2 / (2 s^2) - log s - log(2 pi)/2`` nats per element: a density, which may exceed 1.
 
     ``Gaussian(scale, min_scale)``: the scale s is the standard deviation, in the data's units; fixed, one
     learned scalar, or per pixel. See :class:`LocationScale` for the arguments and the lower bound.
@@ -64,7 +64,7 @@ class Gaussian(LocationScale):
 
 
 class Laplace(LocationScale):
-    """log p(x) = -|x - mu| / s - log(2 s) nats per element: a density, which may exceed 1.
+    """``log p(x) = -|x - mu| / s - log(2 s)`` nats per element: a density, which may exceed 1.
 
     ``Laplace(scale, min_scale)``: the scale s is the mean absolute deviation, in the data's units; fixed, one
     learned scalar, or per pixel. See :class:`LocationScale` for the arguments and the lower bound.

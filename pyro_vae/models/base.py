@@ -49,7 +49,7 @@ class GenerativeModel(PyroModule):
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """What a decoder must give for the likelihood: ``(P * channels, *rest)`` for data (channels, *rest)."""
+        """What a decoder must give for the likelihood: ``(P * channels, *rest)`` for data ``(channels, *rest)``."""
         return self.likelihood.feature_shape(self.data_shape)
 
     def data_plate(self, data: Tensor | None, num_samples: int = 1) -> Any:
@@ -105,7 +105,7 @@ class LikelihoodModel(GenerativeModel):
         self.register_buffer("nothing", torch.zeros(self.feature_shape), persistent=False)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             return pyro.sample("x", self.likelihood(self.nothing, len(self.data_shape)), obs=x)
 

@@ -88,7 +88,7 @@ class BIVA(LatentPriorModel):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             z = pyro.sample(f"z{len(self.latent_dims)}", self.prior())  # (..., batch, latent_dims[-1])
             d, above = self.top(z), None  # (..., batch, *shapes[-1])

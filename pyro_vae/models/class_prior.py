@@ -67,7 +67,7 @@ class ClassPriorVAE(VAE):
         self.context = {"y": own}
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape) and labels ``y`` (batch,), -1 where one is not known."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, and labels ``y``, (batch,), -1 where not known."""
         with self.data_plate(y if x is None else x, num_samples):
             z = pyro.sample("z", self.prior(y=y))  # (..., batch, latent_dim)
             features = self.decoder(z)  # (..., batch, P * channels, height, width)

@@ -81,7 +81,7 @@ class CompletionBaseline(GenerativeModel):
         return completed(self.likelihood(features, len(self.data_shape)), y, mask)
 
     def forward(self, x: Tensor | None = None, *, y: Tensor, mask: Tensor) -> Tensor:
-        """Run the program on data ``x``, or complete each ``y`` (batch, *data_shape) where ``mask`` is False."""
+        """Run the program on data ``x``, or complete each ``y`` ``(batch, *data_shape)`` where ``mask`` is False."""
         features = self.guess(visible(y, mask))
         with self.data_plate(y):
             return pyro.sample("x", self.completed(features, y, mask), obs=x)
@@ -141,7 +141,7 @@ class CompletionVAE(CompletionBaseline):
         self.decoder = make_decoder(decoder, latent_dim, hidden_dims, self.feature_shape, activation)
 
     def forward(self, x: Tensor | None = None, *, y: Tensor, mask: Tensor) -> Tensor:
-        """Run the program on data ``x``, or complete each ``y`` (batch, *data_shape) where ``mask`` is False."""
+        """Run the program on data ``x``, or complete each ``y`` ``(batch, *data_shape)`` where ``mask`` is False."""
         rank = len(self.data_shape)
         seen = visible(y, mask)
         guess = self.guess(seen)  # (batch, P * channels, height, width)

@@ -91,7 +91,7 @@ class ConditionalVAE(LatentPriorModel):
         return diagonal_normal(self.prior_network(c)).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, y: Tensor) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each ``y`` (batch, ...)."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample a datum for each ``y`` (batch, ...)."""
         c = self.condition(y)  # (batch, condition.dim)
         with self.data_plate(y):
             z = pyro.sample("z", self.prior(c, y))  # (..., batch, latent_dim)

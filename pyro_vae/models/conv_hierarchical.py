@@ -96,7 +96,7 @@ class ConvHierarchicalVAE(LatentPriorModel):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             z = pyro.sample(f"z{len(self.stages) + 1}", self.prior())  # (..., batch, latent_dim)
             h, i = apply_batched(self._top, z, 1), len(self.stages)  # (..., batch, *scales[-1])

@@ -80,7 +80,7 @@ class CountVAE(GenerativeModel):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, library: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on counts ``x`` (batch, *data_shape) and library sizes (batch,), or sample some."""
+        """Run the program on counts ``x``, ``(batch, *data_shape)`` and library sizes (batch,), or sample some."""
         with self.data_plate(library if x is None else x, num_samples):
             size = dist.LogNormal(self.library_loc, softplus(self.library_raw_scale))
             library = pyro.sample("library", size, obs=library)  # (..., batch)

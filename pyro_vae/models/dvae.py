@@ -25,7 +25,7 @@ class DVAE(LatentCodeModel):
 
     Sites: ``codes``, and ``x``. In evaluation mode codes are integers with event shape ``grid``, and their prior is
     ``priors["codes"]``, uniform until a learned one takes its place. In training mode they are relaxed one-hot grids y
-    with event shape (K, *grid) (:class:`~pyro_vae.distributions.RelaxedUniformCodes`). Model and guide must be in
+    with event shape ``(K, *grid)`` (:class:`~pyro_vae.distributions.RelaxedUniformCodes`). Model and guide must be in
     the same mode. Where the learned prior is one over texts, too, there is a site ``text`` before the codes, observed
     if the argument ``text`` is given.
 
@@ -85,7 +85,7 @@ class DVAE(LatentCodeModel):
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data.
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data.
 
         Raises:
             InputError: if the codes are a guide's in the other mode; in training, if the prior is a learned one.

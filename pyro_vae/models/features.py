@@ -22,7 +22,7 @@ class FeatureVAE(LatentPriorModel):
 
     g(z) is an image in [0, 1], the decoder's through a sigmoid. What is observed are the features y_l of the data x:
     the model's numbers, in training and in evaluation, are nats of a density **of these features**, and say so. They
-    are no log p(x) of pixels: phi is not invertible, and exp(-|phi(x) - phi(g(z))|^2) as a density of x has a
+    are no log p(x) of pixels: phi is not invertible, and ``exp(-|phi(x) - phi(g(z))|^2)`` as a density of x has a
     normalizer that depends on z and that nobody knows. Without data the model draws features around those of g(z), and
     returns g(z) itself, which is what is shown of it.
 
@@ -87,7 +87,7 @@ class FeatureVAE(LatentPriorModel):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on images ``x`` (batch, *data_shape) in [0, 1], or sample ``num_samples`` data."""
+        """Run the program on images ``x``, ``(batch, *data_shape)`` in [0, 1], or sample ``num_samples`` data."""
         seen = {} if x is None else self.features_of_data(x)
         with self.data_plate(x, num_samples):
             z = pyro.sample("z", self.prior())  # (..., batch, latent_dim)

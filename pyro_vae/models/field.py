@@ -95,7 +95,7 @@ class FieldVAE(LatentPriorModel):
         return diagonal_normal(self.prior_network(self.encoder.vector(grids))).to_event(1)
 
     def forward(self, x: Tensor | None = None, *, image: Tensor) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each image."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample a datum for each image."""
         grids = self.encoder.grids(image)  # (batch, channels, height, width) each
         with self.data_plate(image):
             z = pyro.sample("z", self.prior(image, grids))  # (..., batch, latent_dim)
@@ -147,7 +147,7 @@ class FieldRegressor(GenerativeModel):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, *, image: Tensor) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample a datum for each image."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample a datum for each image."""
         grids = self.encoder.grids(image)  # (batch, channels, height, width) each
         features = self.decoder(self.encoder.vector(grids), grids)  # (batch, P * channels, height, width)
         with self.data_plate(image):

@@ -205,9 +205,9 @@ class ForecastVAE(ForecastRegressor):
             an unknown activation, another likelihood, a prior of another shape.
 
     Source: Walker et al. 2016, arXiv:1606.07873 (8 + 2 latents, 5 of 30 coefficients; their KL weight of 0.01 and their
-    two losses are no bound: :class:`~pyro_vae.guides.ForecastGuide`). There d is f/|f|. Of that the best m is 0 as long
-    as d points anywhere, and m = 0 leaves d without a gradient, for good; here what does not move has d = 0. There the
-    latents are laid over the grid as they are, here by a linear map (:class:`~pyro_vae.networks.SkipDecoder`).
+    two losses are no bound: :class:`~pyro_vae.guides.ForecastGuide`). There d is ``f/|f|``. Of that the best m is 0 as
+    long as d points anywhere, and m = 0 leaves d without a gradient, for good; here what does not move has d = 0. There
+    the latents are laid over the grid as they are, here by a linear map (:class:`~pyro_vae.networks.SkipDecoder`).
 
     Example:
         >>> import pyro_vae, torch

@@ -64,7 +64,7 @@ class VAE(LatentPriorModel):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             z = pyro.sample("z", self.prior())  # (..., batch, latent_dim)
             features = self.decoder(z)  # (..., batch, P * channels, height, width)

@@ -81,7 +81,7 @@ class HierarchicalVAE(LatentPriorModel):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             z = pyro.sample(f"z{len(self.latent_dims)}", self.prior())  # (..., batch, latent_dims[-1])
             for i in range(len(self.latent_dims) - 1, 0, -1):

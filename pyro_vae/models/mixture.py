@@ -59,7 +59,7 @@ class GaussianMixtureVAE(VAE):
         self.raw_scales = nn.Parameter(torch.full((num_components, latent_dim), 0.5413))  # softplus gives 1
 
     def forward(self, x: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             c = pyro.sample("c", dist.Categorical(logits=self.logits))
             z = pyro.sample("z", dist.Normal(self.means[c], softplus(self.raw_scales)[c]).to_event(1))

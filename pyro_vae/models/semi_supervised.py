@@ -97,7 +97,7 @@ class SemiSupervisedVAE(PartlyLabelled):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape) and labels ``y`` (batch,), -1 where one is not known."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, and labels ``y``, (batch,), -1 where not known."""
         with self.data_plate(y if x is None else x, num_samples):
             label = self.label(y)  # (batch,), or all C values (C, 1, ..., batch or 1)
             z = self.noise("z")  # (..., batch, latent_dim)
@@ -156,7 +156,7 @@ class StackedSemiSupervisedVAE(PartlyLabelled):
         self.init_output_bias(self.decoder, data_mean)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_samples: int = 1) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape) and labels ``y`` (batch,), -1 where one is not known."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, and labels ``y``, (batch,), -1 where not known."""
         with self.data_plate(y if x is None else x, num_samples):
             label = self.label(y)  # (batch,), or all C values (C, 1, ..., batch or 1)
             z2 = self.noise("z2")  # (..., batch, style_dim)

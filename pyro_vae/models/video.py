@@ -34,8 +34,8 @@ class VideoVQVAE(LatentCodeModel):
     that of a model that sees the frames before as codes. Samples are drawn in the space of codes alone, and decoded at
     the end.
 
-    Sites: ``codes``, integers with event shape (T, *grid); ``z`` with event shape (T, code_dim, *grid), a point mass at
-    the codebook's vectors; ``x`` with event shape ``data_shape``. The data plate is as long as the actions.
+    Sites: ``codes``, integers with event shape ``(T, *grid)``; ``z`` with event shape ``(T, code_dim, *grid)``, a point
+    mass at the codebook's vectors; ``x`` with event shape ``data_shape``. The data plate is as long as the actions.
 
     Args:
         data_shape: shape of one datum, T frames to be predicted, (T, channels, height, width); the sides must be
@@ -126,7 +126,7 @@ class VideoVQVAE(LatentCodeModel):
         return {GIVEN: self.quantizer.nearest(self.vectors(frames)), "actions": actions}
 
     def forward(self, x: Tensor | None = None, *, frames: Tensor, actions: Tensor) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample what follows each datum's frames."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample what follows each datum's frames."""
         prior = self.priors["codes"]
         given = self.prior_context(frames=frames, actions=actions) if prior.context else {}
         with self.data_plate(actions):

@@ -20,8 +20,8 @@ class VQVAE(LatentCodeModel):
 
     .. math:: p(codes) = K^{-N} \text{ or a learned prior}, \quad z_i = e_{codes_i}, \quad x \sim likelihood(decoder(z))
 
-    Sites: ``codes``, integers with event shape ``grid``; ``z`` with event shape (code_dim, *grid), a point mass at the
-    codebook's vectors; ``x``. The prior over the codes is uniform until a learned one takes its place in
+    Sites: ``codes``, integers with event shape ``grid``; ``z`` with event shape ``(code_dim, *grid)``, a point mass at
+    the codebook's vectors; ``x``. The prior over the codes is uniform until a learned one takes its place in
     ``priors["codes"]``; where that one is conditional on a class label, the model's argument ``y`` is needed. Where it
     is one over texts, too, there is a site ``text`` before the codes, observed if the argument ``text`` is given.
 
@@ -76,7 +76,7 @@ class VQVAE(LatentCodeModel):
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             text = self.sample_text(text)
             codes = pyro.sample("codes", self.priors["codes"](y=y, text=text))  # (..., batch, *grid)

@@ -106,7 +106,7 @@ class VQVAE2(LatentCodeModel):
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, text: Tensor | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Run the program on data ``x`` (batch, *data_shape), or sample ``num_samples`` data."""
+        """Run the program on data ``x``, ``(batch, *data_shape)``, or sample ``num_samples`` data."""
         with self.data_plate(x, num_samples):
             text = self.sample_text(text)
             coarser: dict[str, Tensor] = {}

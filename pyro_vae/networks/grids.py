@@ -106,7 +106,7 @@ class GridDecoder(nn.Module):
 
     Args:
         in_channels: D.
-        out_shape: (channels, *sides), the sides ``2 ** doublings`` times those of the grid.
+        out_shape: ``(channels, *sides)``, the sides ``2 ** doublings`` times those of the grid.
         channels: of the features; half as many before the last doubling, if there are several.
         doublings: each doubles the sides; 0: none.
         num_blocks: residual blocks.

@@ -110,7 +110,7 @@ class PyramidDecoder(nn.Module):
 
     Args:
         in_channels: of the grid.
-        out_shape: (channels, *sides).
+        out_shape: ``(channels, *sides)``.
         channels: of the last group.
         doublings, num_blocks: as halvings and blocks of the encoder.
 

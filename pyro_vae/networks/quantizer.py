@@ -361,5 +361,5 @@ class VectorQuantizer(nn.Module):
         return z_e.shape[:at], z_e.shape[at + 1 :]
 
     def _flat(self, leading: Sequence[int], dim: tuple[int, ...], grid: Sequence[int]) -> tuple[int, ...]:
-        """(batch, *dim, positions), without positions where there is no grid."""
+        """``(batch, *dim, positions)``, without positions where there is no grid."""
         return (math.prod(leading), *dim, *((math.prod(grid),) if self.grid_dim else ()))

@@ -171,7 +171,7 @@ def _site_means(observed: dict[str, Tensor], kl: dict[str, Tensor]) -> Terms:
 
 
 def _weighted(weights: list[Tensor], event_dim: int, pairs: list[TracePair], gradient: Tensor) -> Tensor:
-    """The gradient of a latent, (K, ..., N, *event) or at K = 1 (N, *event), times each particle's weight."""
+    """The gradient of a latent, ``(K, ..., N, *event)`` or at K = 1 ``(N, *event)``, times each particle's weight."""
     w = weights[0]  # (K, N)
     if pairs[0].copies > 1:
         w = w.T.reshape(1, -1)  # (1, N K): the particles of a datum one after another

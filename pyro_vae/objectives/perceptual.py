@@ -82,7 +82,7 @@ class Perceptual(MeanPenalty):
         return super().prepare(pair, split)
 
     def penalties(self, site: Site, pair: TracePair) -> dict[str, Tensor]:
-        """w_l |phi_l(x) - phi_l(x^(z))|^2 by layer, nats, ``(K, N)``."""
+        """``w_l |phi_l(x) - phi_l(x^(z))|^2`` by layer, nats, ``(K, N)``."""
         phi = self._networks[FEATURES]
         with torch.no_grad():
             of_data = phi(site["value"])

@@ -90,7 +90,7 @@ class RareValues(MeanPenalty):
         return super().prepare(pair, split)
 
     def penalties(self, site: Site, pair: TracePair) -> dict[str, Tensor]:
-        """lambda sum_p w(x_p) |x_p - x^_p|^2, nats, ``(K, N)``."""
+        """``lambda sum_p w(x_p) |x_p - x^_p|^2``, nats, ``(K, N)``."""
         x = site["value"]
         square = (x - self.mean(site)).square().sum(-3)  # (..., batch, H, W)
         weights = self._networks[HISTOGRAM](x)

@@ -64,7 +64,7 @@ def manifold(
     Args:
         model: a generative program of images, whose only latent site has a Gaussian prior over two dimensions.
         n: images on a side.
-        batch: ``x``, as for :func:`~pyro_vae.plots.prior`.
+        batch: ``x``, as for :func:`~pyro_vae.plots.prior_samples`.
         ax: where to draw; None: in a new figure.
         pictures: how data become pictures, if they are none by themselves.
 

@@ -143,7 +143,7 @@ def scaled_samples(
         n: columns.
         seed: of the noise.
         batch: context that the model needs, ``(n, ...)`` each; and ``x``, as for
-            :func:`~pyro_vae.plots.prior`.
+            :func:`~pyro_vae.plots.prior_samples`.
         pictures: how data become pictures, if they are none by themselves.
 
     Returns:

@@ -25,7 +25,7 @@ class MixtureDensityPrior(LatentPrior):
         shape: see :class:`LatentPrior`.
         condition: what y is, and its features c(y), ``(batch, condition.dim)``; :class:`~pyro_vae.networks.OneHot` of
             10 classes if not given. If it has places, such as :class:`~pyro_vae.networks.ContextPlaces`, z is a grid,
-            shape = (*places, ...), and what is at each place, given y, is a mixture of its own, independent of others.
+            shape = ``(*places, ...)``, and what is at each place, given y, is a mixture of its own.
         num_components: K.
         hidden_dims: widths of the network's layers; none: linear, which for a class label is a table.
         activation: its nonlinearity, by name.

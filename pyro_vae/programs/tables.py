@@ -64,7 +64,7 @@ class Tables:
     """Log-densities of a pair's sites at all values of what is summed, and the sums.
 
     Args:
-        pair: traces that were made under :class:`AllValues`.
+        pair: traces that were made under :class:`~pyro_vae.programs.enumeration.AllValues`.
         summed: the sites over which is summed here; the others' dimensions stay.
     """
 

@@ -178,7 +178,7 @@ class _Cells:
         return trace, traced(poutine.replay(model, trace=trace), **batch)
 
     def _values(self, data: int, particles: bool) -> dict[str, Tensor]:
-        """Latents (K, *inner, N, *event) of the cells."""
+        """Latents ``(K, *inner, N, *event)`` of the cells."""
         values = {}
         for name, site in self.a.items():
             events = site["fn"].event_dim
