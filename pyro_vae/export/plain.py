@@ -201,7 +201,7 @@ class _Writer:
         of, place = node.args
         packet = getattr(of.target, "overloadpacket", None)
         if packet in (aten.split_with_sizes, aten.split, aten.chunk):
-            dim = of.args[2] if len(of.args) > 2 else of.kwargs.get("dim", 0)
+            dim: Any = of.args[2] if len(of.args) > 2 else of.kwargs.get("dim", 0)
             before = sum(self.numbers[0][of][i].shape[dim] for i in range(place))
             dim %= self.numbers[0][node].dim()
             self.add(node, "slice", [of.args[0]], dim=dim, start=before, step=1)
@@ -270,7 +270,7 @@ def _convolution(writer: _Writer, node: fx.Node, value: Tensor) -> None:
 
 def _reduce(writer: _Writer, node: fx.Node, value: Tensor) -> None:
     rank = writer.numbers[0][node.args[0]].dim()
-    dims = node.args[1] if len(node.args) > 1 else list(range(rank))
+    dims: Any = node.args[1] if len(node.args) > 1 else list(range(rank))
     dims = [d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank))]
     writer.add(node, node.target.overloadpacket.__name__.split(".")[-1], node.args[:1], dims=dims)
 
