@@ -11,6 +11,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules
 pytest.register_assert_rewrite("contract", "discrete_pairs", "linear_gaussian", "once_pairs", "unbiased")
 
+ROOM = Path(__file__).parent
+SLOW = [line for line in (ROOM / "slow.txt").read_text().splitlines() if line and not line.startswith("#")]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Mark as slow what slow.txt lists, and the recorded steps of the contract by a second objective."""
+    for item in items:
+        name = str(item.path.relative_to(ROOM).as_posix()) + "::" + item.nodeid.partition("::")[2]
+        listed = name.startswith(tuple(SLOW))
+        if listed or name.endswith("::test_the_recorded_step_equals_the_eager_step[IWAE]"):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def no_global_state():

@@ -58,19 +58,19 @@ COMMANDS = {  # name: the module of this folder that has it, which is loaded whe
     ),
     "export": (
         "export",
-        "Write a run's encoder, decoder and sampler as files that other programs run: torch.export, ONNX.",
+        "Write a run's encoder, decoder and sampler as files for torch.export or ONNX, checked on the run's test data.",
     ),
     "explore": (
         "explore",
-        "Write a page (explorer.html) on which a run's latents are moved by hand, and decoded in the browser.",
+        "Write explorer.html: sliders over latents, the latent plane, morphs between data, decoded in the browser.",
     ),
     "feature-error": (
         "feature_errors",
         "Measure how far reconstructions are from data in the features of a frozen network, and in pixels.",
     ),
     "figures": ("show", "Draw every figure that applies to a run, and print where they are."),
-    "push": ("hub", "Put a trained run into a repository of a hub, with a card of what was measured."),
-    "pull": ("hub", "Get a run from a repository of a hub into a new directory; nothing in it is run."),
+    "push": ("hub", "Put a trained run into a repository of a hub (HF_ENDPOINT), with a card of what was measured."),
+    "pull": ("hub", "Get a run from a repository of a hub (HF_ENDPOINT) into a new directory; nothing in it is run."),
     "recipes": ("show", "List the recipes, or print one: pyro-vae recipes NAME."),
     "check": ("check", "Check this machine: every way of training agrees, resumes exactly, and what a step takes."),
     "datasets": ("show", "List the datasets that --data.name knows; paths to arrays, or folders, work too."),

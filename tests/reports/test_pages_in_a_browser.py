@@ -85,7 +85,7 @@ def test_a_comparison(folder, tmp_path):
     page, found = seen(folder / "comparison.html", tmp_path)
     said = json.loads((folder / "comparison.json").read_text())
     check(page, found, 0)
-    assert page.titles[:3] == ["Differences from one", "Likelihood", "KL by latent site"]
+    assert page.titles[:4] == ["Differences from one", "Seeds", "Likelihood", "KL by latent site"]
     for i, run in enumerate(said["runs"]):
         mean = page.row("log-likelihood (importance-weighted bound), nats", table=2)[i]
         assert f"{run['log_likelihood']:.2f} ± {run['standard_error']:.2f}" in mean
