@@ -171,8 +171,8 @@ class _Outputs(nn.Module):
         missing = [name for name in self.names if not isinstance(found, Mapping) or name not in found]
         if missing:
             raise TypeError(f"it must give a mapping with {', '.join(self.names)}, as pythae's networks do")
-        tensors = tuple(found[name] for name in self.names)
-        return tensors if len(tensors) > 1 else tensors[0]
+        tensors = [found[name] for name in self.names]
+        return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def _said_by_loss(folder: Path, loss: str) -> Likelihood:

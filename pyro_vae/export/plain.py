@@ -198,13 +198,15 @@ class _Writer:
 
     def write_item(self, node: fx.Node) -> None:
         """One of several results of an operation."""
-        of, place = node.args
+        args: Any = node.args
+        of, place = args
+        given: Any = of.args
         packet = getattr(of.target, "overloadpacket", None)
         if packet in (aten.split_with_sizes, aten.split, aten.chunk):
-            dim: Any = of.args[2] if len(of.args) > 2 else of.kwargs.get("dim", 0)
+            dim: Any = given[2] if len(given) > 2 else of.kwargs.get("dim", 0)
             before = sum(self.numbers[0][of][i].shape[dim] for i in range(place))
             dim %= self.numbers[0][node].dim()
-            self.add(node, "slice", [of.args[0]], dim=dim, start=before, step=1)
+            self.add(node, "slice", [given[0]], dim=dim, start=before, step=1)
         elif packet in NORMS and place == 0:
             NORMS[packet](self, node, of)
         else:
@@ -225,11 +227,12 @@ def _numbers_of(node: fx.Node) -> dict[str, Any]:
 def _permute(writer: _Writer, node: fx.Node, value: Tensor) -> None:
     rank = value.dim()
     dims = list(range(rank))
+    args: Any = node.args
     packet = node.target.overloadpacket
     if packet is aten.permute:
-        dims = [d % rank for d in node.args[1]]
+        dims = [d % rank for d in args[1]]
     else:
-        a, b = (0, rank - 1) if packet is aten.t else (d % rank for d in node.args[1:3])
+        a, b = (0, rank - 1) if packet is aten.t else (d % rank for d in args[1:3])
         dims[a], dims[b] = dims[b], dims[a]
     writer.add(node, "permute", node.args[:1], dims=dims)
 
@@ -246,8 +249,9 @@ def _slice(writer: _Writer, node: fx.Node, value: Tensor) -> None:
 
 
 def _cat(writer: _Writer, node: fx.Node, value: Tensor) -> None:
-    dim = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % value.dim()
-    writer.add(node, "cat", node.args[0], dim=dim)
+    args: Any = node.args
+    dim = (args[1] if len(args) > 1 else node.kwargs.get("dim", 0)) % value.dim()
+    writer.add(node, "cat", args[0], dim=dim)
 
 
 def _matmul(writer: _Writer, node: fx.Node, value: Tensor) -> None:
