@@ -59,13 +59,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; empty, if it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
 def why_not(error: Exception) -> str:
     """What an error says in one line, with its type where it is not the package's own; its traceback is logged."""
     if isinstance(error, InputError):
         return str(error)
     logger.debug("where it failed", exc_info=error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:

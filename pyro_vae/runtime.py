@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, first_line
 
 SEEDS = 2**64  # of torch's generators: as many
 
@@ -34,7 +34,7 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        line = (str(error).splitlines() or [""])[0]
+        line = first_line(error)
         raise InputError(f"unknown device {device!r}: 'auto', 'cpu', 'cuda', 'cuda:1', … ({line[:100]})") from error
     if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

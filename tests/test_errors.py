@@ -610,3 +610,11 @@ def test_nan_on_the_command_line(tmp_path, capsys):
     line = cli_error(capsys, "train", "vae", *TINY.split(), "--fit.learning_rate", "1e30", "--out", tmp_path / "run")
     assert "became" in line and "step" in line and "Try a smaller learning rate" in line
     pyro_vae.load(tmp_path / "run")
+
+
+def test_an_error_without_a_word_has_an_empty_first_line():
+    """Readers of damaged files raise such; taking the first of no lines once hid the reason behind an IndexError."""
+    from pyro_vae.errors import first_line, why_not
+
+    assert first_line(EOFError()) == "" and why_not(EOFError()) == "EOFError"
+    assert first_line(ValueError("\n one\ntwo")) == "one"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError, first_line, unknown
 from pyro_vae.programs.program import as_program
 
 Spread = Literal["log_variance", "log_deviation", "deviation", "variance", "softplus"]
@@ -53,7 +53,7 @@ class Network(nn.Module):
         try:
             return self.call(value)
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
-            line = (str(error).strip().splitlines() or [""])[0]
+            line = first_line(error)
             raise InputError(
                 f"the {self.who} cannot be run on a batch of shape {tuple(value.shape)}: {type(error).__name__}: {line}"
             ) from error

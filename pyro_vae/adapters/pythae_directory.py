@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.adapters.modules import OF_LOGITS, from_modules
 from pyro_vae.data import DataLike, held_out
-from pyro_vae.errors import CorruptFileError, InputError
+from pyro_vae.errors import CorruptFileError, InputError, first_line
 from pyro_vae.files import user_path
 from pyro_vae.likelihoods import Bernoulli, Gaussian, Likelihood
 from pyro_vae.training.checkpoint import load_tensors
@@ -240,7 +240,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         found = load_tensors(file)
         found = found.get("model_state_dict") if isinstance(found, dict) else None
     except Exception as error:  # damaged bytes make the reader fail in many ways
-        raise CorruptFileError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        raise CorruptFileError(f"{file} cannot be read as weights: {first_line(error)}") from error
     if not isinstance(found, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
     ):

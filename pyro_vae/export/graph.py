@@ -12,9 +12,9 @@ from torch.export import Dim, ExportedProgram, export
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.errors import first_line
 from pyro_vae.export.parts import NotExportable, Part
 from pyro_vae.recording import NotRecordable, Recording
-from pyro_vae.recording.graph import first_line
 
 SIZES = (3, 5)  # numbers of data whose graphs are set beside one another
 TOLERANCE = 1e-5  # relative, of a recorded graph against the eager function

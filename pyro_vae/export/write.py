@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from pyro_vae import __version__
 from pyro_vae.data import DataLike
-from pyro_vae.errors import InputError, above_zero, unknown
+from pyro_vae.errors import InputError, above_zero, first_line, unknown
 from pyro_vae.export.graph import Graph
 from pyro_vae.export.parts import NAMES, NotExportable, Part, decoder, encoder, sampler
 from pyro_vae.files import user_path, write_atomically, write_json
@@ -211,7 +211,7 @@ def _onnx_file(program: ExportedProgram, graph: Graph, path: Path, given: Sequen
             program, dynamo=True, input_names=graph.inputs, output_names=graph.outputs, verbose=False
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise NotExportable(f"ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise NotExportable(f"ONNX: {first_line(error)}") from error
     assert made is not None
     made.save(path, external_data=False)
     options = onnxruntime.SessionOptions()

@@ -98,7 +98,6 @@ class PlaceDecoder(nn.Module):
         self.join = nn.Conv2d(channels, channels, 1)
         self.blocks = ConvBlocks(channels, positive("num_blocks", num_blocks), activation, batch_norm)
         self.out = PixelOutput(features, tuple(out_shape), activation, finer=1)
-        self.set_output_bias = self.out.set_output_bias
 
     def forward(self, z: Tensor, features: Tensor) -> Tensor:
         """The grid ``(..., *out_shape)`` of vectors and the image's features ``(..., channels, height, width)``.
@@ -109,6 +108,14 @@ class PlaceDecoder(nn.Module):
         check_event_shape(z, self.in_shape, "PlaceDecoder")
         h = apply_batched(self.first, z.movedim(-1, -3), 3) + apply_batched(self.join, features, 3)
         return self.out(apply_batched(self.blocks, h, 3))
+
+    def set_output_bias(self, bias: Tensor) -> None:
+        """Set the bias of the output, shape ``out_shape``.
+
+        Raises:
+            InputError: if it has another shape.
+        """
+        self.out.set_output_bias(bias)
 
 
 class PlaceEncoder(nn.Module):

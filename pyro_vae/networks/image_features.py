@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from pyro_vae.errors import CorruptFileError, InputError, unknown
+from pyro_vae.errors import CorruptFileError, InputError, first_line, unknown
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of its photographs' channels, in [0, 1]
 
@@ -137,7 +137,7 @@ def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader fail in many ways
-        raise CorruptFileError(f"{path} cannot be read as weights of {what}: {str(error).splitlines()[0]}") from error
+        raise CorruptFileError(f"{path} cannot be read as weights of {what}: {first_line(error)}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CorruptFileError(f"{path} holds no weights of {what}: a mapping of names to tensors is expected")
     return found

@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 from pyro_vae.data import Split
 from pyro_vae.data.tensors import check_finite
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, first_line
 from pyro_vae.programs.context import X, declared_context, required_arguments
 from pyro_vae.programs.enumeration import summed_sites
 from pyro_vae.programs.handlers import LastSite
@@ -222,7 +222,7 @@ def _primed(model: Program, guide: Program, batch: Batch) -> tuple[Trace, Trace]
         raise
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         data = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
-        line = (str(error).strip().splitlines() or [""])[0]
+        line = first_line(error)
         words = _why_by_shapes(_message_of(error)) if "Shape mismatch inside plate" in line else ""
         where = f", at or after site '{seen.name}'" if seen.name else ""
         raise InputError(

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.errors import first_line
 from pyro_vae.programs.enumeration import NOTHING, Sums, with_all_values
 from pyro_vae.programs.sites import REAL, Site, elementwise_support, factors, is_factor
 from pyro_vae.programs.traces import in_particle_plate, is_latent, is_observed, traced
@@ -65,7 +66,7 @@ def try_together(
         try:
             cells = _Cells(model, guide, first, second, nesting, sums)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
+            line = first_line(error)
             return Trial(
                 False, False, False, f"run with a single datum, it fails ({type(error).__name__}: {line[:200]})"
             )
@@ -128,7 +129,7 @@ class _Cells:
         try:
             traces = self._run(batch, self._values(data, particles), particles)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
+            line = first_line(error)
             return f"run with {what} together, it fails ({type(error).__name__}: {line[:200]})"
         for which, trace in enumerate(traces):
             alone = self._single(0, 0)[which]

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from pyro_vae.errors import unknown
+from pyro_vae.errors import first_line, unknown
 from pyro_vae.programs.handlers import LastSite, Unvalidated
 from pyro_vae.recording.state import Snapshot
 from pyro_vae.recording.tensors import (
@@ -70,11 +70,6 @@ def relative_error(ours: Tensor | None, theirs: Tensor | None, floor: float = 0.
     a, b = ours.double().nan_to_num(), theirs.double().nan_to_num()
     difference = (a - b).norm().item()
     return difference / max(b.norm().item(), floor, 1e-30) if difference else 0.0
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def reason(error: Exception, site: str | None) -> str:

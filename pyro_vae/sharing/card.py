@@ -62,12 +62,7 @@ def model_card(run: Run, repository: str) -> str:
         *_measured(run),
         "## Use",
         f"```\npip install 'pyro-vae[hub]'\npyro-vae pull {repository} DIR\npyro-vae sample DIR --num 64\n```",
-        'In Python: `model, guide = pyro_vae.load("DIR")`.'
-        + (
-            " Its configuration names code outside pyro_vae, which is not here and is needed: `--trust`."
-            if trusted(run)
-            else ""
-        ),
+        'In Python: `model, guide = pyro_vae.load("DIR")`.' + (FOREIGN if trusted(run) else ""),
         "## How it was made",
         "```\n" + _hidden(run, "\n".join([train_command(run), *prior_commands(run)])).replace("```", "'''") + "\n```",
     ]

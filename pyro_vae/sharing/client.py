@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, first_line
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 ENDPOINT = "https://huggingface.co"
@@ -63,8 +63,4 @@ def reaching(repository: str, client: Any) -> Iterator[None]:
         login = ": log in (hf auth login), with a token that may write" if status in (401, 403) else ""
         raise InputError(f"{where}: the hub refused (status {status}){login}") from error
     except Exception as error:  # the ways of failing on the way there are many, and change with the HTTP library
-        raise InputError(f"{where} cannot be reached: {type(error).__name__}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+        raise InputError(f"{where} cannot be reached: {type(error).__name__}: {first_line(error)[:200]}") from error

@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,12 +248,7 @@ def _compared(
             except InputError as error:  # infinite ones
                 logger.warning("%s: %s", settings[i].name, why_not(error))
     p_values = dict(zip(differences, holm([each.both.p_value for each in differences.values()]), strict=True))
-    return [
-        SettingResult(
-            **{**vars(settings[i]), "difference": differences.get(i), "p_adjusted": p_values.get(i, math.nan)}
-        )
-        for i in order
-    ]
+    return [replace(settings[i], difference=differences.get(i), p_adjusted=p_values.get(i, math.nan)) for i in order]
 
 
 def finished_runs(folder: Path) -> list[Path]:

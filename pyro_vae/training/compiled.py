@@ -11,11 +11,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pyro_vae.errors import first_line
 from pyro_vae.objectives.base import Objective
 from pyro_vae.programs.handlers import KLWeighted, RankNoise
 from pyro_vae.programs.program import Program
 from pyro_vae.recording import Mode, NotRecordable, Recording
-from pyro_vae.recording.graph import first_line
 from pyro_vae.training.averages import WeightEMA
 
 logger = logging.getLogger(__name__)
