@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import safetensors
 import torch
 from jsonargparse import Namespace
+from torch import Tensor
 
 from pyro_vae.errors import CorruptFileError, InputError
 from pyro_vae.files import write_json
@@ -79,18 +80,23 @@ def write_summary(folder: Path, result: FitResult, config: Namespace, **head: An
         write_json(folder / SUMMARY, summary)
 
 
+def digest_of_weights(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of names and bytes of tensors, in this order."""
+    found = hashlib.sha256()
+    for name, value in weights:
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def stored_weights_digest(file: Path) -> str:
     """:func:`~pyro_vae.runs.measurements.weights_digest` of a weights file, of a run without learned priors.
 
     Raises:
         CorruptFileError: if it cannot be read.
     """
-    found = hashlib.sha256()
     try:
         with safetensors.safe_open(file, "pt") as opened:
-            for name in sorted(opened.keys()):
-                found.update(name.encode())
-                found.update(opened.get_tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            return digest_of_weights((name, opened.get_tensor(name)) for name in sorted(opened.keys()))
     except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
         raise CorruptFileError(f"{file} cannot be read as weights: {error}") from error
-    return found.hexdigest()

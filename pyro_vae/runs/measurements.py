@@ -29,6 +29,7 @@ from pyro_vae.programs.context import given_names
 from pyro_vae.programs.left_out import averaged_names, without_averaged
 from pyro_vae.programs.program import as_programs
 from pyro_vae.programs.session import in_evaluation
+from pyro_vae.runs.directory import digest_of_weights
 from pyro_vae.runtime import as_device, check_seed
 from pyro_vae.training.checkpoint import named_weights
 
@@ -381,11 +382,7 @@ def table(path: Path, result: Mapping[str, Any], rows: Mapping[str, str]) -> str
 
 def weights_digest(model: nn.Module, guide: nn.Module) -> str:
     """SHA-256 of all weights of a pair, learned priors included: whether a measurement is of these weights."""
-    found = hashlib.sha256()
-    for name, value in sorted(named_weights(model, guide).items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    return digest_of_weights(sorted(named_weights(model, guide).items()))
 
 
 def device_name(device: torch.device) -> str:
