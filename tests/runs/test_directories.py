@@ -1,5 +1,6 @@
 """What becomes of a run directory: nothing of the user's is replaced, and a changed experiment is not gone on with."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import pyro_vae
 from pyro_vae.cli import main
@@ -20,7 +22,9 @@ from pyro_vae.data import Data, Split
 from pyro_vae.errors import InputError, NonFiniteLossError
 from pyro_vae.files import locked
 from pyro_vae.objectives import ELBO, IWAE
-from pyro_vae.runs import Run
+from pyro_vae.runs import Run, load
+from pyro_vae.runs.directory import stored_weights_digest
+from pyro_vae.runs.measurements import weights_digest
 from pyro_vae.runs.sections import HARMLESS, SINCE, experiment_entries, flattened
 from pyro_vae.training import Aggressive, Constant, Cyclical, Linear, Sigmoid, fit
 from pyro_vae.training.experiment import described, state_digest
@@ -506,3 +510,12 @@ def test_what_may_change_is_not_told_of(run, caplog):
     with_changed(run, "fit.device", "cpu")
     pyro_vae.load(run)
     assert "trained otherwise" not in caplog.text
+
+
+def test_weights_are_digested_by_names_and_bytes_alike_in_memory_and_on_disk(trained):
+    model, guide = load(trained)
+    tensors = load_file(trained / "model.safetensors")
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].numpy().tobytes())
+    assert weights_digest(model, guide) == stored_weights_digest(trained / "model.safetensors") == found.hexdigest()
