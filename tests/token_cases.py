@@ -15,10 +15,13 @@ KINDS = {
         shape, v, **{"features": F, "width": 8, "heads": 2, **more}
     ),
     "conductor-lstm": lambda shape, v, **more: ConductorTokens(
-        shape, v, num_segments=2, conductor_dim=7, **{"features": F, **SIZES, **more}
+        shape, v, **{"num_segments": 2, "conductor_dim": 7, "features": F, **SIZES, **more}
     ),
     "conductor-gru": lambda shape, v, **more: ConductorTokens(
-        shape, v, num_segments=2, conductor_dim=7, cell="gru", **{"features": F, **SIZES, **more}
+        shape, v, **{"num_segments": 2, "conductor_dim": 7, "cell": "gru", "features": F, **SIZES, **more}
+    ),
+    "conductor-skip": lambda shape, v, **more: ConductorTokens(
+        shape, v, **{"num_segments": 2, "conductor_dim": 7, "skip": True, "features": F, **SIZES, **more}
     ),
 }
 WITHOUT = [kind for kind in KINDS if "conductor" not in kind]  # those that need no features

@@ -26,6 +26,8 @@ class ConductorTokens(TokenLikelihood):
         h_{u,t} = \mathrm{cell}([e_{x_{u,t-1}}, c_u], h_{u,t-1}), \quad
         p(x_{u,t} | x_{u,<t}, f) = \mathrm{softmax}(W h_{u,t} + b)
 
+    With ``skip``, c_u + A_u f stands for c_u: a way from f to each segment that does not lead through the ones before.
+
     So what a segment has to do with another one goes through the latents. Given f the segments are independent, but for
     the end of a sequence, behind which there is nothing. All of them are read at once, a batch of short sequences.
 
@@ -41,6 +43,7 @@ class ConductorTokens(TokenLikelihood):
         cell: ``"lstm"`` or ``"gru"``.
         ends: False: sequences of one length T, without an end.
         dropout, word_dropout, scheduled_sampling: see :class:`~pyro_vae.likelihoods.tokens.TokenLikelihood`.
+        skip: True: each segment has a linear map of the features of its own, added to c; not in the paper.
 
     Attributes:
         segment_length: places of a segment.
@@ -77,6 +80,7 @@ class ConductorTokens(TokenLikelihood):
         dropout: float = 0.0,
         word_dropout: float = 0.0,
         scheduled_sampling: float = 0.0,
+        skip: bool = False,
     ) -> None:
         probabilities = {"word_dropout": word_dropout, "scheduled_sampling": scheduled_sampling}
         super().__init__(data_shape, num_tokens, features, hidden_dim, embedding_dim, ends, dropout, **probabilities)
@@ -89,13 +93,17 @@ class ConductorTokens(TokenLikelihood):
             )
         self.segment_length = -(-self.data_shape[0] // num_segments)
         self.conductor = Recurrent(cell, self.features, conductor_dim, num_layers, dropout)
+        self.skip = nn.Linear(self.features, num_segments * conductor_dim) if skip else None
         self.begin = nn.Linear(self.features, self.conductor.state_dim)
         self.layers = Recurrent(cell, embedding_dim + conductor_dim, hidden_dim, num_layers, 0.0)
         self.start = nn.Linear(conductor_dim, self.layers.state_dim)
 
     def segments(self, features: Tensor, count: int) -> Tensor:
         """The vectors of the first segments, ``(batch, count, conductor_dim)``, of features ``(batch, F)``."""
-        return self.conductor(features.unsqueeze(1).expand(-1, count, -1), self.begin(features).tanh())
+        conducted = self.conductor(features.unsqueeze(1).expand(-1, count, -1), self.begin(features).tanh())
+        if self.skip is None:
+            return conducted
+        return conducted + self.skip(features).unflatten(1, (-1, conducted.shape[-1]))[:, :count]
 
     def before(self, tokens: Tensor) -> Tensor:
         """The token before each place, 0 at the start of each segment."""

@@ -20,9 +20,10 @@ class SegmentEncoder(nn.Module):
         v_u = [\overrightarrow{h}_{u,n_u}, \overleftarrow{h}_{u,1}], \quad
         e = W [\overrightarrow{g}_m(v), \overleftarrow{g}_1(v)] + b
 
-    with n_u tokens in segment u, and m segments that have any. The way from a token to the vector is T / U + U steps
-    long and not T, and all segments are read at once: quicker, and easier to learn, than
-    :class:`~pyro_vae.networks.RecurrentEncoder` of long sequences. What stands behind the end, 0, is not looked at.
+    with n_u tokens in segment u, and m segments that have any. With ``skip``, all v stand beside the g. The way from
+    a token to the vector is T / U + U steps long and not T, and all segments are read at once: quicker, and easier to
+    learn, than :class:`~pyro_vae.networks.RecurrentEncoder` of long sequences. What stands behind the end, 0, is not
+    looked at.
 
     Args:
         data_shape: (T,).
@@ -36,6 +37,8 @@ class SegmentEncoder(nn.Module):
         cell: ``"lstm"`` or ``"gru"``.
         bidirectional: False: both levels read forwards alone.
         dropout: of what each layer reads, in training (one mask for all places).
+        skip: True: W reads the vectors v of all segments, too (0 of those without tokens), and not the last states of
+            their sequence alone: for sequences in which the u-th segment has a place of its own, as a bar of a tune.
 
     Raises:
         InputError: for sizes that cannot be, an unknown cell, and a dropout that is no probability below 1.
@@ -64,6 +67,7 @@ class SegmentEncoder(nn.Module):
         cell: Cell = "lstm",
         bidirectional: bool = True,
         dropout: float = 0.0,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"num_tokens": num_tokens, "outputs": outputs, "embedding_dim": embedding_dim}
@@ -80,7 +84,9 @@ class SegmentEncoder(nn.Module):
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
         self.within = Reader(cell, embedding_dim, hidden_dim, num_layers, bidirectional, self.dropout)
         self.over = Reader(cell, self.within.out_dim, segment_dim, num_layers, bidirectional, self.dropout)
-        self.out = nn.Linear(self.over.out_dim, outputs)
+        count = -(-self.data_shape[0] // self.segment_length)  # U, but where rounding leaves segments without a place
+        self.skip, beside = skip, count * self.within.out_dim if skip else 0
+        self.out = nn.Linear(self.over.out_dim + beside, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens, int64 ``(..., T)``, to ``(..., outputs)``.
@@ -97,4 +103,6 @@ class SegmentEncoder(nn.Module):
         count = segments.shape[1]
         own = (lengths[:, None] - size * torch.arange(count, device=x.device)).clamp(0, size)  # (batch, U)
         vectors = self.within(self.embedding(segments.flatten(0, 1)), own.flatten())  # (batch * U, out_dim)
-        return self.out(self.over(vectors.unflatten(0, (-1, count)), (own > 0).sum(1)))
+        vectors = vectors.unflatten(0, (-1, count))  # (batch, U, out_dim)
+        read = self.over(vectors, (own > 0).sum(1))
+        return self.out(torch.cat([read, vectors.flatten(1)], -1) if self.skip else read)
