@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pyro_vae.data import DataLike
 from pyro_vae.errors import InputError, above_zero, first_line, unknown
 from pyro_vae.export.graph import Graph
 from pyro_vae.export.parts import NAMES, NotExportable, Part, decoder, encoder, sampler
-from pyro_vae.files import user_path, write_atomically, write_json
+from pyro_vae.files import digest_of, user_path, write_atomically, write_json
 from pyro_vae.programs.context import declared_context
 from pyro_vae.programs.program import Program, as_programs, prime
 from pyro_vae.programs.session import as_split, check_pair, in_evaluation
@@ -262,8 +261,8 @@ def _told(part: Part, graph: Graph, file: Path, model: Program) -> dict[str, Any
     outputs = [
         {**one(name, value), "what": part.about.get(name, "")} for name, value in zip(graph.outputs, given, strict=True)
     ]
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {"file": file.name, "sha256": digest, "bytes": file.stat().st_size, "inputs": inputs, "outputs": outputs}
+    size = file.stat().st_size
+    return {"file": file.name, "sha256": digest_of(file), "bytes": size, "inputs": inputs, "outputs": outputs}
 
 
 def _versions(to: str) -> dict[str, str]:

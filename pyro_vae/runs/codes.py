@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from pyro_vae.data import Data, Split, Tokenizer
 from pyro_vae.data.tokenizer import LONGEST, MOST_TOKENS
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import write_atomically
+from pyro_vae.files import digest_of, write_atomically
 from pyro_vae.programs.checks import check_data
 from pyro_vae.programs.context import X, unwrapped
 from pyro_vae.programs.program import as_programs
@@ -37,11 +36,6 @@ DIGEST = "digest"  # of the codes, beside what they are made of
 BATCH = 250  # data encoded at once, if they are small:
 MOST_NUMBERS = 2**22  # in x of these data
 Codes = dict[str, dict[str, Tensor]]  # by part of the data, then by site; and "y"
-
-
-def digest(weights: Path) -> str:
-    """What tells one run's weights from another's: the SHA-256 of the file, in hexadecimal."""
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def run_codes(
@@ -224,7 +218,7 @@ def saved(file: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     if not file.is_file():
         tokenizer.save(file)
         logger.info("%s: %d tokens, texts of %d", file, tokenizer.vocabulary_size, tokenizer.text_length)
-    return sizes_of(tokenizer) | {"digest": digest(file)}
+    return sizes_of(tokenizer) | {"digest": digest_of(file)}
 
 
 def check_tokenizer(file: Path, facts: dict[str, Any], of: Path) -> None:
@@ -243,5 +237,5 @@ def check_tokenizer(file: Path, facts: dict[str, Any], of: Path) -> None:
                 f"{of}: the configuration's section 'tokenizer' should say {name}, an integer from 1 to {most:,}, but "
                 f"says {str(size)[:80]}"
             )
-    if digest(file) != facts.get("digest"):
+    if digest_of(file) != facts.get("digest"):
         raise InputError(f"{file} is another tokenizer than {of} was trained with: put that one back, or train anew")

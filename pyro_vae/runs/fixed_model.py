@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from pyro_vae.errors import InputError
+from pyro_vae.files import digest_of
 from pyro_vae.objectives import Objective
-from pyro_vae.runs.codes import digest
 from pyro_vae.runs.config import NOT_CONFIGURED, PARTS
 from pyro_vae.runs.directory import WEIGHTS
 from pyro_vae.runs.sections import parse_stage
@@ -66,7 +66,7 @@ def take_model(ours: nn.Module, run: Path, model: nn.Module, guide: nn.Module) -
             "that a new run cannot start from it: refit the guide in Python, pyro_vae.refit_guide"
         )
     copy_into({n: v for n, v in named_weights(ours, guide).items() if n.startswith("model.")}, theirs, str(run))
-    return {"run": str(run.resolve()), "weights": digest(run / WEIGHTS)}
+    return {"run": str(run.resolve()), "weights": digest_of(run / WEIGHTS)}
 
 
 def check_can_be_refitted(config: Namespace, path: Path, out: Path, priors: list[str]) -> None:

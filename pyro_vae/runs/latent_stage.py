@@ -9,9 +9,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from pyro_vae.errors import InputError
-from pyro_vae.files import check_no_links, locked, remove_leftovers
+from pyro_vae.files import check_no_links, digest_of, locked, remove_leftovers
 from pyro_vae.programs.program import as_programs
-from pyro_vae.runs.codes import digest
 from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.runs.learned_priors import (
@@ -82,7 +81,7 @@ def _train(run: Run, config: Namespace | None, recipe: str, site: str | None, pr
             "it sees new draws at every step, and its class says what it is conditional on"
         )
     model, guide = as_programs(*run.stage_one())
-    data, trained = run.data(), digest(run.path / WEIGHTS)
+    data, trained = run.data(), digest_of(run.path / WEIGHTS)
     name, shape = site_of_prior(model, guide, data, None, site)
     _check_name(name)
     sites_to_train(run.path / PRIORS, [name], name, config)

@@ -14,12 +14,12 @@ from jsonargparse.typing import NonNegativeInt
 from torch import nn
 
 from pyro_vae.errors import CorruptFileError, InputError, unknown
-from pyro_vae.files import TEMPORARY, read_yaml
+from pyro_vae.files import TEMPORARY, digest_of, read_yaml
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel
 from pyro_vae.priors import LatentPrior, Prior
 from pyro_vae.programs.site_priors import PriorOfSite, WithPriors
-from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer, digest
+from pyro_vae.runs.codes import TOKENIZER, TextOptions, check_tokenizer
 from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS
 from pyro_vae.runs.known import LARGEST, built_within
@@ -182,7 +182,7 @@ def put_learned_priors(
             )
         else:
             finished.append(folder)
-    trained = digest(run / WEIGHTS) if finished else ""
+    trained = digest_of(run / WEIGHTS) if finished else ""
     found = {}
     for folder in finished:
         head, config = read_prior_config(folder, trust)

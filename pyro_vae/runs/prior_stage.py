@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Data, Split, Tokenizer, with_text
 from pyro_vae.errors import InputError, unknown
-from pyro_vae.files import check_no_links, locked, remove_leftovers
+from pyro_vae.files import check_no_links, digest_of, locked, remove_leftovers
 from pyro_vae.guides import EmptyGuide
 from pyro_vae.models.codes import CodeModel, TextCodeModel
 from pyro_vae.priors import Prior
 from pyro_vae.programs.context import X, accepted_arguments
-from pyro_vae.runs.codes import TOKENIZER, Codes, check_tokenizer, digest, make_tokenizer, run_codes, saved, sizes_of
+from pyro_vae.runs.codes import TOKENIZER, Codes, check_tokenizer, make_tokenizer, run_codes, saved, sizes_of
 from pyro_vae.runs.config import NOT_CONFIGURED
 from pyro_vae.runs.directory import CONFIG, SUMMARY, WEIGHTS, check_free, nothing_left_if_refused, write_summary
 from pyro_vae.runs.learned_priors import PRIORS, build_prior, code_priors, read_prior_config, write_prior_config
@@ -76,7 +76,7 @@ def train_priors(
         if is_first_process(config):
             names = (CODES, TOKENIZER, *(f"{name}/{file}" for name in priors for file in (CONFIG, SUMMARY)))
             remove_leftovers(run.path / PRIORS / name for name in names)
-        data, trained = run.data(), digest(run.path / WEIGHTS)
+        data, trained = run.data(), digest_of(run.path / WEIGHTS)
         made_of = {"trained": trained, **{f"data/{part}": each for part, each in data_digest(data).items()}}
         codes = cache(
             partial(run_codes, run.path / PRIORS / CODES, made_of, model, guide, data, list(priors), progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import secrets
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.errors import CorruptFileError, InputError
-from pyro_vae.files import TEMPORARY, locked, read_yaml
+from pyro_vae.files import TEMPORARY, digest_of, locked, read_yaml
 from pyro_vae.runs.directory import CONFIG, WEIGHTS
 from pyro_vae.runs.known import foreign_names
 from pyro_vae.runs.measurements import SPLITS, not_together
@@ -122,10 +121,8 @@ def _check_file(path: Path, name: str, listed: Any) -> None:
     if path.is_symlink() or not path.is_file() or path.stat().st_size != listed.size:
         raise CorruptFileError(f"{name} did not come whole: {listed.size:,} bytes are listed. Pull again")
     digest = getattr(listed.lfs, "sha256", None)
-    if digest is not None:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise CorruptFileError(f"{name} is not the file that the hub lists: its SHA-256 differs. Pull again")
+    if digest is not None and digest_of(path) != digest:
+        raise CorruptFileError(f"{name} is not the file that the hub lists: its SHA-256 differs. Pull again")
 
 
 def _check_run(folder: Path) -> None:
