@@ -211,14 +211,32 @@ def test_what_cannot_be_exported_is_said_and_the_rest_is_written(tmp_path, caplo
     assert "sampler: not exported" in caplog.text and not (tmp_path / "decoder.pt2").exists()
 
 
-def test_numbers_that_differ_are_not_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "shift, rounding, refused",
+    [(5e-7, 0.0, False), (3e-6, 0.0, True), (3e-6, 2e-6, False), (5e-6, 2e-6, True), (2e-5, 1.0, True)],
+)
+def test_numbers_that_differ_are_not_written(tmp_path, monkeypatch, shift, rounding, refused):
+    """By more than 1e-6, or twice the pair's own rounding, one datum at a time; never by more than 1e-5."""
     model = models.VAE((1, 8, 8), latent_dim=2, hidden_dims=(16,))
     guide = guides.GaussianGuide(model, hidden_dims=(4,))
-    ours = write._torch_file
-    monkeypatch.setattr(write, "_torch_file", lambda *a: [value + 1e-3 for value in ours(*a)])
-    with pytest.raises(InputError, match=r"'x\.mean' of the exported decoder differs by up to 0\.001"):
-        export_pair(model, guide, digits(), tmp_path, parts=["decoder"])
-    assert list(tmp_path.iterdir()) == []
+    file, part = write._torch_file, write.Part.__call__
+
+    def rounded(self, **rows):
+        return [value + rounding * (len(value) == 1) for value in part(self, **rows)]
+
+    monkeypatch.setattr(write, "_torch_file", lambda *a: [value + shift for value in file(*a)])
+    monkeypatch.setattr(write.Part, "__call__", rounded)
+    if refused:
+        with pytest.raises(InputError, match=r"'x\.mean' of the exported decoder differs by up to"):
+            export_pair(model, guide, digits(), tmp_path, parts=["decoder"])
+        assert list(tmp_path.iterdir()) == []
+    else:
+        found = export_pair(model, guide, digits(), tmp_path, parts=["decoder"]).differences["decoder"]["x.mean"]
+        assert abs(found - shift) < 3e-7
+    large = torch.tensor([200.0, 1e-3])
+    assert write._difference(large + torch.tensor([0.0, 1e-3]), large) == pytest.approx(
+        5e-6, rel=1e-3
+    )  # of the largest
 
 
 def test_what_is_refused(tmp_path, monkeypatch):
