@@ -50,7 +50,7 @@ class ByHand(nn.Module):
         super().__init__()
         self.decoder, self.likelihood, self.encoder, self.cell = model.decoder, model.likelihood, guide.encoder, cell
         self.down = self.made(model.likelihood.layers)
-        self.forwards, self.backwards = (self.made(direction) for direction in guide.encoder.layers[0])
+        self.forwards, self.backwards = (self.made(direction) for direction in guide.encoder.reader.layers[0])
 
     def made(self, layers: Any) -> nn.Module:
         """One cell with a layer's weights."""
