@@ -265,15 +265,15 @@ def own(folder):
 def test_real_processes_that_are_ended(tmp_path, how):
     """Whatever is ended: what is gone on with ends as ``train`` does, bit for bit."""
     file = recipe(tmp_path, epochs=40)
-    at_work = process(tmp_path, "--seeds", "2", "--jobs", "2")
     runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1)]
-    wait_for(lambda: all((run / "metrics.jsonl").exists() for run in runs))
-    if how == "a run is killed":
-        os.kill(own(tmp_path)[0], signal.SIGKILL)
-        assert at_work.wait(900) == 1 and b"ended by SIGKILL" in at_work.stderr.read()
-    else:
-        at_work.send_signal(signal.SIGKILL if how == "the sweep is killed" else signal.SIGINT)
-        assert at_work.wait(900) == (-signal.SIGKILL if how == "the sweep is killed" else 130)
+    with process(tmp_path, "--seeds", "2", "--jobs", "2") as at_work:
+        wait_for(lambda: all((run / "metrics.jsonl").exists() for run in runs))
+        if how == "a run is killed":
+            os.kill(own(tmp_path)[0], signal.SIGKILL)
+            assert at_work.wait(900) == 1 and b"ended by SIGKILL" in at_work.stderr.read()
+        else:
+            at_work.send_signal(signal.SIGKILL if how == "the sweep is killed" else signal.SIGINT)
+            assert at_work.wait(900) == (-signal.SIGKILL if how == "the sweep is killed" else 130)
     wait_for(lambda: not own(tmp_path))  # they end with it
     if how != "a run is killed":
         assert not all((run / "summary.json").exists() for run in runs)
