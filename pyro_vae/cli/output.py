@@ -74,7 +74,7 @@ def savez(path: Path, arrays: Mapping[str, Any]) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    write_atomically(path, lambda file: _write_npz(file, arrays))
     print(path)
 
 
@@ -89,11 +89,11 @@ def _columns(ids: Sequence[str] | Sequence[int], arrays: Mapping[str, np.ndarray
 
 
 def _write_npz(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """As ``numpy.savez`` does, for arrays of any name."""
-    with zipfile.ZipFile(file, "w") as archive:
+    """As ``numpy.savez_compressed`` does, for arrays of any name, such as a site called ``file``."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def _write_csv(file: Path, columns: Mapping[str, Any]) -> None:
