@@ -8,21 +8,21 @@ from pyro_vae.likelihoods import ConductorTokens, RecurrentTokens, TransformerTo
 
 T, V, F = 4, 4, 3
 SIZES = {"embedding_dim": 5, "hidden_dim": 6}
+
+
+def _conductor(shape, v, **more):
+    return ConductorTokens(shape, v, **{"num_segments": 2, "conductor_dim": 7, "features": F, **SIZES, **more})
+
+
 KINDS = {
     "lstm": lambda shape, v, **more: RecurrentTokens(shape, v, **{"features": F, "num_layers": 2, **SIZES, **more}),
     "gru": lambda shape, v, **more: RecurrentTokens(shape, v, **{"features": F, "cell": "gru", **SIZES, **more}),
     "transformer": lambda shape, v, **more: TransformerTokens(
         shape, v, **{"features": F, "width": 8, "heads": 2, **more}
     ),
-    "conductor-lstm": lambda shape, v, **more: ConductorTokens(
-        shape, v, **{"num_segments": 2, "conductor_dim": 7, "features": F, **SIZES, **more}
-    ),
-    "conductor-gru": lambda shape, v, **more: ConductorTokens(
-        shape, v, **{"num_segments": 2, "conductor_dim": 7, "cell": "gru", "features": F, **SIZES, **more}
-    ),
-    "conductor-skip": lambda shape, v, **more: ConductorTokens(
-        shape, v, **{"num_segments": 2, "conductor_dim": 7, "skip": True, "features": F, **SIZES, **more}
-    ),
+    "conductor-lstm": _conductor,
+    "conductor-gru": lambda shape, v, **more: _conductor(shape, v, cell="gru", **more),
+    "conductor-skip": lambda shape, v, **more: _conductor(shape, v, skip=True, num_layers=2, **more),
 }
 WITHOUT = [kind for kind in KINDS if "conductor" not in kind]  # those that need no features
 
