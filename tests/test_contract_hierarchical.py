@@ -103,6 +103,16 @@ class TestConvHierarchicalVAE(PairContract):
         return model, ConvLadderGuide(model), images()
 
 
+class TestPatches(PairContract):
+    """A likelihood whose features lie on a coarser grid than the pixels."""
+
+    def make_pair(self):
+        x = images()["x"][..., :4]
+        likelihood = likelihoods.PatchMixture(num_components=3, side=2)
+        model = ConvHierarchicalVAE(x.shape[1:], 2, (6,), (1,), (1,), likelihood=likelihood, data_mean=x.mean(0))
+        return model, ConvLadderGuide(model), {"x": x}
+
+
 @pytest.mark.slow
 class TestConvHierarchicalVAEByPrecision(PairContract):
     def make_pair(self):

@@ -15,6 +15,7 @@ from .grey_levels import DiscretizedCategorical as DiscretizedCategorical
 from .grey_levels import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .grey_levels import GreyLevels as GreyLevels
 from .logit_laplace import LogitLaplace as LogitLaplace
+from .patch_mixture import PatchMixture as PatchMixture
 from .relaxed_codes import RelaxedCodes as RelaxedCodes
 from .relaxed_codes import RelaxedUniformCodes as RelaxedUniformCodes
 from .reparameterized_mixture import ReparameterizedMixture as ReparameterizedMixture

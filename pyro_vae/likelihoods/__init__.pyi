@@ -13,6 +13,7 @@ from .logit_laplace import LogitLaplace as LogitLaplace
 from .mixed import Mixed as Mixed
 from .multinomial import Multinomial as Multinomial
 from .negative_binomial import NegativeBinomial as NegativeBinomial
+from .patch_mixture import PatchMixture as PatchMixture
 from .pixelcnn import PixelCNN as PixelCNN
 from .recurrent_tokens import RecurrentTokens as RecurrentTokens
 from .tokens import TokenLikelihood as TokenLikelihood

@@ -34,6 +34,10 @@ class ConvHierarchicalVAE(LatentPriorModel):
     with f_i residual convolutions, after which h is enlarged where the next latent lies on a finer grid. Sites:
     ``zL`` of event shape (latent_dim,), ``z{L-1}`` … ``z1`` of (latent_channels, height, width) each, and ``x``.
 
+    The decoder enlarges the finest features to pixels. A likelihood of patches
+    (:class:`~pyro_vae.likelihoods.PatchMixture`) takes features on a coarser grid: the path ends at that scale then,
+    and the finer ones are the guide's alone.
+
     Args:
         data_shape: shape of one image, (channels, height, width).
         latent_dim: dimensions of z_L.
@@ -50,7 +54,8 @@ class ConvHierarchicalVAE(LatentPriorModel):
 
     Raises:
         InputError: for lists of different length, sizes that are not positive, data that are no images or too small
-            for so many scales, an unknown activation, a data_mean of another shape.
+            for so many scales, an unknown activation, a data_mean of another shape; for a likelihood whose features lie
+            on none of the grids, or on a coarser one than some latents.
 
     Source: Vahdat & Kautz 2020, arXiv:2007.03898 (NVAE), at sizes that a CPU can train; the ConvHVAE of Tomczak &
     Welling 2018, arXiv:1705.07120, has two latent vectors.
@@ -90,8 +95,14 @@ class ConvHierarchicalVAE(LatentPriorModel):
         self.stages = nn.ModuleList(
             LatentStage(channels[s], latent_channels[s], num_blocks, activation, batch_norm) for s in self.scale_of
         )
-        self.enlarge = nn.ModuleList(Enlarge(coarse, fine, activation) for fine, coarse in pairwise(self.scales))
-        self.decoder = PixelOutput(self.scales[0], self.feature_shape, activation)
+        self.last = last_scale(self.feature_shape[1:], self.data_shape[1:], sizes, num_latents)
+        self.enlarge = nn.ModuleList(  # from scale s + last + 1 to s + last
+            Enlarge(coarse, fine, activation) for fine, coarse in pairwise(self.scales[self.last :])
+        )
+        patches = self.feature_shape[1:] != self.data_shape[1:]
+        self.decoder = PixelOutput(
+            self.scales[self.last], self.feature_shape, activation, *((1, 1) if patches else (2, 3))
+        )
         self.take_prior(prior, f"z{len(self.scale_of) + 1}", (latent_dim,))
         self.init_output_bias(self.decoder, data_mean)
 
@@ -100,13 +111,13 @@ class ConvHierarchicalVAE(LatentPriorModel):
         with self.data_plate(x, num_samples):
             z = pyro.sample(f"z{len(self.stages) + 1}", self.prior())  # (..., batch, latent_dim)
             h, i = apply_batched(self._top, z, 1), len(self.stages)  # (..., batch, *scales[-1])
-            for s in range(len(self.scales) - 1, -1, -1):
+            for s in range(len(self.scales) - 1, self.last - 1, -1):
                 for _ in range(self.num_latents[s]):
                     stage, here = self.stages[i - 1], {"features": h}  # for a guide that looks at the top-down state
                     z = pyro.sample(f"z{i}", stage.conditional(h).to_event(3), infer=here)
                     h, i = stage(h, z), i - 1  # (..., batch, *scales[s])
-                if s > 0:
-                    h = apply_batched(self.enlarge[s - 1], h, 3)  # (..., batch, *scales[s - 1])
+                if s > self.last:
+                    h = apply_batched(self.enlarge[s - self.last - 1], h, 3)  # (..., batch, *scales[s - 1])
             features = self.decoder(h)  # (..., batch, P * channels, height, width)
             return pyro.sample("x", self.likelihood(features, len(self.data_shape)), obs=x)
 
@@ -141,6 +152,33 @@ class LatentStage(nn.Module):
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """The features after z."""
         return apply_batched(self.blocks, h + apply_batched(self.inject, z, 3), 3)
+
+
+def last_scale(
+    features: tuple[int, ...], pixels: tuple[int, ...], sizes: Sequence[tuple[int, int]], num_latents: Sequence[int]
+) -> int:
+    """The scale at which the path to x ends: 0, or the one on whose grid a likelihood of patches takes its features.
+
+    Args:
+        features, pixels: sides of what the likelihood takes, and of the data.
+        sizes: sides of the grids by scale, finest first.
+        num_latents: grids of latents at every scale.
+
+    Raises:
+        InputError: if there is no such scale, or there are latents at a finer one.
+    """
+    if features == pixels:
+        return 0
+    if features not in sizes:
+        grids = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise InputError(f"the likelihood takes features on a grid of {features[0]}x{features[1]}; there are {grids}")
+    last = sizes.index(features)
+    if any(num_latents[:last]):
+        raise InputError(
+            f"the likelihood takes features on a grid of {features[0]}x{features[1]}: latents on finer grids would not "
+            f"reach it; num_latents must be 0 at the first {last}, got {list(num_latents)}"
+        )
+    return last
 
 
 def check_scales(channels: Sequence[int], num_latents: Sequence[int], latent_channels: Sequence[int]) -> None:

@@ -107,29 +107,34 @@ class ScaleEncoder(nn.Module):
 class PixelOutput(nn.Module):
     """Features of a grid to outputs at every pixel; ``(..., *shape)`` to ``(..., *out_shape)``.
 
-    A 3x3 convolution gives the outputs of finer x finer pixels at once; a bias is learned per channel and pixel.
+    A convolution gives the outputs of finer x finer pixels at once; a bias is learned per channel and pixel.
 
     Args:
         shape: of the features, (channels, height, width).
         out_shape: (channels, H, W), of ``finer`` times the features' sides, or one pixel less.
         activation: nonlinearity before, by name.
         finer: how many pixels a side there are to a place of the grid.
+        kernel: of the convolution, odd.
     """
 
-    def __init__(self, shape: Shape, out_shape: Shape, activation: str, finer: int = 2) -> None:
+    def __init__(self, shape: Shape, out_shape: Shape, activation: str, finer: int = 2, kernel: int = 3) -> None:
         super().__init__()
         self.out_shape, self.finer = out_shape, finer
         self.activation = make_activation(activation)
-        self.conv = nn.Conv2d(shape[0], finer**2 * out_shape[0], 3, padding=1)
+        self.conv = nn.Conv2d(shape[0], finer**2 * out_shape[0], kernel, padding=kernel // 2)
         with torch.no_grad():
             self.conv.weight.mul_(0.1)  # near 0, so that x starts at its mean
         self.bias = nn.Parameter(torch.zeros(out_shape))
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(..., *shape)`` to ``(..., *out_shape)``."""
-        height, width = self.out_shape[1:]
-        outputs = apply_batched(lambda h: pixel_shuffle(self.conv(self.activation(h)), self.finer), h, 3)
-        return outputs[..., :height, :width] + self.bias
+        return apply_batched(self._outputs, h, 3)
+
+    def _outputs(self, h: Tensor) -> Tensor:
+        outputs, (_, height, width) = self.conv(self.activation(h)), self.out_shape
+        if self.finer == 1:
+            return outputs + by_channels(self.bias[None])  # in the order of memory of what it is added to
+        return pixel_shuffle(outputs, self.finer)[..., :height, :width] + self.bias
 
     def set_output_bias(self, bias: Tensor) -> None:
         """Set the bias, shape ``out_shape``.

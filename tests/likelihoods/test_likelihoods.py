@@ -5,6 +5,7 @@ import math
 import pyro
 import pytest
 import torch
+from torch.nn.functional import logsigmoid
 
 from pyro_vae import likelihoods
 from pyro_vae.errors import InputError
@@ -16,6 +17,7 @@ from pyro_vae.likelihoods import (
     Laplace,
     LogitLaplace,
 )
+from pyro_vae.likelihoods.bernoulli import log_sigmoid
 
 GREY = torch.arange(256) / 255
 CASES = {
@@ -49,6 +51,20 @@ def outcomes(likelihood):
     """All values of one element that a discrete likelihood knows."""
     levels = 2 if isinstance(likelihood, Bernoulli) else likelihood.num_levels
     return torch.arange(levels) / (levels - 1)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, -1e30), (torch.float64, -1e300)])
+def test_the_log_of_the_sigmoid_is_right_to_rounding_everywhere(dtype, least):
+    """As torch's log1p gives it in float64, and its derivative 1 - sigmoid, also where a sigmoid is 0 or 1."""
+    t = torch.cat([torch.linspace(-200, 200, 40_001, dtype=dtype), torch.tensor([least, -least, 0.0], dtype=dtype)])
+    t.requires_grad_()
+    found = log_sigmoid(t)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), logsigmoid(t.double()), rtol=4 * eps, atol=4 * eps)
+    (slope,) = torch.autograd.grad(found.sum(), t)
+    torch.testing.assert_close(slope.double(), (-t).double().sigmoid(), rtol=4 * eps, atol=4 * eps)
+    ends = log_sigmoid(torch.tensor([-torch.inf, torch.inf, torch.nan], dtype=dtype))
+    assert ends[0] == -torch.inf and ends[1] == 0 and ends[2].isnan()
 
 
 @every

@@ -1,0 +1,127 @@
+"""A distribution over images whose patches are mixtures, independent of one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Categorical, constraints
+
+
+class PatchMixture(TorchDistribution):
+    r"""Images of patches, each from a mixture of its own.
+
+    .. math:: p(x) = \prod_g \sum_k w_{gk} \prod_{i \in g} p_{gk}(x_i)
+
+    The component of a patch is summed over exactly: pixels of a patch depend on one another, and ``log_prob`` has no
+    gap.
+
+    Args:
+        logits: of the weights w, not normalized, ``(*batch_shape, rows, columns, K)``.
+        components: of batch shape ``(*batch_shape, rows, columns, K)`` and event shape (channels * side * side,): a
+            patch as a vector, channel by channel and row by row.
+        side: of a patch in pixels.
+        validate_args: check values; by default torch's global setting.
+
+    Example:
+        >>> import torch
+        >>> import pyro.distributions as dist
+        >>> from pyro_vae.distributions import PatchMixture
+        >>> components = dist.Bernoulli(logits=torch.randn(7, 5, 2, 2, 3, 16)).to_event(1)  # 2x2 patches of 4x4, K = 3
+        >>> p = PatchMixture(torch.zeros(7, 5, 2, 2, 3), components, side=4)
+        >>> p.event_shape, p.log_prob(torch.ones(5, 1, 8, 8)).shape
+        (torch.Size([1, 8, 8]), torch.Size([7, 5]))
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(
+        self, logits: Tensor, components: TorchDistribution, side: int, validate_args: bool | None = None
+    ) -> None:
+        self.logits, self.components, self.side = logits, components, side
+        rows, columns = logits.shape[-3:-1]
+        channels = components.event_shape[0] // side**2
+        super().__init__(
+            logits.shape[:-3], torch.Size((channels, rows * side, columns * side)), validate_args=validate_args
+        )
+
+    @constraints.dependent_property(is_discrete=True, event_dim=3)
+    def support(self) -> constraints.Constraint:
+        """What each number may be."""
+        return constraints.independent(self.components.support.base_constraint, 3)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> PatchMixture:
+        """The same distribution with a larger batch shape; nothing is copied or computed."""
+        new = self._get_checked_instance(PatchMixture, _instance)
+        new.logits, new.components, new.side = self.logits, self.components, self.side
+        super(PatchMixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of images ``(..., C, height, width)`` in nats, ``broadcast(value's, batch_shape)``.
+
+        Raises:
+            ValueError: if validation is on and a number is outside the support.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        nats = self.components.log_prob(self._patches(value).unsqueeze(-2))  # (..., rows, columns, K)
+        nats = (nats + self.logits.log_softmax(-1)).logsumexp(-1).sum((-2, -1))
+        return nats.expand(torch.broadcast_shapes(nats.shape, self.batch_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], ``(*batch_shape, C, height, width)``."""
+        return self._averaged(self.components.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[x], ``(*batch_shape, C, height, width)``."""
+        second = self.components.variance + self.components.mean.square()
+        return self._averaged(second) - self.mean.square()
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw images, ``(*sample_shape, *batch_shape, C, height, width)``."""
+        own = self.logits.shape[:-3]
+        leading = torch.Size(sample_shape) + self.batch_shape
+        new = math.prod(leading) // max(math.prod(own), 1)  # draws of what there is once
+        which = Categorical(logits=self.logits, validate_args=False).sample(torch.Size((new,)))  # (new, *own, rows, …)
+        drawn = self.components.sample(torch.Size((new,)))  # (new, *own, rows, columns, K, n)
+        index = which[..., None, None].expand(*which.shape, 1, drawn.shape[-1])
+        images = self._image(drawn.gather(-2, index).squeeze(-2))  # (new, *own, C, height, width)
+        return self._arranged(images, own, leading)
+
+    def _arranged(self, images: Tensor, own: torch.Size, leading: torch.Size) -> Tensor:
+        """Draws ``(new, *own, *event)`` in the order ``(*leading, *event)``, each beside what it was drawn from."""
+        padded = (1,) * (len(leading) - len(own)) + tuple(own)
+        more = [size if have == 1 else 1 for size, have in zip(leading, padded, strict=True)]
+        images = images.reshape(*more, *padded, *self.event_shape)
+        dims = [d for i in range(len(leading)) for d in (i, len(leading) + i)]
+        images = images.permute(*dims, *range(2 * len(leading), images.dim()))
+        return images.reshape(*leading, *self.event_shape)
+
+    def _averaged(self, values: Tensor) -> Tensor:
+        """The mean over components of ``(..., rows, columns, K, n)``, as images."""
+        images = self._image((self.logits.softmax(-1)[..., None] * values).sum(-2))
+        return images.expand(*self.batch_shape, *self.event_shape)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """``(..., C, height, width)`` to ``(..., rows, columns, C * side * side)``."""
+        rows, columns = self.logits.shape[-3:-1]
+        parts = images.unflatten(-1, (columns, self.side)).unflatten(-3, (rows, self.side))  # (..., C, r, s, c, s)
+        lead = parts.dim() - 5
+        return parts.permute(*range(lead), lead + 1, lead + 3, lead, lead + 2, lead + 4).flatten(-3)
+
+    def _image(self, patches: Tensor) -> Tensor:
+        """``(..., rows, columns, C * side * side)`` to ``(..., C, height, width)``."""
+        parts = patches.unflatten(-1, (self.event_shape[0], self.side, self.side))  # (..., r, c, C, s, s)
+        lead = parts.dim() - 5
+        parts = parts.permute(*range(lead), lead + 2, lead, lead + 3, lead + 1, lead + 4)  # (..., C, r, s, c, s)
+        return parts.reshape(*parts.shape[:lead], *self.event_shape)
