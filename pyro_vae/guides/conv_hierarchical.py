@@ -10,7 +10,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, positive, unknown
+from pyro_vae.errors import InputError, below_one, positive, unknown
 from pyro_vae.guides.base import draw_top_down, gaussian
 from pyro_vae.guides.ladder import MERGES, Merge
 from pyro_vae.models.conv_hierarchical import ConvHierarchicalVAE
@@ -39,11 +39,12 @@ class ConvLadderGuide(PyroModule):
         num_blocks: residual blocks of the features of each scale.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks, each channel over data, particles and pixels.
+        dropout: rate inside the blocks, in training.
         merge: ``"residual"`` or ``"precision"``.
 
     Raises:
-        InputError: for another model, channels that are not one positive number for each scale, an unknown activation
-            or merge.
+        InputError: for another model, channels that are not one positive number for each scale, a dropout that is no
+            probability below 1, an unknown activation or merge.
 
     Source: Vahdat & Kautz 2020, arXiv:2007.03898.
 
@@ -62,6 +63,7 @@ class ConvLadderGuide(PyroModule):
         num_blocks: int = 1,
         activation: str = "relu",
         batch_norm: bool = False,
+        dropout: float = 0.0,
         merge: Merge = "residual",
     ) -> None:
         super().__init__()
@@ -73,6 +75,7 @@ class ConvLadderGuide(PyroModule):
         if merge not in MERGES:
             raise unknown("merge", merge, MERGES)
         positive("num_blocks", num_blocks)
+        below_one("dropout", dropout)
         widths = tuple(channels) if channels is not None else tuple(width for width, *_ in model.scales)
         if len(widths) != len(model.scales) or min(widths) < 1:
             raise InputError(
@@ -80,7 +83,7 @@ class ConvLadderGuide(PyroModule):
             )
         self.model, self.merge = model, MERGES[merge]
         scales = [(width, *shape[1:]) for width, shape in zip(widths, model.scales, strict=True)]
-        self.upward = ScaleEncoder(model.data_shape, scales, num_blocks, activation, batch_norm)
+        self.upward = ScaleEncoder(model.data_shape, scales, num_blocks, activation, batch_norm, dropout)
         self.top = nn.Sequential(
             make_activation(activation), nn.Flatten(), nn.Linear(math.prod(scales[-1]), 2 * model.latent_dim)
         )

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, positive
+from pyro_vae.errors import InputError, below_one, positive
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.models.base import LatentPriorModel
 from pyro_vae.networks.conv import halved_sizes
@@ -49,13 +49,14 @@ class ConvHierarchicalVAE(LatentPriorModel):
         likelihood: p(x | decoder features); Bernoulli if not given.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks, each channel over data, particles and pixels.
+        dropout: rate inside the blocks, in training.
         data_mean: mean of the training data, shape ``data_shape``; the decoder's output bias starts there.
         prior: p(z_L), learned, of shape (latent_dim,); N(0, I) if not given.
 
     Raises:
         InputError: for lists of different length, sizes that are not positive, data that are no images or too small
-            for so many scales, an unknown activation, a data_mean of another shape; for a likelihood whose features lie
-            on none of the grids, or on a coarser one than some latents.
+            for so many scales, a dropout that is no probability below 1, an unknown activation, a data_mean of another
+            shape; for a likelihood whose features lie on none of the grids, or on a coarser one than some latents.
 
     Source: Vahdat & Kautz 2020, arXiv:2007.03898 (NVAE), at sizes that a CPU can train; the ConvHVAE of Tomczak &
     Welling 2018, arXiv:1705.07120, has two latent vectors.
@@ -78,12 +79,14 @@ class ConvHierarchicalVAE(LatentPriorModel):
         likelihood: Likelihood | None = None,
         activation: str = "relu",
         batch_norm: bool = False,
+        dropout: float = 0.0,
         data_mean: Tensor | None = None,
         prior: LatentPrior | None = None,
     ) -> None:
         super().__init__()
         check_scales(channels, num_latents, latent_channels)
         positive("num_blocks", num_blocks)
+        below_one("dropout", dropout)
         self.data_shape, self.latent_dim = tuple(data_shape), positive("latent_dim", latent_dim)
         self.num_latents = tuple(num_latents)
         sizes = halved_sizes(self.data_shape, len(channels), "ConvHierarchicalVAE")[1:]
@@ -91,9 +94,10 @@ class ConvHierarchicalVAE(LatentPriorModel):
         self.scale_of = [s for s, count in enumerate(num_latents) for _ in range(count)]  # of z_1, …, z_{L-1}
         self.likelihood = likelihood if likelihood is not None else Bernoulli()
         self.top = nn.Linear(latent_dim, self.scales[-1][0] * sizes[-1][0] * sizes[-1][1])
-        self.top_blocks = ConvBlocks(channels[-1], num_blocks, activation, batch_norm)
+        self.top_blocks = ConvBlocks(channels[-1], num_blocks, activation, batch_norm, dropout)
         self.stages = nn.ModuleList(
-            LatentStage(channels[s], latent_channels[s], num_blocks, activation, batch_norm) for s in self.scale_of
+            LatentStage(channels[s], latent_channels[s], num_blocks, activation, batch_norm, dropout)
+            for s in self.scale_of
         )
         self.last = last_scale(self.feature_shape[1:], self.data_shape[1:], sizes, num_latents)
         self.enlarge = nn.ModuleList(  # from scale s + last + 1 to s + last
@@ -134,16 +138,25 @@ class LatentStage(nn.Module):
         num_blocks: residual blocks of f.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks, each channel over data, particles and pixels.
+        dropout: rate inside the blocks, in training.
     """
 
-    def __init__(self, channels: int, latent_channels: int, num_blocks: int, activation: str, batch_norm: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        latent_channels: int,
+        num_blocks: int,
+        activation: str,
+        batch_norm: bool,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.latent_channels = latent_channels
         self.head = nn.Sequential(make_activation(activation), nn.Conv2d(channels, 2 * latent_channels, 1))
         nn.init.zeros_(self.head[-1].weight)  # N(0, I) at first
         nn.init.zeros_(self.head[-1].bias)
         self.inject = nn.Conv2d(latent_channels, channels, 1)
-        self.blocks = ConvBlocks(channels, num_blocks, activation, batch_norm)
+        self.blocks = ConvBlocks(channels, num_blocks, activation, batch_norm, dropout)
 
     def conditional(self, h: Tensor) -> dist.Normal:
         """p(z_i | h), elementwise, ``(..., latent_channels, height, width)``."""

@@ -28,10 +28,12 @@ class ConvBlocks(nn.Module):
         num_blocks: how many.
         activation: nonlinearity f, by name.
         batch_norm: normalize by N_1 and N_2, each channel over data, particles and pixels; else they are identities.
+        dropout: rate before W_2, in training.
     """
 
-    def __init__(self, channels: int, num_blocks: int, activation: str, batch_norm: bool) -> None:
+    def __init__(self, channels: int, num_blocks: int, activation: str, batch_norm: bool, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList()
         for _ in range(num_blocks):
             layers: list[nn.Module] = []
@@ -45,7 +47,7 @@ class ConvBlocks(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, channels, height, width)`` to the same shape."""
         for block in self.blocks:
-            h = h + block(h)
+            h = h + block[-1](self.dropout(block[:-1](h)))
         return h
 
 
@@ -79,15 +81,24 @@ class ScaleEncoder(nn.Module):
         num_blocks: residual blocks of each scale.
         activation: nonlinearity, by name.
         batch_norm: normalize inside the blocks.
+        dropout: rate inside the blocks, in training.
     """
 
     def __init__(
-        self, data_shape: Shape, shapes: Sequence[Shape], num_blocks: int, activation: str, batch_norm: bool
+        self,
+        data_shape: Shape,
+        shapes: Sequence[Shape],
+        num_blocks: int,
+        activation: str,
+        batch_norm: bool,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.padding = (0, data_shape[2] % 2, 0, data_shape[1] % 2)
         self.first = nn.Conv2d(4 * data_shape[0], shapes[0][0], 3, padding=1)
-        self.blocks = nn.ModuleList(ConvBlocks(shape[0], num_blocks, activation, batch_norm) for shape in shapes)
+        self.blocks = nn.ModuleList(
+            ConvBlocks(shape[0], num_blocks, activation, batch_norm, dropout) for shape in shapes
+        )
         self.halve = nn.ModuleList(
             nn.Sequential(make_activation(activation), nn.Conv2d(fine[0], coarse[0], 3, stride=2, padding=1))
             for fine, coarse in pairwise(shapes)

@@ -132,6 +132,31 @@ def test_batch_norm_is_of_the_weights_in_evaluation():
     torch.testing.assert_close(one.nodes["z3"]["fn"].base_dist.loc, whole.nodes["z3"]["fn"].base_dist.loc[:1])
 
 
+def test_dropout_is_in_the_blocks_of_both_and_in_training_alone():
+    """Before the last convolution of each block; weights and their names are those without it."""
+    plain, plain_guide, batch = pair()
+    model, _, _ = pair(dropout=0.5)
+    guide = ConvLadderGuide(model, (4, 8), dropout=0.5)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    guide.load_state_dict(plain_guide.state_dict())  # the guide's model among them
+    z, h = torch.randn(2, 3), torch.randn(1, 6, 5, 4)
+    for block in (model.top_blocks, *(stage.blocks for stage in model.stages), *guide.upward.blocks):
+        here = torch.randn(1, block.blocks[0][-1].in_channels, 5, 4)
+        assert not torch.equal(block(here), block(here))
+        block.eval()
+        assert torch.equal(block(here), block(here))
+    found = model.stages[0].eval().blocks(h)
+    torch.testing.assert_close(found, plain.stages[0].blocks(h))
+    model.train()
+    torch.manual_seed(1)
+    draws = torch.stack([model.top_blocks(model.top(z).reshape(2, 5, 3, 2)) for _ in range(4000)])
+    expected = plain.top_blocks(plain.top(z).reshape(2, 5, 3, 2))  # linear in what is dropped
+    torch.testing.assert_close(draws.mean(0), expected, rtol=0, atol=0.02)
+    model.eval(), guide.eval(), plain.eval(), plain_guide.eval()
+    ours, theirs = (elbo(m, g, batch["x"], seed=0).per_datum for m, g in ((model, guide), (plain, plain_guide)))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_gaussians_are_float32_under_mixed_precision():
     normal = diagonal_normal(torch.randn(3, 8).bfloat16())
     assert normal.loc.dtype == normal.scale.dtype == torch.float32
@@ -161,6 +186,7 @@ def test_leading_dimensions():
         ({"num_latents": (1, -1)}, "not negative"),
         ({"latent_dim": 0}, "latent_dim"),
         ({"num_blocks": 0}, "num_blocks"),
+        ({"dropout": 1.0}, "dropout must be a number from 0 to below 1"),
         ({"data_shape": (7,)}, r"\(C, H, W\)"),
         ({"data_shape": (1, 2, 2)}, "too small"),
         ({"activation": "rleu"}, "relu"),
@@ -178,6 +204,8 @@ def test_bad_guides():
         ConvLadderGuide(VAE(SHAPE, 2))
     with pytest.raises(InputError, match="2 scales, got \\[4\\]"):
         ConvLadderGuide(model, (4,))
+    with pytest.raises(InputError, match="dropout must be a number from 0 to below 1"):
+        ConvLadderGuide(model, dropout=-0.1)
     with pytest.raises(InputError, match="precision"):
         ConvLadderGuide(model, merge="precison")
     with pytest.raises(InputError, match=r"shape \(1, 9, 7\)"):
