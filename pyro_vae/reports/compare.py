@@ -101,6 +101,34 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     return {"mean": mean, "standard_error": error, "better": (differences > 0).double().mean().item()}
 
 
+def mixture(bounds: Sequence[np.ndarray]) -> np.ndarray:
+    r"""All models as one, drawn from with equal probability: what it gives each datum.
+
+    .. math:: \log p(x) = \log \frac1M \sum_{m=1}^M p_m(x)
+
+    Which model a datum is of is a latent that is summed over exactly. With the models' importance-weighted bounds,
+    whose exponentials are unbiased, it is such a bound itself.
+
+    Args:
+        bounds: of each model, nats, ``(num_data,)`` each, of the same data in the same order.
+
+    Returns:
+        ``(num_data,)``, nats.
+    """
+    return np.logaddexp.reduce(np.stack(bounds)) - np.log(len(bounds))
+
+
+def _mixture(names: Sequence[str], measured: Sequence[Measured]) -> dict[str, Any] | None:
+    """What is said of the mixture of all; None where the numbers are no bounds of one question, or are not finite."""
+    bounds = [found.per_datum["log_likelihood"] for found in measured]
+    if _unlike(names, measured) or not all(np.isfinite(each).all() for each in bounds):
+        return None
+    together, best = mixture(bounds), int(np.argmax([each.mean() for each in bounds]))
+    mean, error = mean_and_error(torch.as_tensor(together))
+    gained = paired(together, bounds[best])
+    return {"log_likelihood": mean, "standard_error": error, "best": names[best], "difference": gained}
+
+
 def _stored(trained: TrainedPair, split: str) -> Measured | str:
     """The measurement in a run's directory, or why it cannot serve."""
     again = f"pyro-vae evaluate {trained.path} --split {split}"
@@ -220,6 +248,7 @@ def write_comparison(
         "data_digest": measured[0].result["data_digest"],
         "measured": "by pyro-vae evaluate" if stored else "for this page",
         "seeds": seed_groups(pairs, names, [found.per_datum for found in measured], base),
+        "mixture": _mixture(names, measured),
         "differences": _configured_differently(pairs, names),
         "warnings": _warnings(pairs, names, measured),
         "made": made(),
@@ -227,6 +256,8 @@ def write_comparison(
     }
     comparison = plain(comparison)
     lines = [_in_words(row) for row in comparison["runs"]] + in_words(comparison["seeds"])
+    if together := comparison["mixture"]:
+        lines.append(_mixture_in_words(together))
     logger.info("%s", "\n".join(lines))  # before it is written: disks are full
     for words in _unlike(names, measured):
         logger.warning("warning: %s", words)
@@ -244,6 +275,16 @@ def _in_words(row: Mapping[str, Any]) -> str:
         paired = row["difference"]["log_likelihood"]
         entry += f", paired difference {_number(paired['mean'])} +- {_number(paired['standard_error'])}"
     return f"{entry} nats on {row['num_data']} data"
+
+
+def _mixture_in_words(together: Mapping[str, Any]) -> str:
+    """The mixture's numbers in a line."""
+    gained = together["difference"]
+    return (
+        f"all as one mixture, equally weighted: log-likelihood {_number(together['log_likelihood'])}, paired "
+        f"difference from {together['best']}, the best, {_number(gained['mean'])} +- "
+        f"{_number(gained['standard_error'])} nats"
+    )
 
 
 def _number(value: float | None) -> str:

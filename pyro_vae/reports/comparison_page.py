@@ -25,6 +25,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         f"Differences from {against}": _differences(comparison),
         "Seeds": seeds_section(comparison["seeds"]),
         "Likelihood": likelihood_table({run["name"]: run for run in runs}),
+        "Mixture": _mixture(comparison["mixture"]),
         "KL by latent site": html.table(
             ["run", *kl, "all"],
             [
@@ -75,6 +76,24 @@ def _differences(comparison: Mapping[str, Any]) -> str:
         "would say, since both find the same data hard. Better: by log-likelihood."
     )
     return html.table(["run", *heads, "better on, % of data"], rows) + html.note(notes)
+
+
+def _mixture(together: Mapping[str, Any] | None) -> str:
+    if together is None:
+        return html.text("None: the runs' numbers are not bounds of one question, or not finite.")
+    gained = together["difference"]
+    row = [
+        html.with_error(together["log_likelihood"], together["standard_error"]),
+        together["best"],
+        _signed(gained["mean"], gained["standard_error"]),
+        f"{100 * gained['better']:.0f}",
+    ]
+    notes = (
+        "All runs as one model, p(x) the mean of theirs: which of them a datum is drawn from is summed over exactly. "
+        "It loses log M at most to the best of M on a datum, and gains where they differ."
+    )
+    columns = ["log-likelihood, nats", "best run", "difference from it, paired", "better on, % of data"]
+    return html.table(columns, [row], (1,)) + html.note(notes)
 
 
 def _training(runs: Any) -> str:

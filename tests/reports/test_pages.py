@@ -14,6 +14,7 @@ from pages import Page, check_alone
 from pyro_vae.cli import main
 from pyro_vae.recipes import read_recipe
 from pyro_vae.reports import html
+from pyro_vae.reports.compare import mixture
 from pyro_vae.runs import Run
 
 SMALL = {"name": "mnist5k", "binarization": "threshold", "limit": 30}
@@ -202,6 +203,22 @@ def test_a_comparison_pairs_the_same_data(runs, reported, tmp_path, caplog):
     assert page.tables[2][0] == ["", "first-one", "other"]
     assert page.row("bits per dimension") == [f"{run['bits_per_dim']:.4f}" for run in said["runs"]]
     assert page.row("model.hidden_dims") == ["[8]", "[16]"]
+    both, together = np.log((np.exp(ours) + np.exp(theirs)) / 2), said["mixture"]
+    assert together["log_likelihood"] == pytest.approx(both.mean())
+    assert together["standard_error"] == pytest.approx(both.std(ddof=1) / np.sqrt(30))
+    best = int(means[1] > means[0])
+    assert together["best"] == said["runs"][best]["name"]
+    assert together["difference"]["mean"] == pytest.approx(both.mean() - means[best])
+    assert f"all as one mixture, equally weighted: log-likelihood {both.mean():.3f}, paired" in caplog.text
+    assert "Mixture" in page.titles
+
+
+def test_a_mixture_is_the_log_of_the_mean_probability():
+    """Of far apart models it is the better one's, less log M; of equal ones theirs."""
+    one = np.array([-1000.0, -3.0, -2.0])
+    np.testing.assert_allclose(mixture([one, one, one]), one)
+    np.testing.assert_allclose(mixture([one, one - 900.0]), one - np.log(2))
+    np.testing.assert_allclose(mixture([np.log([0.2]), np.log([0.6])]), np.log([0.4]))
 
 
 def test_against_turns_the_sign(runs, reported, tmp_path):
@@ -275,6 +292,7 @@ def test_a_density_does_not_compare_with_a_probability(tmp_path, capsys):
     assert main(["compare", *map(str, pair), "--out", str(tmp_path)]) == 0
     said = json.loads((tmp_path / "comparison.json").read_text())
     assert any("densities of the data (Gaussian), others of probabilities" in words for words in said["warnings"])
+    assert said["mixture"] is None
     assert Page((tmp_path / "comparison.html").read_text()).row("these bits are") == ["of a density", "–"]
     assert not any("densities" in words for words in compared_alike(tmp_path, pair[0]))
 
