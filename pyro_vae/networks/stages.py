@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class ConvBlocks(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, channels, height, width)`` to the same shape."""
-        for block in self.blocks:
+        for block in cast(Iterable[nn.Sequential], self.blocks):
             h = h + block[-1](self.dropout(block[:-1](h)))
         return h
 
