@@ -48,7 +48,11 @@ class ConvBlocks(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, channels, height, width)`` to the same shape."""
         for block in cast(Iterable[nn.Sequential], self.blocks):
-            h = h + block[-1](self.dropout(block[:-1](h)))
+            *before, last = block
+            inner = h
+            for layer in before:  # a slice of them would be a module that is made anew at every call
+                inner = layer(inner)
+            h = h + last(self.dropout(inner))
         return h
 
 

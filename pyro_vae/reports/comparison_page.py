@@ -25,7 +25,6 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         f"Differences from {against}": _differences(comparison),
         "Seeds": seeds_section(comparison["seeds"]),
         "Likelihood": likelihood_table({run["name"]: run for run in runs}),
-        "Mixture": _mixture(comparison["mixture"]),
         "KL by latent site": html.table(
             ["run", *kl, "all"],
             [
@@ -35,6 +34,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
             ],
         )
         + html.note("Nats, mean over the data, raw. A dash: the model has no such site."),
+        "Mixture": _mixture(comparison["mixture"]),
         "Training": _training(runs),
         "Configuration": _configuration(comparison),
         "Commands": html.text("To repeat this page:") + html.code(comparison["command"]),
