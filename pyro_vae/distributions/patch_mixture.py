@@ -12,6 +12,21 @@ from torch import Tensor
 from torch.distributions import Categorical, constraints
 
 
+def patches_of(images: Tensor, side: int) -> Tensor:
+    """Images parted into square patches, each a vector: channel by channel, and row by row.
+
+    Args:
+        images: ``(..., C, height, width)``.
+        side: of a patch in pixels; it divides both sides of the images.
+
+    Returns:
+        ``(..., height / side, width / side, C * side * side)``.
+    """
+    parts = images.unflatten(-1, (-1, side)).unflatten(-3, (-1, side))  # (..., C, rows, side, columns, side)
+    lead = parts.dim() - 5
+    return parts.permute(*range(lead), lead + 1, lead + 3, lead, lead + 2, lead + 4).flatten(-3)
+
+
 class PatchMixture(TorchDistribution):
     r"""Images of patches, each from a mixture of its own.
 
@@ -71,7 +86,7 @@ class PatchMixture(TorchDistribution):
         """
         if self._validate_args:
             self._validate_sample(value)
-        nats = self.components.log_prob(self._patches(value).unsqueeze(-2))  # (..., rows, columns, K)
+        nats = self.components.log_prob(patches_of(value, self.side).unsqueeze(-2))  # (..., rows, columns, K)
         nats = (nats + self.logits.log_softmax(-1)).logsumexp(-1).sum((-2, -1))
         return nats.expand(torch.broadcast_shapes(nats.shape, self.batch_shape))
 
@@ -111,13 +126,6 @@ class PatchMixture(TorchDistribution):
         """The mean over components of ``(..., rows, columns, K, n)``, as images."""
         images = self._image((self.logits.softmax(-1)[..., None] * values).sum(-2))
         return images.expand(*self.batch_shape, *self.event_shape)
-
-    def _patches(self, images: Tensor) -> Tensor:
-        """``(..., C, height, width)`` to ``(..., rows, columns, C * side * side)``."""
-        rows, columns = self.logits.shape[-3:-1]
-        parts = images.unflatten(-1, (columns, self.side)).unflatten(-3, (rows, self.side))  # (..., C, r, s, c, s)
-        lead = parts.dim() - 5
-        return parts.permute(*range(lead), lead + 1, lead + 3, lead, lead + 2, lead + 4).flatten(-3)
 
     def _image(self, patches: Tensor) -> Tensor:
         """``(..., rows, columns, C * side * side)`` to ``(..., C, height, width)``."""

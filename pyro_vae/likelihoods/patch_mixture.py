@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_vae import distributions
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.bernoulli import Bernoulli
+from pyro_vae.likelihoods.images import ImageLikelihood
 
 SPREAD = 0.5  # of the components' means at the start, in units of mean (1 - mean), on both sides
 
 
-class PatchMixture(Likelihood):
+class PatchMixture(ImageLikelihood):
     r"""p(x | f) = prod_g sum_k w_gk prod_{i in g} output(x_i; f_gki): each patch g is a mixture of K; nats.
 
     Images are parted into square patches. All pixels of a patch belong to one of K components, whose number is a
@@ -58,18 +57,9 @@ class PatchMixture(Likelihood):
         side: int = 4,
         data_channels: int = 1,
     ) -> None:
-        super().__init__()
-        self.output = output if output is not None else Bernoulli()
-        self.support = getattr(self.output, "support", None)
-        elementwise = self.support is constraints.boolean or isinstance(self.support, distributions.GreyLevels)
-        if not elementwise or of_images(self.output):
-            raise InputError(
-                "PatchMixture: output must be a likelihood of single binary numbers or grey levels (Bernoulli, "
-                f"Categorical, DiscretizedLogisticMixture), got {type(self.output).__name__}"
-            )
+        super().__init__(output, data_channels)
         self.num_components = positive("PatchMixture: num_components", num_components)
         self.side = positive("PatchMixture: side", side)
-        self.data_channels = positive("PatchMixture: data_channels", data_channels)
         self.num_parameters = num_components * (1 + self.output.num_parameters * data_channels * side**2)  # of a patch
 
     def feature_shape(self, data_shape: Sequence[int]) -> tuple[int, ...]:
@@ -78,11 +68,7 @@ class PatchMixture(Likelihood):
         Raises:
             InputError: if data are no images of C channels, or the sides are no multiples of a patch's.
         """
-        if len(data_shape) != 3 or data_shape[0] != self.data_channels:
-            raise InputError(
-                f"PatchMixture with data_channels={self.data_channels} is for images ({self.data_channels}, height, "
-                f"width); the data have shape {tuple(data_shape)}"
-            )
+        self.check_images(data_shape)
         if data_shape[1] % self.side or data_shape[2] % self.side:
             raise InputError(
                 f"PatchMixture: images of {data_shape[1]}x{data_shape[2]} cannot be parted into patches of side "
@@ -120,12 +106,6 @@ class PatchMixture(Likelihood):
         count, (_, rows, columns) = self.num_components, self.feature_shape(mean.shape)
         apart = torch.linspace(-SPREAD, SPREAD, count).to(mean) if count > 1 else mean.new_zeros(1)
         means = mean + apart.reshape(-1, 1, 1, 1) * mean * (1 - mean)  # (K, C, height, width)
-        parts = means.unflatten(-1, (columns, self.side)).unflatten(-3, (rows, self.side))  # (K, C, r, s, c, s)
-        vectors = parts.permute(0, 1, 3, 5, 2, 4).reshape(count, -1, rows, columns)  # (K, n, rows, columns)
+        vectors = distributions.patches_of(means, self.side).movedim(-1, 1).contiguous()  # (K, n, rows, columns)
         biases = torch.cat([self.output.initial_bias(vector) for vector in vectors])  # (K P n, rows, columns)
         return torch.cat([mean.new_zeros(count, rows, columns), biases])
-
-
-def of_images(output: Likelihood) -> bool:
-    """Whether a likelihood is of whole images, and not of single numbers."""
-    return type(output).feature_shape is not Likelihood.feature_shape

@@ -8,18 +8,17 @@ from types import MappingProxyType
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from pyro_vae.distributions import AutoregressiveImage, GreyLevels
+from pyro_vae.distributions import AutoregressiveImage
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.bernoulli import Bernoulli
+from pyro_vae.likelihoods.images import ImageLikelihood
 from pyro_vae.networks import apply_batched
 from pyro_vae.networks.gated import GatedLayer, GatedLayerSteps
 from pyro_vae.networks.pixel_head import PixelHead, PixelHeadSteps
 
 
-class PixelCNN(Likelihood):
+class PixelCNN(ImageLikelihood):
     r"""p(x | f) = prod_i p(x_i | x_<i, f): a gated PixelCNN given a decoder's features f; nats.
 
     Pixels come row by row, the channels of one pixel one after another. Layers of gated convolutions see the image
@@ -86,16 +85,8 @@ class PixelCNN(Likelihood):
         condition_layers: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.output = output if output is not None else Bernoulli()
-        self.support = getattr(self.output, "support", None)
-        elementwise = self.support is constraints.boolean or isinstance(self.support, GreyLevels)
-        if not elementwise or isinstance(self.output, PixelCNN):
-            raise InputError(
-                "PixelCNN: output must be a likelihood of binary numbers or of grey levels (Bernoulli, Categorical, "
-                f"DiscretizedLogisticMixture), got {type(self.output).__name__}"
-            )
-        sizes = {"data_channels": data_channels, "channels": channels, "num_layers": num_layers}
+        super().__init__(output, data_channels)
+        sizes = {"channels": channels, "num_layers": num_layers}
         for name, size in (sizes | {"head_channels": head_channels, "head_layers": head_layers}).items():
             positive(f"PixelCNN: {name}", size)
         for name, size in {"kernel": kernel, "inner_kernel": inner_kernel}.items():
@@ -104,7 +95,6 @@ class PixelCNN(Likelihood):
         if not 0 <= dropout < 1:
             raise InputError(f"PixelCNN: dropout must be a probability below 1, got {dropout}")
         self.features = positive("PixelCNN: features", features) if features else 0
-        self.data_channels = data_channels
         self.num_parameters = self.features  # in all, at every pixel
         self.condition_layers = condition_layers
         if condition_layers and not self.features:
@@ -134,11 +124,7 @@ class PixelCNN(Likelihood):
         Raises:
             InputError: if data are no images of C channels.
         """
-        if len(data_shape) != 3 or data_shape[0] != self.data_channels:
-            raise InputError(
-                f"PixelCNN with data_channels={self.data_channels} is for images ({self.data_channels}, height, "
-                f"width); the data have shape {tuple(data_shape)}"
-            )
+        self.check_images(data_shape)
         return (self.features, *data_shape[1:])
 
     def forward(self, features: Tensor, event_dim: int = 3) -> AutoregressiveImage:

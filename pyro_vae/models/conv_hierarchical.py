@@ -103,10 +103,9 @@ class ConvHierarchicalVAE(LatentPriorModel):
         self.enlarge = nn.ModuleList(  # from scale s + last + 1 to s + last
             Enlarge(coarse, fine, activation) for fine, coarse in pairwise(self.scales[self.last :])
         )
-        patches = self.feature_shape[1:] != self.data_shape[1:]
-        self.decoder = PixelOutput(
-            self.scales[self.last], self.feature_shape, activation, *((1, 1) if patches else (2, 3))
-        )
+        of_pixels = self.feature_shape[1:] == self.data_shape[1:]
+        finer, kernel = (2, 3) if of_pixels else (1, 1)
+        self.decoder = PixelOutput(self.scales[self.last], self.feature_shape, activation, finer, kernel)
         self.take_prior(prior, f"z{len(self.scale_of) + 1}", (latent_dim,))
         self.init_output_bias(self.decoder, data_mean)
 

@@ -119,7 +119,7 @@ def mixture(bounds: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _mixture(names: Sequence[str], measured: Sequence[Measured]) -> dict[str, Any] | None:
-    """What is said of the mixture of all; None where the numbers are no bounds of one question, or are not finite."""
+    """What is said of the mixture of all; None where the numbers do not compare, or are not finite."""
     bounds = [found.per_datum["log_likelihood"] for found in measured]
     if _unlike(names, measured) or not all(np.isfinite(each).all() for each in bounds):
         return None

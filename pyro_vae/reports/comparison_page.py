@@ -80,7 +80,7 @@ def _differences(comparison: Mapping[str, Any]) -> str:
 
 def _mixture(together: Mapping[str, Any] | None) -> str:
     if together is None:
-        return html.text("None: the runs' numbers are not bounds of one question, or not finite.")
+        return html.text("None: the runs' numbers do not compare (see above), or are not finite.")
     gained = together["difference"]
     row = [
         html.with_error(together["log_likelihood"], together["standard_error"]),

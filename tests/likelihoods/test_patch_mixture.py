@@ -215,7 +215,9 @@ def test_it_starts_at_the_mean_with_components_apart(name):
 
 def test_what_it_is_not_for_is_refused():
     for wrong in (Gaussian(0.3), likelihoods.Multinomial(3), PixelCNN(), PatchMixture()):
-        with pytest.raises(InputError, match="output must be a likelihood of single binary numbers or grey levels"):
+        with pytest.raises(
+            InputError, match="PatchMixture: output must be a likelihood of binary numbers or of grey levels"
+        ):
             PatchMixture(wrong)
     for wrong in ({"num_components": 0}, {"side": 0}, {"data_channels": 0}, {"side": 2.5}):
         with pytest.raises(InputError, match=f"PatchMixture: {next(iter(wrong))}"):
