@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -104,23 +103,11 @@ class PatchMixture(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw images, ``(*sample_shape, *batch_shape, C, height, width)``."""
-        own = self.logits.shape[:-3]
-        leading = torch.Size(sample_shape) + self.batch_shape
-        new = math.prod(leading) // max(math.prod(own), 1)  # draws of what there is once
-        which = Categorical(logits=self.logits, validate_args=False).sample(torch.Size((new,)))  # (new, *own, rows, …)
-        drawn = self.components.sample(torch.Size((new,)))  # (new, *own, rows, columns, K, n)
+        shape = torch.Size(sample_shape) + self.batch_shape + self.logits.shape[-3:]  # (..., rows, columns, K)
+        which = Categorical(logits=self.logits.expand(shape), validate_args=False).sample()  # (..., rows, columns)
+        drawn = self.components.expand(shape).sample()  # (..., rows, columns, K, n)
         index = which[..., None, None].expand(*which.shape, 1, drawn.shape[-1])
-        images = self._image(drawn.gather(-2, index).squeeze(-2))  # (new, *own, C, height, width)
-        return self._arranged(images, own, leading)
-
-    def _arranged(self, images: Tensor, own: torch.Size, leading: torch.Size) -> Tensor:
-        """Draws ``(new, *own, *event)`` in the order ``(*leading, *event)``, each beside what it was drawn from."""
-        padded = (1,) * (len(leading) - len(own)) + tuple(own)
-        more = [size if have == 1 else 1 for size, have in zip(leading, padded, strict=True)]
-        images = images.reshape(*more, *padded, *self.event_shape)
-        dims = [d for i in range(len(leading)) for d in (i, len(leading) + i)]
-        images = images.permute(*dims, *range(2 * len(leading), images.dim()))
-        return images.reshape(*leading, *self.event_shape)
+        return self._image(drawn.gather(-2, index).squeeze(-2))
 
     def _averaged(self, values: Tensor) -> Tensor:
         """The mean over components of ``(..., rows, columns, K, n)``, as images."""
