@@ -3,6 +3,7 @@ from .callbacks import Callback as Callback
 from .callbacks import TrainingView as TrainingView
 from .fitting import FitResult as FitResult
 from .fitting import fit as fit
+from .muon import Muon as Muon
 from .prior import fit_prior as fit_prior
 from .refit import refit_guide as refit_guide
 from .schedules import Constant as Constant

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.recording import Mode
+from pyro_vae.training.muon import Muon, matrices_of
 from pyro_vae.training.saved_state import is_torchs, state_after_a_step
 from pyro_vae.training.schedules import Constant, Schedule, as_schedule
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 else:  # all that a configuration can say, which is derived from signatures
     OptimizerLike = str
 
-SHORT = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax, "sgd": torch.optim.SGD}
+SHORT: dict[str, type[Optimizer]] = {
+    **{"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax, "sgd": torch.optim.SGD},
+    "muon": Muon,
+}
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 REFUSED = {
     torch.optim.LBFGS: "evaluates the loss several times a step, and training draws other numbers each time",
@@ -145,10 +149,23 @@ def trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def grouped(
-    named: Mapping[str, nn.Parameter], patterns: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[str | None, list[nn.Parameter]]]:
-    """Parameters by the first pattern that matches their names; before them those that none matches, as None.
+@dataclass
+class Group:
+    """Parameters that share their options.
+
+    Attributes:
+        pattern: that they match; None: none.
+        members: themselves.
+        options: beside those of all.
+    """
+
+    pattern: str | None
+    members: list[nn.Parameter]
+    options: dict[str, Any]
+
+
+def grouped(named: Mapping[str, nn.Parameter], patterns: Mapping[str, Mapping[str, Any]]) -> list[Group]:
+    """Parameters by the first pattern that matches their names; before them those that none matches.
 
     Raises:
         InputError: names a pattern to which no parameter is left.
@@ -165,7 +182,25 @@ def grouped(
             )
         else:
             raise unknown("pattern in param_groups", pattern, named)
-    return [(pattern, [named[name] for name in names]) for pattern, names in found.items() if names]
+    return [
+        Group(pattern, [named[name] for name in names], {} if pattern is None else dict(patterns[pattern]))
+        for pattern, names in found.items()
+        if names
+    ]
+
+
+def _with_matrices_apart(groups: list[Group], step: nn.Module) -> list[Group]:
+    """The same groups, the matrices of each that does not say it (``orthogonal``) in one of its own."""
+    matrices, apart = {id(p) for p in matrices_of(step)}, []
+    for group in groups:
+        if "orthogonal" in group.options:
+            apart.append(group)
+            continue
+        for orthogonal in (True, False):
+            members = [p for p in group.members if (id(p) in matrices) == orthogonal]
+            if members:
+                apart.append(Group(group.pattern, members, {**group.options, "orthogonal": orthogonal}))
+    return apart
 
 
 @dataclass
@@ -245,15 +280,17 @@ def make_optimizer(
             "modules by name, or use pyro.param"
         )
     parts = grouped(named, patterns)
+    if of.cls is Muon:
+        parts = _with_matrices_apart(parts, step)
     own: list[float | None] = [None] * len(parts)
     if of.cls is not None:
-        made, own = _of_class(of, of.cls, parts, patterns, device, mode)
+        made, own = _of_class(of, of.cls, parts, device, mode)
     else:
         made = _of_function(of, parts, patterns)
     _check_parameters(made, named)
     if of.cls not in SHORT.values():
         state_after_a_step(made)  # can it take one?
-    labels = [pattern or "" for pattern, _ in parts]
+    labels = [part.pattern or "" for part in parts]
     if len(made.param_groups) != len(labels):
         labels = [str(i) for i in range(len(made.param_groups))]
         own = [None for _ in labels]
@@ -264,8 +301,7 @@ def make_optimizer(
 def _of_class(
     of: Wanted,
     cls: type[Optimizer],
-    parts: list[tuple[str | None, list[nn.Parameter]]],
-    patterns: Mapping[str, Mapping[str, Any]],
+    parts: list[Group],
     device: torch.device,
     mode: Mode,
 ) -> tuple[Optimizer, list[float | None]]:
@@ -282,10 +318,10 @@ def _of_class(
     if captured and "capturable" in accepted:
         extra["capturable"] = True
     extra |= _checked(of.words, accepted, of.options)
-    known = _made(of, cls, [p for _, members in parts for p in members], first, extra).defaults
+    known = _made(of, cls, [p for part in parts for p in part.members], first, extra).defaults
     groups, own = [], []
-    for pattern, members in parts:
-        said = {} if pattern is None else dict(patterns[pattern])
+    for part in parts:
+        pattern, members, said = part.pattern, part.members, dict(part.options)
         mine = said.pop("lr", None)
         _check_options(pattern, said, known)
         if mine is not None and (isinstance(mine, bool) or not isinstance(mine, int | float) or not largest > 0):
@@ -339,7 +375,7 @@ def _made(of: Wanted, cls: type[Optimizer], parameters: list[Any], rate: Any, op
 
 def _of_function(
     of: Wanted,
-    parts: list[tuple[str | None, list[nn.Parameter]]],
+    parts: list[Group],
     patterns: Mapping[str, Mapping[str, Any]],
 ) -> Optimizer:
     """The optimizer that a function gives, or that is there."""
@@ -348,22 +384,20 @@ def _of_function(
             raise InputError(f"param_groups: the {of.words} that is given has groups already; say their options there")
         made = of.make
     else:
-        groups: list[Any] = [
-            {"params": members, **({} if pattern is None else patterns[pattern])} for pattern, members in parts
-        ]
-        made = of.make(groups if patterns else [p for _, members in parts for p in members])
+        groups: list[Any] = [{"params": part.members, **part.options} for part in parts]
+        made = of.make(groups if patterns else [p for part in parts for p in part.members])
     if not isinstance(made, Optimizer):
         raise InputError(f"optimizer: '{of.words}' gave {type(made).__name__}, where a torch.optim.Optimizer is right")
     refused = next((cls for cls in REFUSED if isinstance(made, cls)), None)
     if refused is not None:
         raise InputError(f"optimizer {refused.__name__} {REFUSED[refused]}: take another, such as Adam or RAdam")
     of_parameter = {id(p): group for group in made.param_groups for p in group["params"]}
-    for pattern, members in parts if patterns else ():
-        said = {} if pattern is None else {**patterns[pattern]}
-        _check_options(pattern, {name: value for name, value in said.items() if name != "lr"}, made.defaults)
-        if any(of_parameter.get(id(p), {}).get(name) != value for p in members for name, value in said.items()):
+    for part in parts if patterns else ():
+        said = part.options
+        _check_options(part.pattern, {name: value for name, value in said.items() if name != "lr"}, made.defaults)
+        if any(of_parameter.get(id(p), {}).get(name) != value for p in part.members for name, value in said.items()):
             raise InputError(
-                f"param_groups '{pattern}': the optimizer that '{of.words}' gave has not these options: it is given "
+                f"param_groups '{part.pattern}': the optimizer that '{of.words}' gave has not these options: it is given "
                 "a list of groups, [{'params': [...], 'lr': ...}, ...], which it must hand on"
             )
     return made
