@@ -25,9 +25,9 @@ class Muon(Optimizer):
         M \leftarrow \mu M + (1 - \mu) G, \qquad (1 - \mu) G + \mu M = U S V^T, \qquad
         W \leftarrow W - 0.2\, \eta \sqrt{\max(rows, columns)}\, U V^T
 
-    U V^T, in which all directions count the same, by five iterations of a polynomial in bfloat16. Convolution kernels are
-    matrices of (the first dimension, all others). The factor gives updates the size of Adam's, so that one
-    learning rate is right for both: about twice of Adam's.
+    U V^T, in which all directions count the same, is found by five iterations of a polynomial in bfloat16. Convolution
+    kernels are matrices of (the first dimension, all others). The factor gives updates the size of Adam's, so that
+    one learning rate is right for both; about twice what is right for Adam alone.
 
     By its name (``fit(..., optimizer="muon")``) the matrices are the weights of linear layers and of convolutions
     without groups; codebooks, embeddings, recurrent layers and what a program owns itself are Adam's. A group of
@@ -73,7 +73,7 @@ class Muon(Optimizer):
             _check(group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update along the gradients that the parameters have.
 
         Args:

@@ -1,13 +1,11 @@
-"""Optimizers: by name, by class or as the user made them, with groups of parameters that have options of their own."""
+"""Optimizers: by name, by class or as the user made them."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +14,10 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import InputError, unknown
 from pyro_vae.recording import Mode
-from pyro_vae.training.muon import Muon, matrices_of
+from pyro_vae.training.muon import Muon
+from pyro_vae.training.param_groups import Group, check_options, grouped, names_of, some_of, with_matrices_apart
 from pyro_vae.training.saved_state import is_torchs, state_after_a_step
 from pyro_vae.training.schedules import Constant, Schedule, as_schedule
-
-logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     OptimizerLike = str | Callable[[Iterable[Any]], Optimizer] | Optimizer
@@ -36,12 +33,7 @@ REFUSED = {
     torch.optim.LBFGS: "evaluates the loss several times a step, and training draws other numbers each time",
     torch.optim.SparseAdam: "takes sparse gradients, and those of the programs are dense",
 }
-NOT_OF_GROUPS = (  # but for lr, which is taken out before
-    *("params", "lr", "foreach", "fused", "capturable", "differentiable"),
-    "initial_accumulator_value",  # which Adagrad reads once, for all
-)
 DEFAULT_RATE = 1e-3
-MOST_NAMED = 3  # parameters in a message
 
 
 @functools.cache
@@ -138,69 +130,9 @@ def wanted(
     return Wanted(None, {}, optimizer, None, kind or type(optimizer).__name__, scheduled)
 
 
-def names_of(step: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by their names in the weights' file (others: by their names in the step)."""
-    known = {id(value): name for name, value in weights.items()}
-    return {known.get(id(p), name): p for name, p in step.named_parameters() if p.requires_grad}
-
-
 def trained(module: nn.Module) -> bool:
     """Whether a module has a parameter with a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-@dataclass
-class Group:
-    """Parameters that share their options.
-
-    Attributes:
-        pattern: that they match; None: none.
-        members: themselves.
-        options: beside those of all.
-    """
-
-    pattern: str | None
-    members: list[nn.Parameter]
-    options: dict[str, Any]
-
-
-def grouped(named: Mapping[str, nn.Parameter], patterns: Mapping[str, Mapping[str, Any]]) -> list[Group]:
-    """Parameters by the first pattern that matches their names; before them those that none matches.
-
-    Raises:
-        InputError: names a pattern to which no parameter is left.
-    """
-    found: dict[str | None, list[str]] = {None: [], **{pattern: [] for pattern in patterns}}
-    for name in named:
-        found[next((p for p in patterns if fnmatchcase(name, p)), None)].append(name)
-    for pattern in patterns:
-        if found[pattern]:
-            logger.info("param_groups '%s': %s", pattern, _some(found[pattern]))
-        elif any(fnmatchcase(name, pattern) for name in named):
-            raise InputError(
-                f"param_groups: '{pattern}' matches only what patterns before it match; put the narrower one first"
-            )
-        else:
-            raise unknown("pattern in param_groups", pattern, named)
-    return [
-        Group(pattern, [named[name] for name in names], {} if pattern is None else dict(patterns[pattern]))
-        for pattern, names in found.items()
-        if names
-    ]
-
-
-def _with_matrices_apart(groups: list[Group], step: nn.Module) -> list[Group]:
-    """The same groups, the matrices of each that does not say it (``orthogonal``) in one of its own."""
-    matrices, apart = {id(p) for p in matrices_of(step)}, []
-    for group in groups:
-        if "orthogonal" in group.options:
-            apart.append(group)
-            continue
-        for orthogonal in (True, False):
-            members = [p for p in group.members if (id(p) in matrices) == orthogonal]
-            if members:
-                apart.append(Group(group.pattern, members, {**group.options, "orthogonal": orthogonal}))
-    return apart
 
 
 @dataclass
@@ -281,7 +213,7 @@ def make_optimizer(
         )
     parts = grouped(named, patterns)
     if of.cls is Muon:
-        parts = _with_matrices_apart(parts, step)
+        parts = with_matrices_apart(parts, step)
     own: list[float | None] = [None] * len(parts)
     if of.cls is not None:
         made, own = _of_class(of, of.cls, parts, device, mode)
@@ -323,7 +255,7 @@ def _of_class(
     for part in parts:
         pattern, members, said = part.pattern, part.members, dict(part.options)
         mine = said.pop("lr", None)
-        _check_options(pattern, said, known)
+        check_options(pattern, said, known)
         if mine is not None and (isinstance(mine, bool) or not isinstance(mine, int | float) or not largest > 0):
             raise InputError(
                 f"param_groups '{pattern}': lr is a number, its rate where learning_rate is at its largest; got "
@@ -338,17 +270,6 @@ def _of_class(
         own.append(None if mine is None else float(mine))
     lr = torch.tensor(first, device=device) if captured else first
     return _made(of, cls, groups, lr, extra), own
-
-
-def _check_options(pattern: str | None, said: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Check that a group's options are of those that an optimizer reads from groups: others it would not even see.
-
-    Raises:
-        InputError: names one that is not.
-    """
-    odd = next((name for name in said if name not in known or name in NOT_OF_GROUPS), None)
-    if odd is not None:
-        raise unknown(f"option in param_groups '{pattern}'", odd, known.keys() - {*NOT_OF_GROUPS} | {"lr"})
 
 
 def _checked(words: str, accepted: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -394,18 +315,13 @@ def _of_function(
     of_parameter = {id(p): group for group in made.param_groups for p in group["params"]}
     for part in parts if patterns else ():
         said = part.options
-        _check_options(part.pattern, {name: value for name, value in said.items() if name != "lr"}, made.defaults)
+        check_options(part.pattern, {name: value for name, value in said.items() if name != "lr"}, made.defaults)
         if any(of_parameter.get(id(p), {}).get(name) != value for p in part.members for name, value in said.items()):
             raise InputError(
-                f"param_groups '{part.pattern}': the optimizer that '{of.words}' gave has not these options: it is given "
-                "a list of groups, [{'params': [...], 'lr': ...}, ...], which it must hand on"
+                f"param_groups '{part.pattern}': the optimizer that '{of.words}' gave has not these options: it is "
+                "given a list of groups, [{'params': [...], 'lr': ...}, ...], which it must hand on"
             )
     return made
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _check_parameters(optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
@@ -421,7 +337,7 @@ def _check_parameters(optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -
     kind = type(optimizer).__name__
     if missing:
         raise InputError(
-            f"optimizer: the {kind} that is given lacks {_some(missing)}, which would not be "
+            f"optimizer: the {kind} that is given lacks {some_of(missing)}, which would not be "
             "trained: give a function of parameters (functools.partial), or freeze them by requires_grad_(False)"
         )
     if beyond:
