@@ -31,7 +31,7 @@ class Muon(Optimizer):
 
     By its name (``fit(..., optimizer="muon")``) the matrices are the weights of linear layers and of convolutions
     without groups; codebooks, embeddings, recurrent layers and what a program owns itself are Adam's. A group of
-    parameters can say it, ``param_groups={"model.top.*": {"orthogonal": False}}``.
+    parameters can say it, ``param_groups={"model.top.*": {"orthogonal": False}}``, and ``optimizer_options`` of all.
 
     Args:
         params: parameters, or groups of them; a group with ``orthogonal`` True has matrices or kernels alone.

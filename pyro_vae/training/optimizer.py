@@ -212,7 +212,7 @@ def make_optimizer(
             "modules by name, or use pyro.param"
         )
     parts = grouped(named, patterns)
-    if of.cls is Muon:
+    if of.cls is Muon and "orthogonal" not in of.options:  # which would be said of all
         parts = with_matrices_apart(parts, step)
     own: list[float | None] = [None] * len(parts)
     if of.cls is not None:

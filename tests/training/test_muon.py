@@ -9,6 +9,7 @@ from pyro_vae.guides import GaussianGuide
 from pyro_vae.models import VAE
 from pyro_vae.training import Muon, fit
 from pyro_vae.training.muon import matrices_of, orthogonalized
+from pyro_vae.training.optimizer import SHORT
 
 SMALL = {"seed": 5, "device": "cpu", "progress": False, "batch_size": 8, "epochs": 4, "optimizer": "muon"}
 
@@ -125,7 +126,7 @@ def optimizer_of(**options):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyro_vae.training.optimizer.Muon", Seen)
-        patch.setitem(__import__("pyro_vae").training.optimizer.SHORT, "muon", Seen)
+        patch.setitem(SHORT, "muon", Seen)
         fit(model, guide, digits(), **{**SMALL, "epochs": 1, **options})
     return found
 
@@ -141,6 +142,10 @@ def test_by_its_name_weights_are_orthogonalized_and_biases_are_not():
 def test_a_group_says_it_itself():
     groups = optimizer_of(param_groups={"model.*": {"orthogonal": False}, "guide.*": {"lr": 1e-4}})
     assert [orthogonal for orthogonal, _ in groups] == [False, True, False]
+
+
+def test_said_of_all_it_is_so_for_all():
+    assert [orthogonal for orthogonal, _ in optimizer_of(optimizer_options={"orthogonal": False})] == [False]
 
 
 def test_training_goes_on_bit_for_bit(tmp_path):
@@ -161,6 +166,7 @@ def test_rates_are_recorded_once_a_pattern():
 
 REFUSED = {
     "a vector": ({"param_groups": {"*.bias": {"orthogonal": True}}}, "is no matrix"),
+    "all, vectors too": ({"optimizer_options": {"orthogonal": True}}, "is no matrix"),
     "a word": ({"param_groups": {"*.bias": {"orthogonal": "yes"}}}, "orthogonal must be true or false"),
     "a momentum of one": ({"optimizer_options": {"momentum": 1.0}}, "momentum must be at least 0 and below 1"),
     "a negative decay": ({"optimizer_options": {"weight_decay": -1.0}}, "weight_decay must be a number of at least 0"),
