@@ -5,7 +5,7 @@ import torch
 from contract import PairContract
 
 from pyro_vae.guides import EmptyGuide, GaussianGuide
-from pyro_vae.likelihoods import Categorical, DiscretizedLogisticMixture, PixelCNN
+from pyro_vae.likelihoods import Categorical, DiscretizedLogisticMixture, PatchPixelCNN, PixelCNN
 from pyro_vae.models import VAE, PixelModel
 
 SMALL = {"channels": 6, "kernel": 3, "head_channels": 6}
@@ -51,6 +51,29 @@ class TestInAllLayers(PixelContract):
 @pytest.mark.slow  # the default run has others of the family
 class TestMixture(PixelContract):
     output, levels = staticmethod(lambda: DiscretizedLogisticMixture(2, 16)), 16
+
+
+class TestPatches(PairContract):
+    """Patches given those before them; an image is drawn in four steps."""
+
+    learning_rate = 0.02
+
+    def make_pair(self):
+        x = images()[..., :4, :]
+        likelihood = PatchPixelCNN(num_components=2, side=2, features=3, channels=6, num_layers=1, head_channels=8)
+        model = VAE(x.shape[1:], 3, likelihood, hidden_dims=(16,), data_mean=x.mean(0))
+        return model, GaussianGuide(model, hidden_dims=(16,)), {"x": x}
+
+
+@pytest.mark.slow  # the default run has others of the family
+class TestPatchesWithoutLatents(PairContract):
+    learning_rate = 0.02
+    has_latents = has_continuous_latents = False
+
+    def make_pair(self):
+        x = images()[..., :4, :]
+        likelihood = PatchPixelCNN(num_components=2, side=2, features=0, channels=6, num_layers=1, head_channels=8)
+        return PixelModel(x.shape[1:], likelihood, data_mean=x.mean(0)), EmptyGuide(), {"x": x}
 
 
 class TestWithoutLatents(PairContract):

@@ -16,6 +16,7 @@ from .grey_levels import DiscretizedLogisticMixture as DiscretizedLogisticMixtur
 from .grey_levels import GreyLevels as GreyLevels
 from .logit_laplace import LogitLaplace as LogitLaplace
 from .patch_mixture import PatchMixture as PatchMixture
+from .patch_mixture import images_of as images_of
 from .patch_mixture import patches_of as patches_of
 from .relaxed_codes import RelaxedCodes as RelaxedCodes
 from .relaxed_codes import RelaxedUniformCodes as RelaxedUniformCodes

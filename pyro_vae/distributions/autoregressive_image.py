@@ -1,4 +1,4 @@
-"""A distribution over images, one pixel after another."""
+"""A distribution over images, one pixel or patch after another."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.distributions.patch_mixture import images_of
+
 
 class PixelSteps(Protocol):
-    """The memory of one batch of images in the making: gives the distribution of one number after another."""
+    """The memory of one batch of images in the making: gives the distribution of one step after another."""
 
     def __call__(self, position: int, values: Tensor) -> TorchDistribution:
-        """The distribution of a number, ``(batch, 1)``, called for 0, 1, …, N-1 in turn.
+        """The distribution of a step's numbers, ``(batch, ...)``, called for 0, 1, … in turn.
 
         Args:
-            position: counted row by row, and within a pixel channel by channel.
-            values: ``(batch, N)``, of which those before the position are known; the others are not to be looked at.
+            position: of the step, counted row by row, and within a pixel channel by channel.
+            values: ``(batch, N)``, step after step, of which those before the position are known; the others are not
+                to be looked at.
         """
 
 
@@ -29,34 +32,37 @@ class PixelNetwork(Protocol):
 
     support: constraints.Constraint  # of each number
     data_channels: int
+    side: int  # of a patch, the image's part at one place of the features' grid; 1: a pixel
+    step_size: int  # how many numbers are drawn at once: a patch's, all C * side * side, or one
 
     def given_before(self, x: Tensor, features: Tensor) -> TorchDistribution:
         """All numbers of x, each given those before it: one pass.
 
         Args:
             x: ``(..., C, height, width)``.
-            features: ``(..., F, height, width)``; its leading dimensions and those of x broadcast.
+            features: ``(..., F, rows, columns)``; its leading dimensions and those of x broadcast.
 
         Returns:
             a distribution of the leading dimensions with event shape ``(C, height, width)``.
         """
 
     def steps(self, features: Tensor) -> PixelSteps:
-        """The memory for new images given features ``(batch, F, height, width)``."""
+        """The memory for new images given features ``(batch, F, rows, columns)``."""
 
 
 class AutoregressiveImage(TorchDistribution):
-    r"""Images pixel by pixel: row by row, and within a pixel channel by channel, given features f.
+    r"""Images pixel by pixel: row by row, and within a pixel channel by channel, given features f; or patch by patch.
 
     .. math:: p(x | f) = \prod_i p(x_i | x_{<i}, f)
 
-    ``log_prob`` is one pass of the network over all pixels, in nats; ``sample`` computes each number once, from what
-    those before it left in memory. There is no mean and no mode in closed form, and no property of that name: where a
-    mean is shown, it is :meth:`mean_along` a draw (:func:`~pyro_vae.programs.sites.mean_of`).
+    with x_i a number, or all numbers of a patch. ``log_prob`` is one pass of the network over the whole image, in nats;
+    ``sample`` computes each x_i once, from what those before it left in memory. There is no mean and no mode in closed
+    form, and no property of that name: where a mean is shown, it is :meth:`mean_along` a draw
+    (:func:`~pyro_vae.programs.sites.mean_of`).
 
     Args:
-        network: gives the distribution of each number.
-        features: what the network is given, ``(*batch_shape, F, height, width)``.
+        network: gives the distribution of each x_i.
+        features: what the network is given, ``(*batch_shape, F, rows, columns)``.
         validate_args: check values; by default torch's global setting.
 
     Example:
@@ -72,7 +78,7 @@ class AutoregressiveImage(TorchDistribution):
 
     def __init__(self, network: PixelNetwork, features: Tensor, validate_args: bool | None = None) -> None:
         self.network, self.features = network, features
-        shape = (network.data_channels, *features.shape[-2:])
+        shape = (network.data_channels, *(network.side * places for places in features.shape[-2:]))
         super().__init__(features.shape[:-3], torch.Size(shape), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=3)
@@ -128,11 +134,11 @@ class AutoregressiveImage(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw images, ``(*sample_shape, *batch_shape, C, height, width)``."""
         leading = torch.Size(sample_shape) + self.batch_shape
-        channels, *sides = self.event_shape
-        batch, num_positions = math.prod(leading), math.prod(self.event_shape)
+        batch, size, side = math.prod(leading), self.network.step_size, self.network.side
         features = self.features.expand(*leading, *self.features.shape[-3:]).reshape(batch, *self.features.shape[-3:])
         full = torch.promote_types(features.dtype, torch.float32)  # halves cannot hold all grey levels
-        steps, values = self.network.steps(features), features.new_zeros(batch, num_positions, dtype=full)
-        for i in range(num_positions):
-            values[:, i : i + 1] = steps(i, values).sample()
-        return values.reshape(*leading, *sides, channels).movedim(-1, -3)
+        steps, values = self.network.steps(features), features.new_zeros(batch, self.event_shape.numel(), dtype=full)
+        for i in range(values.shape[1] // size):
+            values[:, i * size : (i + 1) * size] = steps(i, values).sample().flatten(1)
+        patches = values.reshape(*leading, *features.shape[-2:], -1)  # (..., rows, columns, C * side * side)
+        return images_of(patches, self.event_shape[0], side)

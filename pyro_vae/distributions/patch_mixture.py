@@ -26,6 +26,23 @@ def patches_of(images: Tensor, side: int) -> Tensor:
     return parts.permute(*range(lead), lead + 1, lead + 3, lead, lead + 2, lead + 4).flatten(-3)
 
 
+def images_of(patches: Tensor, channels: int, side: int) -> Tensor:
+    """Images of square patches: the inverse of :func:`patches_of`.
+
+    Args:
+        patches: ``(..., rows, columns, C * side * side)``.
+        channels: C of the images.
+        side: of a patch in pixels.
+
+    Returns:
+        ``(..., C, rows * side, columns * side)``.
+    """
+    parts = patches.unflatten(-1, (channels, side, side))  # (..., rows, columns, C, side, side)
+    lead = parts.dim() - 5
+    parts = parts.permute(*range(lead), lead + 2, lead, lead + 3, lead + 1, lead + 4)  # (..., C, r, s, c, s)
+    return parts.flatten(-2).flatten(-3, -2)
+
+
 class PatchMixture(TorchDistribution):
     r"""Images of patches, each from a mixture of its own.
 
@@ -107,16 +124,10 @@ class PatchMixture(TorchDistribution):
         which = Categorical(logits=self.logits.expand(shape), validate_args=False).sample()  # (..., rows, columns)
         drawn = self.components.expand(shape).sample()  # (..., rows, columns, K, n)
         index = which[..., None, None].expand(*which.shape, 1, drawn.shape[-1])
-        return self._image(drawn.gather(-2, index).squeeze(-2))
+        return images_of(drawn.gather(-2, index).squeeze(-2), self.event_shape[0], self.side)
 
     def _averaged(self, values: Tensor) -> Tensor:
         """The mean over components of ``(..., rows, columns, K, n)``, as images."""
-        images = self._image((self.logits.softmax(-1)[..., None] * values).sum(-2))
+        patches = (self.logits.softmax(-1)[..., None] * values).sum(-2)
+        images = images_of(patches, self.event_shape[0], self.side)
         return images.expand(*self.batch_shape, *self.event_shape)
-
-    def _image(self, patches: Tensor) -> Tensor:
-        """``(..., rows, columns, C * side * side)`` to ``(..., C, height, width)``."""
-        parts = patches.unflatten(-1, (self.event_shape[0], self.side, self.side))  # (..., r, c, C, s, s)
-        lead = parts.dim() - 5
-        parts = parts.permute(*range(lead), lead + 2, lead, lead + 3, lead + 1, lead + 4)  # (..., C, r, s, c, s)
-        return parts.reshape(*parts.shape[:lead], *self.event_shape)

@@ -14,6 +14,7 @@ from .mixed import Mixed as Mixed
 from .multinomial import Multinomial as Multinomial
 from .negative_binomial import NegativeBinomial as NegativeBinomial
 from .patch_mixture import PatchMixture as PatchMixture
+from .patch_pixelcnn import PatchPixelCNN as PatchPixelCNN
 from .pixelcnn import PixelCNN as PixelCNN
 from .recurrent_tokens import RecurrentTokens as RecurrentTokens
 from .tokens import TokenLikelihood as TokenLikelihood

@@ -69,12 +69,7 @@ class PatchMixture(ImageLikelihood):
             InputError: if data are no images of C channels, or the sides are no multiples of a patch's.
         """
         self.check_images(data_shape)
-        if data_shape[1] % self.side or data_shape[2] % self.side:
-            raise InputError(
-                f"PatchMixture: images of {data_shape[1]}x{data_shape[2]} cannot be parted into patches of side "
-                f"{self.side}; it must divide both"
-            )
-        return (self.num_parameters, data_shape[1] // self.side, data_shape[2] // self.side)
+        return (self.num_parameters, *grid_of(data_shape, self.side, type(self).__name__))
 
     def forward(self, features: Tensor, event_dim: int = 3) -> distributions.PatchMixture:
         """The distribution of images given features ``(..., K (1 + P n), rows, columns)``.
@@ -109,3 +104,22 @@ class PatchMixture(ImageLikelihood):
         vectors = distributions.patches_of(means, self.side).movedim(-1, 1).contiguous()  # (K, n, rows, columns)
         biases = torch.cat([self.output.initial_bias(vector) for vector in vectors])  # (K P n, rows, columns)
         return torch.cat([mean.new_zeros(count, rows, columns), biases])
+
+
+def grid_of(data_shape: Sequence[int], side: int, who: str) -> tuple[int, int]:
+    """Rows and columns of the patches of images (C, height, width).
+
+    Args:
+        data_shape: of an image.
+        side: of a patch.
+        who: the likelihood, for the message.
+
+    Raises:
+        InputError: if the side does not divide both of the image's.
+    """
+    _, height, width = data_shape
+    if height % side or width % side:
+        raise InputError(
+            f"{who}: images of {height}x{width} cannot be parted into patches of side {side}; it must divide both"
+        )
+    return height // side, width // side

@@ -7,14 +7,14 @@ from types import MappingProxyType
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.distributions import AutoregressiveImage
 from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.images import ImageLikelihood
 from pyro_vae.networks import apply_batched
-from pyro_vae.networks.gated import GatedLayer, GatedLayerSteps
+from pyro_vae.networks.gated import GatedStack
 from pyro_vae.networks.pixel_head import PixelHead, PixelHeadSteps
 
 
@@ -71,6 +71,8 @@ class PixelCNN(ImageLikelihood):
         torch.Size([7, 5])
     """
 
+    side = step_size = 1  # number by number
+
     def __init__(
         self,
         output: Likelihood | None = None,
@@ -86,34 +88,31 @@ class PixelCNN(ImageLikelihood):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(output, data_channels)
-        sizes = {"channels": channels, "num_layers": num_layers}
-        for name, size in (sizes | {"head_channels": head_channels, "head_layers": head_layers}).items():
-            positive(f"PixelCNN: {name}", size)
-        for name, size in {"kernel": kernel, "inner_kernel": inner_kernel}.items():
-            if size < 3 or size % 2 == 0:
-                raise InputError(f"PixelCNN: {name} must be odd and at least 3, got {size}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"PixelCNN: dropout must be a probability below 1, got {dropout}")
+        check_layers(
+            "PixelCNN",
+            kernel,
+            inner_kernel,
+            dropout,
+            channels=channels,
+            num_layers=num_layers,
+            head_channels=head_channels,
+            head_layers=head_layers,
+        )
         self.features = positive("PixelCNN: features", features) if features else 0
         self.num_parameters = self.features  # in all, at every pixel
         self.condition_layers = condition_layers
         if condition_layers and not self.features:
             raise InputError("PixelCNN: condition_layers needs features to give to the layers; there are none")
-        self.reach = kernel // 2 + (num_layers - 1) * (inner_kernel // 2)
-        self.layers = nn.ModuleList(
-            GatedLayer(
-                channels if layer else data_channels + 1,
-                channels,
-                inner_kernel if layer else kernel,
-                num_classes=None,
-                features=self.features if condition_layers else None,
-                dropout=dropout,
-                first=layer == 0,
-                last=layer == num_layers - 1,
-                across_gated=True,
-            )
-            for layer in range(num_layers)
+        self.layers = GatedStack(
+            data_channels,
+            channels,
+            num_layers,
+            kernel,
+            inner_kernel,
+            features=self.features if condition_layers else None,
+            dropout=dropout,
         )
+        self.reach = self.layers.reach
         self.head = PixelHead(
             data_channels, channels, self.features, head_channels, head_layers, self.output.num_parameters
         )
@@ -165,11 +164,7 @@ class PixelCNN(ImageLikelihood):
     def _seen(self, x: Tensor, condition: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
         """What the image adds to the head's first gates, ``(batch, C * 2M, height, width)``."""
         x = (2 * x - 1).contiguous(memory_format=torch.channels_last)
-        ones = torch.ones_like(x[:, :1])  # tell the image from the padding
-        v = h = torch.cat([x, ones], 1).contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
-            v, h = layer(v, h, condition)
-        return self.head.seen(h, x)
+        return self.head.seen(self.layers(x, condition), x)
 
     def steps(self, features: Tensor) -> PixelCNNSteps:
         """A memory of the rows above and of the row that is being drawn."""
@@ -178,9 +173,6 @@ class PixelCNN(ImageLikelihood):
 
 class PixelCNNSteps:
     """The distribution of one number after another; nothing is computed twice.
-
-    As in the prior over codes (:class:`pyro_vae.priors.pixelcnn.PixelCNNSteps`): the vertical stack is computed once a
-    row, the horizontal one once a pixel, the head once a number.
 
     Args:
         network: with the weights that it has now.
@@ -194,22 +186,7 @@ class PixelCNNSteps:
             network.data_channels,
             network.condition_layers,
         )
-        first, width = network.layers[0], network.layers[0].residual.out_channels
-        weight = first.vertical.weight.detach()
-        # the present row of the image beside ones, and of h_1, …, h_{L-1}, with zeros to its left; of h_L one pixel
-        rows = [
-            weight.new_zeros(batch, layer.reach + self.width, layer.vertical.in_channels) for layer in network.layers
-        ]
-        self.last = weight.new_zeros(batch, width)
-        own = [row[:, layer.reach :] for layer, row in zip(network.layers, rows, strict=True)]
-        places = [[*row.unbind(1)] for row in own] + [[self.last] * self.width]  # (batch, channels) each
-        self.x, self.ones = places[0], own[0][..., -1]
-        self.x_row = own[0].movedim(-1, 1).unsqueeze(2)  # (batch, C + 1, 1, width)
-        self.layers = [
-            GatedLayerSteps(layer, row, here, there)
-            for layer, row, here, there in zip(network.layers, rows, places, places[1:], strict=False)
-        ]
-        self.head = PixelHeadSteps(network.head)
+        self.stack, self.head = network.layers.steps(batch, self.width), PixelHeadSteps(network.head)
 
     def __call__(self, position: int, values: Tensor) -> TorchDistribution:
         """The distribution of a number, ``(batch, 1)``, given ``(batch, N)``, of which those before it are known."""
@@ -217,20 +194,33 @@ class PixelCNNSteps:
         row, column = divmod(pixel, self.width)
         if channel == 0:
             if pixel > 0:
-                self.x[column - 1][:, :-1] = 2 * values[:, position - self.channels : position] - 1
+                self.stack.put(column - 1, 2 * values[:, position - self.channels : position] - 1)
             if column == 0:
                 self._begin(row)
-            for layer in self.layers:
-                layer.step(column)
-            self.head.begin(self.last, column)
+            self.head.begin(self.stack.step(column), column)
         known = 2 * values[:, position - channel : position] - 1  # (batch, k)
         return self.output(self.head(known, channel), 1)
 
     def _begin(self, row: int) -> None:
-        """The vertical stack of a row."""
-        v = self.x_row  # still the row above; zeros above the first
-        condition = {"features": self.features[:, :, row : row + 1]} if self.condition_layers else {}
-        for layer in self.layers:
-            v = layer.begin(v, condition)
-        self.ones.fill_(1.0)
+        self.stack.begin({"features": self.features[:, :, row : row + 1]} if self.condition_layers else {})
         self.head.begin_row(self.features[:, :, row])
+
+
+def check_layers(who: str, kernel: int, inner_kernel: int, dropout: float, **sizes: int) -> None:
+    """Check the sizes of a stack of gated layers and of what follows it.
+
+    Args:
+        who: the class, for the message.
+        kernel, inner_kernel, dropout: of the stack (:class:`~pyro_vae.networks.gated.GatedStack`).
+        **sizes: numbers that must be positive, by name.
+
+    Raises:
+        InputError: for sizes that cannot be.
+    """
+    for name, size in sizes.items():
+        positive(f"{who}: {name}", size)
+    for name, size in {"kernel": kernel, "inner_kernel": inner_kernel}.items():
+        if size < 3 or size % 2 == 0:
+            raise InputError(f"{who}: {name} must be odd and at least 3, got {size}")
+    if not 0 <= dropout < 1:
+        raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")

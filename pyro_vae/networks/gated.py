@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,106 @@ class GatedLayer(nn.Module):
         if self.across is None:
             return u
         return self.across(above if self.across_gated else u)
+
+
+class GatedStack(nn.ModuleList):
+    """Gated layers one after another: at each place what those before it say, row by row, as far as they are in reach.
+
+    A channel of ones beside the input tells it from the padding.
+
+    Args:
+        in_channels: of the input.
+        channels: of the features.
+        num_layers: how many layers.
+        kernel: k of the first layer, odd: it sees k // 2 rows above and columns to both sides, and to the left.
+        inner_kernel: of the layers after it.
+        features: of what all gates are given; None: nothing.
+        dropout: of the horizontal gates' outputs, in training.
+
+    Attributes:
+        reach: how many rows and columns away a place is still seen.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_layers: int,
+        kernel: int,
+        inner_kernel: int,
+        features: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            GatedLayer(
+                channels if layer else in_channels + 1,
+                channels,
+                inner_kernel if layer else kernel,
+                num_classes=None,
+                features=features,
+                dropout=dropout,
+                first=layer == 0,
+                last=layer == num_layers - 1,
+                across_gated=True,
+            )
+            for layer in range(num_layers)
+        )
+        self.reach = kernel // 2 + (num_layers - 1) * (inner_kernel // 2)
+
+    def forward(self, x: Tensor, condition: Condition = MappingProxyType({})) -> Tensor:
+        """Features ``(batch, channels, height, width)`` of ``(batch, in_channels, height, width)``."""
+        v = h = torch.cat([x, torch.ones_like(x[:, :1])], 1).contiguous(memory_format=torch.channels_last)
+        for layer in self:
+            v, h = layer(v, h, condition)
+        return h
+
+    def steps(self, batch: int, width: int) -> GatedStackSteps:
+        """The memory of so many grids of that width, of which nothing is known yet."""
+        return GatedStackSteps(self, batch, width)
+
+
+class GatedStackSteps:
+    """A stack's features of one place after another; nothing is computed twice.
+
+    The vertical stack is computed once a row, the horizontal one once a place.
+
+    Args:
+        stack: with the weights that it has now.
+        batch: how many grids.
+        width: of the grid.
+    """
+
+    def __init__(self, stack: GatedStack, batch: int, width: int) -> None:
+        layers = [*stack]
+        weight = layers[0].vertical.weight.detach()
+        # the present row of the input beside ones, and of h_1, …, h_{L-1}, with zeros to its left; of h_L one place
+        rows = [weight.new_zeros(batch, layer.reach + width, layer.vertical.in_channels) for layer in layers]
+        self.last = weight.new_zeros(batch, layers[0].residual.out_channels)
+        own = [row[:, layer.reach :] for layer, row in zip(layers, rows, strict=True)]
+        places = [[*row.unbind(1)] for row in own] + [[self.last] * width]  # (batch, channels) each
+        self.x, self.ones = places[0], own[0][..., -1]
+        self.x_row = own[0].movedim(-1, 1).unsqueeze(2)  # (batch, in_channels + 1, 1, width)
+        self.layers = [
+            GatedLayerSteps(layer, row, here, there)
+            for layer, row, here, there in zip(layers, rows, places, places[1:], strict=False)
+        ]
+
+    def put(self, column: int, values: Tensor) -> None:
+        """Take the input at a column of the present row, ``(batch, in_channels)``."""
+        self.x[column][:, :-1] = values
+
+    def begin(self, condition: Condition = MappingProxyType({})) -> None:
+        """Begin a row, given the features of its places, if there are any, ``(batch, features, 1, width)``."""
+        v = self.x_row  # still the row above; zeros above the first
+        for layer in self.layers:
+            v = layer.begin(v, condition)
+        self.ones.fill_(1.0)
+
+    def step(self, column: int) -> Tensor:
+        """The features at a column, ``(batch, channels)``, of the places before it; overwritten by the next."""
+        for layer in self.layers:
+            layer.step(column)
+        return self.last
 
 
 class GatedLayerSteps:
