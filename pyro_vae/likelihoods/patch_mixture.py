@@ -85,8 +85,9 @@ class PatchMixture(ImageLikelihood):
         if features.dtype in (torch.float16, torch.bfloat16):
             features = features.float()
         places = features.movedim(-3, -1)  # (..., rows, columns, K (1 + P n))
-        logits = places[..., : self.num_components]
-        components = places[..., self.num_components :].unflatten(-1, (self.num_components, -1))  # (..., K, P n)
+        count = self.num_components
+        logits, parameters = places.split([count, self.num_parameters - count], -1)  # whose gradient is one pass
+        components = parameters.unflatten(-1, (count, -1))  # (..., K, P n)
         return distributions.PatchMixture(logits, self.output(components, 1), self.side)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
