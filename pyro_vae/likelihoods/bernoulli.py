@@ -15,7 +15,7 @@ TAIL = -60.0  # below it log sigmoid(t) is t to the last digit, in float64 too
 def log_sigmoid(t: Tensor) -> Tensor:
     """log(1 / (1 + e^-t)), elementwise, to the rounding of 1 + e^-t.
 
-    torch's takes a log1p, which no processor's vector instructions compute: three to five times as long.
+    torch's takes a log1p, which is slow on many processors.
     """
     inside = t > TAIL
     return torch.where(inside, t, TAIL).sigmoid().log() + torch.where(inside, 0.0, t - TAIL)
