@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.distributions import GreyLevels
@@ -45,4 +46,21 @@ class ImageLikelihood(Likelihood):
             raise InputError(
                 f"{type(self).__name__} with data_channels={self.data_channels} is for images ({self.data_channels}, "
                 f"height, width); the data have shape {tuple(data_shape)}"
+            )
+
+    def check_features(self, features: Tensor, event_dim: int, sides: str) -> None:
+        """Check that a decoder's features are of images, ``(..., num_parameters, *sides)``.
+
+        Args:
+            features: what the likelihood is given.
+            event_dim: number of dimensions of a datum.
+            sides: what the last two dimensions are called.
+
+        Raises:
+            InputError: if they are not.
+        """
+        if event_dim != 3 or features.dim() < 3 or features.shape[-3] != self.num_parameters:
+            raise InputError(
+                f"{type(self).__name__} needs features (..., {self.num_parameters}, {sides}) and event_dim 3; got "
+                f"features of shape {tuple(features.shape)} and event_dim {event_dim}"
             )

@@ -77,11 +77,7 @@ class PatchMixture(ImageLikelihood):
         Raises:
             InputError: for data that are no images, or features of other channels.
         """
-        if event_dim != 3 or features.dim() < 3 or features.shape[-3] != self.num_parameters:
-            raise InputError(
-                f"PatchMixture needs features (..., {self.num_parameters}, rows, columns) and event_dim 3; got "
-                f"features of shape {tuple(features.shape)} and event_dim {event_dim}"
-            )
+        self.check_features(features, event_dim, "rows, columns")
         if features.dtype in (torch.float16, torch.bfloat16):
             features = features.float()
         places = features.movedim(-3, -1)  # (..., rows, columns, K (1 + P n))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pyro_vae.distributions import AutoregressiveImage, PatchMixture, patches_of
-from pyro_vae.errors import InputError, positive
+from pyro_vae.errors import positive
 from pyro_vae.likelihoods import patch_mixture
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.images import ImageLikelihood
-from pyro_vae.likelihoods.pixelcnn import check_layers
 from pyro_vae.networks import apply_batched
-from pyro_vae.networks.gated import GatedStack
+from pyro_vae.networks.gated import GatedStack, check_kernel
+from pyro_vae.networks.layers import check_sizes
 from pyro_vae.networks.pixel_head import AsImages
 
 
@@ -86,18 +86,10 @@ class PatchPixelCNN(ImageLikelihood):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(output, data_channels)
-        check_layers(
-            "PatchPixelCNN",
-            kernel,
-            inner_kernel,
-            dropout,
-            num_components=num_components,
-            side=side,
-            channels=channels,
-            num_layers=num_layers,
-            head_channels=head_channels,
-            head_layers=head_layers,
-        )
+        sizes = {"num_components": num_components, "side": side, "channels": channels, "num_layers": num_layers}
+        check_sizes("PatchPixelCNN", dropout, **sizes, head_channels=head_channels, head_layers=head_layers)
+        check_kernel("PatchPixelCNN: kernel", kernel)
+        check_kernel("PatchPixelCNN: inner_kernel", inner_kernel)
         self.features = positive("PatchPixelCNN: features", features) if features else 0
         self.num_parameters = self.features  # in all, at every patch
         self.side, self.step_size = side, data_channels * side**2  # a patch is drawn at once
@@ -121,11 +113,7 @@ class PatchPixelCNN(ImageLikelihood):
         Raises:
             InputError: for data that are no images, or features of other channels.
         """
-        if event_dim != 3 or features.dim() < 3 or features.shape[-3] != self.features:
-            raise InputError(
-                f"PatchPixelCNN needs features (..., {self.features}, rows, columns) and event_dim 3; got features of "
-                f"shape {tuple(features.shape)} and event_dim {event_dim}"
-            )
+        self.check_features(features, event_dim, "rows, columns")
         return AutoregressiveImage(self, features)
 
     def initial_bias(self, mean: Tensor) -> Tensor:

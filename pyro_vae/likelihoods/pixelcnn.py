@@ -14,7 +14,8 @@ from pyro_vae.errors import InputError, positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.images import ImageLikelihood
 from pyro_vae.networks import apply_batched
-from pyro_vae.networks.gated import GatedStack
+from pyro_vae.networks.gated import GatedStack, check_kernel
+from pyro_vae.networks.layers import check_sizes
 from pyro_vae.networks.pixel_head import PixelHead, PixelHeadSteps
 
 
@@ -88,16 +89,10 @@ class PixelCNN(ImageLikelihood):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(output, data_channels)
-        check_layers(
-            "PixelCNN",
-            kernel,
-            inner_kernel,
-            dropout,
-            channels=channels,
-            num_layers=num_layers,
-            head_channels=head_channels,
-            head_layers=head_layers,
-        )
+        sizes = {"channels": channels, "num_layers": num_layers}
+        check_sizes("PixelCNN", dropout, **sizes, head_channels=head_channels, head_layers=head_layers)
+        check_kernel("PixelCNN: kernel", kernel)
+        check_kernel("PixelCNN: inner_kernel", inner_kernel)
         self.features = positive("PixelCNN: features", features) if features else 0
         self.num_parameters = self.features  # in all, at every pixel
         self.condition_layers = condition_layers
@@ -132,11 +127,7 @@ class PixelCNN(ImageLikelihood):
         Raises:
             InputError: for data that are no images, or features of other channels.
         """
-        if event_dim != 3 or features.dim() < 3 or features.shape[-3] != self.features:
-            raise InputError(
-                f"PixelCNN needs features (..., {self.features}, height, width) and event_dim 3; got features of shape "
-                f"{tuple(features.shape)} and event_dim {event_dim}"
-            )
+        self.check_features(features, event_dim, "height, width")
         return AutoregressiveImage(self, features)
 
     def initial_bias(self, mean: Tensor) -> Tensor:
@@ -204,23 +195,3 @@ class PixelCNNSteps:
     def _begin(self, row: int) -> None:
         self.stack.begin({"features": self.features[:, :, row : row + 1]} if self.condition_layers else {})
         self.head.begin_row(self.features[:, :, row])
-
-
-def check_layers(who: str, kernel: int, inner_kernel: int, dropout: float, **sizes: int) -> None:
-    """Check the sizes of a stack of gated layers and of what follows it.
-
-    Args:
-        who: the class, for the message.
-        kernel, inner_kernel, dropout: of the stack (:class:`~pyro_vae.networks.gated.GatedStack`).
-        **sizes: numbers that must be positive, by name.
-
-    Raises:
-        InputError: for sizes that cannot be.
-    """
-    for name, size in sizes.items():
-        positive(f"{who}: {name}", size)
-    for name, size in {"kernel": kernel, "inner_kernel": inner_kernel}.items():
-        if size < 3 or size % 2 == 0:
-            raise InputError(f"{who}: {name} must be odd and at least 3, got {size}")
-    if not 0 <= dropout < 1:
-        raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")

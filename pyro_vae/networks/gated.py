@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from pyro_vae.errors import InputError
+
 Condition = Mapping[str, Tensor]
 
 
@@ -34,6 +36,16 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def pointwise(in_channels: int, out_channels: int, rank: int, bias: bool = True) -> nn.Conv1d | nn.Conv2d:
     """A linear map at every position of a grid: a convolution with a kernel of side 1."""
     return (nn.Conv1d if rank == 1 else nn.Conv2d)(in_channels, out_channels, 1, bias=bias)
+
+
+def check_kernel(name: str, size: int) -> None:
+    """Check a kernel's side.
+
+    Raises:
+        InputError: if it is even or below 3.
+    """
+    if size < 3 or size % 2 == 0:
+        raise InputError(f"{name} must be odd and at least 3, got {size}")
 
 
 class GateCondition(nn.Module):

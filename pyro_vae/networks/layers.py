@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import InputError, unknown
+from pyro_vae.errors import InputError, positive, unknown
 
 
 def beside(*features: Tensor) -> Tensor:
@@ -96,6 +96,23 @@ def activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]()
+
+
+def check_sizes(who: str, dropout: float, **sizes: int) -> None:
+    """Check what many networks have: sizes, by argument, and dropout.
+
+    Args:
+        who: the class, for the message.
+        dropout: a probability below 1.
+        **sizes: positive integers.
+
+    Raises:
+        InputError: names the class and the argument.
+    """
+    for name, value in sizes.items():
+        positive(f"{who}: {name}", value)
+    if not 0 <= dropout < 1:
+        raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")
 
 
 class FeatureNorm(nn.BatchNorm1d):

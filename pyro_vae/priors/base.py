@@ -14,21 +14,9 @@ from torch.distributions import constraints
 
 from pyro_vae.distributions import Autoregressive, PaddedText
 from pyro_vae.distributions.autoregressive import Condition, Steps
-from pyro_vae.errors import InputError, positive
+from pyro_vae.errors import InputError
 from pyro_vae.networks.gated import transposed
 from pyro_vae.programs.context import Context, label_context
-
-
-def check_sizes(who: str, dropout: float, **sizes: int) -> None:
-    """Check what all the networks have: sizes, by argument, and dropout.
-
-    Raises:
-        InputError: names the prior and the argument.
-    """
-    for name, value in sizes.items():
-        positive(f"{who}: {name}", value)
-    if not 0 <= dropout < 1:
-        raise InputError(f"{who}: dropout must be a probability below 1, got {dropout}")
 
 
 class HeadSteps:

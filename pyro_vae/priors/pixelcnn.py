@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
-from pyro_vae.networks.gated import GatedLayer, GatedLayerSteps
+from pyro_vae.networks.gated import GatedLayer, GatedLayerSteps, check_kernel
+from pyro_vae.networks.layers import check_sizes
 from pyro_vae.networks.transformer import CausalAttention
-from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes
+from pyro_vae.priors.base import AutoregressivePrior, HeadSteps
 from pyro_vae.priors.conditioning import ContextFeatures
 
 
@@ -138,8 +139,7 @@ class GatedPixelCNN(AutoregressivePrior):
                 f"GatedPixelCNN needs a grid (height, width), got {self.shape}: WaveNet is for sequences, "
                 "FramePixelCNN for the grids of several frames"
             )
-        if kernel < 3 or kernel % 2 == 0:
-            raise InputError(f"GatedPixelCNN: kernel must be odd and at least 3, got {kernel}")
+        check_kernel("GatedPixelCNN: kernel", kernel)
         if attention_heads < 0 or attention_every < 1:
             raise InputError(
                 "GatedPixelCNN: attention_heads must not be negative and attention_every must be positive, "

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from pyro_vae.distributions import Sequences
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
+from pyro_vae.networks.layers import check_sizes
 from pyro_vae.networks.transformer import Attention, TransformerBlock, after_prompt, grid_mask, layer_kinds
 from pyro_vae.networks.transformer_steps import Memory, PickedMemory, TransformerSteps
-from pyro_vae.priors.base import AutoregressivePrior, check_sizes
+from pyro_vae.priors.base import AutoregressivePrior
 from pyro_vae.priors.prompt import Places, Prompt, embedding, learned
 
 

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from pyro_vae.distributions.autoregressive import Condition
 from pyro_vae.errors import InputError
 from pyro_vae.networks.gated import GateCondition, gate, pointwise, transposed
-from pyro_vae.priors.base import AutoregressivePrior, HeadSteps, check_sizes
+from pyro_vae.networks.layers import check_sizes
+from pyro_vae.priors.base import AutoregressivePrior, HeadSteps
 from pyro_vae.priors.conditioning import ContextFeatures
 
 BLOCK = 64  # positions whose condition is computed together
